@@ -1,0 +1,28 @@
+// Byte counts and overflow-checked arithmetic on them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace moraine {
+
+inline std::optional<uint64_t> checked_mul(uint64_t a, uint64_t b) {
+  uint64_t r;
+  if (__builtin_mul_overflow(a, b, &r)) return std::nullopt;
+  return r;
+}
+
+inline std::optional<uint64_t> checked_add(uint64_t a, uint64_t b) {
+  uint64_t r;
+  if (__builtin_add_overflow(a, b, &r)) return std::nullopt;
+  return r;
+}
+
+// Smallest multiple of `step` that is >= n. step > 0; n + step must not overflow.
+inline uint64_t round_up(uint64_t n, uint64_t step) { return (n + step - 1) / step * step; }
+
+// "1.5 GiB", "37 MiB", "900 B".
+std::string format_bytes(uint64_t bytes);
+
+}  // namespace moraine

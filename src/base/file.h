@@ -1,0 +1,50 @@
+// Files: reading by byte range, and writing so that a file or folder is whole or not there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace moraine {
+
+// A file opened for reading by byte range. Safe to read from several threads at once.
+class File {
+ public:
+  // Throws an input error that names the path when it cannot be opened or is not a regular file.
+  explicit File(std::filesystem::path path);
+  ~File();
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  uint64_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }
+  int descriptor() const { return fd_; }
+
+  // Fills `into` from byte `offset`. Throws an input error when the file ends before, a run error on an I/O failure.
+  void read_exact(std::span<std::byte> into, uint64_t offset) const;
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+};
+
+// The whole file as text. Throws an input error when it is missing or longer than `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
+
+// Writes `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
+// Throws a run error that names the path.
+void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
+
+// Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
+// renamed over `path` (an older folder there is replaced). When `fill` throws, the temporary folder is removed.
+void write_folder_atomic(const std::filesystem::path& path,
+                         const std::function<void(const std::filesystem::path& temporary)>& fill);
+
+}  // namespace moraine

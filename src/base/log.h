@@ -1,0 +1,21 @@
+// What a user reads while it runs: plain lines on stdout; stderr is for errors (DESIGN.md, "Output and errors").
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+namespace moraine {
+
+// One line to stdout, flushed. Silent after silence_log() (with --json, and on ranks other than 0).
+void log_line(std::string_view line);
+// One line `moraine: warning: …` to stderr.
+void log_warning(std::string_view line);
+void silence_log();
+
+template <typename... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace moraine

@@ -1,0 +1,33 @@
+// PEFT's adapter_config.json, read and written.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "config/recipe.h"
+
+namespace moraine {
+
+// What an adapter folder says about itself. Field names are PEFT's.
+struct LoraConfig {
+  int64_t r = 8;
+  double lora_alpha = 16;
+  ModuleSelection target_modules;
+  ModuleSelection exclude_modules;
+  std::vector<std::string> target_parameters;
+  std::string base_model_name_or_path;
+  std::string peft_version;  // "" when the file has none
+
+  double scaling() const { return lora_alpha / static_cast<double>(r); }
+};
+
+// Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
+// than LORA, DoRA, rslora, bias, rank_pattern, alpha_pattern, lora_bias, modules_to_save, layers_to_transform,
+// fan_in_fan_out, trainable_token_indices, lora_dropout ≠ 0 with target_parameters, and a PEFT older than 0.19.1 together
+// with target_parameters (it stored A and B of 3-D experts the other way round).
+LoraConfig read_lora_config(const std::filesystem::path& folder);
+
+// The text of an adapter_config.json that plain PEFT 0.21 reads.
+std::string lora_config_to_json(const LoraConfig& config);
+
+}  // namespace moraine

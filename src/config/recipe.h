@@ -1,0 +1,122 @@
+// The recipe: what `moraine train` is told, parsed from YAML plus overrides (DESIGN.md, "Recipe").
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/json.h"
+
+namespace moraine {
+
+struct ModelConfigKeys {
+  std::string path;
+  std::string dtype = "auto";          // auto | bfloat16 | float32
+  std::string base_format = "stored";  // stored | bfloat16
+};
+
+// PEFT's target_modules / exclude_modules: a list of names, or one regular expression (a single string), or all-linear.
+struct ModuleSelection {
+  bool all_linear = false;
+  std::optional<std::string> regex;
+  std::vector<std::string> names;
+  bool empty() const { return !all_linear && !regex && names.empty(); }
+};
+
+struct AdapterConfig {
+  int64_t r = 8;
+  double lora_alpha = 16;
+  double lora_dropout = 0;
+  ModuleSelection target_modules{.all_linear = true, .regex = {}, .names = {}};
+  ModuleSelection exclude_modules;
+  std::vector<std::string> target_parameters{"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  std::string init_from;  // empty = none
+  uint64_t seed = 0;
+  // Keys the user wrote (those omitted follow init_from), e.g. "r".
+  std::vector<std::string> given;
+};
+
+struct DataConfig {
+  std::vector<std::string> train, eval;
+  std::string format = "auto";  // auto | messages | sharegpt | alpaca | text | tokens
+  std::string chat_template = "auto";     // key: template
+  Json template_options = Json::object();
+  // Values for {{NAME}} placeholders in chats, key: variables.
+  Json variables = Json::object();
+  int64_t max_length = 2048;
+  std::string truncation = "error";  // error | right | left | drop
+  bool packing = false;
+  bool shuffle = true;
+  std::string loss_on = "assistant";  // assistant | last | all
+};
+
+struct MeshConfig {
+  int64_t ep = 1;
+  std::optional<int64_t> fsdp, replicate;  // nullopt = auto
+};
+
+struct LoadConfig {
+  std::string mode = "direct";   // direct | node | rank0
+  std::string verify = "full";   // full | placement | off
+};
+
+struct TrainConfig {
+  std::optional<int64_t> steps;
+  std::optional<double> epochs;  // neither given: 1 epoch
+  std::optional<int64_t> stop_after;
+  std::optional<int64_t> batch_size;  // sequences a step over the whole world; default: world size
+  int64_t micro_batch_size = 1;       // a rank
+  double learning_rate = 1e-4;
+  std::string scheduler = "cosine";  // cosine | linear | constant
+  int64_t warmup_steps = 0;
+  std::array<double, 2> betas{0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0;
+  double max_grad_norm = 1.0;
+  uint64_t seed = 0;
+  std::string recompute = "full";  // full | none
+  double aux_loss_coef = 0;
+};
+
+struct SaveConfig {
+  std::string dir;
+  int64_t every = 0;
+  int64_t keep = 2;
+  std::string resume = "auto";  // auto | never | a folder
+};
+
+struct DistConfig {
+  double timeout_seconds = 7200;
+  std::string backend = "auto";  // auto | gloo | nccl
+};
+
+struct LogConfig {
+  int64_t every = 1;
+  bool tensorboard = true;
+};
+
+struct Recipe {
+  ModelConfigKeys model;
+  AdapterConfig adapter;
+  DataConfig data;
+  MeshConfig mesh;
+  LoadConfig load;
+  TrainConfig train;
+  SaveConfig save;
+  DistConfig dist;
+  LogConfig log;
+};
+
+// Parses `path` and applies `overrides` ("section.key=value", the value parsed as YAML) in order. Throws input errors:
+// `RECIPE.yaml: unknown key 'trian' (did you mean 'train'?)`, wrong types and ranges by key, a choice that is not listed.
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides);
+// A recipe of defaults plus overrides, for commands without a file.
+Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
+
+// The whole recipe with every default filled in, as YAML that read_recipe accepts.
+std::string recipe_to_yaml(const Recipe& recipe);
+
+}  // namespace moraine

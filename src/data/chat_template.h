@@ -1,0 +1,50 @@
+// Chats to training text and back: one encoder a chat format, equal to the released templates.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "data/tokenizer.h"
+
+namespace moraine {
+
+// A rendered conversation. `trained` are byte ranges [begin, end) of `text`, in order, one for each assistant turn: what
+// the assistant says, its end token included, its generation prompt excluded.
+struct ChatText {
+  std::string text;
+  std::vector<std::pair<size_t, size_t>> trained;
+};
+
+class ChatTemplate {
+ public:
+  virtual ~ChatTemplate() = default;
+  virtual std::string name() const = 0;
+  // `messages` is an array of {"role", "content", …}; `tools` an array or null. Every turn keeps its thinking block.
+  // Throws an input error (where = `where`) on messages the format cannot express.
+  virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools, const std::string& where) const = 0;
+  // The conversation ready for an answer (the released template with add_generation_prompt).
+  virtual std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
+                                        const std::string& where) const = 0;
+};
+
+// `name`: qwen3, qwen3_instruct_2507 or auto. auto compares the checkpoint's own chat_template (chat_template.jinja or
+// tokenizer_config.json in `model_folder`) with the known formats and throws an input error when none fits.
+// `options`: enable_thinking (default true). Unknown names and options are input errors that list the known ones.
+std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
+                                                 const std::filesystem::path& model_folder);
+
+struct TokenizedChat {
+  std::vector<int64_t> ids;
+  std::vector<uint8_t> loss_mask;  // 1 = trained
+};
+
+enum class LossOn { kAssistant, kLast, kAll };  // data.loss_on
+
+// Tokenises the whole text at once and marks the tokens of the trained byte ranges.
+TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on);
+
+}  // namespace moraine

@@ -1,0 +1,45 @@
+// Byte-level BPE read from a Hugging Face tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace moraine {
+
+struct Encoding {
+  std::vector<int64_t> ids;
+  // For each id the bytes [begin, end) of the text it came from. Byte offsets into the text as given, before normalisation.
+  std::vector<std::pair<uint32_t, uint32_t>> offsets;
+};
+
+class Tokenizer {
+ public:
+  // Throws an input error that names the file and the unsupported part of a tokenizer that is not byte-level BPE.
+  static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  // The ids of `text` (UTF-8). Added and special tokens in the text are recognised; no BOS/EOS is added.
+  Encoding encode(std::string_view text) const;
+  // The text of the ids, special tokens included; bytes that are no UTF-8 become U+FFFD as in the reference decoder.
+  std::string decode(std::span<const int64_t> ids) const;
+  std::string decode_skipping_special(std::span<const int64_t> ids) const;
+  // -1 when the vocabulary (added tokens included) has no such token.
+  int64_t token_to_id(std::string_view token) const;
+  // One more than the largest id.
+  int64_t vocab_size() const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moraine
