@@ -38,12 +38,30 @@ class File {
 // The whole file as text. Throws an input error when it is missing or longer than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
+// A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit() fsyncs,
+// renames and fsyncs the folder. Everything throws a run error that names the path.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();  // removes the temporary file when commit() was not reached
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void append(std::span<const std::byte> bytes);
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+};
+
 // Writes `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
 // Throws a run error that names the path.
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
-// renamed over `path` (an older folder there is replaced). When `fill` throws, the temporary folder is removed.
+// renamed over `path`. Missing parent folders are made. An older folder there is replaced: at every moment it or the new one
+// lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was.
 void write_folder_atomic(const std::filesystem::path& path,
                          const std::function<void(const std::filesystem::path& temporary)>& fill);
 

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/json.h"
 #include "formats/dtype.h"
@@ -16,6 +18,7 @@ class HfConfig {
  public:
   // Reads FOLDER/config.json, or the file itself when `path` is one.
   static HfConfig read(const std::filesystem::path& path);
+  // `json` must be an object.
   HfConfig(Json json, std::string where) : json_(std::move(json)), where_(std::move(where)) {}
 
   bool has(const std::string& key) const;

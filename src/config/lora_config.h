@@ -16,14 +16,16 @@ struct LoraConfig {
   ModuleSelection exclude_modules;
   std::vector<std::string> target_parameters;
   std::string base_model_name_or_path;
-  std::string peft_version;  // "" when the file has none
+  std::string peft_version;  // "" when the file has none; lora_config_to_json then writes the version it follows
+  double lora_dropout = 0;
 
   double scaling() const { return lora_alpha / static_cast<double>(r); }
 };
 
 // Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
 // than LORA, DoRA, rslora, bias, rank_pattern, alpha_pattern, lora_bias, modules_to_save, layers_to_transform,
-// fan_in_fan_out, trainable_token_indices, lora_dropout ≠ 0 with target_parameters, and a PEFT older than 0.19.1 together
+// fan_in_fan_out, trainable_token_indices, any other key that is switched on and not known to leave the numbers alone, an
+// init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than 0.19.1 together
 // with target_parameters (it stored A and B of 3-D experts the other way round).
 LoraConfig read_lora_config(const std::filesystem::path& folder);
 

@@ -111,12 +111,17 @@ struct Recipe {
 };
 
 // Parses `path` and applies `overrides` ("section.key=value", the value parsed as YAML) in order. Throws input errors:
-// `RECIPE.yaml: unknown key 'trian' (did you mean 'train'?)`, wrong types and ranges by key, a choice that is not listed.
+// `RECIPE.yaml: unknown key 'trian' (did you mean 'train'?)`, wrong types and ranges by key, a choice that is not
+// listed. null, in the file or an override, sets a key back to its default.
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides);
 // A recipe of defaults plus overrides, for commands without a file.
 Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
 
-// The whole recipe with every default filled in, as YAML that read_recipe accepts.
+// Throws an input error when a key is missing that `train` cannot do without: model.path, data.train, save.dir.
+void require_for_training(const Recipe& recipe);
+
+// The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides are
+// printed only where they were given.
 std::string recipe_to_yaml(const Recipe& recipe);
 
 }  // namespace moraine

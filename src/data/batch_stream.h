@@ -1,4 +1,5 @@
-// Which rows a step trains, in which order, on which rank: a pure function of (seed, step), the same on every rank.
+// Which rows a step trains, in which order, on which rank: a pure function of (seed, step), the same on every rank and
+// machine.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ class BatchStream {
   // form one endless sequence (epoch after epoch) that is cut into batches.
   BatchStream(int64_t num_rows, int64_t batch_size, uint64_t seed, bool shuffle);
 
-  // The rows of step `step` (from 0), in order: `batch_size` of them.
+  // The rows of step `step` (from 0), in order: `batch_size` of them. Keeps the last epoch's order, so one object must
+  // not be asked from two threads at once.
   std::vector<int64_t> rows_of_step(int64_t step) const;
 
  private:
@@ -21,10 +23,12 @@ class BatchStream {
   int64_t num_rows_, batch_size_;
   uint64_t seed_;
   bool shuffle_;
+  mutable int64_t cached_epoch_ = -1;
+  mutable std::vector<int64_t> cached_permutation_;
 };
 
-// How a step's rows are dealt: micro-step m of rank r gets rows [(m·world + r)·micro_batch_size, …) of the batch. Every rank
-// runs the same number of micro-steps; a rank may get none of the rows.
+// How a step's rows are dealt: micro-step m of rank r gets rows [(m·world + r)·micro_batch_size, …) of the batch. Every
+// rank runs the same number of micro-steps; a rank may get none of the rows.
 int64_t num_micro_steps(int64_t batch_size, int64_t micro_batch_size, int64_t world_size);
 std::vector<int64_t> rows_of_micro_step(const std::vector<int64_t>& rows_of_step, int64_t micro_step, int64_t rank,
                                         int64_t world_size, int64_t micro_batch_size);

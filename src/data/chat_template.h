@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,8 +14,8 @@
 
 namespace moraine {
 
-// A rendered conversation. `trained` are byte ranges [begin, end) of `text`, in order, one for each assistant turn: what
-// the assistant says, its end token included, its generation prompt excluded.
+// A rendered conversation. `trained` are byte ranges [begin, end) of `text`, in order, one for each assistant turn:
+// what the assistant says, its end token included, its generation prompt excluded.
 struct ChatText {
   std::string text;
   std::vector<std::pair<size_t, size_t>> trained;
@@ -25,7 +27,11 @@ class ChatTemplate {
   virtual std::string name() const = 0;
   // `messages` is an array of {"role", "content", …}; `tools` an array or null. Every turn keeps its thinking block.
   // Throws an input error (where = `where`) on messages the format cannot express.
-  virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools, const std::string& where) const = 0;
+  virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
+                                 const std::string& where) const = 0;
+  // What the released template renders over the whole conversation; earlier turns may lose their thinking.
+  virtual std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
+                                     const std::string& where) const = 0;
   // The conversation ready for an answer (the released template with add_generation_prompt).
   virtual std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
                                         const std::string& where) const = 0;
@@ -33,7 +39,8 @@ class ChatTemplate {
 
 // `name`: qwen3, qwen3_instruct_2507 or auto. auto compares the checkpoint's own chat_template (chat_template.jinja or
 // tokenizer_config.json in `model_folder`) with the known formats and throws an input error when none fits.
-// `options`: enable_thinking (default true). Unknown names and options are input errors that list the known ones.
+// `options`: enable_thinking (default true) for qwen3; qwen3_instruct_2507, which never thinks, takes only false there.
+// Unknown names and options are input errors that list the known ones.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder);
 
@@ -44,7 +51,9 @@ struct TokenizedChat {
 
 enum class LossOn { kAssistant, kLast, kAll };  // data.loss_on
 
-// Tokenises the whole text at once and marks the tokens of the trained byte ranges.
+// Tokenises the whole text at once and marks every token that holds a byte of a trained range (of the last one only
+// with kLast). A token over a range's begin, as when an answer begins with a newline, counts as trained, as in
+// transformers.
 TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on);
 
 }  // namespace moraine

@@ -6,10 +6,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "formats/dtype.h"
 
 namespace moraine {
@@ -34,6 +37,10 @@ struct SafetensorsHeader {
   const SafetensorsEntry* find(std::string_view name) const;
 };
 
+// Bytes of a tensor; nullopt when a dim is negative, when shape × dtype overflows 64 bits (a dim of 0 hides nothing: the
+// others are multiplied too) or is no whole number of bytes (an odd count of F4).
+std::optional<uint64_t> tensor_bytes(DType dtype, std::span<const int64_t> shape);
+
 // Reads and checks the header only. Throws an input error that names the file (and the tensor): header longer than 100 MB
 // or than the file, not UTF-8 JSON, keys given twice, unknown dtype, shape × dtype ≠ offsets (overflow-checked), overlaps,
 // holes, bytes after the last tensor, a file cut short.
@@ -50,7 +57,8 @@ struct SafetensorsTensor {
   std::span<const std::byte> bytes;
 };
 
-// Writes the tensors in the order of the format's reference writer (dtype alignment descending, then name), atomically.
+// Writes the tensors in the order of the format's reference writer (dtype descending, see DType, then name), atomically.
+// The names must differ from each other and the bytes must fit dtype and shape (asserted).
 void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
@@ -65,14 +73,13 @@ class SafetensorsStream {
   };
   SafetensorsStream(std::filesystem::path path, const std::vector<Declared>& tensors,
                     const std::map<std::string, std::string>& metadata = {});
-  ~SafetensorsStream();  // removes the temporary file when finish() was not reached
+  // The temporary file is removed when finish() was not reached.
   void append(std::span<const std::byte> bytes);
-  // Throws an assertion when fewer bytes were appended than declared.
+  // Asserts that as many bytes were appended as were declared.
   void finish();
 
  private:
-  std::filesystem::path path_, temporary_;
-  int fd_ = -1;
+  std::unique_ptr<AtomicFile> file_;
   uint64_t remaining_ = 0;
 };
 

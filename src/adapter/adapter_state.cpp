@@ -1,0 +1,81 @@
+#include "adapter/adapter_state.h"
+
+#include <cmath>
+
+#include "base/random.h"
+
+namespace moraine {
+
+AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts,
+                           at::Device device)
+    : r_(r), scaling_(lora_alpha / static_cast<double>(r)), expert_range_(experts) {
+  int64_t dense_size = 0, expert_size = 0;
+  for (LoraModule& module : modules) {
+    const bool is_experts = module.num_experts > 0;
+    int64_t& size = is_experts ? expert_size : dense_size;
+    const int64_t copies = is_experts ? experts.size() : 1;
+    AdapterEntry entry{std::move(module), size, 0};
+    entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
+    size = entry.b_offset + copies * r * entry.module.out_features;
+    entries_.push_back(std::move(entry));
+  }
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  for (auto [section, size] : {std::pair{&dense_, dense_size}, std::pair{&experts_, expert_size}}) {
+    section->values = at::zeros({size}, options);
+    section->grads = at::zeros({size}, options);
+  }
+}
+
+void AdapterState::initialize(uint64_t seed) {
+  for (const AdapterEntry& entry : entries_) {
+    at::Tensor values = at::empty_like(a(entry), at::TensorOptions().device(at::kCPU)).contiguous();
+    float* p = values.mutable_data_ptr<float>();
+    const int64_t elements = r_ * entry.module.in_features;
+    const int64_t first = entry.module.num_experts > 0 ? expert_range_.begin : 0;
+    const double bound = 1.0 / std::sqrt(static_cast<double>(entry.module.in_features));
+    const CounterRandom random(seed, entry.module.name + ".lora_A");
+    for (int64_t i = 0; i < values.numel(); ++i) {
+      p[i] = static_cast<float>((2.0 * random.uniform(first * elements + i) - 1.0) * bound);
+    }
+    a(entry).copy_(values);
+    b(entry).zero_();
+  }
+}
+
+at::Tensor AdapterState::view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const {
+  const bool is_experts = entry.module.num_experts > 0;
+  const AdapterSection& section = is_experts ? experts_ : dense_;
+  std::vector<int64_t> shape = factor == Factor::kA ? std::vector<int64_t>{r_, entry.module.in_features}
+                                                    : std::vector<int64_t>{entry.module.out_features, r_};
+  if (is_experts) shape.insert(shape.begin(), expert_range_.size());
+  return (grad ? section.grads : section.values).narrow(0, offset, num_elements(shape)).view(shape);
+}
+
+void AdapterState::zero_grads() {
+  dense_.grads.zero_();
+  experts_.grads.zero_();
+}
+
+AdapterState::LayerLeaves AdapterState::layer_leaves(int64_t layer, bool requires_grad) const {
+  LayerLeaves leaves;
+  for (const AdapterEntry& entry : entries_) {
+    if (entry.module.layer != layer) continue;
+    LoraPair pair{a(entry).detach(), b(entry).detach(), scaling_};
+    pair.a.set_requires_grad(requires_grad);
+    pair.b.set_requires_grad(requires_grad);
+    leaves.entries.push_back(&entry);
+    leaves.tensors.push_back(pair.a);
+    leaves.tensors.push_back(pair.b);
+    leaves.adapter.pairs.emplace(entry.module.local_name, std::move(pair));
+  }
+  return leaves;
+}
+
+void AdapterState::accumulate_layer_grads(const LayerLeaves& leaves, const std::vector<at::Tensor>& grads) {
+  for (size_t i = 0; i < leaves.entries.size(); ++i) {
+    if (grads[2 * i].defined()) a_grad(*leaves.entries[i]).add_(grads[2 * i]);
+    if (grads[2 * i + 1].defined()) b_grad(*leaves.entries[i]).add_(grads[2 * i + 1]);
+  }
+}
+
+}  // namespace moraine

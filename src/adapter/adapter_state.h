@@ -1,0 +1,74 @@
+// The only state that training changes: the adapter's tensors and their gradients, in flat fp32 buffers.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "nn/lora.h"
+
+namespace moraine {
+
+// A flat fp32 buffer of adapter elements with its gradients.
+struct AdapterSection {
+  at::Tensor values;  // fp32 [n]
+  at::Tensor grads;   // fp32 [n], sums of d loss
+};
+
+// One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); E counts this rank's
+// experts.
+struct AdapterEntry {
+  LoraModule module;
+  int64_t a_offset = 0, b_offset = 0;  // elements within the section
+};
+
+class AdapterState {
+ public:
+  // Lays out `modules` with zero values. `experts`: the expert ids this rank holds.
+  AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts, at::Device device);
+
+  // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero. Each element depends only on `seed`,
+  // the tensor's name, the expert's id and its place in the expert's factor: the same on every mesh.
+  void initialize(uint64_t seed);
+
+  // Linear layers' adapters are the same on every rank; experts' adapters differ between ep ranks.
+  AdapterSection& dense() { return dense_; }
+  AdapterSection& experts() { return experts_; }
+  const std::vector<AdapterEntry>& entries() const { return entries_; }
+  ExpertRange expert_range() const { return expert_range_; }
+  int64_t r() const { return r_; }
+  int64_t num_parameters() const { return dense_.values.numel() + experts_.values.numel(); }
+
+  // Views of an entry's factors.
+  at::Tensor a(const AdapterEntry& entry) const { return view(entry, entry.a_offset, Factor::kA, /*grad=*/false); }
+  at::Tensor b(const AdapterEntry& entry) const { return view(entry, entry.b_offset, Factor::kB, /*grad=*/false); }
+  at::Tensor a_grad(const AdapterEntry& entry) const { return view(entry, entry.a_offset, Factor::kA, /*grad=*/true); }
+  at::Tensor b_grad(const AdapterEntry& entry) const { return view(entry, entry.b_offset, Factor::kB, /*grad=*/true); }
+
+  void zero_grads();
+
+  // A layer's adapters for a pass. kYes: fresh leaf tensors that require gradients; hand them back to
+  // accumulate_layer_grads after the layer's backward pass.
+  struct LayerLeaves {
+    LayerAdapter adapter;
+    std::vector<const AdapterEntry*> entries;
+    std::vector<at::Tensor> tensors;  // a0, b0, a1, b1, … of `entries`
+  };
+  LayerLeaves layer_leaves(int64_t layer, bool requires_grad) const;
+  // Adds `grads` (in the order of leaves.tensors; undefined = zero) to the flat gradients.
+  void accumulate_layer_grads(const LayerLeaves& leaves, const std::vector<at::Tensor>& grads);
+
+ private:
+  enum class Factor { kA, kB };
+  at::Tensor view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const;
+
+  int64_t r_;
+  double scaling_;
+  ExpertRange expert_range_;
+  std::vector<AdapterEntry> entries_;
+  AdapterSection dense_, experts_;
+};
+
+}  // namespace moraine

@@ -1,0 +1,44 @@
+#include "adapter/peft_layout.h"
+
+#include <map>
+
+namespace moraine {
+namespace {
+
+constexpr const char* kPrefix = "base_model.model.";
+
+std::string parent_module(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+}  // namespace
+
+std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules) {
+  std::map<std::string, int64_t> wrappers_left;  // of each experts module
+  for (const LoraModule& m : modules)
+    if (m.num_experts > 0) ++wrappers_left[parent_module(m.name)];
+  std::vector<PeftNames> names;
+  for (const LoraModule& m : modules) {
+    std::string path = kPrefix + m.name;
+    if (m.num_experts > 0) {
+      path = kPrefix + parent_module(m.name);
+      for (int64_t depth = --wrappers_left[parent_module(m.name)]; depth > 0; --depth) path += ".base_layer";
+    }
+    names.push_back({path + ".lora_A.weight", path + ".lora_B.weight"});
+  }
+  return names;
+}
+
+at::Tensor experts_a_to_peft(const at::Tensor& a_ERI) { return a_ERI.reshape({-1, a_ERI.size(2)}).contiguous(); }
+
+at::Tensor experts_b_to_peft(const at::Tensor& b_EOR) {
+  return b_EOR.permute({1, 2, 0}).reshape({b_EOR.size(1), -1}).contiguous();
+}
+
+at::Tensor experts_a_from_peft(const at::Tensor& lora_a, int64_t num_experts) {
+  return lora_a.view({num_experts, -1, lora_a.size(1)});
+}
+
+at::Tensor experts_b_from_peft(const at::Tensor& lora_b, int64_t num_experts) {
+  return lora_b.view({lora_b.size(0), -1, num_experts}).permute({2, 0, 1}).contiguous();
+}
+
+}  // namespace moraine

@@ -1,0 +1,29 @@
+// How PEFT names and lays out adapter tensors on disk (PEFT >= 0.19.1).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace moraine {
+
+struct PeftNames {
+  std::string lora_a, lora_b;  // keys of adapter_model.safetensors
+};
+
+// The keys of each of `modules` (all modules of the adapter, in the model's order). Adapted parameters of one experts module
+// are nested wrappers in the order of its parameters: the last one is outermost ("…mlp.experts.lora_A.weight"), each one
+// before it is a ".base_layer" deeper.
+std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules);
+
+// Experts' factors, ours to PEFT's: A [E, R, I] → lora_A [R·E, I], row e·R + ρ (expert-major);
+// B [E, O, R] → lora_B [O, R·E], column ρ·E + e (rank-major). E is the number of all experts.
+at::Tensor experts_a_to_peft(const at::Tensor& a_ERI);
+at::Tensor experts_b_to_peft(const at::Tensor& b_EOR);
+at::Tensor experts_a_from_peft(const at::Tensor& lora_a, int64_t num_experts);
+at::Tensor experts_b_from_peft(const at::Tensor& lora_b, int64_t num_experts);
+
+}  // namespace moraine

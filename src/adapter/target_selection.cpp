@@ -1,0 +1,125 @@
+#include "adapter/target_selection.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <fmt/format.h>
+#include <pcre2.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+// Python's re.fullmatch.
+class FullMatch {
+ public:
+  FullMatch(const std::string& pattern, const std::string& key) : code_(nullptr, pcre2_code_free) {
+    int error;
+    PCRE2_SIZE offset;
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                              PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &error, &offset, nullptr));
+    if (!code_) {
+      PCRE2_UCHAR message[200];
+      pcre2_get_error_message(error, message, sizeof message);
+      throw input_error(key, fmt::format("regular expression '{}': {} at character {}", pattern,
+                                         reinterpret_cast<char*>(message), offset));
+    }
+  }
+  bool operator()(const std::string& text) const {
+    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(
+        pcre2_match_data_create_from_pattern(code_.get(), nullptr), pcre2_match_data_free);
+    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), nullptr) > 0;
+  }
+
+ private:
+  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code_;
+};
+
+bool is_name_or_suffix(const std::string& full, const std::string& name) {
+  return full == name || full.ends_with("." + name);
+}
+
+// What a selection says of each module: the index of the pattern that matches it, or -1.
+class Matcher {
+ public:
+  Matcher(const ModuleSelection& selection, const std::string& key) : selection_(selection) {
+    if (selection.regex) regex_.emplace(*selection.regex, key);
+  }
+  bool matches(const std::string& name) const {
+    if (selection_.all_linear) return true;
+    if (regex_) return (*regex_)(name);
+    return std::any_of(selection_.names.begin(), selection_.names.end(),
+                       [&](const std::string& n) { return is_name_or_suffix(name, n); });
+  }
+
+ private:
+  const ModuleSelection& selection_;
+  std::optional<FullMatch> regex_;
+};
+
+std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+std::string offered_names(const std::vector<LoraModule>& offered, bool experts) {
+  std::vector<std::string> names;
+  std::set<std::string> seen;
+  for (const LoraModule& m : offered) {
+    if ((m.num_experts > 0) != experts) continue;
+    std::string name = experts ? m.local_name : last_component(m.name);
+    if (seen.insert(name).second) names.push_back(name);
+  }
+  return names.empty() ? "none" : join_words(names);
+}
+
+int64_t lora_parameters(const LoraModule& m, int64_t r) {
+  return std::max<int64_t>(m.num_experts, 1) * r * (m.in_features + m.out_features);
+}
+
+}  // namespace
+
+TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
+                               const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters,
+                               int64_t r) {
+  TargetSelection selection;
+  const Matcher excluded(exclude_modules, "adapter.exclude_modules");
+  std::set<std::string> selected;
+  auto add_pattern = [&](const std::string& pattern, const std::string& key, bool experts, auto&& matches) {
+    TargetSelection::Pattern row{pattern, 0, 0};
+    for (const LoraModule& m : offered) {
+      if ((m.num_experts > 0) != experts || !matches(m.name)) continue;
+      if (!experts && !exclude_modules.empty() && excluded.matches(m.name)) continue;
+      row.matched += 1;
+      row.parameters += lora_parameters(m, r);
+      selected.insert(m.name);
+    }
+    if (row.matched == 0) {
+      throw input_error(key, fmt::format("'{}' matches nothing that can be adapted", pattern),
+                        fmt::format("this model has: {}", offered_names(offered, experts)));
+    }
+    selection.patterns.push_back(row);
+  };
+
+  if (target_modules.all_linear) {
+    add_pattern("all-linear", "adapter.target_modules", false, [](const std::string&) { return true; });
+  } else if (target_modules.regex) {
+    const Matcher regex(target_modules, "adapter.target_modules");
+    add_pattern(*target_modules.regex, "adapter.target_modules", false, [&](const std::string& n) { return regex.matches(n); });
+  }
+  for (const std::string& name : target_modules.names)
+    add_pattern(name, "adapter.target_modules", false, [&](const std::string& n) { return is_name_or_suffix(n, name); });
+  for (const std::string& name : target_parameters)
+    add_pattern(name, "adapter.target_parameters", true, [&](const std::string& n) { return is_name_or_suffix(n, name); });
+
+  for (const LoraModule& m : offered)
+    if (selected.contains(m.name)) selection.modules.push_back(m);
+  if (selection.modules.empty()) {
+    throw input_error("adapter", "nothing is selected for training",
+                      "set adapter.target_modules or adapter.target_parameters");
+  }
+  return selection;
+}
+
+}  // namespace moraine

@@ -1,0 +1,31 @@
+// Which weights get an adapter: PEFT's matching rules over the modules a model offers.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/recipe.h"
+#include "models/model.h"
+
+namespace moraine {
+
+struct TargetSelection {
+  std::vector<LoraModule> modules;  // selected, in the model's order
+  // For the table at the start of a run.
+  struct Pattern {
+    std::string pattern;
+    int64_t matched = 0;     // tensors (modules or parameters)
+    int64_t parameters = 0;  // trainable elements
+  };
+  std::vector<Pattern> patterns;
+};
+
+// PEFT 0.21: a name matches a module when it is the module's name or its end after a dot; a regex must match the whole
+// name; exclude_modules wins; target_parameters match like names. all-linear = every linear layer but the output head;
+// 3-D experts are not linear layers. Throws an input error that names the recipe key for a pattern that matches nothing
+// that can be adapted, and when nothing at all is selected.
+TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
+                               const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters,
+                               int64_t r);
+
+}  // namespace moraine

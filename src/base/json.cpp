@@ -1,0 +1,173 @@
+#include "base/json.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
+#include <type_traits>
+#include <unordered_set>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+constexpr size_t kMaxDepth = 256;
+
+// Walks the text and tells how far the parser has read, which its SAX events do not.
+struct CountingIterator {
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  const char* at;
+  const char** furthest;
+
+  reference operator*() const { return *at; }
+  CountingIterator& operator++() {
+    *furthest = ++at;
+    return *this;
+  }
+  CountingIterator operator++(int) {
+    CountingIterator before = *this;
+    ++*this;
+    return before;
+  }
+  bool operator==(const CountingIterator& other) const { return at == other.at; }
+  bool operator!=(const CountingIterator& other) const { return at != other.at; }
+};
+
+// Builds the document from the parser's events. nlohmann's own builder keeps the last of two equal keys and has no limit
+// of depth.
+template <typename J>
+class Builder {
+ public:
+  Builder(std::string_view text, const std::string& where) : text_(text), where_(where), furthest_(text.data()) {}
+
+  J build() {
+    // The parser takes a NUL byte for the end of the text.
+    if (size_t nul = text_.find('\0'); nul != text_.npos) fail(nul, "a NUL byte");
+    CountingIterator begin{text_.data(), &furthest_}, end{text_.data() + text_.size(), &furthest_};
+    J::sax_parse(begin, end, this);
+    return std::move(root_);
+  }
+
+  bool null() { return add(J(nullptr)); }
+  bool boolean(bool value) { return add(J(value)); }
+  bool number_integer(int64_t value) { return add(J(value)); }
+  bool number_unsigned(uint64_t value) { return add(J(value)); }
+  bool number_float(double value, const std::string&) { return add(J(value)); }
+  bool string(std::string& value) { return add(J(std::move(value))); }
+  bool binary(typename J::binary_t&) { return false; }  // not in JSON text
+
+  bool start_object(size_t) { return open(J::object()); }
+  bool start_array(size_t) { return open(J::array()); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+
+  bool key(std::string& name) {
+    Level& level = levels_.back();
+    auto& object = level.node->template get_ref<typename J::object_t&>();
+    if constexpr (std::is_same_v<J, OrderedJson>) {
+      // ordered_map's own look-up is linear.
+      if (!level.keys.insert(name).second) fail_twice(name);
+      using Storage = std::vector<typename J::object_t::value_type>;
+      Storage& storage = object;
+      storage.emplace_back(std::move(name), J());
+      level.slot = &storage.back().second;
+    } else {
+      auto [place, inserted] = object.try_emplace(name);
+      if (!inserted) fail_twice(name);
+      level.slot = &place->second;
+    }
+    return true;
+  }
+
+  template <typename Exception>
+  bool parse_error(size_t position, const std::string&, const Exception& exception) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while parsing … - invalid literal;
+    // last read: '…'": the last read text may be of any length and is left out.
+    std::string detail = exception.what();
+    if (size_t i = detail.find("] "); i != detail.npos) detail.erase(0, i + 2);
+    if (detail.starts_with("parse error at ")) {
+      if (size_t i = detail.find(": "); i != detail.npos) detail.erase(0, i + 2);
+    }
+    if (size_t i = detail.find("; last read: "); i != detail.npos) detail.erase(i);
+    if (size_t i = detail.find(": '"); i != detail.npos) detail.erase(i);
+    if (detail.size() > 200) detail.resize(200);
+    fail(std::min(position == 0 ? 0 : position - 1, text_.size()), detail);
+    return false;
+  }
+
+ private:
+  struct Level {
+    J* node;
+    J* slot = nullptr;  // where the value of the last key goes
+    std::unordered_set<std::string> keys;
+  };
+
+  J* place(J&& value) {
+    if (levels_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    Level& level = levels_.back();
+    if (level.node->is_array()) {
+      level.node->push_back(std::move(value));
+      return &level.node->back();
+    }
+    *level.slot = std::move(value);
+    return level.slot;
+  }
+  bool add(J&& value) {
+    place(std::move(value));
+    return true;
+  }
+  bool open(J&& empty) {
+    if (levels_.size() == kMaxDepth) fail_here(fmt::format("nested deeper than {} levels", kMaxDepth));
+    levels_.push_back({place(std::move(empty)), nullptr, {}});
+    return true;
+  }
+  bool close() {
+    levels_.pop_back();
+    return true;
+  }
+
+  [[noreturn]] void fail(size_t byte, const std::string& what) const {
+    std::string_view before = text_.substr(0, byte);
+    size_t line = 1 + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
+    size_t line_start = before.rfind('\n');
+    size_t column = byte - (line_start == before.npos ? 0 : line_start + 1) + 1;
+    throw input_error(where_, fmt::format("malformed JSON at line {}, column {}: {}", line, column, what));
+  }
+  [[noreturn]] void fail_here(const std::string& what) const {
+    size_t read = static_cast<size_t>(furthest_ - text_.data());
+    fail(read == 0 ? 0 : read - 1, what);
+  }
+  [[noreturn]] void fail_twice(const std::string& key) const {
+    fail_here(fmt::format("key {} is given twice", quote_text(key)));
+  }
+  std::string_view text_;
+  const std::string& where_;
+  const char* furthest_;
+  J root_;
+  std::vector<Level> levels_;
+};
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) { return Builder<Json>(text, where).build(); }
+
+OrderedJson parse_ordered_json(std::string_view text, const std::string& where) {
+  return Builder<OrderedJson>(text, where).build();
+}
+
+Json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
+
+}  // namespace moraine

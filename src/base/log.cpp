@@ -1,0 +1,28 @@
+#include "base/log.h"
+
+#include <atomic>
+#include <cstdio>
+
+namespace moraine {
+namespace {
+
+std::atomic<bool> silent{false};
+
+// One call of fwrite a line, so that lines of several threads or processes do not mix.
+void write_line(std::FILE* stream, std::string_view prefix, std::string_view line) {
+  std::string text = fmt::format("{}{}\n", prefix, line);
+  std::fwrite(text.data(), 1, text.size(), stream);
+  std::fflush(stream);
+}
+
+}  // namespace
+
+void log_line(std::string_view line) {
+  if (!silent) write_line(stdout, "", line);
+}
+
+void log_warning(std::string_view line) { write_line(stderr, "moraine: warning: ", line); }
+
+void silence_log() { silent = true; }
+
+}  // namespace moraine

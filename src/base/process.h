@@ -1,0 +1,13 @@
+// What the operating system says of this process.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace moraine {
+
+// Highest resident set size so far (VmHWM), bytes.
+uint64_t peak_resident_bytes();
+std::string host_name();
+
+}  // namespace moraine

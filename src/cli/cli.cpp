@@ -1,0 +1,86 @@
+#include "cli/cli.h"
+
+#include <fmt/format.h>
+#include <torch/version.h>
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/commands.h"
+#include "cli/parse_args.h"
+#include "dist/launch.h"
+
+namespace moraine {
+namespace {
+
+constexpr const char* kVersion = "0.1.0";
+
+void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+std::string built_commands() {
+  std::vector<std::string> names;
+  for (const Command& command : commands()) names.push_back(command.name);
+  return join_words(names);
+}
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names = commands_not_built();
+  for (const std::string& later : names)
+    if (name == later) throw input_error(name, "not built yet", "commands of this version: " + built_commands());
+  for (const Command& command : commands()) {
+    if (command.name == name) return command;
+    names.push_back(command.name);
+  }
+  const bool is_flag = name.starts_with("-");
+  const std::string nearest = nearest_word(name, names);
+  throw input_error("moraine", fmt::format("unknown {} {}", is_flag ? "flag" : "command", quote_text(name)),
+                    nearest.empty() ? "moraine --help lists the commands" : fmt::format("did you mean {}?", nearest));
+}
+
+// This version runs in one process, whoever started it.
+void check_one_rank(const CommandArgs& args) {
+  if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
+  if (args.ranks > 1) throw input_error("--ranks", "more than one rank: not built yet", "leave it out");
+  const WorldInfo world = world_from_environment();
+  if (world.distributed()) {
+    throw input_error(launch_source_name(world.source),
+                      fmt::format("started {} ranks: more than one is not built yet", world.world_size),
+                      "start one process");
+  }
+  set_thread_count(world);
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.empty()) {
+    std::fprintf(stderr,
+                 "moraine: error: moraine: no command is given (moraine --help explains them all)\n"
+                 "  usage: moraine COMMAND [flags] [section.key=value ...]\n"
+                 "  commands: %s\n",
+                 built_commands().c_str());
+    return static_cast<int>(ErrorKind::kInput);
+  }
+  if (words[0] == "--help" || words[0] == "-h") {
+    print(program_help());
+    return 0;
+  }
+  if (words[0] == "--version") {
+    print(fmt::format("moraine {} (libtorch {})\n", kVersion, TORCH_VERSION));
+    return 0;
+  }
+  const Command& command = find_command(words[0]);
+  const std::optional<CommandArgs> args = parse_args(command, {words.begin() + 1, words.end()});
+  if (!args) {
+    print(command_help(command));
+    return 0;
+  }
+  if (args->json) silence_log();
+  check_one_rank(*args);
+  return command.run(*args);
+}
+
+}  // namespace moraine

@@ -1,0 +1,34 @@
+// The command line: one function a command, each in its own file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace moraine {
+
+// Parses argv, runs the command and returns the exit code. Throws input errors for wrong usage.
+int run_command_line(int argc, char** argv);
+
+// The flags of all commands; a command sees those that the table in commands.cpp lists for it. Empty = not given.
+struct CommandArgs {
+  std::string recipe;                  // positional of train
+  std::string folder;                  // positional of inspect
+  std::vector<std::string> overrides;  // section.key=value
+  std::string model, adapter, tokens, out, grads, config, dtype;
+  std::string prompt, chat, text, texts, messages, parse, template_name, template_options;
+  int64_t max_new_tokens = 128;
+  double temperature = 0;  // 0 = greedy
+  uint64_t seed = 0;
+  int64_t ranks = 1;
+  bool logits = false, json = false;
+};
+
+int run_train(const CommandArgs& args);
+int run_score(const CommandArgs& args);
+int run_generate(const CommandArgs& args);
+int run_inspect(const CommandArgs& args);
+int run_tokenize(const CommandArgs& args);
+int run_init(const CommandArgs& args);
+
+}  // namespace moraine

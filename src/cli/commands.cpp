@@ -1,0 +1,168 @@
+#include "cli/commands.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+Flag model_flag() { return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true}; }
+Flag adapter_flag() { return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter}; }
+Flag ranks_flag() { return {"--ranks", "N", "processes to run on (this version: 1)", &CommandArgs::ranks}; }
+Flag json_flag(std::string text) { return {"--json", "", std::move(text), &CommandArgs::json}; }
+Flag seed_flag(std::string text) { return {"--seed", "S", std::move(text), &CommandArgs::seed}; }
+
+Command train_command() {
+  Command c{"train", "fine-tune a model as a recipe says; ends with a PEFT adapter on disk",
+            "RECIPE.yaml [section.key=value ...]"};
+  c.positionals = {{"RECIPE.yaml", "what to train, on what, how", &CommandArgs::recipe}};
+  c.flags = {ranks_flag()};
+  c.takes_overrides = true;
+  c.examples = {"moraine train recipe.yaml", "moraine train recipe.yaml train.steps=100 save.dir=runs/short"};
+  c.run = run_train;
+  return c;
+}
+
+Command score_command() {
+  Command c{"score", "loss of a file of tokens, with or without an adapter",
+            "--model DIR [--adapter DIR] --tokens FILE [flags] [section.key=value ...]"};
+  c.flags = {model_flag(),
+             adapter_flag(),
+             {"--tokens", "FILE", "safetensors with input_ids [B,T] and, if any, attention_mask and labels",
+              &CommandArgs::tokens, true},
+             {"--out", "FILE", "write loss and token_loss [B,T-1] there (safetensors)", &CommandArgs::out},
+             {"--logits", "", "write logits [B,T,V] to --out too", &CommandArgs::logits},
+             {"--grads", "FILE", "write d loss / d adapter there, named as in adapter_model.safetensors",
+              &CommandArgs::grads},
+             json_flag("print {\"loss\", \"tokens\"} alone"),
+             ranks_flag()};
+  c.takes_overrides = true;
+  c.examples = {"moraine score --model Qwen3-30B-A3B --adapter runs/short/adapter --tokens eval.safetensors",
+                "moraine score --model tiny --tokens batch.safetensors model.dtype=float32 --out scores.safetensors"};
+  c.run = run_score;
+  return c;
+}
+
+Command generate_command() {
+  Command c{"generate", "let a model answer, with or without an adapter",
+            "--model DIR [--adapter DIR] (--prompt TEXT | --chat FILE.json) [flags] [section.key=value ...]"};
+  c.flags = {model_flag(),
+             adapter_flag(),
+             {"--prompt", "TEXT", "asked as a user's message, in the checkpoint's chat format when it has one",
+              &CommandArgs::prompt},
+             {"--chat", "FILE", "a conversation to go on with: {\"messages\": [...], \"tools\": [...]}",
+              &CommandArgs::chat},
+             {"--max-new-tokens", "N", "at most so many tokens (default 128)", &CommandArgs::max_new_tokens},
+             {"--temperature", "T", "0, the default, always takes the likeliest token; 1 samples as the model says",
+              &CommandArgs::temperature},
+             seed_flag("of the sampling (default 0)"),
+             json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone"),
+             ranks_flag()};
+  c.takes_overrides = true;
+  c.examples = {"moraine generate --model Qwen3-30B-A3B --adapter runs/short/adapter --prompt \"Who are you?\""};
+  c.run = run_generate;
+  return c;
+}
+
+Command inspect_command() {
+  Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only", "MODEL_DIR|ADAPTER_DIR [--json]"};
+  c.positionals = {{"DIR", "a Hugging Face checkpoint or a PEFT adapter", &CommandArgs::folder}};
+  c.flags = {json_flag("print one JSON object alone")};
+  c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter"};
+  c.run = run_inspect;
+  return c;
+}
+
+Command tokenize_command() {
+  Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
+            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl) [flags]"};
+  c.flags = {model_flag(),
+             {"--text", "TEXT", "one text", &CommandArgs::text},
+             {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
+             {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
+             {"--parse", "FILE", "JSON lines of completions (not built yet)", &CommandArgs::parse},
+             {"--template", "NAME", "chat format: auto (default), qwen3 or qwen3_instruct_2507",
+              &CommandArgs::template_name},
+             {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
+              &CommandArgs::template_options},
+             json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt")};
+  c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl"};
+  c.run = run_tokenize;
+  return c;
+}
+
+Command init_command() {
+  Command c{"init", "write a random checkpoint of a config.json's shape, for trying things out",
+            "--config CONFIG.json --out DIR [--dtype D] [--seed S]"};
+  c.flags = {{"--config", "FILE", "the config.json", &CommandArgs::config, true},
+             {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
+             {"--dtype", "D", "bfloat16 or float32 (default: what the config says)", &CommandArgs::dtype},
+             seed_flag("of the random values (default 0)")};
+  c.examples = {"moraine init --config Qwen3-30B-A3B/config.json --out random --dtype bfloat16"};
+  c.run = run_init;
+  return c;
+}
+
+// Rows of two columns, the first padded to the same width.
+std::string columns(const std::vector<std::pair<std::string, std::string>>& rows) {
+  size_t width = 0;
+  for (const auto& [left, right] : rows) width = std::max(width, left.size());
+  std::string text;
+  for (const auto& [left, right] : rows) text += fmt::format("  {:<{}}   {}\n", left, width, right);
+  return text;
+}
+
+}  // namespace
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> table{train_command(),   score_command(),    generate_command(),
+                                          inspect_command(), tokenize_command(), init_command()};
+  return table;
+}
+
+const std::vector<std::string>& commands_not_built() {
+  static const std::vector<std::string> names{"plan", "merge", "convert", "verify"};
+  return names;
+}
+
+std::string program_help() {
+  std::vector<std::pair<std::string, std::string>> rows;
+  for (const Command& command : commands()) rows.emplace_back(command.name, command.summary);
+  return "moraine fine-tunes Mixture-of-Experts language models with LoRA: from a Hugging Face checkpoint on disk to a\n"
+         "PEFT adapter on disk.\n\n"
+         "Usage:\n"
+         "  moraine COMMAND [flags] [section.key=value ...]\n\n"
+         "Commands:\n" +
+         columns(rows) +
+         "\n"
+         "A first run:\n"
+         "  moraine inspect MODEL_DIR                              is it a model that can be trained?\n"
+         "  moraine tokenize --model MODEL_DIR --messages FILE     what will be trained in the chats?\n"
+         "  moraine train RECIPE.yaml                              train\n"
+         "  moraine generate --model MODEL_DIR --adapter SAVE_DIR/adapter --prompt \"Who are you?\"\n\n"
+         "`moraine COMMAND --help` lists a command's flags; `moraine --version` says which version this is.\n"
+         "Flags and section.key=value, which override the recipe's keys, may be mixed in any order.\n"
+         "Exit codes: 0 done, 1 failed while running, 2 wrong usage, recipe or input.\n"
+         "Not built yet: " +
+         join_words(commands_not_built()) + ".\n";
+}
+
+std::string command_help(const Command& command) {
+  std::string text = fmt::format("moraine {}: {}\n\nUsage:\n  moraine {} {}\n\n", command.name, command.summary,
+                                 command.name, command.usage);
+  std::vector<std::pair<std::string, std::string>> rows;
+  for (const Positional& positional : command.positionals) rows.emplace_back(positional.value, positional.text);
+  for (const Flag& flag : command.flags) {
+    rows.emplace_back(flag.value.empty() ? flag.name : flag.name + " " + flag.value,
+                      flag.text + (flag.required ? " (required)" : ""));
+  }
+  if (command.takes_overrides) rows.emplace_back("section.key=value", "a recipe key, e.g. model.dtype=float32");
+  text += "Arguments, in any order:\n" + columns(rows) + "\nExamples:\n";
+  for (const std::string& example : command.examples) text += "  " + example + "\n";
+  return text;
+}
+
+}  // namespace moraine

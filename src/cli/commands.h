@@ -1,0 +1,48 @@
+// What commands there are and what each of them takes: the one table behind parsing and --help.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cli/cli.h"
+
+namespace moraine {
+
+struct Flag {
+  // Where the value goes; a bool is a switch, everything else takes one value.
+  using Target = std::variant<bool CommandArgs::*, std::string CommandArgs::*, int64_t CommandArgs::*,
+                              uint64_t CommandArgs::*, double CommandArgs::*>;
+  std::string name;   // "--model"
+  std::string value;  // what --help calls the value; empty for a switch
+  std::string text;
+  Target target;
+  bool required = false;
+};
+
+// The one argument without a name, e.g. RECIPE.yaml.
+struct Positional {
+  std::string value;
+  std::string text;
+  std::string CommandArgs::*target;
+};
+
+struct Command {
+  std::string name;
+  std::string summary;
+  std::string usage;  // after `moraine NAME`
+  std::vector<Positional> positionals;
+  std::vector<Flag> flags;
+  bool takes_overrides = false;
+  std::vector<std::string> examples;
+  int (*run)(const CommandArgs& args) = nullptr;
+};
+
+const std::vector<Command>& commands();
+// Commands of the design that a later version brings.
+const std::vector<std::string>& commands_not_built();
+
+std::string program_help();
+std::string command_help(const Command& command);
+
+}  // namespace moraine

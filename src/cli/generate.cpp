@@ -1,0 +1,112 @@
+// moraine generate: a prompt in, the model's answer out.
+#include "train/generate.h"
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/cli.h"
+#include "cli/open.h"
+#include "cli/text_stream.h"
+#include "data/chat_template.h"
+
+namespace moraine {
+namespace {
+
+struct Prompt {
+  std::string text;
+  bool is_chat = false;  // in a chat format, which has a token that ends a turn
+};
+
+void check_flags(const CommandArgs& args) {
+  if (args.prompt.empty() == args.chat.empty()) {
+    throw input_error("generate", args.prompt.empty() ? "nothing to answer" : "both --prompt and --chat are given",
+                      "give either --prompt TEXT or --chat FILE.json");
+  }
+  if (!is_utf8(args.prompt)) throw input_error("--prompt", "is not UTF-8 text");
+  if (args.max_new_tokens < 1) throw input_error("--max-new-tokens", "must be 1 or more");
+  if (args.temperature < 0) throw input_error("--temperature", "must be 0 or more");
+}
+
+Prompt chat_prompt(const CommandArgs& args, const DataConfig& config) {
+  OrderedJson chat = parse_ordered_json(read_text_file(args.chat), args.chat);
+  OrderedJson messages = chat, tools;
+  if (chat.is_object()) {
+    if (!chat.contains("messages")) throw input_error(args.chat, "has no key 'messages'", "{\"messages\": [...]}");
+    messages = chat["messages"];
+    if (chat.contains("tools")) tools = chat["tools"];
+  }
+  const auto format = make_chat_template(config.chat_template, config.template_options, args.model);
+  return {format->generation_prompt(messages, tools, args.chat), true};
+}
+
+// The text as a user's message, or as it is for a model without a chat format of its own.
+Prompt text_prompt(const CommandArgs& args, const DataConfig& config) {
+  std::unique_ptr<ChatTemplate> format;
+  try {
+    format = make_chat_template(config.chat_template, config.template_options, args.model);
+  } catch (const Error& error) {
+    if (config.chat_template != "auto" || !config.template_options.empty()) throw;
+    log_warning(fmt::format("{}: {}: the prompt is used as it is", error.where, error.message));
+    return {args.prompt, false};
+  }
+  const OrderedJson messages = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", args.prompt}}});
+  return {format->generation_prompt(messages, nullptr, "--prompt"), true};
+}
+
+std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, const CommandArgs& args,
+                            int64_t vocab_size) {
+  std::vector<int64_t> ids = tokenizer.encode(prompt.text).ids;
+  if (ids.empty()) throw input_error(args.chat.empty() ? "--prompt" : args.chat, "has no tokens");
+  for (int64_t id : ids) {
+    if (id < vocab_size) continue;
+    throw input_error(args.model, fmt::format("tokenizer.json gives token {}, but config.json's vocab_size is {}", id,
+                                              vocab_size),
+                      "the tokenizer is another model's");
+  }
+  return ids;
+}
+
+// A base checkpoint names only the end of a text; an adapter trained on chats ends its turns.
+std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, const Tokenizer& tokenizer) {
+  std::vector<int64_t> ids = stop_ids_of(args.model);
+  const int64_t end_of_turn = tokenizer.token_to_id("<|im_end|>");
+  if (prompt.is_chat && end_of_turn >= 0) ids.push_back(end_of_turn);
+  return ids;
+}
+
+}  // namespace
+
+int run_generate(const CommandArgs& args) {
+  check_flags(args);
+  const Recipe recipe = read_overrides(args);
+  // All small files first: mistakes show before the weights are loaded.
+  const int64_t vocab_size = make_model(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+  const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
+  const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data) : chat_prompt(args, recipe.data);
+  const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);
+  const GenerateOptions options{args.max_new_tokens, args.temperature, args.seed, stop_ids(args, prompt, tokenizer)};
+
+  OpenedModel opened = open_for_command(args, recipe);
+  TextStream stream(tokenizer, [&](std::string_view text) {
+    if (args.json) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  });
+  const std::vector<int64_t> ids = generate(opened.loaded, opened.adapter_state(), prompt_ids, options,
+                                            [&](int64_t id) { stream.add(id); });
+  stream.finish();
+  if (args.json) {
+    const OrderedJson json = {{"text", tokenizer.decode_skipping_special(ids)},
+                              {"ids", ids},
+                              {"prompt_tokens", prompt_ids.size()}};
+    fmt::print("{}\n", json.dump());
+  } else {
+    fmt::print("\n");
+  }
+  return 0;
+}
+
+}  // namespace moraine

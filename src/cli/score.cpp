@@ -1,0 +1,68 @@
+// moraine score: the loss of a tokens file.
+#include "train/score.h"
+
+#include <cmath>
+
+#include "adapter/peft_export.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/open.h"
+#include "load/tensor_file.h"
+
+namespace moraine {
+namespace {
+
+// Before hours of computing: a result must have a folder to go to.
+void check_output(const std::string& flag, const std::string& path) {
+  if (path.empty()) return;
+  const std::filesystem::path parent = std::filesystem::absolute(path).parent_path();
+  if (!std::filesystem::is_directory(parent)) {
+    throw input_error(flag, "there is no folder " + parent.string(), "make it first");
+  }
+  if (std::filesystem::is_directory(path)) throw input_error(flag, path + " is a folder", "name a file in it");
+}
+
+void check_flags(const CommandArgs& args) {
+  if (!args.grads.empty() && args.adapter.empty()) {
+    throw input_error("--grads", "needs an adapter", "gradients are those of --adapter DIR");
+  }
+  if (args.logits && args.out.empty()) throw input_error("--logits", "needs --out FILE", "logits are written there");
+  check_output("--out", args.out);
+  check_output("--grads", args.grads);
+}
+
+void write_result(const std::string& path, const ScoreResult& result) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors{
+      {"loss", at::scalar_tensor(result.loss, at::TensorOptions().dtype(at::kFloat))},
+      {"token_loss", result.token_loss}};
+  if (result.logits.defined()) tensors.emplace_back("logits", result.logits);
+  write_tensors(path, tensors);
+}
+
+}  // namespace
+
+int run_score(const CommandArgs& args) {
+  check_flags(args);
+  const Recipe recipe = read_overrides(args);
+  // The tokens are checked against the vocabulary before a weight is read.
+  const int64_t vocab_size = make_model(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+  const TokensFile tokens = read_tokens_file(args.tokens, vocab_size);
+  OpenedModel opened = open_for_command(args, recipe);
+
+  const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};
+  const ScoreResult result = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options);
+  if (!std::isfinite(result.loss)) throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
+  if (!args.out.empty()) write_result(args.out, result);
+  if (!args.grads.empty()) write_tensors(args.grads, peft_tensors(opened.adapter->state, AdapterPart::kGrads));
+
+  if (args.json) {
+    fmt::print("{}\n", Json{{"loss", result.loss}, {"tokens", result.trained_tokens}}.dump());
+  } else {
+    log_info("loss    {}\ntokens  {}", result.loss, result.trained_tokens);
+  }
+  return 0;
+}
+
+}  // namespace moraine

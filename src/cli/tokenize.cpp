@@ -1,0 +1,136 @@
+// moraine tokenize: text and chats as the trainer sees them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/cli.h"
+#include "cli/show_tokens.h"
+#include "data/chat_formats.h"
+#include "data/chat_template.h"
+#include "data/row_reader.h"
+#include "data/tokenizer.h"
+
+namespace moraine {
+namespace {
+
+void check_flags(const CommandArgs& args) {
+  if (!args.parse.empty()) throw input_error("--parse", "not built yet", "it needs the deepseek_v4 format");
+  const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty();
+  if (given != 1) {
+    throw input_error("tokenize", given == 0 ? "nothing to tokenize" : "more than one input is given",
+                      "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl");
+  }
+  if (args.messages.empty() && !(args.template_name.empty() && args.template_options.empty())) {
+    throw input_error(args.template_name.empty() ? "--template-options" : "--template", "is for --messages only");
+  }
+  if (!is_utf8(args.text)) throw input_error("--text", "is not UTF-8 text");
+}
+
+// The recipe's keys, which the library's errors name, as this command's flags.
+std::string as_flags(std::string text) {
+  for (const auto& [key, flag] : {std::pair<std::string, std::string>{"data.template_options", "--template-options"},
+                                  {"data.template: ", "--template "},
+                                  {"data.template", "--template"}}) {
+    for (size_t at; (at = text.find(key)) != text.npos;) text.replace(at, key.size(), flag);
+  }
+  return text;
+}
+
+std::unique_ptr<ChatTemplate> open_template(const CommandArgs& args) {
+  Json options = Json::object();
+  if (!args.template_options.empty()) options = parse_json(args.template_options, "--template-options");
+  try {
+    return make_chat_template(args.template_name.empty() ? "auto" : args.template_name, options, args.model);
+  } catch (const Error& error) {
+    throw input_error(as_flags(error.where), error.message, as_flags(error.hint));
+  }
+}
+
+// Prints rows, as JSON or for a reader.
+class RowPrinter {
+ public:
+  RowPrinter(const Tokenizer& tokenizer, bool json) : tokenizer_(tokenizer), json_(json) {}
+
+  void print_text(const std::string& text) {
+    const Encoding encoding = tokenizer_.encode(text);
+    if (json_) {
+      print_json({{"text", text}, {"ids", encoding.ids}});
+    } else {
+      print_row(text, encoding, {});
+      fmt::print("ids: {}\n", fmt::join(encoding.ids, " "));
+    }
+  }
+
+  void print_chat(const ChatTemplate& format, const ChatRow& chat, const std::string& where) {
+    const ChatText text = format.training_text(chat.messages, chat.tools, where);
+    const TokenizedChat tokens = tokenize_chat(text, tokenizer_, LossOn::kAssistant);
+    if (json_) {
+      print_json({{"text", text.text},
+                  {"ids", tokens.ids},
+                  {"loss_mask", tokens.loss_mask},
+                  {"generation_prompt", format.generation_prompt(chat.messages, chat.tools, where)}});
+    } else {
+      print_row(text.text, tokenizer_.encode(text.text), tokens.loss_mask);
+    }
+  }
+
+ private:
+  void print_json(const OrderedJson& json) { fmt::print("{}\n", json.dump()); }
+
+  void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask) {
+    const auto trained = std::count(loss_mask.begin(), loss_mask.end(), 1);
+    const std::string shown = show_tokens(text, encoding, loss_mask, marks_);
+    fmt::print("── row {}: {} tokens{} ──\n{}{}", ++rows_, encoding.ids.size(),
+               loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown,
+               shown.ends_with('\n') ? "" : "\n");
+  }
+
+  const Tokenizer& tokenizer_;
+  bool json_;
+  int64_t rows_ = 0;
+  TokenMarks marks_ = marks_for_stdout();
+};
+
+// Calls `print` with each row of a JSON lines file and its place.
+template <typename Print>
+void for_each_row(const std::string& file, const Print& print) {
+  RowReader reader(file);
+  int64_t rows = 0;
+  for (JsonRow row; reader.next(row); ++rows) {
+    const std::string where = fmt::format("{}:{}", file, row.line);
+    OrderedJson json = parse_ordered_json(row.text, where);
+    if (!json.is_object()) throw input_error(where, "is not a JSON object");
+    print(std::move(json), where);
+  }
+  if (rows == 0) throw input_error(file, "holds no rows");
+}
+
+const std::string& text_of(const OrderedJson& row, const std::string& where) {
+  const auto text = row.find("text");
+  if (text == row.end() || !text->is_string()) throw input_error(where, "has no key 'text' with a text", "{\"text\": \"...\"}");
+  return text->get_ref<const std::string&>();
+}
+
+}  // namespace
+
+int run_tokenize(const CommandArgs& args) {
+  check_flags(args);
+  const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
+  RowPrinter printer(tokenizer, args.json);
+  if (!args.text.empty()) {
+    printer.print_text(args.text);
+  } else if (!args.texts.empty()) {
+    for_each_row(args.texts, [&](OrderedJson row, const std::string& where) { printer.print_text(text_of(row, where)); });
+  } else {
+    const auto format = open_template(args);
+    for_each_row(args.messages, [&](OrderedJson row, const std::string& where) {
+      printer.print_chat(*format, chat_of_row(DataFormat::kMessages, std::move(row), where), where);
+    });
+  }
+  return 0;
+}
+
+}  // namespace moraine

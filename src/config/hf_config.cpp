@@ -1,0 +1,136 @@
+#include "config/hf_config.h"
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+// The value of a key, nullptr when it is missing or null.
+const Json* find_value(const Json& object, const std::string& key) {
+  auto found = object.find(key);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
+const Json& require_value(const Json& object, const std::string& key, const std::string& where) {
+  const Json* value = find_value(object, key);
+  if (!value) throw input_error(where, fmt::format("missing key '{}'", key));
+  return *value;
+}
+
+Error wrong_type(const std::string& where, const std::string& key, const Json& value, const char* expected) {
+  std::string shown = value.is_structured() ? std::string(value.type_name()) : value.dump(-1, ' ', true);
+  return input_error(where, fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(shown)));
+}
+
+int64_t to_integer(const std::string& where, const std::string& key, const Json& value) {
+  bool too_large = value.is_number_unsigned() &&
+                   value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (!value.is_number_integer() || too_large) throw wrong_type(where, key, value, "an integer");
+  return value.get<int64_t>();
+}
+
+double to_number(const std::string& where, const std::string& key, const Json& value) {
+  if (!value.is_number()) throw wrong_type(where, key, value, "a number");
+  return value.get<double>();
+}
+
+std::string to_text(const std::string& where, const std::string& key, const Json& value) {
+  if (!value.is_string()) throw wrong_type(where, key, value, "a string");
+  return value.get<std::string>();
+}
+
+}  // namespace
+
+HfConfig HfConfig::read(const std::filesystem::path& path) {
+  std::error_code ignored;
+  std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
+  Json json = read_json_file(file);
+  if (!json.is_object()) throw input_error(file.string(), "not a JSON object");
+  return HfConfig(std::move(json), file.string());
+}
+
+bool HfConfig::has(const std::string& key) const { return find_value(json_, key) != nullptr; }
+
+int64_t HfConfig::integer(const std::string& key) const {
+  return to_integer(where_, key, require_value(json_, key, where_));
+}
+
+int64_t HfConfig::integer(const std::string& key, int64_t otherwise) const {
+  const Json* value = find_value(json_, key);
+  return value ? to_integer(where_, key, *value) : otherwise;
+}
+
+double HfConfig::number(const std::string& key) const {
+  return to_number(where_, key, require_value(json_, key, where_));
+}
+
+double HfConfig::number(const std::string& key, double otherwise) const {
+  const Json* value = find_value(json_, key);
+  return value ? to_number(where_, key, *value) : otherwise;
+}
+
+bool HfConfig::boolean(const std::string& key, bool otherwise) const {
+  const Json* value = find_value(json_, key);
+  if (value && !value->is_boolean()) throw wrong_type(where_, key, *value, "true or false");
+  return value ? value->get<bool>() : otherwise;
+}
+
+std::string HfConfig::text(const std::string& key, const std::string& otherwise) const {
+  const Json* value = find_value(json_, key);
+  return value ? to_text(where_, key, *value) : otherwise;
+}
+
+std::vector<int64_t> HfConfig::integers(const std::string& key) const {
+  std::vector<int64_t> list;
+  const Json* value = find_value(json_, key);
+  if (value && !value->is_array()) throw wrong_type(where_, key, *value, "a list of integers");
+  if (value) {
+    for (const Json& item : *value) list.push_back(to_integer(where_, key, item));
+  }
+  return list;
+}
+
+std::vector<std::string> HfConfig::texts(const std::string& key) const {
+  std::vector<std::string> list;
+  const Json* value = find_value(json_, key);
+  if (value && !value->is_array()) throw wrong_type(where_, key, *value, "a list of strings");
+  if (value) {
+    for (const Json& item : *value) list.push_back(to_text(where_, key, item));
+  }
+  return list;
+}
+
+HfConfig HfConfig::object(const std::string& key) const {
+  const Json& value = require_value(json_, key, where_);
+  if (!value.is_object()) throw wrong_type(where_, key, value, "an object");
+  return HfConfig(value, where_ + ": " + key);
+}
+
+std::string HfConfig::architecture() const {
+  std::vector<std::string> names = texts("architectures");
+  if (names.empty()) throw input_error(where_, "missing key 'architectures'", "it names the model's class");
+  return names[0];
+}
+
+std::optional<DType> HfConfig::dtype() const {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    if (!has(key)) continue;
+    std::string name = text(key, "");
+    if (name.starts_with("torch.")) name.erase(0, 6);
+    if (name == "bfloat16") return DType::kBF16;
+    if (name == "float16") return DType::kF16;
+    if (name == "float32") return DType::kF32;
+    throw input_error(where_, fmt::format("key '{}' is {}", key, quote_text(name)),
+                      "supported are bfloat16, float16 and float32");
+  }
+  if (has("text_config")) return object("text_config").dtype();
+  return std::nullopt;
+}
+
+}  // namespace moraine

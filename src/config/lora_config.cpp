@@ -1,0 +1,168 @@
+#include "config/lora_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "config/hf_config.h"
+
+namespace moraine {
+namespace {
+
+constexpr const char* kPeftVersion = "0.21.0";
+
+// Keys that are read here or that do not change what an adapter computes.
+const std::set<std::string> kHarmlessKeys{
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "target_parameters", "peft_type", "bias",
+    "base_model_name_or_path", "peft_version", "init_lora_weights", "task_type", "inference_mode", "revision",
+    "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    // How the weights were initialised.
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config"};
+
+bool is_off(const Json& value) {
+  if (value.is_null() || value == false || value.empty()) return true;
+  return value.is_string() && (value.get_ref<const std::string&>().empty() || value == "none");
+}
+
+void refuse_unsupported(const HfConfig& file) {
+  const std::string& where = file.where();
+  std::string peft_type = file.text("peft_type", "LORA");
+  if (peft_type != "LORA") {
+    throw input_error(where, fmt::format("peft_type {} is not supported", quote_text(peft_type)), "only LORA is");
+  }
+  for (const auto& [key, value] : file.json().items()) {
+    if ((!kHarmlessKeys.contains(key) || key == "bias") && !is_off(value)) {
+      throw input_error(where, fmt::format("key {} = {} is not supported", quote_text(key),
+                                           quote_text(value.dump(-1, ' ', true))));
+    }
+  }
+  // These take something out of the base weights and put it into A and B: on the plain base the adapter means another model.
+  if (auto init = file.json().find("init_lora_weights"); init != file.json().end() && init->is_string()) {
+    const std::string& name = init->get_ref<const std::string&>();
+    if (name.starts_with("pissa") || name == "olora" || name == "corda" || name == "loftq" || name == "lora_ga") {
+      throw input_error(where, fmt::format("init_lora_weights {} is not supported", quote_text(name)),
+                        "convert the adapter to plain LoRA with PEFT's path_initial_model_for_weight_conversion");
+    }
+  }
+}
+
+ModuleSelection read_selection(const HfConfig& file, const std::string& key) {
+  ModuleSelection selection;
+  if (!file.has(key)) return selection;
+  if (file.json()[key].is_array()) {
+    selection.names = file.texts(key);
+  } else {
+    std::string text = file.text(key, "");
+    if (text == "all-linear") {
+      selection.all_linear = true;
+    } else if (!text.empty()) {
+      selection.regex = text;
+    }
+  }
+  return selection;
+}
+
+// "0.19.1", "0.19.1.dev0", "0.20.0@main" … -> its first three numbers; zeros where there are none.
+std::array<int, 3> parse_version(const std::string& text) {
+  std::array<int, 3> version{};
+  const char* at = text.data();
+  const char* end = at + text.size();
+  for (int& part : version) {
+    auto [next, error] = std::from_chars(at, end, part);
+    if (error != std::errc()) break;
+    at = next;
+    if (at == end || *at != '.') break;
+    ++at;
+  }
+  return version;
+}
+
+Json selection_to_json(const ModuleSelection& selection) {
+  if (selection.all_linear) return "all-linear";
+  if (selection.regex) return *selection.regex;
+  return selection.names;
+}
+
+}  // namespace
+
+LoraConfig read_lora_config(const std::filesystem::path& folder) {
+  HfConfig file = HfConfig::read(folder / "adapter_config.json");
+  refuse_unsupported(file);
+  const std::string& where = file.where();
+  LoraConfig config;
+  config.r = file.integer("r", 8);
+  if (config.r < 1 || config.r > 1 << 20) throw input_error(where, fmt::format("key 'r' is {}, expected at least 1", config.r));
+  config.lora_alpha = file.number("lora_alpha", 8);  // PEFT's default
+  if (!(config.lora_alpha > 0) || !std::isfinite(config.lora_alpha)) {
+    throw input_error(where, fmt::format("key 'lora_alpha' is {}, expected a number above 0", config.lora_alpha));
+  }
+  config.lora_dropout = file.number("lora_dropout", 0);
+  if (!(config.lora_dropout >= 0 && config.lora_dropout < 1)) {
+    throw input_error(where, fmt::format("key 'lora_dropout' is {}, expected at least 0 and below 1", config.lora_dropout));
+  }
+  config.target_modules = read_selection(file, "target_modules");
+  config.exclude_modules = read_selection(file, "exclude_modules");
+  config.target_parameters = file.texts("target_parameters");
+  config.base_model_name_or_path = file.text("base_model_name_or_path", "");
+  config.peft_version = file.text("peft_version", "");
+
+  if (config.target_modules.empty() && config.target_parameters.empty()) {
+    throw input_error(where, "has neither target_modules nor target_parameters");
+  }
+  if (!config.target_parameters.empty()) {
+    if (config.lora_dropout != 0) {
+      throw input_error(where, "lora_dropout does not work together with target_parameters", "set lora_dropout to 0");
+    }
+    // Files without peft_version are older still.
+    if (parse_version(config.peft_version) < std::array<int, 3>{0, 19, 1}) {
+      throw input_error(where,
+                        fmt::format("target_parameters of PEFT {} are stored in another layout",
+                                    config.peft_version.empty() ? "before 0.18" : quote_text(config.peft_version)),
+                        "load the adapter with PEFT 0.19.1 or newer and save it again");
+    }
+  }
+  return config;
+}
+
+std::string lora_config_to_json(const LoraConfig& config) {
+  // Keys in the order of the alphabet and numbers as PEFT writes them.
+  double alpha = config.lora_alpha;
+  bool whole = alpha == std::floor(alpha) && std::abs(alpha) < 1e15;
+  Json json = {
+      {"alpha_pattern", Json::object()},
+      {"auto_mapping", nullptr},
+      {"base_model_name_or_path", config.base_model_name_or_path},
+      {"bias", "none"},
+      {"exclude_modules", config.exclude_modules.empty() ? Json(nullptr) : selection_to_json(config.exclude_modules)},
+      {"fan_in_fan_out", false},
+      {"inference_mode", true},
+      {"init_lora_weights", true},
+      {"layer_replication", nullptr},
+      {"layers_pattern", nullptr},
+      {"layers_to_transform", nullptr},
+      {"lora_alpha", whole ? Json(static_cast<int64_t>(alpha)) : Json(alpha)},
+      {"lora_bias", false},
+      {"lora_dropout", config.lora_dropout},
+      {"modules_to_save", nullptr},
+      {"peft_type", "LORA"},
+      {"peft_version", config.peft_version.empty() ? kPeftVersion : config.peft_version},
+      {"r", config.r},
+      {"rank_pattern", Json::object()},
+      {"revision", nullptr},
+      {"target_modules", selection_to_json(config.target_modules)},
+      {"target_parameters", config.target_parameters.empty() ? Json(nullptr) : Json(config.target_parameters)},
+      {"task_type", "CAUSAL_LM"},
+      {"trainable_token_indices", nullptr},
+      {"use_dora", false},
+      {"use_rslora", false},
+  };
+  return json.dump(2) + "\n";
+}
+
+}  // namespace moraine

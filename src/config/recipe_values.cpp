@@ -1,0 +1,243 @@
+#include "config/recipe_values.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+std::string lower(std::string text) {
+  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return text;
+}
+
+Error mismatch(const Setting& setting, const YAML::Node& node, const std::string& expected) {
+  std::string shown = node.IsScalar()     ? quote_text(node.Scalar())
+                      : node.IsSequence() ? "a list"
+                      : node.IsMap()      ? "a map"
+                                          : "empty";
+  return input_error(setting.where, fmt::format("key '{}' is {}, expected {}", setting.key, shown, expected));
+}
+
+// Quoted or tagged text is a string, whatever it looks like.
+bool is_plain_scalar(const YAML::Node& node) { return node.IsScalar() && (node.Tag() == "?" || node.Tag().empty()); }
+
+template <typename T>
+std::optional<T> parse_whole(const YAML::Node& node) {
+  if (!is_plain_scalar(node)) return std::nullopt;
+  const std::string& text = node.Scalar();
+  T value{};
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<double> parse_real(const YAML::Node& node) {
+  if (!is_plain_scalar(node)) return std::nullopt;
+  std::string_view text = node.Scalar();
+  if (text.starts_with('+')) text.remove_prefix(1);
+  double value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+double parse_real_in(const Setting& setting, const YAML::Node& node, const Real& rule) {
+  std::optional<double> value = parse_real(node);
+  bool fits = value && (rule.above_least ? *value > rule.least : *value >= rule.least) && *value < rule.below;
+  if (fits) return *value;
+  std::string expected = fmt::format("a number {} {}", rule.above_least ? "above" : "of at least", rule.least);
+  if (std::isfinite(rule.below)) expected += fmt::format(" and below {}", rule.below);
+  throw mismatch(setting, node, expected);
+}
+
+std::string parse_text(const Setting& setting, const YAML::Node& node, const char* expected) {
+  if (!node.IsScalar() || node.Scalar().empty()) throw mismatch(setting, node, expected);
+  return node.Scalar();
+}
+
+std::vector<std::string> parse_texts(const Setting& setting, const char* expected) {
+  std::vector<std::string> list;
+  if (!setting.node.IsSequence()) return {parse_text(setting, setting.node, expected)};
+  for (const YAML::Node& item : setting.node) list.push_back(parse_text(setting, item, expected));
+  return list;
+}
+
+// YAML's core schema. `budget` bounds what aliases of aliases can expand to.
+Json to_json(const Setting& setting, const YAML::Node& node, int depth, int& budget) {
+  if (depth > 64 || --budget < 0) throw input_error(setting.where, fmt::format("key '{}' is too large", setting.key));
+  if (node.IsSequence()) {
+    Json list = Json::array();
+    for (const YAML::Node& item : node) list.push_back(to_json(setting, item, depth + 1, budget));
+    return list;
+  }
+  if (node.IsMap()) {
+    Json map = Json::object();
+    for (const auto& item : node) {
+      std::string name = parse_text(setting, item.first, "names as its keys");
+      if (map.contains(name)) {
+        throw input_error(setting.where, fmt::format("key '{}' holds {} twice", setting.key, quote_text(name)));
+      }
+      map[name] = to_json(setting, item.second, depth + 1, budget);
+    }
+    return map;
+  }
+  if (!node.IsScalar()) return nullptr;
+  if (is_plain_scalar(node)) {
+    std::string word = lower(node.Scalar());
+    if (word == "true" || word == "false") return word == "true";
+    if (auto whole = parse_whole<int64_t>(node)) return *whole;
+    if (auto real = parse_real(node)) return *real;
+  }
+  return node.Scalar();
+}
+
+// Words that some YAML reader takes for something else than a string.
+bool reads_as_string(const std::string& text) {
+  static const std::set<std::string> kWords{"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", ".", "-"};
+  bool safe = std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.' ||
+           c == '/';
+  });
+  bool begins_like_a_number = text[0] == '-' || (text[0] >= '0' && text[0] <= '9') ||
+                              (text[0] == '.' && (text.size() == 1 || (text[1] != '/' && text[1] != '.')));
+  return safe && !begins_like_a_number && !kWords.contains(lower(text));
+}
+
+}  // namespace
+
+void parse_value(const Setting& setting, std::string& field, AnyValue) {
+  field = parse_text(setting, setting.node, "a string");
+}
+
+void parse_value(const Setting& setting, std::string& field, const OneOf& rule) {
+  std::string text = setting.node.IsScalar() ? setting.node.Scalar() : "";
+  if (std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end()) {
+    throw mismatch(setting, setting.node, "one of " + join_words(rule.choices));
+  }
+  field = text;
+}
+
+void parse_value(const Setting& setting, int64_t& field, const Whole& rule) {
+  std::optional<int64_t> value = parse_whole<int64_t>(setting.node);
+  if (!value || *value < rule.least) {
+    throw mismatch(setting, setting.node, fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least));
+  }
+  if (*value > rule.most) throw mismatch(setting, setting.node, fmt::format("at most {}", rule.most));
+  field = *value;
+}
+
+void parse_value(const Setting& setting, std::optional<int64_t>& field, const Whole& rule) {
+  if (rule.or_auto && setting.node.IsScalar() && setting.node.Scalar() == "auto") {
+    field.reset();
+  } else {
+    parse_value(setting, field.emplace(), rule);
+  }
+}
+
+void parse_value(const Setting& setting, uint64_t& field, AnyValue) {
+  std::optional<uint64_t> value = parse_whole<uint64_t>(setting.node);
+  if (!value) throw mismatch(setting, setting.node, "a whole number of at least 0");
+  field = *value;
+}
+
+void parse_value(const Setting& setting, double& field, const Real& rule) {
+  field = parse_real_in(setting, setting.node, rule);
+}
+
+void parse_value(const Setting& setting, std::optional<double>& field, const Real& rule) {
+  field = parse_real_in(setting, setting.node, rule);
+}
+
+void parse_value(const Setting& setting, std::array<double, 2>& field, const Real& rule) {
+  if (!setting.node.IsSequence() || setting.node.size() != 2) throw mismatch(setting, setting.node, "a list of two numbers");
+  for (size_t i = 0; i < 2; ++i) field[i] = parse_real_in(setting, setting.node[i], rule);
+}
+
+void parse_value(const Setting& setting, bool& field, AnyValue) {
+  std::string word = is_plain_scalar(setting.node) ? lower(setting.node.Scalar()) : "";
+  if (word == "true" || word == "yes" || word == "on") {
+    field = true;
+  } else if (word == "false" || word == "no" || word == "off") {
+    field = false;
+  } else {
+    throw mismatch(setting, setting.node, "true or false");
+  }
+}
+
+void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue) {
+  field = parse_texts(setting, "a list of strings");
+}
+
+void parse_value(const Setting& setting, ModuleSelection& field, AnyValue) {
+  bool is_target = setting.key == "adapter.target_modules";
+  const char* expected = is_target ? "all-linear, a list of names or a regular expression"
+                                   : "a list of names or a regular expression";
+  std::vector<std::string> texts = parse_texts(setting, expected);
+  field = {};
+  if (setting.node.IsSequence()) {
+    field.names = std::move(texts);
+  } else if (is_target && lower(texts[0]) == "all-linear") {
+    field.all_linear = true;
+  } else {
+    field.regex = texts[0];
+  }
+}
+
+void parse_value(const Setting& setting, Json& field, AnyValue) {
+  if (!setting.node.IsMap()) throw mismatch(setting, setting.node, "a map");
+  int budget = 10000;
+  Json map = to_json(setting, setting.node, 0, budget);
+  if (setting.key == "data.variables") {
+    // Text as it is written: a version 1.10 is no number.
+    for (const auto& item : setting.node) {
+      if (!item.second.IsScalar()) throw mismatch(setting, item.second, "a map of strings");
+      map[item.first.Scalar()] = item.second.Scalar();
+    }
+  }
+  field = std::move(map);
+}
+
+std::string print_value(const std::string& text) {
+  if (text.empty()) return "null";
+  return reads_as_string(text) ? text : Json(text).dump();
+}
+
+std::string print_value(int64_t number) { return std::to_string(number); }
+
+std::string print_value(uint64_t number) { return std::to_string(number); }
+
+std::string print_value(double number) {
+  std::string text = fmt::format("{}", number);  // the shortest that reads back as the same
+  // YAML 1.1 takes 1e-08 for a string.
+  if (size_t e = text.find('e'); e != text.npos && text.find('.') == text.npos) text.insert(e, ".0");
+  return text;
+}
+
+std::string print_value(bool value) { return value ? "true" : "false"; }
+
+std::string print_value(const std::vector<std::string>& list) {
+  std::string text;
+  for (const std::string& item : list) text += (text.empty() ? "" : ", ") + print_value(item);
+  return "[" + text + "]";
+}
+
+std::string print_value(const std::array<double, 2>& pair) {
+  return fmt::format("[{}, {}]", print_value(pair[0]), print_value(pair[1]));
+}
+
+std::string print_value(const ModuleSelection& selection) {
+  if (selection.all_linear) return "all-linear";
+  return selection.regex ? print_value(*selection.regex) : print_value(selection.names);
+}
+
+std::string print_value(const Json& map) { return map.dump(); }
+
+}  // namespace moraine

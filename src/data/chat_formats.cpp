@@ -1,0 +1,209 @@
+#include "data/chat_formats.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+// nullptr when missing or null.
+const OrderedJson* find(const OrderedJson& object, const char* key) {
+  auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+// "" when missing, null or empty.
+std::string optional_text(const OrderedJson& row, const char* key, const std::string& where) {
+  const OrderedJson* value = find(row, key);
+  if (value == nullptr) return "";
+  if (!value->is_string()) throw input_error(where, fmt::format("'{}' is not text", key));
+  return value->get<std::string>();
+}
+
+std::string required_text(const OrderedJson& row, const char* key, const std::string& where) {
+  if (find(row, key) == nullptr) throw input_error(where, fmt::format("no '{}'", key));
+  return optional_text(row, key, where);
+}
+
+OrderedJson message(const char* role, std::string content) {
+  return OrderedJson::object({{"role", role}, {"content", std::move(content)}});
+}
+
+// Data sets often store tools as JSON text.
+OrderedJson tools_of_row(OrderedJson& row, const std::string& where) {
+  auto it = row.find("tools");
+  if (it == row.end()) return nullptr;
+  OrderedJson tools = std::move(*it);
+  if (tools.is_string()) {
+    const std::string& text = tools.get_ref<const std::string&>();
+    if (text.find_first_not_of(" \t\r\n") == text.npos) return nullptr;
+    tools = parse_ordered_json(text, where + ": tools");
+  }
+  return tools;
+}
+
+// {"name", "arguments"} or a list of them, after the thinking that may stand before.
+OrderedJson message_of_function_call(const std::string& value, const std::string& where) {
+  size_t json_begin = value.rfind("</think>");
+  json_begin = json_begin == value.npos ? 0 : json_begin + std::string_view("</think>").size();
+  OrderedJson calls = parse_ordered_json(std::string_view(value).substr(json_begin), where + ": function_call");
+  if (!calls.is_array()) calls = OrderedJson::array({std::move(calls)});
+  OrderedJson result = message("assistant", value.substr(0, json_begin));
+  result["tool_calls"] = std::move(calls);
+  return result;
+}
+
+OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& where) {
+  const std::string place = fmt::format("{}: conversations[{}]", where, index);
+  if (!turn.is_object()) throw input_error(place, "not an object", "turns are {\"from\": …, \"value\": …}");
+  if (turn.contains("role")) return turn;
+  const std::string from = required_text(turn, "from", place), value = required_text(turn, "value", place);
+  if (from == "human" || from == "user") return message("user", value);
+  if (from == "gpt" || from == "assistant") return message("assistant", value);
+  if (from == "system") return message("system", value);
+  if (from == "tool" || from == "observation") return message("tool", value);
+  if (from == "function_call") return message_of_function_call(value, place);
+  throw input_error(place, fmt::format("unknown role '{}'", from),
+                    "from: human, gpt, system, tool, function_call and observation");
+}
+
+ChatRow sharegpt_row(OrderedJson row, const std::string& where) {
+  auto conversations = row.find("conversations");
+  if (conversations == row.end() || !conversations->is_array()) throw input_error(where, "no list 'conversations'");
+  ChatRow chat{OrderedJson::array(), tools_of_row(row, where)};
+  const std::string system = optional_text(row, "system", where);
+  if (!system.empty()) chat.messages.push_back(message("system", system));
+  for (OrderedJson& turn : *conversations) {
+    const size_t index = static_cast<size_t>(&turn - &conversations->front());
+    chat.messages.push_back(message_of_turn(std::move(turn), index, where));
+  }
+  if (!system.empty() && chat.messages.size() > 1 && chat.messages[1].value("role", OrderedJson()) == "system") {
+    throw input_error(where, "two system messages: 'system' and the first turn");
+  }
+  if (chat.tools.is_array()) {
+    for (OrderedJson& tool : chat.tools) {
+      if (!tool.is_object() || tool.contains("function")) continue;
+      tool = OrderedJson::object({{"type", "function"}, {"function", std::move(tool)}});
+    }
+  }
+  return chat;
+}
+
+ChatRow alpaca_row(const OrderedJson& row, const std::string& where) {
+  ChatRow chat{OrderedJson::array(), nullptr};
+  const std::string system = optional_text(row, "system", where);
+  if (!system.empty()) chat.messages.push_back(message("system", system));
+  if (const OrderedJson* history = find(row, "history")) {
+    const bool is_list = history->is_array();
+    for (size_t i = 0; is_list && i < history->size(); ++i) {
+      const OrderedJson& pair = (*history)[i];
+      if (!pair.is_array() || pair.size() != 2 || !pair[0].is_string() || !pair[1].is_string()) {
+        throw input_error(where, fmt::format("history[{}] is not [question, answer]", i));
+      }
+      chat.messages.push_back(message("user", pair[0].get<std::string>()));
+      chat.messages.push_back(message("assistant", pair[1].get<std::string>()));
+    }
+    if (!is_list) throw input_error(where, "'history' is not a list of [question, answer]");
+  }
+  std::string question = required_text(row, "instruction", where);
+  const std::string input = optional_text(row, "input", where);
+  if (!question.empty() && !input.empty()) question += '\n';
+  chat.messages.push_back(message("user", question + input));
+  chat.messages.push_back(message("assistant", required_text(row, "output", where)));
+  return chat;
+}
+
+bool is_placeholder_name(std::string_view name) {
+  return name.size() >= 2 && name[0] >= 'A' && name[0] <= 'Z' &&
+         name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == name.npos;
+}
+
+std::string filled(const std::string& text, const std::map<std::string, std::string>& variables,
+                   const std::string& where) {
+  size_t open = text.find("{{");
+  if (open == text.npos) return text;
+  std::string result;
+  size_t done = 0;
+  for (; open != text.npos; open = text.find("{{", open)) {
+    // The innermost braces of "{{{NAME}}}".
+    while (open + 2 < text.size() && text[open + 2] == '{') ++open;
+    const size_t close = text.find("}}", open + 2);
+    if (close == text.npos) break;
+    const std::string name = text.substr(open + 2, close - open - 2);
+    if (auto it = variables.find(name); it != variables.end()) {
+      result.append(text, done, open - done);
+      result += it->second;
+      done = open = close + 2;
+    } else if (is_placeholder_name(name)) {
+      throw input_error(where, fmt::format("no value for the placeholder {{{{{}}}}}", name),
+                        fmt::format("data.variables.{0}=…; '{{{{{0}}}}}' itself keeps it as it is", name));
+    } else {
+      open += 2;
+    }
+  }
+  return result.append(text, done);
+}
+
+}  // namespace
+
+DataFormat format_of_row(const OrderedJson& row, const std::string& where) {
+  if (!row.is_object()) throw input_error(where, "a row is not an object");
+  if (row.contains("messages")) return DataFormat::kMessages;
+  if (row.contains("conversations")) return DataFormat::kShareGpt;
+  if (row.contains("instruction")) return DataFormat::kAlpaca;
+  if (row.contains("text")) return DataFormat::kText;
+  throw input_error(where, "the row is of no known format",
+                    "rows hold messages, conversations, instruction and output, or text");
+}
+
+ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where) {
+  if (!row.is_object()) throw input_error(where, "a row is not an object");
+  if (format == DataFormat::kShareGpt) return sharegpt_row(std::move(row), where);
+  if (format == DataFormat::kAlpaca) return alpaca_row(row, where);
+  MORAINE_ASSERT(format == DataFormat::kMessages, "a row without a conversation");
+  auto messages = row.find("messages");
+  if (messages == row.end()) throw input_error(where, "no 'messages'", "rows are {\"messages\": […]}");
+  OrderedJson list = std::move(*messages);
+  return {std::move(list), tools_of_row(row, where)};
+}
+
+std::map<std::string, std::string> read_variables(const DataConfig& config) {
+  std::map<std::string, std::string> variables;
+  for (const auto& [name, value] : config.variables.items()) {
+    if (value.is_string()) {
+      variables[name] = value.get<std::string>();
+    } else if (value.is_number() || value.is_boolean()) {
+      variables[name] = value.dump();
+    } else {
+      throw input_error("data.variables." + name, "not text");
+    }
+  }
+  return variables;
+}
+
+void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
+                    const std::string& where) {
+  const auto fill = [&](OrderedJson& value) {
+    if (value.is_string()) value = filled(value.get_ref<const std::string&>(), variables, where);
+  };
+  if (!messages.is_array()) return;  // the chat template says so
+  for (OrderedJson& message : messages) {
+    if (!message.is_object()) continue;
+    for (const char* key : {"content", "reasoning_content"}) {
+      auto it = message.find(key);
+      if (it == message.end()) continue;
+      fill(*it);
+      if (!it->is_array()) continue;
+      for (OrderedJson& part : *it) {
+        if (part.is_object() && part.contains("text")) fill(part["text"]);
+      }
+    }
+  }
+}
+
+}  // namespace moraine

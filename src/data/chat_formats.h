@@ -1,0 +1,43 @@
+// Rows of the data formats in use turned into messages.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "base/json.h"
+#include "config/recipe.h"
+
+namespace moraine {
+
+enum class DataFormat { kMessages, kShareGpt, kAlpaca, kText, kTokens };  // data.format
+
+struct ChatRow {
+  OrderedJson messages;  // array of {"role", "content", …}
+  OrderedJson tools;     // array or null
+};
+
+// The format of a row by its keys: messages, conversations, instruction or text. Throws an input error that lists them.
+DataFormat format_of_row(const OrderedJson& row, const std::string& where);
+
+// The conversation in a row of kMessages, kShareGpt or kAlpaca. Roles and contents are checked by the chat template.
+//   messages  {"messages": […], "tools": […]?}; tools may also be a JSON string.
+//   sharegpt  {"conversations": [{"from", "value"}], "system"?, "tools"?}; from: human or user, gpt or assistant,
+//   system,
+//             tool or observation, function_call (a JSON object or list of {"name", "arguments"}, after
+//             <think>…</think> if any: it becomes an assistant's tool calls). Entries with "role" and "content" are
+//             messages as they are. A tool without the {"type": "function", "function": …} around it gets it.
+//   alpaca    {"instruction", "input"?, "output", "system"?, "history"? ([[question, answer], …])}; instruction and
+//   input
+//             are joined by a newline.
+ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where);
+
+// data.variables, values as text. Throws an input error on a value that is neither text nor a number or boolean.
+std::map<std::string, std::string> read_variables(const DataConfig& config);
+
+// Replaces {{NAME}} by variables[NAME] in every content and reasoning_content, once: values are not searched again.
+// What still looks like one, {{NAME}} of two or more upper-case letters, digits or _, is an input error with the way to
+// set it (so that "{{ x }}" and maths like {{A}} in a chat stay as they are).
+void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
+                    const std::string& where);
+
+}  // namespace moraine

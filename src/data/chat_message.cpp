@@ -1,0 +1,109 @@
+#include "data/chat_message.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+// Where in a row an error is: the file and line, and which message.
+struct Place {
+  const std::string& where;
+  size_t index;
+
+  Error error(const std::string& what, const std::string& hint = "") const {
+    return input_error(where, fmt::format("messages[{}]: {}", index, what), hint);
+  }
+};
+
+// nullptr when missing or null.
+const OrderedJson* find(const OrderedJson& object, const char* key) {
+  auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+std::string content_text(const OrderedJson& content, const Place& place) {
+  if (content.is_string()) return content.get<std::string>();
+  if (!content.is_array()) {
+    throw place.error(fmt::format("content is of type {}, not text", content.type_name()),
+                      content.is_object() ? "write it as a JSON string" : "");
+  }
+  std::string joined;
+  for (const OrderedJson& part : content) {
+    const OrderedJson* text = part.is_object() ? find(part, "text") : nullptr;
+    const OrderedJson* type = part.is_object() ? find(part, "type") : nullptr;
+    if (text == nullptr || !text->is_string() || (type != nullptr && *type != "text")) {
+      throw place.error("a part of content is not text",
+                        "parts are {\"type\": \"text\", \"text\": …}; no images or audio");
+    }
+    joined += text->get_ref<const std::string&>();
+  }
+  return joined;
+}
+
+ToolCall read_tool_call(const OrderedJson& json, const Place& place) {
+  static const std::string kShape = "a tool call is {\"function\": {\"name\": …, \"arguments\": {…}}}";
+  if (!json.is_object()) throw place.error("a tool call is not an object", kShape);
+  const OrderedJson* inner = find(json, "function");
+  const OrderedJson& call = inner != nullptr ? *inner : json;
+  const OrderedJson* name = call.is_object() ? find(call, "name") : nullptr;
+  if (name == nullptr || !name->is_string()) throw place.error("a tool call without a name", kShape);
+  auto arguments = call.find("arguments");
+  if (arguments == call.end()) throw place.error("a tool call without arguments", kShape);
+  return {name->get<std::string>(), *arguments};
+}
+
+ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>& roles, const Place& place) {
+  if (!json.is_object()) throw place.error("not an object", "messages are {\"role\": …, \"content\": …}");
+  const OrderedJson* role = find(json, "role");
+  if (role == nullptr || !role->is_string()) throw place.error("no role", "messages are {\"role\": …, \"content\": …}");
+  ChatMessage message;
+  message.role = role->get<std::string>();
+  if (std::find(roles.begin(), roles.end(), message.role) == roles.end()) {
+    throw place.error(fmt::format("unknown role '{}'", message.role), "roles: " + join_words(roles));
+  }
+  const OrderedJson* content = find(json, "content");
+  if (content != nullptr) message.content = content_text(*content, place);
+  if (message.role == "assistant") {
+    const OrderedJson* reasoning = find(json, "reasoning_content");
+    if (reasoning != nullptr) {
+      if (!reasoning->is_string()) throw place.error("reasoning_content is not text");
+      message.reasoning_content = reasoning->get<std::string>();
+    }
+    const OrderedJson* calls = find(json, "tool_calls");
+    if (calls != nullptr) {
+      if (!calls->is_array()) throw place.error("tool_calls is not a list");
+      for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, place));
+    }
+  }
+  if (content == nullptr && message.tool_calls.empty() && !message.reasoning_content) {
+    throw place.error("no content", "an empty one is \"\"");
+  }
+  return message;
+}
+
+}  // namespace
+
+std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
+                                            const std::string& where) {
+  if (!messages.is_array()) throw input_error(where, "messages is not a list");
+  if (messages.empty()) throw input_error(where, "no messages");
+  std::vector<ChatMessage> result;
+  result.reserve(messages.size());
+  for (const OrderedJson& message : messages) result.push_back(read_message(message, roles, {where, result.size()}));
+  return result;
+}
+
+void check_tools(const OrderedJson& tools, const std::string& where) {
+  if (tools.is_null()) return;
+  if (!tools.is_array()) throw input_error(where, "tools is not a list");
+  for (const OrderedJson& tool : tools) {
+    if (!tool.is_object()) throw input_error(where, "a tool is not an object");
+  }
+}
+
+}  // namespace moraine

@@ -1,0 +1,76 @@
+#include "data/template_detection.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+
+namespace moraine {
+namespace {
+
+constexpr const char* kHowToMend = "say which format: data.template: qwen3 or qwen3_instruct_2507";
+
+struct Found {
+  std::string jinja, where;
+};
+
+std::string string_of(const Json& json, const std::string& where) {
+  if (!json.is_string()) throw input_error(where, "chat_template is not text", kHowToMend);
+  return json.get<std::string>();
+}
+
+std::optional<std::string> from_tokenizer_config(const std::filesystem::path& path) {
+  const Json config = read_json_file(path);
+  if (!config.is_object() || !config.contains("chat_template")) return std::nullopt;
+  const Json& json = config["chat_template"];
+  if (json.is_null()) return std::nullopt;
+  if (!json.is_array()) return string_of(json, path.string());
+  for (const Json& entry : json) {
+    if (entry.is_object() && entry.contains("template") &&
+        (json.size() == 1 || entry.value("name", Json()) == "default")) {
+      return string_of(entry["template"], path.string());
+    }
+  }
+  throw input_error(path.string(), "chat_template is a list without a default", kHowToMend);
+}
+
+Found read_template(const std::filesystem::path& folder) {
+  const std::filesystem::path jinja = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
+  if (std::filesystem::exists(jinja)) return {read_text_file(jinja), jinja.string()};
+  if (std::filesystem::exists(config)) {
+    if (auto text = from_tokenizer_config(config)) return {*text, config.string()};
+  }
+  throw input_error(folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
+                    kHowToMend);
+}
+
+}  // namespace
+
+std::optional<std::string> recognise_chat_template(std::string_view jinja) {
+  const auto mentions = [&](std::string_view word) { return jinja.find(word) != jinja.npos; };
+  // What Qwen3's two formats share: ChatML turns, tools in a system message, calls as JSON.
+  for (const char* word :
+       {"<|im_start|>", "<|im_end|>", "<tools>", "<tool_call>", "<tool_response>", "<args-json-object>"}) {
+    if (!mentions(word)) return std::nullopt;
+  }
+  // Relatives that share those: Qwen3.5 and Qwen3-Coder (calls as XML), the VL models, Qwen2.5 and others with a system
+  // message of their own, and Qwen3-Thinking-2507 and QwQ, whose generation prompt opens a thinking block.
+  for (const char* word :
+       {"<function=", "<parameter=", "<|vision_start|>", "<|image_pad|>", "You are Qwen", "You are a helpful",
+        "system\\nYou are", "<|im_start|>assistant\\n<think>\\n'", "<|im_start|>assistant\\n<think>\\n\""}) {
+    if (mentions(word)) return std::nullopt;
+  }
+  if (mentions("enable_thinking") && mentions("reasoning_content") && mentions("</think>")) return "qwen3";
+  if (!mentions("enable_thinking") && !mentions("reasoning_content") && !mentions("think>"))
+    return "qwen3_instruct_2507";
+  return std::nullopt;
+}
+
+std::string detect_chat_template(const std::filesystem::path& model_folder) {
+  const Found found = read_template(model_folder);
+  if (auto name = recognise_chat_template(found.jinja)) return *name;
+  throw input_error(found.where, "the chat template is of no format known here", kHowToMend);
+}
+
+}  // namespace moraine

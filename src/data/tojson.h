@@ -1,0 +1,17 @@
+// JSON text exactly as the released chat templates print it.
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+
+namespace moraine {
+
+// Python's json.dumps(value, ensure_ascii=False): what `tojson` does in chat templates. Keys in the order they came,
+// ", " and ": " between, floats as Python's repr.
+std::string to_python_json(const OrderedJson& value);
+
+// Python's repr of a finite float: the shortest digits that read back the same, "1e-05", "1e+16", "2.0".
+std::string python_float_repr(double value);
+
+}  // namespace moraine

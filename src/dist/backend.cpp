@@ -1,0 +1,91 @@
+#include "dist/backend.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+#include "base/error.h"
+#include "dist/control_store.h"
+#include "dist/network_address.h"
+
+namespace moraine {
+
+const char* backend_name(BackendKind kind) { return kind == BackendKind::kGloo ? "gloo" : "nccl"; }
+
+BackendKind choose_backend(const std::string& choice, c10::Device device) {
+#ifdef USE_C10D_NCCL
+  constexpr bool has_nccl = true;
+#else
+  constexpr bool has_nccl = false;
+#endif
+  if (choice == "gloo") return BackendKind::kGloo;
+  if (choice == "nccl") {
+    if (!has_nccl) throw input_error("dist.backend", "nccl is not in this build", "build against a CUDA torch, or use gloo");
+    if (!device.is_cuda()) throw input_error("dist.backend", "nccl needs CUDA devices", "use gloo or auto");
+    return BackendKind::kNccl;
+  }
+  if (choice != "auto") throw input_error("dist.backend", fmt::format("unknown backend '{}'", choice), "auto, gloo or nccl");
+  return device.is_cuda() && has_nccl ? BackendKind::kNccl : BackendKind::kGloo;
+}
+
+struct BackendFactory::GlooDevice {
+  std::shared_ptr<::gloo::transport::Device> device;
+};
+
+namespace {
+
+std::shared_ptr<::gloo::transport::Device> make_gloo_device(const WorldInfo& world) {
+  if (const char* names = std::getenv("GLOO_SOCKET_IFNAME"); names && *names) {
+    // A list, as torch takes it; one device carries everything here.
+    const std::string name = std::string(names).substr(0, std::string(names).find(','));
+    try {
+      return c10d::ProcessGroupGloo::createDeviceForInterface(name);
+    } catch (const std::exception& e) {
+      throw input_error("GLOO_SOCKET_IFNAME", fmt::format("cannot use interface '{}': {}", name, exception_text(e)));
+    }
+  }
+  const std::string address = own_address(world);
+  try {
+    return c10d::ProcessGroupGloo::createDeviceForHostname(address);
+  } catch (const std::exception& e) {
+    throw run_error("start", fmt::format("cannot use this host's address {}: {}", address, exception_text(e)),
+                    "set GLOO_SOCKET_IFNAME to the interface that reaches the other hosts");
+  }
+}
+
+}  // namespace
+
+BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout)
+    : kind_(kind), timeout_(timeout) {
+  if (kind == BackendKind::kGloo && world.distributed()) {
+    gloo_ = std::make_unique<GlooDevice>();
+    gloo_->device = make_gloo_device(world);
+  }
+}
+
+BackendFactory::~BackendFactory() = default;
+
+c10::intrusive_ptr<c10d::Backend> BackendFactory::make(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+                                                       const std::string& name) {
+  // The control plane's own limit comes first and tells more; this one is for when that fails.
+  const std::chrono::milliseconds timeout = timeout_ + std::chrono::seconds(30);
+  if (kind_ == BackendKind::kNccl) {
+#ifdef USE_C10D_NCCL
+    auto options = c10d::ProcessGroupNCCL::Options::create();
+    options->timeout = timeout;
+    options->group_name = name;
+    return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+#endif
+  }
+  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  options->devices.push_back(gloo_->device);
+  options->threads = 2;
+  options->group_name = name;
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+}
+
+}  // namespace moraine

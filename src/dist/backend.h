@@ -1,0 +1,42 @@
+// Makes c10d backends: Gloo for CPU tensors, NCCL for CUDA tensors where torch has it.
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/util/intrusive_ptr.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include "dist/launch.h"
+
+namespace moraine {
+
+enum class BackendKind { kGloo, kNccl };
+const char* backend_name(BackendKind kind);
+
+// `choice` is the recipe's dist.backend (auto | gloo | nccl); auto = nccl for a CUDA device, else gloo. Throws an input
+// error when this build or device cannot do what was asked for.
+BackendKind choose_backend(const std::string& choice, c10::Device device);
+
+// Makes the backends of one process; keeps what they share (Gloo's network device).
+class BackendFactory {
+ public:
+  BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout);
+  ~BackendFactory();
+
+  BackendKind kind() const { return kind_; }
+  // All members of the group must call this. `store` is the group's own.
+  c10::intrusive_ptr<c10d::Backend> make(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+                                         const std::string& name);
+
+ private:
+  struct GlooDevice;
+  BackendKind kind_;
+  std::chrono::milliseconds timeout_;
+  std::unique_ptr<GlooDevice> gloo_;
+};
+
+}  // namespace moraine

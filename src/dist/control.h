@@ -1,0 +1,94 @@
+// The control plane of a world of ranks, beside the data path: who is alive, what each rank is doing, and the first
+// error of any rank, brought to all of them within seconds even when they sit in a collective that never ends.
+//
+// Each rank keeps a store connection of its own for it and two threads: one beats (writes this rank's heartbeat, watches
+// the next live rank's, and looks for an error), the other watches that the first one gets answers.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "dist/collective_log.h"
+#include "dist/launch.h"
+
+namespace c10d {
+class Store;
+}
+
+namespace moraine {
+
+struct ControlOptions {
+  std::chrono::milliseconds heartbeat_period{1000};
+  // A rank whose heartbeat has not moved for so long is dead. Zero: never (for work under a debugger).
+  std::chrono::milliseconds heartbeat_limit{8000};
+  // How long ranks may start apart from each other.
+  std::chrono::milliseconds start_timeout{300000};
+  // dist.timeout_seconds: how long a collective, or the wait for a key, may last.
+  std::chrono::milliseconds timeout{7200000};
+
+  // The defaults, with heartbeat_limit from MORAINE_HEARTBEAT_SECONDS when it is set. Throws input errors.
+  static ControlOptions from_environment(const Environment& environment = process_environment());
+};
+
+struct RankInfo {
+  int64_t rank = 0, node_rank = 0, local_rank = 0, process_id = 0;
+  std::string host;
+};
+
+class Control {
+ public:
+  // Joins the world: all its ranks must construct one, and the constructor returns when all have. With one process it
+  // starts nothing. Throws input errors when ranks disagree on who they are (WORLD_SIZE differs, a RANK taken twice).
+  Control(const WorldInfo& world, const ControlOptions& options);
+  ~Control();
+  Control(const Control&) = delete;
+  Control& operator=(const Control&) = delete;
+
+  const WorldInfo& world() const;
+  // Known once the recipe is read.
+  void set_timeout(std::chrono::milliseconds timeout);
+  std::chrono::milliseconds timeout() const;
+
+  // What this rank is doing ("load", "step 12"): named in reports about it. Cheap.
+  void set_stage(const std::string& stage);
+  std::string stage() const;
+
+  // All ranks of the world, by rank.
+  const std::vector<RankInfo>& ranks();
+  // "rank 3", or "rank 3 (host x)" where ranks run on several hosts.
+  std::string rank_text(int64_t rank);
+
+  // --- A small shared memory. Keys are the caller's own and each is written once. For what ranks wait for while another
+  // is in slow I/O: a wait here polls, it never sits in a collective.
+  void put(const std::string& key, const std::string& value);
+  // Waits until `key` is there, up to timeout(); throws a run error then that says what was waited for.
+  std::string wait_for(const std::string& key, const std::string& what);
+  // All ranks of the world must call this, with a name that is used once.
+  void barrier(const std::string& name);
+
+  // --- For process groups.
+  CollectiveLog& collectives();
+  // A store to meet in, on a connection of its own; not with one process.
+  c10::intrusive_ptr<c10d::Store> rendezvous_store(const std::string& name);
+  // A collective has thrown `what`. Finds out whether a rank died (then the world ends naming it), else throws a run
+  // error that names the collective.
+  [[noreturn]] void collective_failed(uint64_t collective_id, const std::string& what);
+
+  // --- The end.
+  // Makes `error` the world's error unless there is one already, and returns the exit code once the other ranks know.
+  // The process must then end at once, without running destructors (std::_Exit): collectives may still be in flight.
+  // Exactly one rank of the world prints, the one whose report is the first.
+  int fail(const Error& error);
+  // This rank has done its work. Call it last; rank 0 stays until all have when it serves the store.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moraine

@@ -1,0 +1,2 @@
+// Nothing of Gloo's algorithms is needed here: see context.h.
+#pragma once

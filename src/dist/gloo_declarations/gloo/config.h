@@ -1,0 +1,2 @@
+// Nothing of Gloo's configuration is needed here: see context.h.
+#pragma once

@@ -1,0 +1,286 @@
+#include "dist/local_ranks.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <set>
+
+#include "base/error.h"
+#include "dist/child_process.h"
+#include "dist/control_store.h"
+#include "dist/heartbeat.h"
+#include "dist/launch.h"
+
+namespace moraine {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+namespace {
+
+// After the first failure the others have this long to leave by themselves (they read of it in the store), then to obey
+// SIGTERM, before SIGKILL.
+constexpr milliseconds kLeaveTime(2000), kTermTime(500);
+// A signal sent to a process and to its group arrives twice: one forward.
+constexpr milliseconds kSameSignal(300);
+
+class Supervisor {
+ public:
+  explicit Supervisor(const LocalRanksOptions& options) : options_(options), exit_codes_(options.ranks, 0) {}
+
+  int run() {
+    block_signals();
+    served_ = serve_local_store();
+    world_.world_size = options_.ranks;
+    world_.run_id = ".0";  // as the ranks compute it: launched without torchrun's run id and restart count
+    store_ = with_prefix(control_prefix(world_), served_.store);
+    start_children();
+    while (any_running()) {
+      wait_for_events();
+      for (int64_t rank = 0; rank < options_.ranks; ++rank) read_stderr(rank);
+      for (int64_t rank = 0; rank < options_.ranks; ++rank) {
+        if (children_[rank].reap()) ended(rank);
+      }
+      look_for_report();
+      stop_the_rest();
+    }
+    for (int64_t rank = 0; rank < options_.ranks; ++rank) read_stderr(rank);
+    return conclude();
+  }
+
+ private:
+  void block_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGTSTP, SIGCONT}) sigaddset(&set, number);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    signal_fd_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signal_fd_ < 0) throw run_error("--ranks", std::string("signalfd: ") + std::strerror(errno));
+  }
+
+  void start_children() {
+    for (int64_t rank = 0; rank < options_.ranks; ++rank) {
+      ChildCommand command{.program = options_.program, .argv = options_.argv, .environment = {}, .keeps_stdin = rank == 0};
+      const std::string n = std::to_string(options_.ranks), r = std::to_string(rank);
+      command.environment = {{"RANK", r},
+                             {"WORLD_SIZE", n},
+                             {"LOCAL_RANK", r},
+                             {"LOCAL_WORLD_SIZE", n},
+                             {"GROUP_RANK", "0"},
+                             {"MASTER_ADDR", "127.0.0.1"},
+                             {"MASTER_PORT", std::to_string(served_.port)},
+                             {"TORCHELASTIC_RUN_ID", ""},
+                             {"TORCHELASTIC_RESTART_COUNT", "0"},
+                             {kLocalLaunchVariable, std::to_string(getpid())}};
+      if (!process_environment()("OMP_NUM_THREADS")) {
+        command.environment.emplace_back("OMP_NUM_THREADS", std::to_string(default_thread_count(options_.ranks)));
+      }
+      try {
+        children_.emplace_back(command);
+      } catch (const Error&) {
+        for (ChildProcess& child : children_) {
+          child.signal(SIGKILL);
+          waitpid(child.pid(), nullptr, 0);
+        }
+        throw;
+      }
+    }
+    last_lines_.resize(children_.size());
+    error_lines_.resize(children_.size());
+  }
+
+  bool any_running() const {
+    for (const ChildProcess& child : children_) {
+      if (child.running()) return true;
+    }
+    return false;
+  }
+
+  void wait_for_events() {
+    std::vector<pollfd> fds{{.fd = signal_fd_, .events = POLLIN, .revents = 0}};
+    for (const ChildProcess& child : children_) {
+      if (child.stderr_fd() >= 0) fds.push_back({.fd = child.stderr_fd(), .events = POLLIN, .revents = 0});
+    }
+    poll(fds.data(), fds.size(), failed_at_ ? 50 : 250);
+    signalfd_siginfo info;
+    while (read(signal_fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+      on_signal(static_cast<int>(info.ssi_signo));
+    }
+  }
+
+  void signal_all(int number) {
+    for (const ChildProcess& child : children_) child.signal(number);
+  }
+
+  void on_signal(int number) {
+    switch (number) {
+      case SIGCHLD: return;
+      case SIGTSTP:
+        // Ctrl-Z reaches only this process: stop the ranks with it, else they would miss the store it serves.
+        signal_all(SIGSTOP);
+        raise(SIGSTOP);
+        signal_all(SIGCONT);
+        return;
+      case SIGCONT: signal_all(SIGCONT); return;
+      default: break;
+    }
+    const Clock::time_point now = Clock::now();
+    if (forwarded_ && number == *forwarded_ && now - forwarded_at_ < kSameSignal) return;
+    signal_all(number);
+    if (forwarded_) kill_at_ = now + milliseconds(3000);  // asked twice
+    forwarded_ = number;
+    forwarded_at_ = now;
+  }
+
+  // Ranks' warnings pass, each once; their error lines are kept for the end; the rest (libtorch's words) is kept in case a
+  // rank dies without a word of its own.
+  void read_stderr(int64_t rank) {
+    for (const std::string& line : children_[rank].read_stderr_lines()) {
+      if (line.rfind("moraine: warning:", 0) == 0) {
+        if (seen_warnings_.insert(line).second) pass_on(line);
+      } else if (line.rfind("moraine: error: ", 0) == 0) {
+        error_lines_[rank].push_back(line.substr(sizeof "moraine: error: " - 1));
+      } else if (!error_lines_[rank].empty() && line.rfind("  ", 0) == 0 && error_lines_[rank].size() < 6) {
+        error_lines_[rank].push_back(line);
+      } else if (!line.empty()) {
+        last_lines_[rank] = line;
+        if (process_environment()("TORCH_CPP_LOG_LEVEL")) pass_on(fmt::format("rank {}: {}", rank, line));
+      }
+    }
+  }
+
+  static void pass_on(const std::string& line) {
+    const std::string text = line + "\n";
+    std::fwrite(text.data(), 1, text.size(), stderr);
+    std::fflush(stderr);
+  }
+
+  void ended(int64_t rank) {
+    const int status = children_[rank].wait_status();
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+    exit_codes_[rank] = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    if (!first_failed_) {
+      first_failed_ = rank;
+      failed_at_ = Clock::now();
+    }
+    read_stderr(rank);
+    if (forwarded_ || report_) return;
+    // What the rank itself told all of us comes first. A rank that stopped because it read of an error does not get here
+    // before the error is in the store.
+    look_for_report();
+    if (report_) return;
+    ErrorReport report{.rank = rank, .reporter = -1, .exit_code = exit_codes_[rank] == 2 ? 2 : 1, .text = ""};
+    if (!error_lines_[rank].empty()) {
+      report.text = fmt::format("{}", fmt::join(error_lines_[rank], "\n"));
+    } else if (WIFSIGNALED(status)) {
+      report.text = signal_text(rank, WTERMSIG(status));
+    } else {
+      report.text = fmt::format("rank {}: ended with code {} and without a word{}", rank, exit_codes_[rank], last_words(rank));
+    }
+    publish_error(*store_, report);
+    look_for_report();
+  }
+
+  std::string last_words(int64_t rank) {
+    if (last_lines_[rank].empty()) return "";
+    return fmt::format("; its last: {}", last_lines_[rank].substr(0, 200));
+  }
+
+  std::string signal_text(int64_t rank, int number) {
+    std::string stage;
+    if (const auto text = try_get(*store_, heartbeat_key(rank))) {
+      stage = fmt::format(", stage: {}", Heartbeat::from_json(*text).stage);
+    }
+    const char* abbreviation = sigabbrev_np(number);
+    std::string hint;
+    if (number == SIGKILL) hint = "; out of memory? dmesg tells";
+    if (number == SIGSEGV || number == SIGABRT || number == SIGFPE || number == SIGILL) {
+      hint = "; a bug, please report it" + last_words(rank);
+    }
+    return fmt::format("rank {}: killed by signal {} (SIG{}{}{})", rank, number, abbreviation ? abbreviation : "?", stage,
+                       hint);
+  }
+
+  void look_for_report() {
+    if (report_) return;
+    if (const auto text = try_get(*store_, kErrorKey)) {
+      report_ = ErrorReport::from_json(*text);
+      if (!failed_at_) failed_at_ = Clock::now();
+      print_error(report_->text);
+    }
+  }
+
+  void stop_the_rest() {
+    const Clock::time_point now = Clock::now();
+    if (failed_at_ && !terminated_ && now - *failed_at_ > kLeaveTime) {
+      signal_all(SIGTERM);
+      terminated_ = true;
+    }
+    if ((failed_at_ && now - *failed_at_ > kLeaveTime + kTermTime) || (kill_at_ && now > *kill_at_)) signal_all(SIGKILL);
+  }
+
+  int conclude() {
+    close(signal_fd_);
+    if (report_) return report_->exit_code;
+    if (!first_failed_) return 0;
+    if (forwarded_) return 128 + *forwarded_;
+    return exit_codes_[*first_failed_] == 2 ? 2 : 1;
+  }
+
+  const LocalRanksOptions options_;
+  WorldInfo world_;
+  ServedStore served_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  int signal_fd_ = -1;
+  std::vector<ChildProcess> children_;
+  std::vector<int> exit_codes_;
+  std::vector<std::string> last_lines_;
+  std::vector<std::vector<std::string>> error_lines_;
+  std::set<std::string> seen_warnings_;
+  std::optional<int64_t> first_failed_;
+  std::optional<Clock::time_point> failed_at_, kill_at_;
+  std::optional<int> forwarded_;
+  Clock::time_point forwarded_at_;
+  bool terminated_ = false;
+  std::optional<ErrorReport> report_;
+};
+
+}  // namespace
+
+std::vector<std::string> without_ranks_flag(const std::vector<std::string>& argv) {
+  std::vector<std::string> rest;
+  bool flags_end = false;
+  for (size_t i = 0; i < argv.size(); ++i) {
+    if (argv[i] == "--") flags_end = true;
+    if (!flags_end && argv[i] == "--ranks") {
+      ++i;
+    } else if (flags_end || argv[i].rfind("--ranks=", 0) != 0) {
+      rest.push_back(argv[i]);
+    }
+  }
+  return rest;
+}
+
+int run_local_ranks(const LocalRanksOptions& options) {
+  quiet_torch_logs();
+  return Supervisor(options).run();
+}
+
+void check_ranks_flag(int64_t ranks) {
+  if (ranks < 1) throw input_error("--ranks", fmt::format("{} is not a number of ranks", ranks), "at least 1");
+  const WorldInfo world = world_from_environment();
+  if (ranks > 1 && world.distributed()) {
+    throw input_error("--ranks", fmt::format("{} already started {} ranks", launch_source_name(world.source), world.world_size),
+                      "leave --ranks out");
+  }
+}
+
+}  // namespace moraine

@@ -1,0 +1,27 @@
+#include "dist/mesh_groups.h"
+
+namespace moraine {
+
+MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh) {
+  const int64_t rank = control.world().rank;
+  MORAINE_ASSERT(mesh.world_size() == control.world().world_size, "the mesh covers the world");
+  auto group = [&](const char* name, MeshAxis axis) {
+    return std::make_unique<ProcessGroup>(control, backends, name, mesh.group(axis, rank));
+  };
+  std::vector<int64_t> same_node;
+  for (const RankInfo& info : control.ranks()) {
+    if (info.node_rank == control.world().node_rank) same_node.push_back(info.rank);
+  }
+  MeshGroups groups;
+  groups.world = group("world", MeshAxis::kWorld);
+  groups.tokens = group("tokens", MeshAxis::kEp);
+  groups.dense_gather = group("dense_gather", MeshAxis::kFsdp);
+  groups.expert_gather = group("expert_gather", MeshAxis::kEpFsdp);
+  groups.expert_peers = group("expert_peers", MeshAxis::kExpertPeers);
+  groups.ep = group("ep", MeshAxis::kEp);
+  groups.ep_fsdp = group("ep_fsdp", MeshAxis::kEpFsdp);
+  groups.node = std::make_unique<ProcessGroup>(control, backends, "node", same_node);
+  return groups;
+}
+
+}  // namespace moraine

@@ -1,0 +1,42 @@
+#include "dist/run_rank.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <optional>
+
+#include "base/log.h"
+#include "dist/control_store.h"
+
+namespace moraine {
+
+int run_rank(const WorldInfo& world, const ControlOptions& options, const std::function<int(Control&)>& body) {
+  if (world.rank != 0) silence_log();
+  set_thread_count(world);
+  std::optional<Control> control;
+  try {
+    control.emplace(world, options);
+  } catch (const Error& e) {
+    print_error(e.what());
+    return static_cast<int>(e.kind);
+  }
+  std::optional<Error> error;
+  int code = 0;
+  try {
+    code = body(*control);
+    control->finish();
+  } catch (const Error& e) {
+    error = e;
+  } catch (const std::bad_alloc&) {
+    error = run_error(control->stage(), "out of memory");
+  } catch (const std::exception& e) {
+    error = run_error(control->stage(), exception_text(e));
+  }
+  if (!error) return code;
+  code = control->fail(*error);
+  if (!world.distributed()) return code;
+  std::fflush(nullptr);
+  std::_Exit(code);
+}
+
+}  // namespace moraine

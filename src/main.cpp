@@ -1,0 +1,24 @@
+// CLI entry: the one place where errors end, as one line and an exit code.
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "cli/cli.h"
+
+int main(int argc, char** argv) {
+  try {
+    return moraine::run_command_line(argc, argv);
+  } catch (const moraine::Error& error) {
+    std::fprintf(stderr, "moraine: error: %s\n", error.what());
+    return static_cast<int>(error.kind);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "moraine: error: memory: allocation failed (use a smaller micro_batch_size or max_length)\n");
+    return 1;
+  } catch (const std::exception& error) {
+    const std::string text = error.what();  // torch appends a stack trace after the first line
+    std::fprintf(stderr, "moraine: error: internal: %s (please report this)\n", text.substr(0, text.find('\n')).c_str());
+    return 1;
+  }
+}

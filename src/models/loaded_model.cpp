@@ -1,0 +1,33 @@
+#include "models/loaded_model.h"
+
+namespace moraine {
+std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tensor) {
+  std::vector<ImageSpec> specs{model.root_spec(has_tensor)};
+  for (int64_t layer = 0; layer < model.shape().num_hidden_layers; ++layer) {
+    specs.push_back(model.dense_spec(layer, has_tensor));
+    specs.push_back(model.experts_spec(layer, has_tensor));
+  }
+  return specs;
+}
+
+LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options) {
+  LoadedModel loaded{HfConfig::read(folder), nullptr, nullptr, nullptr, {}, options.device};
+  loaded.model = make_model(loaded.config, options.dtype);
+  loaded.experts = std::make_unique<ExpertParallel>(loaded.model->shape().num_experts);
+
+  const CheckpointIndex index = read_checkpoint_index(folder);
+  const auto specs = image_specs(*loaded.model, [&](const std::string& name) { return index.find(name) != nullptr; });
+  std::vector<LayerImage> images;
+  for (const ImageSpec& spec : specs) images.push_back(lay_out_image(spec, loaded.experts->local_experts(), 1));
+  std::vector<ShardPlan> shards;
+  for (const LayerImage& image : images) shards.push_back({&image, shard_of_image(image, 1, 0)});
+  const LoadPlan plan = plan_reads(shards, index);
+  check_no_unexpected(specs, index, [&](const std::string& tensor) { return loaded.model->is_known_extra(tensor); });
+
+  LoadedShards bytes = load_shards(plan, index, options.device, options.verify, options.num_threads);
+  loaded.report = bytes.report;
+  loaded.weights = std::make_unique<WeightStore>(std::move(images), std::move(bytes.bytes));
+  return loaded;
+}
+
+}  // namespace moraine

@@ -1,0 +1,40 @@
+// A checkpoint folder opened: configuration, model, and the base weights of this rank.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "load/load.h"
+#include "models/model.h"
+#include "parallel/weight_store.h"
+
+namespace moraine {
+
+struct LoadedModel {
+  HfConfig config;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ExpertParallel> experts;
+  std::unique_ptr<WeightStore> weights;
+  LoadReport report;
+  at::Device device = at::kCPU;
+
+  // Where an image lies in `weights`.
+  static constexpr int kRootImage = 0;
+  static int dense_image(int64_t layer) { return static_cast<int>(1 + 2 * layer); }
+  static int experts_image(int64_t layer) { return static_cast<int>(2 + 2 * layer); }
+};
+
+// The images of `model` in that order.
+std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tensor);
+
+struct LoadOptions {
+  std::string dtype = "auto";  // model.dtype
+  Verify verify = Verify::kFull;
+  int num_threads = 2;
+  at::Device device = at::kCPU;
+};
+
+// Reads headers, plans, loads and verifies. Throws input errors for anything wrong with the folder.
+LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options);
+
+}  // namespace moraine

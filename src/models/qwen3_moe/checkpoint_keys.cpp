@@ -1,0 +1,107 @@
+#include "models/qwen3_moe/checkpoint_keys.h"
+
+#include <fmt/format.h>
+
+namespace moraine::qwen3_moe {
+namespace {
+
+// A parameter stored as one tensor, `prefix` + its own name.
+ParamSpec whole(const std::string& prefix, const std::string& name, std::vector<int64_t> shape, DType dtype) {
+  return {name, ParamKind::kDense, shape, dtype, {{prefix + name, shape, 0}}};
+}
+
+std::string layer_prefix(int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+
+}  // namespace
+
+ImageSpec root_spec(const Config& c, const HasTensor& has_tensor) {
+  ImageSpec root{"root", {}};
+  root.params.push_back(whole("", "model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, c.dtype));
+  root.params.push_back(whole("", "model.norm.weight", {c.hidden_size}, c.dtype));
+  // Tied weights are one slot: the head is the embedding.
+  if (!c.tie_word_embeddings) root.params.push_back(whole("", "lm_head.weight", {c.vocab_size, c.hidden_size}, c.dtype));
+  return root;
+}
+
+ImageSpec dense_spec(const Config& c, int64_t layer) {
+  const std::string prefix = layer_prefix(layer);
+  const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
+  ImageSpec spec{fmt::format("layers.{}.dense", layer), {}};
+  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    spec.params.push_back(whole(prefix, name, std::move(shape), c.dtype));
+  };
+  add("input_layernorm.weight", {c.hidden_size});
+  add("self_attn.q_proj.weight", {q_width, c.hidden_size});
+  add("self_attn.k_proj.weight", {kv_width, c.hidden_size});
+  add("self_attn.v_proj.weight", {kv_width, c.hidden_size});
+  add("self_attn.o_proj.weight", {c.hidden_size, q_width});
+  if (c.attention_bias) {
+    add("self_attn.q_proj.bias", {q_width});
+    add("self_attn.k_proj.bias", {kv_width});
+    add("self_attn.v_proj.bias", {kv_width});
+    add("self_attn.o_proj.bias", {c.hidden_size});
+  }
+  add("self_attn.q_norm.weight", {c.head_dim});
+  add("self_attn.k_norm.weight", {c.head_dim});
+  add("post_attention_layernorm.weight", {c.hidden_size});
+  if (c.is_moe_layer(layer)) {
+    add("mlp.gate.weight", {c.num_experts, c.hidden_size});
+  } else {
+    add("mlp.gate_proj.weight", {c.intermediate_size, c.hidden_size});
+    add("mlp.up_proj.weight", {c.intermediate_size, c.hidden_size});
+    add("mlp.down_proj.weight", {c.hidden_size, c.intermediate_size});
+  }
+  return spec;
+}
+
+ImageSpec experts_spec(const Config& c, int64_t layer, const HasTensor& has_tensor) {
+  ImageSpec spec{fmt::format("layers.{}.experts", layer), {}};
+  if (!c.is_moe_layer(layer)) return spec;
+  const int64_t E = c.num_experts, I = c.moe_intermediate_size, H = c.hidden_size;
+  const std::string prefix = layer_prefix(layer) + "mlp.experts.";
+  ParamSpec gate_up{"mlp.experts.gate_up_proj", ParamKind::kExperts, {E, 2 * I, H}, c.dtype, {}};
+  ParamSpec down{"mlp.experts.down_proj", ParamKind::kExperts, {E, H, I}, c.dtype, {}};
+  if (has_tensor(prefix + "gate_up_proj")) {
+    gate_up.sources.push_back({prefix + "gate_up_proj", gate_up.shape, 0});
+    down.sources.push_back({prefix + "down_proj", down.shape, 0});
+  } else {
+    for (int64_t e = 0; e < E; ++e) {
+      const std::string expert = fmt::format("{}{}.", prefix, e);
+      gate_up.sources.push_back({expert + "gate_proj.weight", {I, H}, e * 2 * I * H});
+      gate_up.sources.push_back({expert + "up_proj.weight", {I, H}, (e * 2 + 1) * I * H});
+      down.sources.push_back({expert + "down_proj.weight", {H, I}, e * H * I});
+    }
+  }
+  spec.params = {std::move(gate_up), std::move(down)};
+  return spec;
+}
+
+bool is_known_extra(const Config& c, const std::string& tensor) {
+  if (c.tie_word_embeddings && tensor == "lm_head.weight") return true;
+  return tensor.ends_with(".rotary_emb.inv_freq");
+}
+
+std::vector<LoraModule> lora_modules(const Config& c) {
+  const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
+  std::vector<LoraModule> modules;
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+    auto add = [&](const std::string& name, int64_t experts, int64_t in, int64_t out) {
+      modules.push_back({layer_prefix(layer) + name, layer, name, experts, in, out});
+    };
+    add("self_attn.q_proj", 0, c.hidden_size, q_width);
+    add("self_attn.k_proj", 0, c.hidden_size, kv_width);
+    add("self_attn.v_proj", 0, c.hidden_size, kv_width);
+    add("self_attn.o_proj", 0, q_width, c.hidden_size);
+    if (c.is_moe_layer(layer)) {
+      add("mlp.experts.gate_up_proj", c.num_experts, c.hidden_size, 2 * c.moe_intermediate_size);
+      add("mlp.experts.down_proj", c.num_experts, c.moe_intermediate_size, c.hidden_size);
+    } else {
+      add("mlp.gate_proj", 0, c.hidden_size, c.intermediate_size);
+      add("mlp.up_proj", 0, c.hidden_size, c.intermediate_size);
+      add("mlp.down_proj", 0, c.intermediate_size, c.hidden_size);
+    }
+  }
+  return modules;
+}
+
+}  // namespace moraine::qwen3_moe

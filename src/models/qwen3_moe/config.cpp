@@ -1,0 +1,85 @@
+#include "models/qwen3_moe/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace moraine::qwen3_moe {
+namespace {
+
+DType compute_dtype(const HfConfig& config, const std::string& wanted) {
+  if (wanted == "float32") return DType::kF32;
+  if (wanted == "bfloat16") return DType::kBF16;
+  DType said = config.dtype().value_or(DType::kF32);
+  if (said == DType::kF16) {
+    throw input_error(config.where(), "float16 weights overflow in training", "set model.dtype: bfloat16 or float32");
+  }
+  return said;
+}
+
+double read_rope_theta(const HfConfig& config) {
+  constexpr double kDefault = 10000.0;  // transformers' for this family when nothing is said
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    if (!config.has(key)) continue;
+    HfConfig rope = config.object(key);
+    std::string type = rope.text("rope_type", rope.text("type", "default"));
+    if (type != "default") {
+      throw input_error(config.where(), fmt::format("{}: rope_type {} is not supported for Qwen3-MoE", key, type),
+                        "remove it: training at the native context length needs no RoPE scaling");
+    }
+    if (rope.has("rope_theta")) return rope.number("rope_theta");
+  }
+  return config.number("rope_theta", kDefault);
+}
+
+void check(const HfConfig& config, bool ok, const std::string& what) {
+  if (!ok) throw input_error(config.where(), what, "not a Qwen3-MoE configuration that can be computed");
+}
+
+}  // namespace
+
+bool Config::is_moe_layer(int64_t layer) const {
+  if (std::find(mlp_only_layers.begin(), mlp_only_layers.end(), layer) != mlp_only_layers.end()) return false;
+  return num_experts > 0 && (layer + 1) % decoder_sparse_step == 0;
+}
+
+Config read_config(const HfConfig& config, const std::string& dtype) {
+  Config c;
+  c.vocab_size = config.integer("vocab_size");
+  c.hidden_size = config.integer("hidden_size");
+  c.num_hidden_layers = config.integer("num_hidden_layers");
+  c.num_attention_heads = config.integer("num_attention_heads");
+  c.num_key_value_heads = config.integer("num_key_value_heads", c.num_attention_heads);
+  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"})
+    check(config, config.integer(key) > 0, fmt::format("{} must be positive", key));
+  c.head_dim = config.integer("head_dim", c.hidden_size / c.num_attention_heads);
+  c.attention_bias = config.boolean("attention_bias", false);
+  c.rms_norm_eps = config.number("rms_norm_eps", 1e-6);
+  c.rope_theta = read_rope_theta(config);
+  c.num_experts = config.has("num_experts") ? config.integer("num_experts") : config.integer("num_local_experts");
+  c.num_experts_per_tok = config.integer("num_experts_per_tok");
+  c.moe_intermediate_size = config.integer("moe_intermediate_size");
+  c.norm_topk_prob = config.boolean("norm_topk_prob", false);
+  c.decoder_sparse_step = config.integer("decoder_sparse_step", 1);
+  c.mlp_only_layers = config.integers("mlp_only_layers");
+  c.intermediate_size = config.integer("intermediate_size", 6144);
+  c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+  c.dtype = compute_dtype(config, dtype);
+
+  check(config, c.num_key_value_heads > 0 && c.num_attention_heads % c.num_key_value_heads == 0,
+        "num_key_value_heads must divide num_attention_heads");
+  check(config, c.head_dim > 0 && c.head_dim % 2 == 0, "head_dim must be even");
+  check(config, c.num_experts > 0, "num_experts must be positive");
+  check(config, c.num_experts_per_tok > 0 && c.num_experts_per_tok <= c.num_experts,
+        fmt::format("num_experts_per_tok {} must be between 1 and num_experts {}", c.num_experts_per_tok, c.num_experts));
+  check(config, c.moe_intermediate_size > 0 && c.intermediate_size > 0, "intermediate sizes must be positive");
+  check(config, c.decoder_sparse_step > 0, "decoder_sparse_step must be positive");
+  check(config, config.text("hidden_act", "silu") == "silu", "hidden_act must be silu");
+  check(config, !config.boolean("use_sliding_window", false) || !config.has("sliding_window"),
+        "sliding window attention is not supported");
+  return c;
+}
+
+}  // namespace moraine::qwen3_moe

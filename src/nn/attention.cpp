@@ -1,0 +1,42 @@
+#include "nn/attention.h"
+
+#include "base/error.h"
+
+namespace moraine {
+namespace {
+
+// One sequence: q [T,N,D], k and v [S,K,D] with S >= T; the queries are the last T of the S positions.
+at::Tensor attend(const at::Tensor& q_TND, const at::Tensor& k_SKD, const at::Tensor& v_SKD) {
+  const int64_t tokens = q_TND.size(0), seen = k_SKD.size(0), heads_per_kv = q_TND.size(1) / k_SKD.size(1);
+  auto by_head = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+  at::Tensor k = heads_per_kv == 1 ? k_SKD : k_SKD.repeat_interleave(heads_per_kv, 1);
+  at::Tensor v = heads_per_kv == 1 ? v_SKD : v_SKD.repeat_interleave(heads_per_kv, 1);
+  std::optional<at::Tensor> mask;
+  if (tokens != seen && tokens > 1) {
+    mask = at::ones({tokens, seen}, q_TND.options().dtype(at::kBool)).tril(seen - tokens);
+  }
+  at::Tensor out = at::scaled_dot_product_attention(by_head(q_TND), by_head(k), by_head(v), mask, /*dropout_p=*/0.0,
+                                                    /*is_causal=*/tokens == seen && tokens > 1);
+  return out.squeeze(0).transpose(0, 1);
+}
+
+}  // namespace
+
+at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
+                            const std::vector<int64_t>& cu_seqlens, KvCache* cache) {
+  if (cache) {
+    MORAINE_ASSERT(cu_seqlens.size() == 2, "a cache serves one sequence");
+    cache->k_SKD = cache->k_SKD.defined() ? at::cat({cache->k_SKD, k_TKD}) : k_TKD;
+    cache->v_SKD = cache->v_SKD.defined() ? at::cat({cache->v_SKD, v_TKD}) : v_TKD;
+    return attend(q_TND, cache->k_SKD, cache->v_SKD);
+  }
+  if (cu_seqlens.size() == 2) return attend(q_TND, k_TKD, v_TKD);
+  std::vector<at::Tensor> outputs;
+  for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
+    const int64_t begin = cu_seqlens[s], length = cu_seqlens[s + 1] - begin;
+    outputs.push_back(attend(q_TND.narrow(0, begin, length), k_TKD.narrow(0, begin, length), v_TKD.narrow(0, begin, length)));
+  }
+  return outputs.empty() ? at::empty_like(q_TND) : at::cat(outputs);
+}
+
+}  // namespace moraine

@@ -1,0 +1,107 @@
+#include "nn/grouped_linear.h"
+
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "base/error.h"
+
+namespace moraine {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+// Calls body(expert, first_row, num_rows) for every expert that has rows. On the CPU experts run side by side, each
+// single-threaded: their GEMMs are too small to be worth splitting.
+template <typename Body>
+void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, const Body& body) {
+  std::vector<std::array<int64_t, 3>> busy;
+  int64_t row = 0;
+  for (size_t e = 0; e < rows_of_expert.size(); ++e) {
+    if (rows_of_expert[e] > 0) busy.push_back({static_cast<int64_t>(e), row, rows_of_expert[e]});
+    row += rows_of_expert[e];
+  }
+  auto run = [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowAutograd below_autograd;  // thread-local: worker threads do not inherit the caller's
+    for (int64_t i = begin; i < end; ++i) body(busy[i][0], busy[i][1], busy[i][2]);
+  };
+  if (on_cpu && busy.size() > 1) {
+    at::parallel_for(0, static_cast<int64_t>(busy.size()), 1, run);
+  } else {
+    run(0, static_cast<int64_t>(busy.size()));
+  }
+}
+
+// One autograd node for W, A and B together: W needs no gradient, and the low-rank activations are kept, not recomputed.
+class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w, const at::Tensor& a,
+                            const at::Tensor& b, double scaling, std::vector<int64_t> rows_of_expert) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const bool adapted = a.defined();
+    at::Tensor y = at::empty({x.size(0), w.size(1)}, x.options());
+    at::Tensor low = adapted ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
+    for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
+      at::Tensor x_e = x.narrow(0, row, n), y_e = y.narrow(0, row, n);
+      at::mm_out(y_e, x_e, w[e].t());
+      if (!adapted) return;
+      at::Tensor low_e = low.narrow(0, row, n);
+      at::mm_out(low_e, x_e, a[e].t());
+      y_e.addmm_(low_e, b[e].t(), 1.0, scaling);
+    });
+    context->save_for_backward({x, w, a, b, low});
+    context->saved_data["scaling"] = scaling;
+    context->saved_data["rows_of_expert"] = rows_of_expert;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &w = saved[1], &a = saved[2], &b = saved[3], &low = saved[4];
+    const double scaling = context->saved_data["scaling"].toDouble();
+    const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
+    const at::Tensor dy = grads[0].contiguous();
+    const bool needs_dx = context->needs_input_grad(0);
+    const bool adapted = a.defined();
+    at::Tensor dx = needs_dx ? at::empty_like(x) : at::Tensor();
+    // Experts without rows get a zero gradient, as every other unused parameter does.
+    at::Tensor da = adapted ? at::zeros_like(a) : at::Tensor(), db = adapted ? at::zeros_like(b) : at::Tensor();
+    at::Tensor dlow = adapted ? at::empty_like(low) : at::Tensor();
+    for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
+      at::Tensor dy_e = dy.narrow(0, row, n);
+      at::Tensor dx_e = needs_dx ? dx.narrow(0, row, n) : at::Tensor();
+      if (needs_dx) at::mm_out(dx_e, dy_e, w[e]);
+      if (!adapted) return;
+      at::Tensor dlow_e = dlow.narrow(0, row, n), da_e = da[e], db_e = db[e];
+      at::mm_out(dlow_e, dy_e, b[e]);
+      if (needs_dx) dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
+      db_e.addmm_(dy_e.t(), low.narrow(0, row, n), 0.0, scaling);
+      da_e.addmm_(dlow_e.t(), x.narrow(0, row, n), 0.0, scaling);
+    });
+    return {dx, at::Tensor(), da, db, at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const std::vector<int64_t>& rows_of_expert,
+                          const LoraPair* lora) {
+  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.size(0), "one row count an expert");
+  MORAINE_ASSERT(x_RI.scalar_type() == w_EOI.scalar_type(), "activations and weights differ in dtype");
+  at::Tensor a, b;
+  if (lora) {
+    a = lora->a.to(x_RI.scalar_type());
+    b = lora->b.to(x_RI.scalar_type());
+  }
+  return GroupedLinear::apply(x_RI.contiguous(), w_EOI, a, b, lora ? lora->scaling : 1.0, rows_of_expert);
+}
+
+at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora) {
+  if (!lora) return grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, nullptr);
+  const LoraPair one_group{lora->a.unsqueeze(0), lora->b.unsqueeze(0), lora->scaling};
+  return grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, &one_group);
+}
+
+}  // namespace moraine

@@ -1,0 +1,23 @@
+// Linear layers of frozen weights with LoRA: one for all rows, or one for each expert over its rows.
+//
+// Shape suffixes: T rows (tokens), R rows sorted by expert, E experts, O output features, I input features.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "nn/lora.h"
+
+namespace moraine {
+
+// y_RO = x_RI · w_EOIᵀ of each row's expert (+ the expert's LoRA). Rows are sorted by expert: the first rows_of_expert[0]
+// rows belong to expert 0, and so on; an expert may have none, and R may be 0. x and w have the same dtype. Differentiable
+// in x and in the LoRA pair; w is frozen and gets no gradient. `lora` may be null.
+at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const std::vector<int64_t>& rows_of_expert,
+                          const LoraPair* lora);
+
+// y_TO = x_TI · w_OIᵀ (+ LoRA), the same for all rows.
+at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora);
+
+}  // namespace moraine

@@ -1,0 +1,34 @@
+#include "nn/loss.h"
+
+namespace moraine {
+
+LossResult chunked_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& head_VD, const at::Tensor& targets_T,
+                                 WithGradient with_gradient, double loss_scale, int64_t chunk_rows) {
+  at::NoGradGuard no_grad;
+  const bool needs_gradient = with_gradient == WithGradient::kYes;
+  LossResult result;
+  result.token_loss_T = at::zeros({hidden_TD.size(0)}, hidden_TD.options().dtype(at::kFloat));
+  if (needs_gradient) result.grad_hidden_TD = at::zeros_like(hidden_TD);
+  const at::Tensor rows = at::nonzero(targets_T.ne(-100)).squeeze(1);
+  result.trained_tokens = rows.size(0);
+  at::Tensor loss_sum = at::zeros({}, hidden_TD.options().dtype(at::kDouble));
+  for (int64_t begin = 0; begin < rows.size(0); begin += chunk_rows) {
+    const at::Tensor chunk = rows.narrow(0, begin, std::min(chunk_rows, rows.size(0) - begin));
+    const at::Tensor target = targets_T.index_select(0, chunk).unsqueeze(1);
+    at::Tensor logits = at::mm(hidden_TD.index_select(0, chunk), head_VD.t()).to(at::kFloat);
+    const at::Tensor log_sum = logits.logsumexp(-1, /*keepdim=*/true);
+    const at::Tensor loss = (log_sum - logits.gather(1, target)).squeeze(1);
+    loss_sum += loss.sum(at::kDouble);
+    result.token_loss_T.index_copy_(0, chunk, loss);
+    if (!needs_gradient) continue;
+    // d loss / d logits = softmax - one-hot
+    logits.sub_(log_sum).exp_();
+    logits.scatter_add_(1, target, at::full_like(loss, -1.0).unsqueeze(1));
+    at::Tensor grad = at::mm(logits.mul_(loss_scale).to(head_VD.scalar_type()), head_VD);
+    result.grad_hidden_TD.index_copy_(0, chunk, grad);
+  }
+  result.loss_sum = loss_sum.item<double>();
+  return result;
+}
+
+}  // namespace moraine

@@ -1,0 +1,12 @@
+// Root-mean-square layer norm of frozen weights (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace moraine {
+
+// Over the last dim: normalised in fp32, rounded to x's dtype, then multiplied by weight [D] (as transformers' Qwen3
+// and DeepSeek norms do). Differentiable in x only.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_D, double eps);
+
+}  // namespace moraine

@@ -1,0 +1,21 @@
+#include "nn/router.h"
+
+namespace moraine {
+
+Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_tok, bool norm_topk_prob,
+                           const at::Tensor& chosen_TK) {
+  at::Tensor probabilities = at::softmax(logits_TE, -1, at::kFloat);
+  Routing routing;
+  if (chosen_TK.defined()) {
+    routing.indices_TK = chosen_TK;
+  } else {
+    at::Tensor top = std::get<1>(probabilities.detach().topk(num_experts_per_tok, -1));
+    routing.indices_TK = std::get<0>(top.sort(-1));
+  }
+  at::Tensor weights = probabilities.gather(1, routing.indices_TK);
+  if (norm_topk_prob) weights = weights / weights.sum(-1, /*keepdim=*/true);
+  routing.weights_TK = weights.to(logits_TE.scalar_type());
+  return routing;
+}
+
+}  // namespace moraine

@@ -1,0 +1,17 @@
+// Samples to a padding-free Batch.
+#pragma once
+
+#include <vector>
+
+#include "data/dataset.h"
+#include "models/model.h"
+
+namespace moraine {
+
+// Lays the samples end to end. The target of a token is the next token's label within its sample; the last one has none.
+Batch make_batch(const std::vector<const Sample*>& samples, at::Device device);
+
+// Tokens of `sample` that will be trained: labels from the second one on that are not -100.
+int64_t count_trained_tokens(const Sample& sample);
+
+}  // namespace moraine

@@ -1,0 +1,76 @@
+#include "train/metrics.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/process.h"
+
+namespace moraine {
+namespace {
+
+std::string clock_text(double seconds) {
+  const int64_t s = static_cast<int64_t>(seconds);
+  return s < 3600 ? fmt::format("{:02}:{:02}", s / 60, s % 60) : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+}
+
+double tokens_per_second(const StepMetrics& m) { return m.step_seconds > 0 ? m.result.tokens / m.step_seconds : 0; }
+
+}  // namespace
+
+MetricsFile::MetricsFile(const std::filesystem::path& path) : path_(path), file_(std::fopen(path.c_str(), "w")) {
+  if (!file_) throw run_error(path.string(), std::strerror(errno), "check save.dir");
+}
+
+MetricsFile::~MetricsFile() { std::fclose(file_); }
+
+void MetricsFile::append(const StepMetrics& m) {
+  const OrderedJson line{{"step", m.step},
+                         {"loss", m.result.loss},
+                         {"grad_norm", m.result.grad_norm},
+                         {"lr", m.learning_rate},
+                         {"tokens", m.result.tokens},
+                         {"trained_tokens", m.result.trained_tokens},
+                         {"step_seconds", m.step_seconds},
+                         {"tokens_per_second", tokens_per_second(m)},
+                         {"peak_memory_bytes", peak_resident_bytes()}};
+  const std::string text = line.dump() + "\n";
+  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
+  }
+}
+
+ProgressPrinter::ProgressPrinter(int64_t total_steps, int64_t every)
+    : total_steps_(total_steps), every_(every), terminal_(isatty(STDOUT_FILENO)) {}
+
+ProgressPrinter::~ProgressPrinter() {
+  if (bar_shown_) std::fputs("\r\033[K", stdout);
+}
+
+void ProgressPrinter::print(const StepMetrics& m) {
+  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  if (bar_shown_) std::fputs("\r\033[K", stdout);
+  if (m.step % every_ == 0 || m.step == total_steps_ || m.step == 1) {
+    log_info("step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} tokens/s | {}",
+             m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,
+             m.learning_rate, clock_text(elapsed), m.step / std::max(elapsed, 1e-9), tokens_per_second(m),
+             format_bytes(peak_resident_bytes()));
+  }
+  if (!terminal_) return;
+  constexpr int kWidth = 40;
+  const int filled = static_cast<int>(kWidth * m.step / total_steps_);
+  const double left = elapsed / m.step * (total_steps_ - m.step);
+  const std::string bar = fmt::format("[{:#>{}}{:.>{}}] {:3}% | {} left", "", filled, "", kWidth - filled,
+                                      100 * m.step / total_steps_, clock_text(left));
+  std::fputs(bar.c_str(), stdout);
+  std::fflush(stdout);
+  bar_shown_ = true;
+}
+
+}  // namespace moraine

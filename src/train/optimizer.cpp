@@ -1,0 +1,69 @@
+#include "train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace moraine {
+namespace {
+
+// Elements updated at a time: temporaries stay small whatever the adapter's size.
+constexpr int64_t kChunk = int64_t{1} << 22;
+
+template <typename Body>
+void for_each_chunk(int64_t n, const Body& body) {
+  for (int64_t begin = 0; begin < n; begin += kChunk) body(begin, std::min(kChunk, n - begin));
+}
+
+}  // namespace
+
+double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps) {
+  const double peak = config.learning_rate;
+  if (step < config.warmup_steps) return peak * step / std::max<int64_t>(1, config.warmup_steps);
+  const double span = std::max<int64_t>(1, total_steps - config.warmup_steps);
+  if (config.scheduler == "linear") return peak * std::max(0.0, (total_steps - step) / span);
+  if (config.scheduler == "cosine") {
+    const double progress = (step - config.warmup_steps) / span;
+    return peak * std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
+  }
+  return peak;
+}
+
+double gradient_norm(AdapterState& adapter) {
+  at::NoGradGuard no_grad;
+  double sum = 0;
+  for (const AdapterSection* section : {&adapter.dense(), &adapter.experts()}) {
+    for_each_chunk(section->grads.numel(), [&](int64_t begin, int64_t n) {
+      sum += section->grads.narrow(0, begin, n).to(at::kDouble).square_().sum().item<double>();
+    });
+  }
+  return std::sqrt(sum);
+}
+
+AdamW::AdamW(AdapterState& adapter, const TrainConfig& config)
+    : betas_(config.betas), eps_(config.eps), weight_decay_(config.weight_decay) {
+  for (AdapterSection* section : {&adapter.dense(), &adapter.experts()})
+    moments_.push_back({section, at::zeros_like(section->values), at::zeros_like(section->values)});
+}
+
+void AdamW::step(double learning_rate, double grad_scale) {
+  at::NoGradGuard no_grad;
+  ++num_steps_;
+  const auto [beta1, beta2] = betas_;
+  const double step_size = learning_rate / (1.0 - std::pow(beta1, num_steps_));
+  const double correction2_sqrt = std::sqrt(1.0 - std::pow(beta2, num_steps_));
+  for (Moments& m : moments_) {
+    for_each_chunk(m.section->values.numel(), [&](int64_t begin, int64_t n) {
+      at::Tensor value = m.section->values.narrow(0, begin, n);
+      at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
+      at::Tensor grad = m.section->grads.narrow(0, begin, n);
+      if (grad_scale != 1.0) grad = grad * grad_scale;
+      value.mul_(1.0 - learning_rate * weight_decay_);
+      exp_avg.lerp_(grad, 1.0 - beta1);
+      exp_avg_sq.mul_(beta2).addcmul_(grad, grad, 1.0 - beta2);
+      value.addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(correction2_sqrt).add_(eps_), -step_size);
+    });
+  }
+}
+
+}  // namespace moraine

@@ -1,0 +1,43 @@
+// AdamW over the adapter's flat buffers, gradient clipping, learning-rate schedules.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "adapter/adapter_state.h"
+#include "config/recipe.h"
+
+namespace moraine {
+
+// Learning rate of step `step` (from 0) of `total_steps`, as transformers' get_{cosine,linear,constant}_schedule_with_warmup
+// count: the first step of a warm-up has 0.
+double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps);
+
+// L2 norm of all gradients, summed in fp64.
+double gradient_norm(AdapterState& adapter);
+
+// Decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), element for element as
+// torch.optim.AdamW computes it.
+class AdamW {
+ public:
+  AdamW(AdapterState& adapter, const TrainConfig& config);
+
+  // One update with gradients multiplied by `grad_scale` (clipping).
+  void step(double learning_rate, double grad_scale);
+  int64_t num_steps() const { return num_steps_; }
+
+ private:
+  struct Moments {
+    AdapterSection* section;
+    at::Tensor exp_avg, exp_avg_sq;  // fp32 [n]
+  };
+  std::vector<Moments> moments_;
+  std::array<double, 2> betas_;
+  double eps_, weight_decay_;
+  int64_t num_steps_ = 0;
+};
+
+}  // namespace moraine

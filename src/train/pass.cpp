@@ -1,0 +1,151 @@
+#include "train/pass.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include "base/error.h"
+
+namespace moraine {
+namespace {
+
+// The weights of one layer, held for as long as this object lives.
+class LayerWeights {
+ public:
+  LayerWeights(WeightStore& store, int64_t layer)
+      : store_(store), dense_(LoadedModel::dense_image(layer)), experts_(LoadedModel::experts_image(layer)),
+        dense(store.acquire(dense_)), experts(store.acquire(experts_)) {}
+  ~LayerWeights() {
+    store_.release(experts_);
+    store_.release(dense_);
+  }
+  LayerWeights(const LayerWeights&) = delete;
+  LayerWeights& operator=(const LayerWeights&) = delete;
+
+ private:
+  WeightStore& store_;
+  int dense_, experts_;
+
+ public:
+  const ImageView &dense, &experts;
+};
+
+// The root's weights, held likewise.
+class RootWeights {
+ public:
+  explicit RootWeights(WeightStore& store) : store_(store), view(store.acquire(LoadedModel::kRootImage)) {}
+  ~RootWeights() { store_.release(LoadedModel::kRootImage); }
+  RootWeights(const RootWeights&) = delete;
+  RootWeights& operator=(const RootWeights&) = delete;
+
+ private:
+  WeightStore& store_;
+
+ public:
+  const ImageView& view;
+};
+
+// A layer run under autograd: what its backward pass needs.
+struct LayerTape {
+  at::Tensor input, output;
+  AdapterState::LayerLeaves leaves;
+};
+
+LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_t layer, const at::Tensor& input,
+                        const ForwardContext& context, LayerRecord& record) {
+  at::AutoGradMode enable_grad(true);
+  LayerTape tape;
+  tape.input = input.detach().requires_grad_();
+  tape.leaves = adapter.layer_leaves(layer, /*requires_grad=*/true);
+  LayerWeights weights(*loaded.weights, layer);
+  tape.output = loaded.model->forward_layer(layer, weights.dense, weights.experts, tape.leaves.adapter, tape.input, context,
+                                            record);
+  return tape;
+}
+
+// d loss / d output → d loss / d input; the adapter's gradients are added to its flat buffers.
+at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, AdapterState& adapter) {
+  std::vector<at::Tensor> inputs{tape.input};
+  inputs.insert(inputs.end(), tape.leaves.tensors.begin(), tape.leaves.tensors.end());
+  std::vector<at::Tensor> grads = torch::autograd::grad({tape.output}, inputs, {grad_output}, /*retain_graph=*/false,
+                                                        /*create_graph=*/false, /*allow_unused=*/true);
+  at::Tensor grad_input = grads.front();
+  grads.erase(grads.begin());
+  adapter.accumulate_layer_grads(tape.leaves, grads);
+  return grad_input;
+}
+
+int64_t first_adapted_layer(const AdapterState& adapter) {
+  int64_t first = std::numeric_limits<int64_t>::max();
+  for (const AdapterEntry& entry : adapter.entries()) first = std::min(first, entry.module.layer);
+  return first;
+}
+
+ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<KvCache>* caches) {
+  ForwardContext context = loaded.model->prepare(batch);
+  context.experts = loaded.experts.get();
+  context.caches = caches;
+  return context;
+}
+
+}  // namespace
+
+at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<KvCache>* caches) {
+  at::NoGradGuard no_grad;
+  const ForwardContext context = make_context(loaded, batch, caches);
+  RootWeights root(*loaded.weights);
+  at::Tensor hidden = loaded.model->embed(root.view, batch);
+  for (int64_t layer = 0; layer < loaded.model->shape().num_hidden_layers; ++layer) {
+    LayerWeights weights(*loaded.weights, layer);
+    const LayerAdapter layer_adapter = adapter ? adapter->layer_leaves(layer, false).adapter : LayerAdapter{};
+    LayerRecord record;
+    hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context, record);
+  }
+  return loaded.model->final_norm(root.view, hidden);
+}
+
+LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
+                            Recompute recompute) {
+  at::NoGradGuard no_grad;
+  const int64_t num_layers = loaded.model->shape().num_hidden_layers;
+  const int64_t first_trained = first_adapted_layer(adapter);
+  const ForwardContext context = make_context(loaded, batch, nullptr);
+  RootWeights root(*loaded.weights);
+
+  // Forwards: keep each layer's input and its routing; with Recompute::kNone its whole tape.
+  std::vector<at::Tensor> inputs(num_layers);
+  std::vector<LayerRecord> records(num_layers);
+  std::vector<std::optional<LayerTape>> tapes(num_layers);
+  at::Tensor hidden = loaded.model->embed(root.view, batch);
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
+    if (recompute == Recompute::kNone && layer >= first_trained) {
+      tapes[layer] = run_with_tape(loaded, adapter, layer, hidden, context, records[layer]);
+      hidden = tapes[layer]->output.detach();
+      continue;
+    }
+    if (layer >= first_trained) inputs[layer] = hidden;
+    LayerWeights weights(*loaded.weights, layer);
+    const LayerAdapter layer_adapter = adapter.layer_leaves(layer, false).adapter;
+    hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context,
+                                         records[layer]);
+  }
+
+  // The head: loss and its gradient in one go, a chunk of tokens at a time.
+  at::Tensor normed, head_input = hidden.detach().requires_grad_();
+  {
+    at::AutoGradMode enable_grad(true);
+    normed = loaded.model->final_norm(root.view, head_input);
+  }
+  LossResult loss = chunked_cross_entropy(normed.detach(), loaded.model->head_weight_VD(root.view), batch.targets_T,
+                                          WithGradient::kYes, loss_scale);
+  at::Tensor grad = torch::autograd::grad({normed}, {head_input}, {loss.grad_hidden_TD}).front();
+
+  // Backwards, the same loop the other way.
+  for (int64_t layer = num_layers - 1; layer >= first_trained; --layer) {
+    if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
+    grad = backward_of_tape(*tapes[layer], grad, adapter);
+    tapes[layer].reset();
+    inputs[layer].reset();
+  }
+  return loss;
+}
+
+}  // namespace moraine

@@ -1,0 +1,30 @@
+// The folder of a run (save.dir): what lies where, and whether a new run may use it.
+#pragma once
+
+#include <filesystem>
+
+#include "config/recipe.h"
+#include "load/load.h"
+
+namespace moraine {
+
+class RunFolder {
+ public:
+  explicit RunFolder(const std::filesystem::path& dir) : dir_(dir) {}
+
+  std::filesystem::path adapter() const { return dir_ / "adapter"; }
+  std::filesystem::path metrics() const { return dir_ / "metrics.jsonl"; }
+
+  // Whether an earlier run ended here.
+  bool is_finished() const;
+  // Makes the folder. Throws an input error when `resume` is never and the folder holds an earlier run.
+  void prepare(const SaveConfig& config) const;
+  void write_recipe(const Recipe& recipe) const;
+  // load.json: what each rank read.
+  void write_load_report(const LoadReport& report, const std::string& mode, uint64_t shard_bytes) const;
+
+ private:
+  std::filesystem::path dir_;
+};
+
+}  // namespace moraine

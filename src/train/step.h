@@ -1,0 +1,27 @@
+// One optimizer step: micro-batches, token-normalised loss, clipping, update.
+#pragma once
+
+#include <vector>
+
+#include "adapter/adapter_state.h"
+#include "config/recipe.h"
+#include "data/dataset.h"
+#include "models/loaded_model.h"
+#include "train/optimizer.h"
+
+namespace moraine {
+
+struct StepResult {
+  double loss = 0;       // mean over the step's trained tokens, before the update
+  double grad_norm = 0;  // before clipping
+  int64_t tokens = 0;
+  int64_t trained_tokens = 0;
+};
+
+// Trains `rows` (the whole step's) in micro-batches of config.micro_batch_size. The loss is the sum of token losses over
+// the number of trained tokens of all micro-batches, so its gradient does not depend on how rows are split. Throws a run
+// error, before the update, when nothing is trained or the loss or gradient is not finite.
+StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer, const std::vector<const Sample*>& rows,
+                      const TrainConfig& config, double learning_rate);
+
+}  // namespace moraine

@@ -1,0 +1,135 @@
+#include "train/trainer.h"
+
+#include <cmath>
+#include <optional>
+#include <thread>
+
+#include "adapter/make_adapter.h"
+#include "adapter/peft_export.h"
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "data/batch_stream.h"
+#include "data/chat_template.h"
+#include "train/metrics.h"
+#include "train/run_folder.h"
+
+namespace moraine {
+namespace {
+
+void refuse_what_is_not_built(const Recipe& recipe) {
+  auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
+  if (recipe.data.packing) refuse("data.packing", "leave it out: batches carry no padding anyway");
+  if (!recipe.data.eval.empty()) refuse("data.eval", "leave it out, and use `moraine score` after the run");
+  if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
+  if (recipe.train.aux_loss_coef != 0) refuse("train.aux_loss_coef", "set it to 0");
+  if (recipe.train.stop_after) refuse("train.stop_after", "leave it out");
+  if (recipe.save.every != 0) refuse("save.every", "set it to 0: only the final adapter is saved");
+  if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");
+  if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
+  if (recipe.load.mode != "direct") refuse("load.mode", "use direct");
+  if (recipe.mesh.ep != 1 || recipe.mesh.fsdp.value_or(1) != 1 || recipe.mesh.replicate.value_or(1) != 1)
+    refuse("mesh", "one process trains: every size is 1");
+}
+
+Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
+  bool any_text = false, any_chat = false;
+  for (const std::string& file : recipe.data.train) {
+    const DataFormat format = data_format_of(file, recipe.data);
+    any_text |= format != DataFormat::kTokens;
+    any_chat |= format != DataFormat::kTokens && format != DataFormat::kText;
+  }
+  const std::filesystem::path model = recipe.model.path;
+  std::optional<Tokenizer> tokenizer;
+  if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
+  std::unique_ptr<ChatTemplate> chat;
+  if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
+  Dataset data = load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
+
+  int64_t tokens = 0, longest = 0;
+  for (const Sample& sample : data.samples) {
+    tokens += static_cast<int64_t>(sample.input_ids.size());
+    longest = std::max<int64_t>(longest, sample.input_ids.size());
+  }
+  log_info("data: {} rows, {} tokens, longest {}{}{}{}", data.samples.size(), tokens, longest,
+           chat ? ", template " + chat->name() : "",
+           data.truncated ? fmt::format(", {} truncated", data.truncated) : "",
+           data.dropped ? fmt::format(", {} dropped", data.dropped) : "");
+  return data;
+}
+
+void print_targets(const OpenedAdapter& adapter, const LoadedModel& loaded) {
+  log_info("adapter: r {}, lora_alpha {}", adapter.config.r, adapter.config.lora_alpha);
+  log_info("  {:<32} {:>8} {:>14}", "pattern", "matched", "parameters");
+  for (const auto& pattern : adapter.patterns)
+    log_info("  {:<32} {:>8} {:>14}", pattern.pattern, pattern.matched, pattern.parameters);
+  log_info("  {:<32} {:>8} {:>14}  (base weights {})", "trainable", adapter.state.entries().size(),
+           adapter.state.num_parameters(), format_bytes(loaded.weights->resident_bytes()));
+}
+
+int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size) {
+  if (config.steps) return *config.steps;
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
+}
+
+}  // namespace
+
+void train(const Recipe& recipe) {
+  require_for_training(recipe);
+  refuse_what_is_not_built(recipe);
+  const RunFolder run(recipe.save.dir);
+  if (recipe.save.resume == "auto" && run.is_finished()) {
+    log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
+    return;
+  }
+
+  // What is cheap to find wrong comes first: configuration, data, then weights.
+  const HfConfig config = HfConfig::read(recipe.model.path);
+  const ModelShape shape = make_model(config, recipe.model.dtype)->shape();
+  const Dataset data = load_training_data(recipe, shape.vocab_size);
+  LoadOptions load_options;
+  load_options.dtype = recipe.model.dtype;
+  load_options.verify = parse_verify(recipe.load.verify);
+  load_options.num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  LoadedModel loaded = open_model(recipe.model.path, load_options);
+  log_info("model: {}, {} layers, {} experts, {}; read {} in {:.2f} s{}", config.architecture(), shape.num_hidden_layers,
+           shape.num_experts, dtype_name(shape.dtype), format_bytes(loaded.report.bytes_read), loaded.report.seconds,
+           loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "");
+  OpenedAdapter adapter = make_adapter(*loaded.model, recipe.adapter, recipe.model.path, loaded.experts->local_experts(), loaded.device);
+  print_targets(adapter, loaded);
+
+  run.prepare(recipe.save);
+  run.write_recipe(recipe);
+  run.write_load_report(loaded.report, recipe.load.mode, loaded.weights->resident_bytes());
+
+  const int64_t batch_size = recipe.train.batch_size.value_or(1);
+  const int64_t steps = total_steps(recipe.train, data.samples.size(), batch_size);
+  const BatchStream stream(data.samples.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
+  AdamW optimizer(adapter.state, recipe.train);
+  MetricsFile metrics(run.metrics());
+  {
+    ProgressPrinter progress(steps, recipe.log.every);
+    for (int64_t step = 0; step < steps; ++step) {
+      const auto start = std::chrono::steady_clock::now();
+      std::vector<const Sample*> rows;
+      for (int64_t row : stream.rows_of_step(step)) rows.push_back(&data.samples[row]);
+      const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
+      const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (step == 0 && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
+        log_warning(fmt::format("the first loss {:.2f} is far above ln(vocabulary) = {:.2f}: does the tokenizer belong to this model?",
+                                result.loss, std::log(static_cast<double>(shape.vocab_size))));
+      }
+      if (learning_rate > 0 && result.grad_norm == 0) {
+        throw run_error(fmt::format("step {}", step + 1), "no gradient reached the adapter: nothing would change",
+                        "check adapter.target_modules and the data's labels");
+      }
+      metrics.append({step + 1, result, learning_rate, seconds});
+      progress.print({step + 1, result, learning_rate, seconds});
+    }
+  }
+  export_adapter(adapter.state, adapter.config, run.adapter());
+  log_info("Saved final adapter to {}", run.adapter().string());
+}
+
+}  // namespace moraine

@@ -1,0 +1,297 @@
+#include "data/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/template_detection.h"
+#include "data/tojson.h"
+
+namespace moraine {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+const fs::path kGolden = fs::path(MORAINE_TESTS_DIR) / "golden";
+
+const Tokenizer& qwen3_tokenizer() {
+  static const Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/qwen3/tokenizer.json");
+  return tokenizer;
+}
+
+std::vector<OrderedJson> golden_rows(const std::string& name) {
+  std::ifstream file(kGolden / "templates" / (name + ".jsonl"));
+  EXPECT_TRUE(file.is_open()) << name;
+  std::vector<OrderedJson> rows;
+  for (std::string line; std::getline(file, line);) rows.push_back(parse_ordered_json(line, name));
+  return rows;
+}
+
+// A folder that is gone with the test.
+class Folder {
+ public:
+  Folder() {
+    std::string name = fs::temp_directory_path() / "moraine_template_XXXXXX";
+    path = mkdtemp(name.data());
+  }
+  ~Folder() { fs::remove_all(path); }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(path / name) << text; }
+  fs::path path;
+};
+
+std::unique_ptr<ChatTemplate> make(const std::string& name, const char* options = "{}") {
+  return make_chat_template(name, Json::parse(options), "/no/such/folder");
+}
+
+template <typename F>
+std::string error_of(F&& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind, ErrorKind::kInput);
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+std::string training_text(const std::string& name, const char* messages, const char* tools = "null") {
+  return make(name)->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1").text;
+}
+
+struct GoldenFile {
+  const char* file;
+  const char* name;
+};
+
+class TemplateGoldens : public testing::TestWithParam<GoldenFile> {};
+
+TEST_P(TemplateGoldens, EveryRowRendersAsTheReleasedTemplate) {
+  const auto rows = golden_rows(GetParam().file);
+  ASSERT_EQ(rows.size(), 24u);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    SCOPED_TRACE(i);
+    const OrderedJson& row = rows[i];
+    auto chat = make(GetParam().name, row["options"].dump().c_str());
+    EXPECT_EQ(chat->name(), GetParam().name);
+    EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["inference_text"]);
+    EXPECT_EQ(chat->training_text(row["messages"], row["tools"], "row").text, row["training_text"]);
+    OrderedJson question = row["messages"];
+    question.erase(question.size() - 1);
+    EXPECT_EQ(chat->generation_prompt(question, row["tools"], "row"), row["generation_prompt"]);
+  }
+}
+
+TEST_P(TemplateGoldens, EveryRowTokenisesWithItsLossMask) {
+  for (const OrderedJson& row : golden_rows(GetParam().file)) {
+    auto chat = make(GetParam().name, row["options"].dump().c_str());
+    const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+    const TokenizedChat tokens = tokenize_chat(text, qwen3_tokenizer(), LossOn::kAssistant);
+    EXPECT_EQ(tokens.ids, row["training_ids"].get<std::vector<int64_t>>()) << text.text;
+    EXPECT_EQ(tokens.loss_mask, row["loss_mask"].get<std::vector<uint8_t>>()) << text.text;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Qwen3, TemplateGoldens,
+                         testing::Values(GoldenFile{"qwen3", "qwen3"}, GoldenFile{"qwen3_no_think", "qwen3"},
+                                         GoldenFile{"qwen3_instruct_2507", "qwen3_instruct_2507"}),
+                         [](const auto& info) { return std::string(info.param.file); });
+
+TEST(ChatTemplate, TrainedRangesAreWhatTheAssistantSays) {
+  const auto messages = OrderedJson::parse(
+      R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+          {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
+  const ChatText chat = make("qwen3")->training_text(messages, nullptr, "row");
+  ASSERT_EQ(chat.trained.size(), 2u);
+  const auto said = [&](size_t i) {
+    return chat.text.substr(chat.trained[i].first, chat.trained[i].second - chat.trained[i].first);
+  };
+  EXPECT_EQ(said(0), "<think>\n\n</think>\n\nb<|im_end|>\n");
+  EXPECT_EQ(said(1), "<think>\n\n</think>\n\nd<|im_end|>\n");
+}
+
+TEST(ChatTemplate, LossOnLastAndAll) {
+  const auto messages = OrderedJson::parse(
+      R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+          {"role":"user","content":"c"},{"role":"assistant","content":"d"},{"role":"user","content":"e"}])");
+  const ChatText chat = make("qwen3_instruct_2507")->training_text(messages, nullptr, "row");
+  const auto trained_text = [&](LossOn loss_on) {
+    const TokenizedChat tokens = tokenize_chat(chat, qwen3_tokenizer(), loss_on);
+    std::vector<int64_t> ids;
+    for (size_t i = 0; i < tokens.ids.size(); ++i) {
+      if (tokens.loss_mask[i]) ids.push_back(tokens.ids[i]);
+    }
+    return qwen3_tokenizer().decode(ids);
+  };
+  EXPECT_EQ(trained_text(LossOn::kAssistant), "b<|im_end|>\nd<|im_end|>\n");
+  EXPECT_EQ(trained_text(LossOn::kLast), "d<|im_end|>\n");
+  EXPECT_EQ(trained_text(LossOn::kAll), chat.text);
+}
+
+TEST(ChatTemplate, NothingIsTrainedWithoutAnAnswer) {
+  const TokenizedChat tokens = tokenize_chat({"abc", {}}, qwen3_tokenizer(), LossOn::kLast);
+  EXPECT_THAT(tokens.loss_mask, testing::Each(0));
+}
+
+TEST(ChatTemplate, PartsOfContentAreJoined) {
+  EXPECT_EQ(training_text("qwen3_instruct_2507",
+                          R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"),
+            "<|im_start|>user\nab<|im_end|>\n");
+}
+
+TEST(ChatTemplate, ToolCallsMayLackTheFunctionWrapperAndHoldArgumentsAsText) {
+  EXPECT_EQ(training_text("qwen3_instruct_2507", R"([{"role":"assistant","content":null,"tool_calls":[
+              {"name":"f","arguments":"{\"a\":1}"},{"function":{"name":"g","arguments":{"a":[]}}}]}])"),
+            "<|im_start|>assistant\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\":1}}\n</tool_call>\n"
+            "<tool_call>\n{\"name\": \"g\", \"arguments\": {\"a\": []}}\n</tool_call><|im_end|>\n");
+}
+
+TEST(ChatTemplate, MessagesThatTheFormatCannotExpressAreRefused) {
+  const auto error = [](const char* messages, const char* tools = "null") {
+    return error_of([&] { training_text("qwen3", messages, tools); });
+  };
+  EXPECT_EQ(error(R"([{"role":"user","content":"a"},{"role":"asistant","content":"b"}])"),
+            "chats.jsonl:1: messages[1]: unknown role 'asistant' (roles: system, user, assistant and tool)");
+  EXPECT_THAT(error("[]"), HasSubstr("chats.jsonl:1: no messages"));
+  EXPECT_THAT(error("{}"), HasSubstr("messages is not a list"));
+  EXPECT_THAT(error(R"(["hello"])"), HasSubstr("messages[0]: not an object"));
+  EXPECT_THAT(error(R"([{"content":"a"}])"), HasSubstr("messages[0]: no role"));
+  EXPECT_THAT(error(R"([{"role":"user"}])"), HasSubstr("messages[0]: no content"));
+  EXPECT_THAT(error(R"([{"role":"user","content":7}])"), HasSubstr("content is of type number"));
+  EXPECT_THAT(error(R"([{"role":"tool","content":{"a":1}}])"), HasSubstr("write it as a JSON string"));
+  EXPECT_THAT(error(R"([{"role":"user","content":[{"type":"image","image":"x"}]}])"), HasSubstr("is not text"));
+  EXPECT_THAT(error(R"([{"role":"assistant","content":"","tool_calls":{}}])"), HasSubstr("tool_calls is not a list"));
+  EXPECT_THAT(error(R"([{"role":"assistant","content":"","tool_calls":[{"name":"f"}]}])"),
+              HasSubstr("without arguments"));
+  EXPECT_THAT(error(R"([{"role":"assistant","content":"","tool_calls":[{"arguments":{}}]}])"),
+              HasSubstr("without a name"));
+  EXPECT_THAT(error(R"([{"role":"assistant","content":"","reasoning_content":1}])"), HasSubstr("reasoning_content"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"a"}])", R"({"a":1})"), HasSubstr("tools is not a list"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"a"}])", R"([1])"), HasSubstr("a tool is not an object"));
+}
+
+TEST(ChatTemplate, UnknownNamesAndOptionsListTheKnownOnes) {
+  EXPECT_EQ(error_of([] { make("llama"); }),
+            "data.template: unknown template 'llama' (available: auto, qwen3 and qwen3_instruct_2507)");
+  for (const char* name : {"qwen3_5", "deepseek_v4", "react"}) {
+    EXPECT_EQ(error_of([&] { make(name); }), "data.template: '" + std::string(name) +
+                                                 "' is not built yet (available: auto, qwen3 and qwen3_instruct_2507)");
+  }
+  EXPECT_THAT(error_of([] { make("qwen3", R"({"thinking":true})"); }),
+              HasSubstr("data.template_options: unknown option 'thinking' (qwen3 takes enable_thinking)"));
+  EXPECT_THAT(error_of([] { make("qwen3", R"({"enable_thinking":"no"})"); }),
+              HasSubstr("enable_thinking: not true or false"));
+  EXPECT_THAT(error_of([] { make("qwen3_instruct_2507", R"({"enable_thinking":true})"); }),
+              HasSubstr("has no thinking"));
+  EXPECT_NO_THROW(make("qwen3_instruct_2507", R"({"enable_thinking":false})"));
+  EXPECT_NO_THROW(make("qwen3", "null"));
+}
+
+TEST(DetectTemplate, ReadsTheJinjaFile) {
+  for (const char* name : {"qwen3", "qwen3_instruct_2507"}) {
+    Folder folder;
+    fs::copy_file(kGolden / "templates" / (std::string(name) + ".jinja"), folder.path / "chat_template.jinja");
+    EXPECT_EQ(make_chat_template("auto", Json::object(), folder.path)->name(), name);
+  }
+}
+
+TEST(DetectTemplate, ReadsTheTokenizerConfig) {
+  const std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
+  Folder folder;
+  folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
+  EXPECT_EQ(detect_chat_template(folder.path), "qwen3");
+  const Json list =
+      Json::array({{{"name", "tool_use"}, {"template", "x"}}, {{"name", "default"}, {"template", jinja}}});
+  folder.write("tokenizer_config.json", Json({{"chat_template", list}}).dump());
+  EXPECT_EQ(detect_chat_template(folder.path), "qwen3");
+  // The file of its own goes first.
+  fs::copy_file(kGolden / "templates/qwen3_instruct_2507.jinja", folder.path / "chat_template.jinja");
+  EXPECT_EQ(detect_chat_template(folder.path), "qwen3_instruct_2507");
+}
+
+TEST(DetectTemplate, SurvivesSmallEdits) {
+  std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
+  EXPECT_EQ(recognise_chat_template("{# our own copy #}\n" + jinja + "\n\n"), "qwen3");
+  const std::string turn = "{{- '<|im_start|>' + message.role + '\\n' + content }}";
+  jinja.replace(jinja.find(turn), turn.size(), turn + "{% generation %}{% endgeneration %}");
+  EXPECT_EQ(recognise_chat_template(jinja), "qwen3");
+}
+
+TEST(DetectTemplate, OtherFamiliesAreNotTaken) {
+  const auto with = [](const char* file, const std::string& from, const std::string& to) {
+    std::string jinja = read_text_file(kGolden / "templates" / file);
+    const size_t at = jinja.find(from);
+    EXPECT_NE(at, std::string::npos);
+    return jinja.replace(at, from.size(), to);
+  };
+  for (const char* name : {"qwen3_5_think.jinja", "qwen3_5_nothink.jinja"}) {
+    EXPECT_EQ(recognise_chat_template(read_text_file(kGolden / "templates" / name)), std::nullopt) << name;
+  }
+  EXPECT_EQ(recognise_chat_template(
+                "{% for message in messages %}<|start_header_id|>{{ message.role }}<|eot_id|>{% endfor %}"),
+            std::nullopt);
+  EXPECT_EQ(recognise_chat_template(
+                "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}"),
+            std::nullopt);
+  // A default system message, as Qwen2.5 has.
+  EXPECT_EQ(
+      recognise_chat_template(with("qwen3_instruct_2507.jinja", "{%- for message in messages %}",
+                                   "{{- 'You are Qwen, created by Alibaba Cloud.' }}{%- for message in messages %}")),
+      std::nullopt);
+  // A generation prompt that opens the thinking block, as Qwen3-Thinking-2507 has.
+  EXPECT_EQ(recognise_chat_template(with("qwen3.jinja", "{{- '<|im_start|>assistant\\n' }}",
+                                         "{{- '<|im_start|>assistant\\n<think>\\n' }}")),
+            std::nullopt);
+  EXPECT_EQ(recognise_chat_template(""), std::nullopt);
+}
+
+TEST(DetectTemplate, ErrorsSayHowToMend) {
+  Folder folder;
+  const auto error = [&] { return error_of([&] { make_chat_template("auto", Json::object(), folder.path); }); };
+  EXPECT_THAT(error(), HasSubstr(folder.path.string() + ": no chat template"));
+  EXPECT_THAT(error(), HasSubstr("data.template: qwen3 or qwen3_instruct_2507"));
+  folder.write("tokenizer_config.json", "{\"model_max_length\": 5}");
+  EXPECT_THAT(error(), HasSubstr("no chat template"));
+  folder.write("tokenizer_config.json", "{\"chat_template\": 5}");
+  EXPECT_THAT(error(), HasSubstr("tokenizer_config.json: chat_template is not text"));
+  folder.write("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"a\", \"template\": \"\"}, {}]}");
+  EXPECT_THAT(error(), HasSubstr("without a default"));
+  folder.write("chat_template.jinja", "[INST] {{ x }} [/INST]");
+  EXPECT_THAT(error(), HasSubstr("chat_template.jinja: the chat template is of no format known here"));
+  EXPECT_THAT(error(), HasSubstr("data.template: qwen3"));
+}
+
+TEST(ToJson, PrintsAsPython) {
+  EXPECT_EQ(to_python_json(
+                OrderedJson::parse(R"({"b":[1,2.0,-0.0,true,null],"a":{},"é":"<b>&'\"\\\n\u0001\u007f中👍","l":[]})")),
+            "{\"b\": [1, 2.0, -0.0, true, null], \"a\": {}, \"é\": \"<b>&'\\\"\\\\\\n\\u0001\x7f中👍\", \"l\": []}");
+}
+
+TEST(ToJson, FloatsAsPythonsRepr) {
+  const std::pair<double, const char*> cases[] = {{0.0, "0.0"},
+                                                  {1.0, "1.0"},
+                                                  {-2.5, "-2.5"},
+                                                  {0.1, "0.1"},
+                                                  {0.30000000000000004, "0.30000000000000004"},
+                                                  {0.0001, "0.0001"},
+                                                  {0.00012345, "0.00012345"},
+                                                  {0.00001, "1e-05"},
+                                                  {1e15, "1000000000000000.0"},
+                                                  {1234567890123456.5, "1234567890123456.5"},
+                                                  {1e16, "1e+16"},
+                                                  {1.5e22, "1.5e+22"},
+                                                  {123456.789, "123456.789"},
+                                                  {5e-324, "5e-324"},
+                                                  {1.7976931348623157e308, "1.7976931348623157e+308"}};
+  for (const auto& [value, text] : cases) EXPECT_EQ(python_float_repr(value), text);
+}
+
+}  // namespace
+}  // namespace moraine

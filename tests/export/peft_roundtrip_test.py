@@ -1,0 +1,111 @@
+"""An adapter trained by moraine scores the same loss in plain PEFT: fp32, to 1e-5.
+
+    peft_roundtrip_test.py MORAINE_PROGRAM
+
+Trains the tiny Qwen3-MoE of tests/golden for a few steps with LoRA on linear layers and on the 3-D experts, then compares
+`moraine score --json` with transformers + PEFT on the same rows. Needs transformers and peft: the interpreter of
+.venv-reference (scripts/setup.sh with MORAINE_REFERENCE=1), or the one that runs this file. Without them it says so and
+exits 77, which ctest counts as skipped; with MORAINE_REFERENCE=1 that is a failure.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "qwen3_moe-fp32"
+TOLERANCE = 1e-5
+SKIPPED = 77
+
+
+def use_reference_interpreter():
+    """Starts again under .venv-reference's Python when there is one."""
+    reference = ROOT / ".venv-reference" / "bin" / "python"
+    if reference.exists() and pathlib.Path(sys.prefix).resolve() != (ROOT / ".venv-reference").resolve():
+        os.execv(reference, [str(reference), *sys.argv])
+
+
+use_reference_interpreter()
+try:
+    import torch
+    from peft import PeftModel
+    from peft.utils.save_and_load import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+except ImportError as error:
+    if os.environ.get("MORAINE_REFERENCE") == "1":
+        sys.exit(f"FAILED: MORAINE_REFERENCE=1, but {error}")
+    print("SKIPPED: transformers/peft not installed")
+    sys.exit(SKIPPED)
+
+CASES = {
+    "attention and experts": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
+    "all-linear and experts": {"r": 3, "lora_alpha": 12, "target_modules": "all-linear"},
+    "one expert tensor": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]},
+    "linear layers only": {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "o_proj"], "target_parameters": []},
+}
+
+
+def run(program, *arguments):
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"FAILED: moraine {arguments[0]} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def reference_loss(batch, adapter):
+    """(loss in plain transformers + PEFT, the loss without the adapter)."""
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "model", dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        base = model(**batch, use_cache=False).loss.item()
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    stored, loaded = load_file(adapter / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    if stored.keys() != loaded.keys():
+        sys.exit(f"FAILED: names differ from PEFT's: {sorted(stored.keys() ^ loaded.keys())[:6]}")
+    for name, tensor in stored.items():
+        if not torch.equal(tensor, loaded[name]):
+            sys.exit(f"FAILED: PEFT did not take {name} as it is stored")
+    with torch.no_grad():
+        return model(**batch, use_cache=False).loss.item(), base
+
+
+def main():
+    program = pathlib.Path(sys.argv[1]).resolve()
+    torch.set_num_threads(1)
+    rows = load_file(GOLDEN / "lora" / "train_batches.safetensors")
+    length = max(tensor.shape[1] for tensor in rows.values())
+    batch = {key: torch.cat([torch.nn.functional.pad(rows[f"{index}.{key}"], (0, length - rows[f"{index}.{key}"].shape[1]), value=padding)
+                             for index in range(3)])
+             for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        tokens = folder / "tokens.safetensors"
+        save_file(batch, tokens)
+        for index, (title, adapter_keys) in enumerate(CASES.items()):
+            recipe = folder / f"recipe-{index}.yaml"
+            recipe.write_text(json.dumps({  # JSON text is YAML too
+                "model": {"path": str(GOLDEN / "model"), "dtype": "float32"},
+                "adapter": adapter_keys,
+                "data": {"train": [str(tokens)], "format": "tokens", "shuffle": False},
+                "train": {"steps": 6, "batch_size": 2, "learning_rate": 2e-2, "scheduler": "constant"},
+                "save": {"dir": str(folder / f"run-{index}")},
+                "log": {"tensorboard": False},
+            }))
+            run(program, "train", recipe)
+            adapter = folder / f"run-{index}" / "adapter"
+            score = json.loads(run(program, "score", "--model", GOLDEN / "model", "--adapter", adapter, "--tokens", tokens, "--json"))
+            expected, base = reference_loss(batch, adapter)
+            difference = abs(score["loss"] - expected)
+            trained = abs(expected - base) > 1e-2  # else a lost adapter would pass
+            good = difference <= TOLERANCE and trained
+            failures += not good
+            print(f"{'ok' if good else 'FAILED'}: {title}: moraine {score['loss']:.7f}, PEFT {expected:.7f} (difference {difference:.1e}), "
+                  f"without adapter {base:.4f}{'' if trained else ': the training changed too little to prove anything'}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
