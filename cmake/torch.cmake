@@ -20,12 +20,14 @@ target_include_directories(moraine_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 target_link_libraries(moraine_torch INTERFACE ${TORCH_LIBRARIES})
 # c10d's headers hide ProcessGroupGloo without this; the wheel's libraries export it (src/dist/gloo_declarations).
 target_compile_definitions(moraine_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
+# torch's include folder brings a newer fmt than Debian's library: its headers alone serve the code that includes torch.
+target_compile_definitions(moraine_torch INTERFACE FMT_HEADER_ONLY=1)
 
 file(WRITE ${CMAKE_BINARY_DIR}/pch.cpp "")
 add_library(moraine_pch STATIC ${CMAKE_BINARY_DIR}/pch.cpp)
-target_link_libraries(moraine_pch PUBLIC moraine_torch fmt::fmt nlohmann_json::nlohmann_json spdlog::spdlog Threads::Threads)
+target_link_libraries(moraine_pch PUBLIC moraine_torch fmt::fmt nlohmann_json::nlohmann_json Threads::Threads)
 target_compile_options(moraine_pch PRIVATE -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare)
 target_precompile_headers(moraine_pch PRIVATE
   <algorithm> <array> <cstdint> <functional> <map> <memory> <optional> <span> <string> <string_view> <vector>
-  <fmt/format.h> <nlohmann/json.hpp>
+  <fmt/format.h> <fmt/ranges.h> <nlohmann/json.hpp>
   <ATen/ATen.h> <torch/csrc/autograd/custom_function.h> <torch/csrc/autograd/autograd.h>)

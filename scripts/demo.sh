@@ -23,7 +23,7 @@ done
 title "Training: $recipe"
 rm -rf "$run" # the demo's own run folder, from an earlier demo
 started=$SECONDS
-"$program" train "$recipe" save.dir="$run" "$@"
+"$program" train "$recipe" "$@" save.dir="$run"
 took=$((SECONDS - started))
 
 title "Before and after $took s of training"

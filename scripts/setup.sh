@@ -27,7 +27,7 @@ missing_packages() {
   command -v ccache >/dev/null || echo ccache
   command -v pkg-config >/dev/null || echo pkg-config
   python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
-  local libraries=(libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libgtest-dev libgmock-dev
+  local libraries=(libyaml-cpp-dev nlohmann-json3-dev libcli11-dev  libfmt-dev libgtest-dev libgmock-dev
                    libpcre2-dev libutf8proc-dev libxxhash-dev libbenchmark-dev)
   local installed library
   # dpkg-query fails when it does not know one of the names: that one is missing.
@@ -71,14 +71,14 @@ install_torch() {
   has_package "$1" "torch-$torch_version*" && return
   make_venv "$1"
   say "installing torch $torch_version (CPU) into $1"
-  pip_in "$1" install -q "torch==$torch_version+cpu" numpy 2>/dev/null && return
+  pip_in "$1" install -qq "torch==$torch_version+cpu" numpy 2>/dev/null && return
   local resolved
-  resolved=$(pip_in "$1" install -q --dry-run --report - "torch==$torch_version" 2>&1) ||
+  resolved=$(pip_in "$1" install -qq --dry-run --report - "torch==$torch_version" 2>&1) ||
     die "pip cannot install torch $torch_version: $(tail -n 1 <<<"$resolved") (an existing torch can be used: MORAINE_TORCH_DIR=DIR)"
-  if grep -q '"name": "nvidia-' <<<"$resolved"; then
+  if grep -qE '"name": "(nvidia|cuda)' <<<"$resolved"; then
     die "pip's index has only the CUDA build of torch $torch_version, gigabytes that are not needed here: set PIP_EXTRA_INDEX_URL to the index of CPU wheels that torch's install page names, or MORAINE_TORCH_DIR to an existing CPU torch or libtorch" 2
   fi
-  pip_in "$1" install -q "torch==$torch_version" numpy || die "pip could not install torch $torch_version"
+  pip_in "$1" install -qq "torch==$torch_version" numpy || die "pip could not install torch $torch_version"
 }
 
 install_reference() {
@@ -88,7 +88,7 @@ install_reference() {
     [[ $package == *==* ]] || package+="-*"
     if ! has_package "$venv" "${package/==/-}"; then
       say "installing ${reference_packages[*]} into $venv"
-      pip_in "$venv" install -q "${reference_packages[@]}" || die "pip could not install the reference packages"
+      pip_in "$venv" install -qq "${reference_packages[@]}" || die "pip could not install the reference packages"
       return
     fi
   done

@@ -13,7 +13,7 @@ AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lo
   for (LoraModule& module : modules) {
     const bool is_experts = module.num_experts > 0;
     int64_t& size = is_experts ? expert_size : dense_size;
-    const int64_t copies = is_experts ? experts.size() : 1;
+    const int64_t copies = is_experts ? experts.count : 1;
     AdapterEntry entry{std::move(module), size, 0};
     entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
     size = entry.b_offset + copies * r * entry.module.out_features;
@@ -31,7 +31,7 @@ void AdapterState::initialize(uint64_t seed) {
     at::Tensor values = at::empty_like(a(entry), at::TensorOptions().device(at::kCPU)).contiguous();
     float* p = values.mutable_data_ptr<float>();
     const int64_t elements = r_ * entry.module.in_features;
-    const int64_t first = entry.module.num_experts > 0 ? expert_range_.begin : 0;
+    const int64_t first = entry.module.num_experts > 0 ? expert_range_.first : 0;
     const double bound = 1.0 / std::sqrt(static_cast<double>(entry.module.in_features));
     const CounterRandom random(seed, entry.module.name + ".lora_A");
     for (int64_t i = 0; i < values.numel(); ++i) {
@@ -47,7 +47,7 @@ at::Tensor AdapterState::view(const AdapterEntry& entry, int64_t offset, Factor 
   const AdapterSection& section = is_experts ? experts_ : dense_;
   std::vector<int64_t> shape = factor == Factor::kA ? std::vector<int64_t>{r_, entry.module.in_features}
                                                     : std::vector<int64_t>{entry.module.out_features, r_};
-  if (is_experts) shape.insert(shape.begin(), expert_range_.size());
+  if (is_experts) shape.insert(shape.begin(), expert_range_.count);
   return (grad ? section.grads : section.values).narrow(0, offset, num_elements(shape)).view(shape);
 }
 

@@ -44,8 +44,8 @@ void import_adapter(AdapterState& state, const std::filesystem::path& folder) {
     at::Tensor a = read_factor(header, names[i].lora_a, {copies * r, m.in_features});
     at::Tensor b = read_factor(header, names[i].lora_b, {m.out_features, copies * r});
     if (m.num_experts > 0) {
-      a = experts_a_from_peft(a, m.num_experts).narrow(0, experts.begin, experts.size());
-      b = experts_b_from_peft(b, m.num_experts).narrow(0, experts.begin, experts.size());
+      a = experts_a_from_peft(a, m.num_experts).narrow(0, experts.first, experts.count);
+      b = experts_b_from_peft(b, m.num_experts).narrow(0, experts.first, experts.count);
     }
     state.a(entry).copy_(a);
     state.b(entry).copy_(b);

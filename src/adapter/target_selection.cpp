@@ -97,7 +97,8 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
     }
     if (row.matched == 0) {
       throw input_error(key, fmt::format("'{}' matches nothing that can be adapted", pattern),
-                        fmt::format("this model has: {}", offered_names(offered, experts)));
+                        fmt::format("linear layers (target_modules): {}; experts (target_parameters): {}",
+                                    offered_names(offered, false), offered_names(offered, true)));
     }
     selection.patterns.push_back(row);
   };

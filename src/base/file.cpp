@@ -63,7 +63,8 @@ void sync_tree(const fs::path& folder, const fs::path& shown) {
   sync_folder(folder, shown);
 }
 
-// Puts the folder `fresh` at `path`, where an older one is, which is removed afterwards. `fresh` and `path` lie side by side.
+// Puts the folder `fresh` at `path`, where an older one is, which is removed afterwards. `fresh` and `path` lie side by
+// side.
 void replace_folder(const fs::path& fresh, const fs::path& path) {
   if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
     sync_folder(path.parent_path(), path);
@@ -125,11 +126,13 @@ void File::read_exact(std::span<std::byte> into, uint64_t offset) const {
     // Linux reads at most 2 GiB a call.
     ssize_t got = ::pread(fd_, into.data(), std::min<size_t>(into.size(), size_t{1} << 30), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw run_error(path_.string(), fmt::format("cannot read at byte {}: {}", offset, std::strerror(errno)));
+    if (got < 0)
+      throw run_error(path_.string(), fmt::format("cannot read at byte {}: {}", offset, std::strerror(errno)));
     if (got == 0) {
-      throw input_error(path_.string(), fmt::format("ends at byte {}, where bytes {} to {} were expected", offset, begin,
-                                                    begin + wanted),
-                        "the file is cut short");
+      throw input_error(
+          path_.string(),
+          fmt::format("ends at byte {}, where bytes {} to {} were expected", offset, begin, begin + wanted),
+          "the file is cut short");
     }
     into = into.subspan(static_cast<size_t>(got));
     offset += static_cast<uint64_t>(got);

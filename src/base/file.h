@@ -38,8 +38,8 @@ class File {
 // The whole file as text. Throws an input error when it is missing or longer than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-// A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit() fsyncs,
-// renames and fsyncs the folder. Everything throws a run error that names the path.
+// A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit()
+// fsyncs, renames and fsyncs the folder. Everything throws a run error that names the path.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -60,8 +60,8 @@ class AtomicFile {
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
-// renamed over `path`. Missing parent folders are made. An older folder there is replaced: at every moment it or the new one
-// lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was.
+// renamed over `path`. Missing parent folders are made. An older folder there is replaced: at every moment it or the
+// new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was.
 void write_folder_atomic(const std::filesystem::path& path,
                          const std::function<void(const std::filesystem::path& temporary)>& fill);
 

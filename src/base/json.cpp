@@ -43,8 +43,8 @@ struct CountingIterator {
   bool operator!=(const CountingIterator& other) const { return at != other.at; }
 };
 
-// Builds the document from the parser's events. nlohmann's own builder keeps the last of two equal keys and has no limit
-// of depth.
+// Builds the document from the parser's events. nlohmann's own builder keeps the last of two equal keys and has no
+// limit of depth.
 template <typename J>
 class Builder {
  public:
@@ -91,8 +91,8 @@ class Builder {
 
   template <typename Exception>
   bool parse_error(size_t position, const std::string&, const Exception& exception) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while parsing … - invalid literal;
-    // last read: '…'": the last read text may be of any length and is left out.
+    // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while parsing … - invalid
+    // literal; last read: '…'": the last read text may be of any length and is left out.
     std::string detail = exception.what();
     if (size_t i = detail.find("] "); i != detail.npos) detail.erase(0, i + 2);
     if (detail.starts_with("parse error at ")) {
@@ -162,12 +162,16 @@ class Builder {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& where) { return Builder<Json>(text, where).build(); }
+Json parse_json(std::string_view text, const std::string& where) {
+  return Builder<Json>(text, where).build();
+}
 
 OrderedJson parse_ordered_json(std::string_view text, const std::string& where) {
   return Builder<OrderedJson>(text, where).build();
 }
 
-Json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
+Json read_json_file(const std::filesystem::path& path) {
+  return parse_json(read_text_file(path), path.string());
+}
 
 }  // namespace moraine

@@ -21,8 +21,12 @@ void log_line(std::string_view line) {
   if (!silent) write_line(stdout, "", line);
 }
 
-void log_warning(std::string_view line) { write_line(stderr, "moraine: warning: ", line); }
+void log_warning(std::string_view line) {
+  write_line(stderr, "moraine: warning: ", line);
+}
 
-void silence_log() { silent = true; }
+void silence_log() {
+  silent = true;
+}
 
 }  // namespace moraine

@@ -2,12 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace moraine {
 
 // Highest resident set size so far (VmHWM), bytes.
 uint64_t peak_resident_bytes();
-std::string host_name();
 
 }  // namespace moraine

@@ -7,15 +7,15 @@
 
 namespace moraine {
 
-// The candidate with the smallest edit distance to `word` (two neighbours swapped are one edit), the first of equals, or ""
-// when none is near: distance > half of the length of `word`.
+// The candidate with the smallest edit distance to `word` (two neighbours swapped are one edit), the first of equals,
+// or "" when none is near: distance > half of the length of `word`.
 std::string nearest_word(std::string_view word, const std::vector<std::string>& candidates);
 
 // "a, b and c".
 std::string join_words(const std::vector<std::string>& words);
 
-// 'text' for an error message: in single quotes, control characters and broken UTF-8 escaped, cut after about 200 bytes, so
-// that the message stays one short line whatever a file holds.
+// 'text' for an error message: in single quotes, control characters and broken UTF-8 escaped, cut after about 200
+// bytes, so that the message stays one short line whatever a file holds.
 std::string quote_text(std::string_view text);
 
 // Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.

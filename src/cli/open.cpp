@@ -13,6 +13,8 @@ Recipe read_overrides(const CommandArgs& args) {
   if (recipe.mesh.ep > 1 || recipe.mesh.fsdp.value_or(1) > 1 || recipe.mesh.replicate.value_or(1) > 1) {
     throw input_error("mesh", "more than one rank: not built yet", "leave it out");
   }
+  if (recipe.load.mode != "direct") throw input_error("load.mode", "not built yet", "use direct");
+  if (recipe.model.base_format != "stored") throw input_error("model.base_format", "not built yet", "leave it out");
   return recipe;
 }
 

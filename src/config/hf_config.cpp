@@ -29,8 +29,8 @@ Error wrong_type(const std::string& where, const std::string& key, const Json& v
 }
 
 int64_t to_integer(const std::string& where, const std::string& key, const Json& value) {
-  bool too_large = value.is_number_unsigned() &&
-                   value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  bool too_large =
+      value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   if (!value.is_number_integer() || too_large) throw wrong_type(where, key, value, "an integer");
   return value.get<int64_t>();
 }
@@ -55,7 +55,9 @@ HfConfig HfConfig::read(const std::filesystem::path& path) {
   return HfConfig(std::move(json), file.string());
 }
 
-bool HfConfig::has(const std::string& key) const { return find_value(json_, key) != nullptr; }
+bool HfConfig::has(const std::string& key) const {
+  return find_value(json_, key) != nullptr;
+}
 
 int64_t HfConfig::integer(const std::string& key) const {
   return to_integer(where_, key, require_value(json_, key, where_));

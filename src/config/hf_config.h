@@ -28,9 +28,9 @@ class HfConfig {
   double number(const std::string& key, double otherwise) const;
   bool boolean(const std::string& key, bool otherwise) const;
   std::string text(const std::string& key, const std::string& otherwise) const;
-  std::vector<int64_t> integers(const std::string& key) const;       // empty when missing
-  std::vector<std::string> texts(const std::string& key) const;      // empty when missing
-  HfConfig object(const std::string& key) const;                     // throws when missing
+  std::vector<int64_t> integers(const std::string& key) const;   // empty when missing
+  std::vector<std::string> texts(const std::string& key) const;  // empty when missing
+  HfConfig object(const std::string& key) const;                 // throws when missing
 
   // architectures[0]; throws when there is none.
   std::string architecture() const;

@@ -38,11 +38,12 @@ void refuse_unsupported(const HfConfig& file) {
   }
   for (const auto& [key, value] : file.json().items()) {
     if ((!kHarmlessKeys.contains(key) || key == "bias") && !is_off(value)) {
-      throw input_error(where, fmt::format("key {} = {} is not supported", quote_text(key),
-                                           quote_text(value.dump(-1, ' ', true))));
+      throw input_error(
+          where, fmt::format("key {} = {} is not supported", quote_text(key), quote_text(value.dump(-1, ' ', true))));
     }
   }
-  // These take something out of the base weights and put it into A and B: on the plain base the adapter means another model.
+  // These take something out of the base weights and put it into A and B: on the plain base the adapter means another
+  // model.
   if (auto init = file.json().find("init_lora_weights"); init != file.json().end() && init->is_string()) {
     const std::string& name = init->get_ref<const std::string&>();
     if (name.starts_with("pissa") || name == "olora" || name == "corda" || name == "loftq" || name == "lora_ga") {
@@ -97,14 +98,16 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
   const std::string& where = file.where();
   LoraConfig config;
   config.r = file.integer("r", 8);
-  if (config.r < 1 || config.r > 1 << 20) throw input_error(where, fmt::format("key 'r' is {}, expected at least 1", config.r));
+  if (config.r < 1 || config.r > 1 << 20)
+    throw input_error(where, fmt::format("key 'r' is {}, expected at least 1", config.r));
   config.lora_alpha = file.number("lora_alpha", 8);  // PEFT's default
   if (!(config.lora_alpha > 0) || !std::isfinite(config.lora_alpha)) {
     throw input_error(where, fmt::format("key 'lora_alpha' is {}, expected a number above 0", config.lora_alpha));
   }
   config.lora_dropout = file.number("lora_dropout", 0);
   if (!(config.lora_dropout >= 0 && config.lora_dropout < 1)) {
-    throw input_error(where, fmt::format("key 'lora_dropout' is {}, expected at least 0 and below 1", config.lora_dropout));
+    throw input_error(where,
+                      fmt::format("key 'lora_dropout' is {}, expected at least 0 and below 1", config.lora_dropout));
   }
   config.target_modules = read_selection(file, "target_modules");
   config.exclude_modules = read_selection(file, "exclude_modules");

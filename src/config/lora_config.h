@@ -24,9 +24,9 @@ struct LoraConfig {
 
 // Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
 // than LORA, DoRA, rslora, bias, rank_pattern, alpha_pattern, lora_bias, modules_to_save, layers_to_transform,
-// fan_in_fan_out, trainable_token_indices, any other key that is switched on and not known to leave the numbers alone, an
-// init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than 0.19.1 together
-// with target_parameters (it stored A and B of 3-D experts the other way round).
+// fan_in_fan_out, trainable_token_indices, any other key that is switched on and not known to leave the numbers alone,
+// an init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than
+// 0.19.1 together with target_parameters (it stored A and B of 3-D experts the other way round).
 LoraConfig read_lora_config(const std::filesystem::path& folder);
 
 // The text of an adapter_config.json that plain PEFT 0.21 reads.

@@ -30,10 +30,13 @@ const std::vector<std::string>& known_keys() {
   return keys;
 }
 
-std::string section_of(const std::string& key) { return key.substr(0, key.find('.')); }
+std::string section_of(const std::string& key) {
+  return key.substr(0, key.find('.'));
+}
 
 bool is_known_section(const std::string& name) {
-  return std::any_of(known_keys().begin(), known_keys().end(), [&](const std::string& key) { return section_of(key) == name; });
+  return std::any_of(known_keys().begin(), known_keys().end(),
+                     [&](const std::string& key) { return section_of(key) == name; });
 }
 
 // `key` is "section.key" or a section alone.
@@ -64,12 +67,14 @@ YAML::Node parse_yaml(const std::string& text, const std::string& where, bool na
   } catch (const YAML::DeepRecursion&) {
     throw input_error(where, "malformed YAML: nested too deeply");
   } catch (const YAML::Exception& error) {
-    std::string place = name_line ? fmt::format(" at line {}, column {}", error.mark.line + 1, error.mark.column + 1) : "";
+    std::string place =
+        name_line ? fmt::format(" at line {}, column {}", error.mark.line + 1, error.mark.column + 1) : "";
     throw input_error(where, fmt::format("malformed YAML{}: {}", place, error.msg));
   }
 }
 
-// JSON is nearly a subset of what yaml-cpp reads: surrogate pairs in escapes are not. Such text is printed anew, without them.
+// JSON is nearly a subset of what yaml-cpp reads: surrogate pairs in escapes are not. Such text is printed anew,
+// without them.
 std::string normalise_json(std::string text) {
   size_t first = text.find_first_not_of(" \t\r\n");
   if (first == text.npos || text[first] != '{') return text;
@@ -142,7 +147,8 @@ void check(const Recipe& recipe, const Settings& settings) {
                       "adapter.lora_dropout does not work together with adapter.target_parameters",
                       "set adapter.lora_dropout: 0, or adapter.target_parameters: [] to leave the experts out");
   }
-  if (recipe.adapter.init_from.empty() && recipe.adapter.target_modules.empty() && recipe.adapter.target_parameters.empty()) {
+  if (recipe.adapter.init_from.empty() && recipe.adapter.target_modules.empty() &&
+      recipe.adapter.target_parameters.empty()) {
     throw input_error(where("adapter.target_modules"),
                       "adapter.target_modules and adapter.target_parameters are both empty: there is nothing to train");
   }
@@ -204,7 +210,10 @@ std::string recipe_to_yaml(const Recipe& recipe) {
       return;
     }
     std::string value;
-    if constexpr (requires { field.has_value(); field.value(); }) {
+    if constexpr (requires {
+                    field.has_value();
+                    field.value();
+                  }) {
       value = field ? print_value(*field) : "null";
     } else {
       value = print_value(field);

@@ -41,8 +41,8 @@ struct AdapterConfig {
 
 struct DataConfig {
   std::vector<std::string> train, eval;
-  std::string format = "auto";  // auto | messages | sharegpt | alpaca | text | tokens
-  std::string chat_template = "auto";     // key: template
+  std::string format = "auto";         // auto | messages | sharegpt | alpaca | text | tokens
+  std::string chat_template = "auto";  // key: template
   Json template_options = Json::object();
   // Values for {{NAME}} placeholders in chats, key: variables.
   Json variables = Json::object();
@@ -59,8 +59,8 @@ struct MeshConfig {
 };
 
 struct LoadConfig {
-  std::string mode = "direct";   // direct | node | rank0
-  std::string verify = "full";   // full | placement | off
+  std::string mode = "direct";  // direct | node | rank0
+  std::string verify = "full";  // full | placement | off
 };
 
 struct TrainConfig {
@@ -120,8 +120,8 @@ Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
 // Throws an input error when a key is missing that `train` cannot do without: model.path, data.train, save.dir.
 void require_for_training(const Recipe& recipe);
 
-// The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides are
-// printed only where they were given.
+// The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides
+// are printed only where they were given.
 std::string recipe_to_yaml(const Recipe& recipe);
 
 }  // namespace moraine

@@ -1,5 +1,5 @@
-// Every key of a recipe, in the order in which it is printed, with what its value may be. Reading, printing and the list of
-// known keys all go through this one list.
+// Every key of a recipe, in the order in which it is printed, with what its value may be. Reading, printing and the
+// list of known keys all go through this one list.
 #pragma once
 
 #include <limits>

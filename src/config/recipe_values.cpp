@@ -27,7 +27,9 @@ Error mismatch(const Setting& setting, const YAML::Node& node, const std::string
 }
 
 // Quoted or tagged text is a string, whatever it looks like.
-bool is_plain_scalar(const YAML::Node& node) { return node.IsScalar() && (node.Tag() == "?" || node.Tag().empty()); }
+bool is_plain_scalar(const YAML::Node& node) {
+  return node.IsScalar() && (node.Tag() == "?" || node.Tag().empty());
+}
 
 template <typename T>
 std::optional<T> parse_whole(const YAML::Node& node) {
@@ -103,8 +105,8 @@ Json to_json(const Setting& setting, const YAML::Node& node, int depth, int& bud
 bool reads_as_string(const std::string& text) {
   static const std::set<std::string> kWords{"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", ".", "-"};
   bool safe = std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.' ||
-           c == '/';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+           c == '.' || c == '/';
   });
   bool begins_like_a_number = text[0] == '-' || (text[0] >= '0' && text[0] <= '9') ||
                               (text[0] == '.' && (text.size() == 1 || (text[1] != '/' && text[1] != '.')));
@@ -128,7 +130,8 @@ void parse_value(const Setting& setting, std::string& field, const OneOf& rule) 
 void parse_value(const Setting& setting, int64_t& field, const Whole& rule) {
   std::optional<int64_t> value = parse_whole<int64_t>(setting.node);
   if (!value || *value < rule.least) {
-    throw mismatch(setting, setting.node, fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least));
+    throw mismatch(setting, setting.node,
+                   fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least));
   }
   if (*value > rule.most) throw mismatch(setting, setting.node, fmt::format("at most {}", rule.most));
   field = *value;
@@ -157,7 +160,8 @@ void parse_value(const Setting& setting, std::optional<double>& field, const Rea
 }
 
 void parse_value(const Setting& setting, std::array<double, 2>& field, const Real& rule) {
-  if (!setting.node.IsSequence() || setting.node.size() != 2) throw mismatch(setting, setting.node, "a list of two numbers");
+  if (!setting.node.IsSequence() || setting.node.size() != 2)
+    throw mismatch(setting, setting.node, "a list of two numbers");
   for (size_t i = 0; i < 2; ++i) field[i] = parse_real_in(setting, setting.node[i], rule);
 }
 
@@ -178,8 +182,8 @@ void parse_value(const Setting& setting, std::vector<std::string>& field, AnyVal
 
 void parse_value(const Setting& setting, ModuleSelection& field, AnyValue) {
   bool is_target = setting.key == "adapter.target_modules";
-  const char* expected = is_target ? "all-linear, a list of names or a regular expression"
-                                   : "a list of names or a regular expression";
+  const char* expected =
+      is_target ? "all-linear, a list of names or a regular expression" : "a list of names or a regular expression";
   std::vector<std::string> texts = parse_texts(setting, expected);
   field = {};
   if (setting.node.IsSequence()) {
@@ -210,9 +214,13 @@ std::string print_value(const std::string& text) {
   return reads_as_string(text) ? text : Json(text).dump();
 }
 
-std::string print_value(int64_t number) { return std::to_string(number); }
+std::string print_value(int64_t number) {
+  return std::to_string(number);
+}
 
-std::string print_value(uint64_t number) { return std::to_string(number); }
+std::string print_value(uint64_t number) {
+  return std::to_string(number);
+}
 
 std::string print_value(double number) {
   std::string text = fmt::format("{}", number);  // the shortest that reads back as the same
@@ -221,7 +229,9 @@ std::string print_value(double number) {
   return text;
 }
 
-std::string print_value(bool value) { return value ? "true" : "false"; }
+std::string print_value(bool value) {
+  return value ? "true" : "false";
+}
 
 std::string print_value(const std::vector<std::string>& list) {
   std::string text;
@@ -238,6 +248,8 @@ std::string print_value(const ModuleSelection& selection) {
   return selection.regex ? print_value(*selection.regex) : print_value(selection.names);
 }
 
-std::string print_value(const Json& map) { return map.dump(); }
+std::string print_value(const Json& map) {
+  return map.dump();
+}
 
 }  // namespace moraine

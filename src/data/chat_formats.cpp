@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "data/tojson.h"
 
 namespace moraine {
 namespace {
@@ -68,7 +68,7 @@ OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& w
   if (from == "system") return message("system", value);
   if (from == "tool" || from == "observation") return message("tool", value);
   if (from == "function_call") return message_of_function_call(value, place);
-  throw input_error(place, fmt::format("unknown role '{}'", from),
+  throw input_error(place, "unknown role " + quoted_for_error(from),
                     "from: human, gpt, system, tool, function_call and observation");
 }
 

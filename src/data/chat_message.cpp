@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/tojson.h"
 
 namespace moraine {
 namespace {
@@ -64,7 +65,7 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
   ChatMessage message;
   message.role = role->get<std::string>();
   if (std::find(roles.begin(), roles.end(), message.role) == roles.end()) {
-    throw place.error(fmt::format("unknown role '{}'", message.role), "roles: " + join_words(roles));
+    throw place.error("unknown role " + quoted_for_error(message.role), "roles: " + join_words(roles));
   }
   const OrderedJson* content = find(json, "content");
   if (content != nullptr) message.content = content_text(*content, place);

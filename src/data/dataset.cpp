@@ -1,7 +1,6 @@
 #include "data/dataset.h"
 
 #include <fmt/format.h>
-#include <utf8proc.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -16,6 +15,8 @@
 #include "base/text.h"
 #include "base/workers.h"
 #include "data/row_reader.h"
+#include "data/tojson.h"
+#include "data/unicode.h"
 
 namespace moraine {
 namespace {
@@ -69,8 +70,8 @@ void check_vocabulary(const std::vector<int64_t>& ids, const Tokenizer& tokenize
   for (int64_t id : ids) {
     if (id >= 0 && id < vocab_size) continue;
     throw input_error(where,
-                      fmt::format("token id {} ('{}') is outside the model's vocabulary of {}", id,
-                                  tokenizer.decode(std::span(&id, 1)), vocab_size),
+                      fmt::format("token id {} ({}) is outside the model's vocabulary of {}", id,
+                                  quoted_for_error(tokenizer.decode(std::span(&id, 1))), vocab_size),
                       "tokenizer.json and config.json do not belong together");
   }
 }
@@ -216,27 +217,18 @@ void load_json_rows(const std::string& file, DataFormat format, const DataConfig
   }
 }
 
-void check_utf8(const std::string& text, const std::string& file) {
-  int64_t line = 1;
-  const auto* at = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
-  const auto* const end = at + text.size();
-  while (at != end) {
-    if (*at == '\n') ++line;
-    if (*at < 0x80) {
-      ++at;
-      continue;
-    }
-    utf8proc_int32_t codepoint;
-    const utf8proc_ssize_t length = utf8proc_iterate(at, end - at, &codepoint);
-    if (length < 0) throw input_error(fmt::format("{}:{}", file, line), "not UTF-8");
-    at += length;
+void check_utf8(std::string_view text, const std::string& file) {
+  for (int64_t line = 1; !text.empty(); ++line) {
+    const size_t length = std::min(text.find('\n'), text.size() - 1) + 1;
+    if (!is_valid_utf8(text.substr(0, length))) throw input_error(fmt::format("{}:{}", file, line), "not UTF-8");
+    text.remove_prefix(length);
   }
 }
 
 void load_document(const std::string& file, const DataConfig& config, const RowEncoder& encoder,
                    const Tokenizer& tokenizer, int64_t vocab_size, Dataset& dataset) {
-  // Offsets of tokens are 32 bits wide.
-  std::string text = read_text_file(file, std::numeric_limits<uint32_t>::max());
+  // The tokenizer takes 2 GiB at a time.
+  std::string text = read_text_file(file, std::numeric_limits<int32_t>::max());
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   check_utf8(text, file);
   if (text.find_first_not_of(" \t\r\n") == text.npos) throw input_error(file, "holds no text");

@@ -204,7 +204,10 @@ class Translator {
         return {std::nullopt, category("Nd"), c == 'D'};
       case 'w':
       case 'W':
-        return {std::nullopt, "\\p{Alphabetic}" + category("L") + category("M") + category("N") + category("Pc"),
+        // Of the numbers that are no digits only those of Latin-1 are word characters to Oniguruma.
+        return {std::nullopt,
+                "\\p{Alphabetic}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" + category("L") + category("M") + category("Nd") +
+                    category("Pc"),
                 c == 'W'};
       case 'p':
       case 'P':

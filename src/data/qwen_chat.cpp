@@ -125,7 +125,10 @@ class Qwen3Chat final : public ChatTemplate {
     text += "<|im_start|>system\n";
     if (has_system) text += first.content + "\n\n";
     text += kToolsBegin;
-    for (const OrderedJson& tool : tools) text += "\n" + to_python_json(tool);
+    for (const OrderedJson& tool : tools) {
+      text += '\n';
+      text += to_python_json(tool);
+    }
     text += kToolsEnd;
   }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -103,6 +104,19 @@ std::string to_python_json(const OrderedJson& value) {
   return out;
 }
 
+std::string quoted_for_error(const std::string& text) {
+  constexpr size_t kMaxBytes = 60;
+  size_t end = std::min(text.size(), kMaxBytes);
+  // Not in the middle of a character.
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  std::string out;
+  append_string(out, text.substr(0, end));
+  out.front() = '\'';
+  out.back() = '\'';
+  if (end < text.size()) out.insert(out.size() - 1, "…");
+  return out;
+}
+
 std::string python_float_repr(double value) {
   MORAINE_ASSERT(std::isfinite(value), "JSON text holds finite numbers only");
   // "d.ddde±XX" with the shortest digits.
@@ -118,8 +132,9 @@ std::string python_float_repr(double value) {
 
   // Python changes to exponents below 1e-4 and from 1e16 on.
   if (exponent < -4 || exponent >= 16) {
-    std::string fraction = digits.size() > 1 ? "." + digits.substr(1) : "";
-    return fmt::format("{}{}{}e{}{:02}", sign, digits[0], fraction, exponent < 0 ? '-' : '+', std::abs(exponent));
+    const std::string lead = digits.substr(0, 1), fraction = digits.substr(1);
+    return fmt::format("{}{}{}{}e{}{:02}", sign, lead, fraction.empty() ? "" : ".", fraction, exponent < 0 ? '-' : '+',
+                       std::abs(exponent));
   }
   if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   size_t whole = static_cast<size_t>(exponent) + 1;

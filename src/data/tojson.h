@@ -11,6 +11,10 @@ namespace moraine {
 // ", " and ": " between, floats as Python's repr.
 std::string to_python_json(const OrderedJson& value);
 
+// Text from a data file in an error: in single quotes, control characters escaped, cut when long, so that an error
+// stays one short line.
+std::string quoted_for_error(const std::string& text);
+
 // Python's repr of a finite float: the shortest digits that read back the same, "1e-05", "1e+16", "2.0".
 std::string python_float_repr(double value);
 

@@ -80,14 +80,17 @@ const AttentionTable& attention_table() {
 }
 
 // NFC of one stretch, appended to `out`. utf8proc's own ordering of marks takes quadratic time on long runs, so this sorts.
-void normalize_stretch(std::string_view stretch, std::string& out) {
+void normalize_stretch(std::string_view stretch, const AttentionTable& attention, std::string& out) {
   std::vector<utf8proc_int32_t> code_points;
   utf8proc_int32_t parts[32];
   for (size_t at = 0; at < stretch.size();) {
     utf8proc_ssize_t count = AttentionTable::decompose(next_code_point(stretch, at), parts);
     code_points.insert(code_points.end(), parts, parts + count);
   }
-  auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  // A young mark may stand first; it counts as class 0.
+  auto combining_class = [&](utf8proc_int32_t c) {
+    return attention[static_cast<char32_t>(c)] ? utf8proc_get_property(c)->combining_class : 0;
+  };
   for (auto run = code_points.begin(); run != code_points.end();) {
     auto end = std::find_if(run, code_points.end(), [&](utf8proc_int32_t c) { return combining_class(c) == 0; });
     std::stable_sort(run, end, [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
@@ -97,6 +100,19 @@ void normalize_stretch(std::string_view stretch, std::string& out) {
       code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()), AttentionTable::kCompose);
   MORAINE_ASSERT(count >= 0, "utf8proc refuses only invalid code points");
   for (utf8proc_ssize_t i = 0; i < count; ++i) append_utf8(out, static_cast<char32_t>(code_points[i]));
+}
+
+// How many bytes of whole characters two different texts share at their begin and end; both keep a character of their own.
+std::pair<size_t, size_t> common_ends(std::string_view a, std::string_view b) {
+  auto within = [](std::string_view text, size_t at) {
+    return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
+  };
+  size_t most = std::min(a.size(), b.size()) - 1, prefix = 0, suffix = 0;
+  while (prefix < most && a[prefix] == b[prefix]) ++prefix;
+  while (within(a, prefix) || within(b, prefix)) --prefix;
+  while (suffix < most - prefix && a[a.size() - 1 - suffix] == b[b.size() - 1 - suffix]) ++suffix;
+  while (within(a, a.size() - suffix) || within(b, b.size() - suffix)) --suffix;
+  return {prefix, suffix};
 }
 
 // The first byte at or after `at` that may belong to a character from U+0300 on.
@@ -114,27 +130,29 @@ std::string_view normalize_nfc(std::string_view text, std::string& storage, Alig
 
   const AttentionTable& attention = attention_table();
   std::string normalized;
-  size_t copied = 0;  // text up to here is in storage
+  size_t copied = 0;       // text up to here is in storage
+  size_t stretch_end = 0;  // of the stretch before
   storage.clear();
   // A stretch is a boundary character and the characters after it that need attention.
   while ((at = skip_low(text, at)) < text.size()) {
     size_t begin = at;
     if (!attention[next_code_point(text, at)]) continue;
-    if (begin > copied) {
-      begin = previous_code_point(text, begin);
-    }
+    if (begin > stretch_end) begin = previous_code_point(text, begin);
     while (at < text.size()) {
       size_t next = at;
       if (!attention[next_code_point(text, next)]) break;
       at = next;
     }
+    stretch_end = at;
     normalized.clear();
-    normalize_stretch(text.substr(begin, at - begin), normalized);
-    if (normalized == text.substr(begin, at - begin)) continue;
-    storage.append(text, copied, begin - copied);
-    alignment.add({storage.size(), storage.size() + normalized.size(), begin, at});
-    storage += normalized;
-    copied = at;
+    std::string_view stretch = text.substr(begin, at - begin);
+    normalize_stretch(stretch, attention, normalized);
+    if (normalized == stretch) continue;
+    auto [prefix, suffix] = common_ends(stretch, normalized);
+    storage.append(text, copied, begin + prefix - copied);
+    alignment.add({storage.size(), storage.size() + normalized.size() - prefix - suffix, begin + prefix, at - suffix});
+    storage.append(normalized, prefix, normalized.size() - prefix - suffix);
+    copied = at - suffix;
   }
   if (alignment.empty()) return text;
   storage.append(text, copied);

@@ -13,7 +13,7 @@ namespace {
 using Values = std::vector<std::pair<std::string, std::string>>;
 
 std::string shown(const std::string& value) {
-  return value.size() <= 100 ? "'" + value + "'" : "'" + value.substr(0, 100) + "…'";
+  return fmt::format("'{}{}'", value.substr(0, 100), value.size() > 100 ? "…" : "");
 }
 
 }  // namespace

@@ -35,12 +35,14 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index_path) {
   }
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, value] : json["weight_map"].items()) {
-    if (!value.is_string()) throw input_error(where, fmt::format("weight_map: {} does not name a file", quote_text(tensor)));
+    if (!value.is_string())
+      throw input_error(where, fmt::format("weight_map: {} does not name a file", quote_text(tensor)));
     std::string name = value.get<std::string>();
     bool printable = name.find_first_of(std::string("\0\n\r", 3)) == name.npos;
     if (!printable || !stays_inside(name)) {
-      throw input_error(where, fmt::format("weight_map: the file of tensor {} lies outside the folder: {}",
-                                           quote_text(tensor), quote_text(name)),
+      throw input_error(where,
+                        fmt::format("weight_map: the file of tensor {} lies outside the folder: {}", quote_text(tensor),
+                                    quote_text(name)),
                         "name files relative to the index, without '..'");
     }
     weight_map[tensor] = fs::path(name).lexically_normal().string();
@@ -115,10 +117,11 @@ CheckpointIndex read_checkpoint_index(const fs::path& folder) {
   if (!fs::is_directory(folder, ignored)) throw input_error(folder.string(), "no such folder");
   if (fs::exists(folder / kSingleFile, ignored)) return read_single_file(folder);
   if (fs::exists(folder / kIndexFile, ignored)) return read_indexed(folder);
-  throw input_error(folder.string(), fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile),
-                    fs::exists(folder / "pytorch_model.bin", ignored) || fs::exists(folder / "pytorch_model.bin.index.json", ignored)
-                        ? "pickled weights are not read; convert them to safetensors"
-                        : "");
+  throw input_error(
+      folder.string(), fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile),
+      fs::exists(folder / "pytorch_model.bin", ignored) || fs::exists(folder / "pytorch_model.bin.index.json", ignored)
+          ? "pickled weights are not read; convert them to safetensors"
+          : "");
 }
 
 }  // namespace moraine

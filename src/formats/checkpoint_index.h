@@ -25,10 +25,10 @@ struct CheckpointIndex {
   uint64_t total_bytes() const;  // of all tensors
 };
 
-// Reads the single model.safetensors or, where there is none, model.safetensors.index.json and all headers it names (the
-// order of transformers). Tensors of a file that the index does not name are left out. Throws an input error
-// that names the file: missing files, an index entry whose path leaves the folder, a tensor that its file does not hold,
-// a tensor in two files.
+// Reads the single model.safetensors or, where there is none, model.safetensors.index.json and all headers it names
+// (the order of transformers). Tensors of a file that the index does not name are left out. Throws an input error that
+// names the file: missing files, an index entry whose path leaves the folder, a tensor that its file does not hold, a
+// tensor in two files.
 CheckpointIndex read_checkpoint_index(const std::filesystem::path& folder);
 
 }  // namespace moraine

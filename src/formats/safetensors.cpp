@@ -34,7 +34,8 @@ uint64_t header_length(std::span<const std::byte> bytes, uint64_t file_size, con
                       "not a safetensors file, or damaged");
   }
   if (length > file_size - kLengthBytes) {
-    throw input_error(where, fmt::format("the header claims {} bytes, but the file has {} bytes in all", length, file_size),
+    throw input_error(where,
+                      fmt::format("the header claims {} bytes, but the file has {} bytes in all", length, file_size),
                       "the file is cut short or damaged");
   }
   return length;
@@ -50,7 +51,8 @@ int64_t parse_count(const Json& value, const std::string& where, const std::stri
   if (value.is_number_integer()) {
     throw input_error(where, fmt::format("tensor {}: {} holds a negative number", tensor, key));
   }
-  throw input_error(where, fmt::format("tensor {}: {} must hold whole numbers, not {}", tensor, key, value.type_name()));
+  throw input_error(where,
+                    fmt::format("tensor {}: {} must hold whole numbers, not {}", tensor, key, value.type_name()));
 }
 
 const Json& require_field(const Json& object, const char* key, const std::string& where, const std::string& tensor) {
@@ -89,8 +91,9 @@ SafetensorsEntry parse_entry(const std::string& name, const Json& value, const s
                                          fmt::join(entry.shape, ", "), dtype_text));
   }
   if (*nbytes != end - begin) {
-    throw input_error(where, fmt::format("tensor {}: shape [{}] of {} takes {} bytes, but data_offsets [{}, {}] hold {}",
-                                         tensor, fmt::join(entry.shape, ", "), dtype_text, *nbytes, begin, end, end - begin));
+    throw input_error(
+        where, fmt::format("tensor {}: shape [{}] of {} takes {} bytes, but data_offsets [{}, {}] hold {}", tensor,
+                           fmt::join(entry.shape, ", "), dtype_text, *nbytes, begin, end, end - begin));
   }
   entry.offset = begin;
   entry.nbytes = *nbytes;
@@ -102,7 +105,8 @@ std::map<std::string, std::string> parse_metadata(const Json& value, const std::
   if (value.is_null()) return metadata;  // as the reference reader
   if (!value.is_object()) throw input_error(where, "__metadata__ is not a JSON object");
   for (const auto& [key, text] : value.items()) {
-    if (!text.is_string()) throw input_error(where, fmt::format("__metadata__ {}: the value must be a string", quote_text(key)));
+    if (!text.is_string())
+      throw input_error(where, fmt::format("__metadata__ {}: the value must be a string", quote_text(key)));
     metadata[key] = text.get<std::string>();
   }
   return metadata;
@@ -118,16 +122,19 @@ void check_tiling(std::vector<SafetensorsEntry>& entries, uint64_t data_bytes, c
   const SafetensorsEntry* previous = nullptr;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.offset < expected) {
-      throw input_error(where, fmt::format("tensor {} overlaps tensor {}", quote_text(entry.name), quote_text(previous->name)));
+      throw input_error(
+          where, fmt::format("tensor {} overlaps tensor {}", quote_text(entry.name), quote_text(previous->name)));
     }
     if (entry.offset > expected) {
-      throw input_error(where, fmt::format("a hole of {} bytes before tensor {}", entry.offset - expected, quote_text(entry.name)));
+      throw input_error(
+          where, fmt::format("a hole of {} bytes before tensor {}", entry.offset - expected, quote_text(entry.name)));
     }
     expected = entry.offset + entry.nbytes;  // both come from int64 offsets
     previous = &entry;
     if (expected > data_bytes) {
-      throw input_error(where, fmt::format("tensor {} ends at byte {} of the data, but the file holds {}", quote_text(entry.name),
-                                           expected, data_bytes),
+      throw input_error(where,
+                        fmt::format("tensor {} ends at byte {} of the data, but the file holds {}",
+                                    quote_text(entry.name), expected, data_bytes),
                         "the file is cut short");
     }
   }

@@ -37,13 +37,13 @@ struct SafetensorsHeader {
   const SafetensorsEntry* find(std::string_view name) const;
 };
 
-// Bytes of a tensor; nullopt when a dim is negative, when shape × dtype overflows 64 bits (a dim of 0 hides nothing: the
-// others are multiplied too) or is no whole number of bytes (an odd count of F4).
+// Bytes of a tensor; nullopt when a dim is negative, when shape × dtype overflows 64 bits (a dim of 0 hides nothing:
+// the others are multiplied too) or is no whole number of bytes (an odd count of F4).
 std::optional<uint64_t> tensor_bytes(DType dtype, std::span<const int64_t> shape);
 
-// Reads and checks the header only. Throws an input error that names the file (and the tensor): header longer than 100 MB
-// or than the file, not UTF-8 JSON, keys given twice, unknown dtype, shape × dtype ≠ offsets (overflow-checked), overlaps,
-// holes, bytes after the last tensor, a file cut short.
+// Reads and checks the header only. Throws an input error that names the file (and the tensor): header longer than 100
+// MB or than the file, not UTF-8 JSON, keys given twice, unknown dtype, shape × dtype ≠ offsets (overflow-checked),
+// overlaps, holes, bytes after the last tensor, a file cut short.
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path);
 // The same rules over the bytes of a header (the 8 length bytes included) of a file of `file_size` bytes.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, uint64_t file_size,
@@ -57,8 +57,8 @@ struct SafetensorsTensor {
   std::span<const std::byte> bytes;
 };
 
-// Writes the tensors in the order of the format's reference writer (dtype descending, see DType, then name), atomically.
-// The names must differ from each other and the bytes must fit dtype and shape (asserted).
+// Writes the tensors in the order of the format's reference writer (dtype descending, see DType, then name),
+// atomically. The names must differ from each other and the bytes must fit dtype and shape (asserted).
 void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 

@@ -36,10 +36,13 @@ void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, co
 // One autograd node for W, A and B together: W needs no gradient, and the low-rank activations are kept, not recomputed.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w, const at::Tensor& a,
-                            const at::Tensor& b, double scaling, std::vector<int64_t> rows_of_expert) {
+  // `lora_a` and `lora_b` are both there or both not.
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
+                            const std::optional<at::Tensor>& lora_a, const std::optional<at::Tensor>& lora_b, double scaling,
+                            std::vector<int64_t> rows_of_expert) {
     at::AutoDispatchBelowAutograd below_autograd;
-    const bool adapted = a.defined();
+    const bool adapted = lora_a.has_value();
+    const at::Tensor a = lora_a.value_or(at::Tensor()), b = lora_b.value_or(at::Tensor());
     at::Tensor y = at::empty({x.size(0), w.size(1)}, x.options());
     at::Tensor low = adapted ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
     for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
@@ -90,7 +93,7 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const
                           const LoraPair* lora) {
   MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.size(0), "one row count an expert");
   MORAINE_ASSERT(x_RI.scalar_type() == w_EOI.scalar_type(), "activations and weights differ in dtype");
-  at::Tensor a, b;
+  std::optional<at::Tensor> a, b;
   if (lora) {
     a = lora->a.to(x_RI.scalar_type());
     b = lora->b.to(x_RI.scalar_type());

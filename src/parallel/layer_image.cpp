@@ -41,9 +41,9 @@ LayerImage lay_out_image(const ImageSpec& spec, ExpertRange experts, int64_t num
     int64_t begin = 0, end = num_elements(param.shape);
     if (param.kind == ParamKind::kExperts) {
       int64_t elements_of_expert = end / param.shape[0];
-      begin = experts.begin * elements_of_expert;
-      end = experts.end * elements_of_expert;
-      slot.shape[0] = experts.size();
+      begin = experts.first * elements_of_expert;
+      end = experts.end() * elements_of_expert;
+      slot.shape[0] = experts.count;
     }
     slot.nbytes = static_cast<uint64_t>(end - begin) * dtype_bits(param.dtype) / 8;
     slot.parts = parts_of(param, begin, end);

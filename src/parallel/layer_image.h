@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/mesh.h"
 #include "formats/dtype.h"
 
 namespace moraine {
@@ -66,12 +67,6 @@ struct LayerImage {
 
 // A slot starts at a multiple of this, and so does every shard, so that no element is ever split.
 inline constexpr uint64_t kImageAlignment = 256;
-
-// A half-open range of expert ids.
-struct ExpertRange {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
 
 // Lays out the image that holds all dense params and the experts of `experts`, padded so that `num_shards` divides it.
 LayerImage lay_out_image(const ImageSpec& spec, ExpertRange experts, int64_t num_shards);

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/process.h"
+#include "dist/launch.h"
 
 namespace moraine {
 namespace fs = std::filesystem;

@@ -18,7 +18,8 @@ std::string json_error(std::string_view text) {
 }
 
 TEST(Json, ReadsEveryKindOfValue) {
-  Json json = parse_json(R"({"a": [1, -2, 3.5, true, false, null, "é\n😀"], "b": {}, "c": [], "d": 18446744073709551615})", "x");
+  Json json = parse_json(
+      R"({"a": [1, -2, 3.5, true, false, null, "é\n😀"], "b": {}, "c": [], "d": 18446744073709551615})", "x");
   EXPECT_EQ(json["a"][0], 1);
   EXPECT_EQ(json["a"][1], -2);
   EXPECT_EQ(json["a"][2], 3.5);
@@ -36,7 +37,8 @@ TEST(Json, OrderedKeepsTheOrderOfKeys) {
 }
 
 TEST(Json, NamesPlaceOfMalformedText) {
-  EXPECT_THAT(json_error("{\"a\": 1,\n \"b\" 2}"), AllOf(HasSubstr("x.json: malformed JSON at line 2, column 6"), HasSubstr("':'")));
+  EXPECT_THAT(json_error("{\"a\": 1,\n \"b\" 2}"),
+              AllOf(HasSubstr("x.json: malformed JSON at line 2, column 6"), HasSubstr("':'")));
   EXPECT_THAT(json_error(""), HasSubstr("line 1, column 1"));
   EXPECT_THAT(json_error("{} x"), HasSubstr("line 1, column 4"));
   EXPECT_THAT(json_error("[1, 2"), HasSubstr("malformed JSON at line 1"));

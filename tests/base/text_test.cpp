@@ -44,8 +44,8 @@ TEST(Text, IsUtf8) {
   EXPECT_TRUE(is_utf8(""));
   EXPECT_TRUE(is_utf8("aé€😀"));
   EXPECT_TRUE(is_utf8("\xf4\x8f\xbf\xbf"));
-  for (const char* bad : {"\x80", "\xc3", "\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80",
-                          "\xf5\x80\x80\x80", "\xe2\x82", "\xe2\x28\xa1", "\xff", "a\xc3z"}) {
+  for (const char* bad : {"\x80", "\xc3", "\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+                          "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xe2\x28\xa1", "\xff", "a\xc3z"}) {
     EXPECT_FALSE(is_utf8(bad)) << quote_text(bad);
   }
 }

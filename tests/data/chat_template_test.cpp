@@ -274,6 +274,14 @@ TEST(ToJson, PrintsAsPython) {
             "{\"b\": [1, 2.0, -0.0, true, null], \"a\": {}, \"é\": \"<b>&'\\\"\\\\\\n\\u0001\x7f中👍\", \"l\": []}");
 }
 
+TEST(ToJson, TextInErrorsIsOneShortLine) {
+  EXPECT_EQ(quoted_for_error("a\n\"b\""), "'a\\n\\\"b\\\"'");
+  std::string characters;
+  for (int i = 0; i < 40; ++i) characters += "中";
+  EXPECT_EQ(quoted_for_error(characters), "'" + characters.substr(0, 60) + "…'");
+  EXPECT_EQ(quoted_for_error("x" + characters), "'x" + characters.substr(0, 57) + "…'");
+}
+
 TEST(ToJson, FloatsAsPythonsRepr) {
   const std::pair<double, const char*> cases[] = {{0.0, "0.0"},
                                                   {1.0, "1.0"},

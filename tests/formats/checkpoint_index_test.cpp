@@ -21,7 +21,8 @@ class CheckpointIndexTest : public testing::Test {
                                          8));
   }
   void write_index(const std::string& weight_map) {
-    folder_.write("model.safetensors.index.json", "{\"metadata\":{\"total_size\":16},\"weight_map\":" + weight_map + "}");
+    folder_.write("model.safetensors.index.json",
+                  "{\"metadata\":{\"total_size\":16},\"weight_map\":" + weight_map + "}");
   }
   std::string error() {
     return error_of([&] { read_checkpoint_index(folder_.path()); });
@@ -62,7 +63,8 @@ TEST_F(CheckpointIndexTest, NamesMissingFiles) {
 TEST_F(CheckpointIndexTest, NamesACutFile) {
   write_file("m-1.safetensors", "a", "b");
   write_index(R"({"a":"m-1.safetensors","b":"m-1.safetensors"})");
-  std::filesystem::resize_file(folder_ / "m-1.safetensors", std::filesystem::file_size(folder_ / "m-1.safetensors") - 1);
+  std::filesystem::resize_file(folder_ / "m-1.safetensors",
+                               std::filesystem::file_size(folder_ / "m-1.safetensors") - 1);
   EXPECT_THAT(error(), AllOf(HasSubstr("m-1.safetensors: tensor 'b' ends at byte 8"), HasSubstr("cut short")));
 }
 
@@ -84,7 +86,8 @@ TEST_F(CheckpointIndexTest, RefusesATensorInTwoFiles) {
 
 TEST_F(CheckpointIndexTest, RefusesPathsThatLeaveTheFolder) {
   TempFolder outside;
-  std::filesystem::path secret = outside.write("secret.safetensors", safetensors_file("{" + header_entry("a", "U8", "[1]", 0, 1) + "}", 1));
+  std::filesystem::path secret =
+      outside.write("secret.safetensors", safetensors_file("{" + header_entry("a", "U8", "[1]", 0, 1) + "}", 1));
   std::string up = std::filesystem::relative(secret, folder_.path()).string();
   for (std::string name : {up, secret.string(), std::string("sub/../../x"), std::string(".."), std::string(""),
                            std::string("m.safetensors\\u0000"), std::string("a\\nb")}) {
@@ -113,7 +116,8 @@ TEST_F(CheckpointIndexTest, RefusesABrokenIndex) {
 }
 
 TEST_F(CheckpointIndexTest, ReadsTheGoldenCheckpoint) {
-  CheckpointIndex index = read_checkpoint_index(std::filesystem::path(MORAINE_TESTS_DIR) / "golden/qwen3_moe-fp32/model");
+  CheckpointIndex index =
+      read_checkpoint_index(std::filesystem::path(MORAINE_TESTS_DIR) / "golden/qwen3_moe-fp32/model");
   EXPECT_NE(index.find("model.embed_tokens.weight"), nullptr);
 }
 

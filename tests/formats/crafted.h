@@ -18,10 +18,10 @@ inline std::string safetensors_file(const std::string& header, size_t data_bytes
 }
 
 // "name":{…} of a header.
-inline std::string header_entry(const std::string& name, const std::string& dtype, const std::string& shape, uint64_t begin,
-                                uint64_t end) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" + std::to_string(begin) +
-         "," + std::to_string(end) + "]}";
+inline std::string header_entry(const std::string& name, const std::string& dtype, const std::string& shape,
+                                uint64_t begin, uint64_t end) {
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" +
+         std::to_string(begin) + "," + std::to_string(end) + "]}";
 }
 
 }  // namespace moraine

@@ -27,7 +27,8 @@ class HostileSafetensors : public testing::Test {
   std::string header_error(const std::string& header, size_t data_bytes = 0) {
     return error(safetensors_file(header, data_bytes));
   }
-  std::string entry_error(const std::string& dtype, const std::string& shape, uint64_t begin, uint64_t end, size_t data_bytes) {
+  std::string entry_error(const std::string& dtype, const std::string& shape, uint64_t begin, uint64_t end,
+                          size_t data_bytes) {
     return header_error("{" + header_entry("t", dtype, shape, begin, end) + "}", data_bytes);
   }
 
@@ -109,7 +110,8 @@ TEST_F(HostileSafetensors, HeaderText) {
 TEST_F(HostileSafetensors, DuplicateKeys) {
   std::string a = header_entry("a", "U8", "[1]", 0, 1);
   EXPECT_THAT(header_error("{" + a + "," + a + "}", 1), HasSubstr("key 'a' is given twice"));
-  EXPECT_THAT(header_error("{" + a + "," + header_entry("a", "U8", "[1]", 1, 2) + "}", 2), HasSubstr("key 'a' is given twice"));
+  EXPECT_THAT(header_error("{" + a + "," + header_entry("a", "U8", "[1]", 1, 2) + "}", 2),
+              HasSubstr("key 'a' is given twice"));
   EXPECT_THAT(header_error(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
               HasSubstr("key 'dtype' is given twice"));
   EXPECT_THAT(header_error(R"({"__metadata__":{"k":"1","k":"2"}})"), HasSubstr("key 'k' is given twice"));
@@ -117,13 +119,19 @@ TEST_F(HostileSafetensors, DuplicateKeys) {
 
 TEST_F(HostileSafetensors, Fields) {
   EXPECT_THAT(header_error(R"({"t":7})"), HasSubstr("tensor 't': not a JSON object"));
-  EXPECT_THAT(header_error(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", 1), HasSubstr("tensor 't': dtype is missing"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","data_offsets":[0,1]}})", 1), HasSubstr("tensor 't': shape is missing"));
+  EXPECT_THAT(header_error(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", 1),
+              HasSubstr("tensor 't': dtype is missing"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","data_offsets":[0,1]}})", 1),
+              HasSubstr("tensor 't': shape is missing"));
   EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1]}})", 1), HasSubstr("tensor 't': data_offsets is missing"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":8,"shape":[1],"data_offsets":[0,1]}})", 1), HasSubstr("dtype must be a string"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":1,"data_offsets":[0,1]}})", 1), HasSubstr("shape must be a list"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0]}})", 1), HasSubstr("list of two numbers"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1,1]}})", 1), HasSubstr("list of two numbers"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":8,"shape":[1],"data_offsets":[0,1]}})", 1),
+              HasSubstr("dtype must be a string"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":1,"data_offsets":[0,1]}})", 1),
+              HasSubstr("shape must be a list"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0]}})", 1),
+              HasSubstr("list of two numbers"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1,1]}})", 1),
+              HasSubstr("list of two numbers"));
   EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":["0","1"]}})", 1),
               HasSubstr("data_offsets must hold whole numbers, not string"));
   EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}})", 1),
@@ -140,7 +148,8 @@ TEST_F(HostileSafetensors, Shapes) {
   EXPECT_THAT(entry_error("U8", "[1.0]", 0, 1, 1), HasSubstr("shape must hold whole numbers, not number"));
   EXPECT_THAT(entry_error("U8", "[true]", 0, 1, 1), HasSubstr("shape must hold whole numbers, not boolean"));
   EXPECT_THAT(entry_error("U8", "[null]", 0, 1, 1), HasSubstr("shape must hold whole numbers, not null"));
-  EXPECT_THAT(entry_error("U8", "[0,9223372036854775808]", 0, 0, 0), HasSubstr("9223372036854775808, which is too large"));
+  EXPECT_THAT(entry_error("U8", "[0,9223372036854775808]", 0, 0, 0),
+              HasSubstr("9223372036854775808, which is too large"));
   EXPECT_THAT(entry_error("U8", "[18446744073709551616]", 0, 0, 0), HasSubstr("not number"));  // past 64 bits
   // Products that wrap around: to 0, to the 8 bytes that are there, behind a 0.
   EXPECT_THAT(entry_error("U8", "[4294967296,4294967296]", 0, 0, 0), HasSubstr("overflows"));
@@ -151,13 +160,15 @@ TEST_F(HostileSafetensors, Shapes) {
   EXPECT_THAT(entry_error("U8", "[9223372036854775807,4,0]", 0, 0, 0), HasSubstr("overflows"));
   EXPECT_THAT(entry_error("F4", "[3]", 0, 2, 2), HasSubstr("no whole number of bytes"));
   EXPECT_THAT(entry_error("F4", "[3]", 0, 1, 1), HasSubstr("no whole number of bytes"));
-  EXPECT_THAT(entry_error("F32", "[2]", 0, 4, 4), HasSubstr("shape [2] of F32 takes 8 bytes, but data_offsets [0, 4] hold 4"));
+  EXPECT_THAT(entry_error("F32", "[2]", 0, 4, 4),
+              HasSubstr("shape [2] of F32 takes 8 bytes, but data_offsets [0, 4] hold 4"));
   EXPECT_THAT(entry_error("F32", "[]", 0, 0, 0), HasSubstr("takes 4 bytes"));
 }
 
 TEST_F(HostileSafetensors, Offsets) {
   EXPECT_THAT(entry_error("U8", "[2]", 2, 0, 2), HasSubstr("data_offsets [2, 0] end before they begin"));
-  EXPECT_THAT(entry_error("U8", "[2]", 0, 2, 1), HasSubstr("tensor 't' ends at byte 2 of the data, but the file holds 1"));
+  EXPECT_THAT(entry_error("U8", "[2]", 0, 2, 1),
+              HasSubstr("tensor 't' ends at byte 2 of the data, but the file holds 1"));
   EXPECT_THAT(entry_error("U8", "[2]", 0, 2, 3), HasSubstr("1 bytes follow the last tensor"));
   EXPECT_THAT(entry_error("U8", "[2]", 1, 3, 3), HasSubstr("a hole of 1 bytes before tensor 't'"));
   EXPECT_THAT(entry_error("U8", "[1]", 9223372036854775806u, 9223372036854775807u, 1), HasSubstr("a hole of"));

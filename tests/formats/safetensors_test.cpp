@@ -12,7 +12,9 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
 
 TEST(DType, NamesAndBits) {
   for (int i = 0; i <= static_cast<int>(DType::kU64); ++i) {
@@ -37,10 +39,10 @@ TEST(TensorBytes, IsChecked) {
   EXPECT_EQ(bytes(DType::kF4, {0, 3}), 0u);
   EXPECT_EQ(bytes(DType::kF32, {0, 7}), 0u);
   EXPECT_EQ(bytes(DType::kF32, {-1}), std::nullopt);
-  EXPECT_EQ(bytes(DType::kF32, {kHuge, 4}), std::nullopt);      // the count wraps to 0
-  EXPECT_EQ(bytes(DType::kF32, {kHuge}), std::nullopt);         // the bits wrap to 0
-  EXPECT_EQ(bytes(DType::kU8, {0, kHuge, 4}), std::nullopt);    // 0 hides nothing, first
-  EXPECT_EQ(bytes(DType::kU8, {kHuge, 4, 0}), std::nullopt);    // … or last
+  EXPECT_EQ(bytes(DType::kF32, {kHuge, 4}), std::nullopt);    // the count wraps to 0
+  EXPECT_EQ(bytes(DType::kF32, {kHuge}), std::nullopt);       // the bits wrap to 0
+  EXPECT_EQ(bytes(DType::kU8, {0, kHuge, 4}), std::nullopt);  // 0 hides nothing, first
+  EXPECT_EQ(bytes(DType::kU8, {kHuge, 4, 0}), std::nullopt);  // … or last
 }
 
 TEST(Safetensors, WritesWhatItReads) {

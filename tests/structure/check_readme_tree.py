@@ -18,10 +18,11 @@ WHOLE_FOLDER_NOT_IN = "src/"
 
 
 def tracked_files(root):
-    """Paths of the files git knows; where there is no git checkout (an unpacked archive), of all files on the disk."""
+    """Paths of the files that git knows and the disk has; where there is no git checkout (an unpacked archive), of all files on the disk."""
     listing = subprocess.run(["git", "-c", "safe.directory=*", "-C", str(root), "ls-files", "-z"], capture_output=True)
     if listing.returncode == 0 and listing.stdout and (pathlib.Path(root) / ".git").exists():
-        return {name for name in listing.stdout.decode().split("\0") if name}
+        names = listing.stdout.decode().split("\0")
+        return {name for name in names if name and (pathlib.Path(root) / name).is_file()}
     hidden = re.compile(r"^(\.git|\.venv|\.venv-reference|build|build-[^/]*|runs)/|(^|/)__pycache__/")
     files = (path.relative_to(root).as_posix() for path in pathlib.Path(root).rglob("*") if path.is_file())
     return {name for name in files if not hidden.search(name)}

@@ -92,14 +92,11 @@ std::vector<LoraModule> lora_modules(const Config& c) {
     add("self_attn.k_proj", 0, c.hidden_size, kv_width);
     add("self_attn.v_proj", 0, c.hidden_size, kv_width);
     add("self_attn.o_proj", 0, q_width, c.hidden_size);
-    if (c.is_moe_layer(layer)) {
-      add("mlp.experts.gate_up_proj", c.num_experts, c.hidden_size, 2 * c.moe_intermediate_size);
-      add("mlp.experts.down_proj", c.num_experts, c.moe_intermediate_size, c.hidden_size);
-    } else {
-      add("mlp.gate_proj", 0, c.hidden_size, c.intermediate_size);
-      add("mlp.up_proj", 0, c.hidden_size, c.intermediate_size);
-      add("mlp.down_proj", 0, c.intermediate_size, c.hidden_size);
-    }
+    // The linear layers of a dense MLP are not offered: PEFT (0.21, transformers 5) takes the names gate_proj, up_proj and
+    // down_proj for this family's experts, so no adapter_config.json can say "the dense layer's".
+    if (!c.is_moe_layer(layer)) continue;
+    add("mlp.experts.gate_up_proj", c.num_experts, c.hidden_size, 2 * c.moe_intermediate_size);
+    add("mlp.experts.down_proj", c.num_experts, c.moe_intermediate_size, c.hidden_size);
   }
   return modules;
 }

@@ -1,0 +1,18 @@
+// moraine init: a random checkpoint.
+#include "base/bytes.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/format_count.h"
+#include "cli/random_checkpoint.h"
+
+namespace moraine {
+
+int run_init(const CommandArgs& args) {
+  const RandomCheckpoint written =
+      write_random_checkpoint(args.config, args.out, {.dtype = args.dtype, .seed = args.seed});
+  log_info("Wrote {}: {} parameters in {} tensors, {} in {} file{}, {}", args.out, format_count(written.parameters),
+           written.tensors, format_bytes(written.bytes), written.files, written.files == 1 ? "" : "s", written.dtype);
+  return 0;
+}
+
+}  // namespace moraine

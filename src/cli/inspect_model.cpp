@@ -1,0 +1,134 @@
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "cli/format_count.h"
+#include "cli/inspect_facts.h"
+#include "cli/inspect_folder.h"
+#include "data/template_detection.h"
+#include "data/tokenizer.h"
+#include "load/plan.h"
+#include "models/loaded_model.h"
+
+namespace moraine {
+namespace {
+
+uint64_t count_elements(const std::vector<int64_t>& shape) { return static_cast<uint64_t>(num_elements(shape)); }
+
+struct ParameterCounts {
+  uint64_t total = 0, experts = 0;
+  int64_t moe_layers = 0;
+};
+
+ParameterCounts count_parameters(const std::vector<ImageSpec>& specs) {
+  ParameterCounts counts;
+  for (const ImageSpec& image : specs) {
+    bool has_experts = false;
+    for (const ParamSpec& param : image.params) {
+      counts.total += count_elements(param.shape);
+      if (param.kind != ParamKind::kExperts) continue;
+      counts.experts += count_elements(param.shape);
+      has_experts = true;
+    }
+    counts.moe_layers += has_experts;
+  }
+  return counts;
+}
+
+// That the checkpoint holds all of `specs` and nothing unknown.
+void check_complete(const Model& model, const std::vector<ImageSpec>& specs, const CheckpointIndex& index) {
+  std::vector<LayerImage> images;
+  for (const ImageSpec& spec : specs) images.push_back(lay_out_image(spec, {0, model.shape().num_experts}, 1));
+  std::vector<ShardPlan> shards;
+  for (const LayerImage& image : images) shards.push_back({&image, shard_of_image(image, 1, 0)});
+  plan_reads(shards, index);
+  check_no_unexpected(specs, index, [&](const std::string& tensor) { return model.is_known_extra(tensor); });
+}
+
+// What `read` returns, or null where the folder has nothing that it can read: inspecting goes on without.
+template <typename Read>
+OrderedJson or_null(const Read& read) {
+  try {
+    return read();
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
+std::vector<std::string> lora_targets(const Model& model) {
+  std::vector<std::string> names;
+  std::set<std::string> seen;
+  for (const LoraModule& module : model.lora_modules())
+    if (seen.insert(module.local_name).second) names.push_back(module.local_name);
+  return names;
+}
+
+std::string percent(uint64_t part, uint64_t whole) { return fmt::format("{:.1f} %", 100.0 * part / whole); }
+
+}  // namespace
+
+OrderedJson inspect_model(const std::filesystem::path& folder) {
+  const HfConfig config = HfConfig::read(folder);
+  const auto model = make_model(config, "float32");  // counts do not depend on the compute dtype
+  const CheckpointIndex index = read_checkpoint_index(folder);
+  const auto specs = image_specs(*model, [&](const std::string& name) { return index.find(name) != nullptr; });
+  check_complete(*model, specs, index);
+
+  const ModelShape& shape = model->shape();
+  const ParameterCounts counts = count_parameters(specs);
+  const int64_t experts_per_token = config.integer("num_experts_per_tok");
+  uint64_t file_bytes = 0;
+  for (const SafetensorsHeader& file : index.files) file_bytes += file.file_size;
+  std::vector<const SafetensorsEntry*> entries;
+  for (const auto& [name, tensor] : index.tensors) entries.push_back(&tensor.entry);
+
+  OrderedJson facts;
+  facts["kind"] = "model";
+  facts["folder"] = folder.string();
+  facts["architecture"] = config.architecture();
+  facts["parameters"] = counts.total;
+  facts["active_parameters"] = counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);
+  facts["expert_parameters"] = counts.experts;
+  facts["layers"] = shape.num_hidden_layers;
+  facts["moe_layers"] = counts.moe_layers;
+  facts["experts"] = shape.num_experts;
+  facts["experts_per_token"] = experts_per_token;
+  facts["hidden_size"] = shape.hidden_size;
+  facts["vocab_size"] = shape.vocab_size;
+  facts["files"] = index.files.size();
+  facts["bytes"] = file_bytes;
+  facts["tensors"] = index.tensors.size();
+  facts["stored_dtypes"] = stored_dtypes(entries);
+  facts["template"] = or_null([&] { return detect_chat_template(folder); });
+  facts["tokenizer_vocab_size"] =
+      or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
+  facts["lora_targets"] = lora_targets(*model);
+  return facts;
+}
+
+std::string describe_model(const OrderedJson& facts) {
+  const auto count = [&](const char* key) { return facts[key].get<uint64_t>(); };
+  const auto tokenizer = facts["tokenizer_vocab_size"];
+  return fact_table(
+      facts["folder"].get<std::string>(),
+      {{"architecture", facts["architecture"].get<std::string>()},
+       {"parameters", fmt::format("{}, {} active for a token, {} in experts ({})", format_count(count("parameters")),
+                                  format_count(count("active_parameters")), format_count(count("expert_parameters")),
+                                  percent(count("expert_parameters"), count("parameters")))},
+       {"layers", fmt::format("{}, {} with experts", count("layers"), count("moe_layers"))},
+       {"experts", fmt::format("{} a layer, {} for a token", count("experts"), count("experts_per_token"))},
+       {"hidden size", fmt::format("{}", count("hidden_size"))},
+       {"vocabulary", fmt::format("{} ({})", count("vocab_size"),
+                                  tokenizer.is_null() ? "no tokenizer.json that can be read"
+                                                      : fmt::format("tokenizer: {}", tokenizer.get<int64_t>()))},
+       {"chat template", text_or(facts["template"], "none that is known (say data.template)")},
+       {"stored", fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"),
+                              count("files") == 1 ? "" : "s")},
+       {"dtypes", describe_dtypes(facts["stored_dtypes"])},
+       {"LoRA targets", join_words(facts["lora_targets"].get<std::vector<std::string>>())}});
+}
+
+}  // namespace moraine

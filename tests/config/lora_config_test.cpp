@@ -1,0 +1,120 @@
+#include "config/lora_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/json.h"
+#include "base/temp_folder.h"
+
+namespace moraine {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class LoraConfigTest : public testing::Test {
+ protected:
+  // Reads the golden adapter's config with these keys replaced.
+  LoraConfig read(const Json& changes) {
+    Json json = read_json_file(golden_ / "adapter_config.json");
+    json.update(changes);
+    folder_.write("adapter_config.json", json.dump());
+    return read_lora_config(folder_.path());
+  }
+  std::string error(const Json& changes) {
+    return error_of([&] { read(changes); });
+  }
+  std::filesystem::path golden_ = std::filesystem::path(MORAINE_TESTS_DIR) / "golden/qwen3_moe-fp32/lora/adapter";
+  TempFolder folder_;
+};
+
+TEST_F(LoraConfigTest, ReadsWhatPeftWrote) {
+  LoraConfig config = read_lora_config(golden_);
+  EXPECT_EQ(config.r, 4);
+  EXPECT_EQ(config.lora_alpha, 8);
+  EXPECT_EQ(config.scaling(), 2);
+  EXPECT_THAT(config.target_modules.names, ElementsAre("k_proj", "o_proj", "q_proj", "v_proj"));
+  EXPECT_TRUE(config.exclude_modules.empty());
+  EXPECT_THAT(config.target_parameters, ElementsAre("mlp.experts.down_proj", "mlp.experts.gate_up_proj"));
+  EXPECT_EQ(config.base_model_name_or_path, "../../model");
+  EXPECT_EQ(config.peft_version, "0.21.0");
+}
+
+TEST_F(LoraConfigTest, RoundTrips) {
+  LoraConfig config;
+  config.r = 3;
+  config.lora_alpha = 4.5;
+  config.target_modules.regex = ".*q_proj";
+  config.exclude_modules.names = {"a", "b"};
+  config.base_model_name_or_path = "models/é";
+  folder_.write("adapter_config.json", lora_config_to_json(config));
+  LoraConfig read = read_lora_config(folder_.path());
+  EXPECT_EQ(read.r, 3);
+  EXPECT_EQ(read.lora_alpha, 4.5);
+  EXPECT_EQ(read.target_modules.regex, ".*q_proj");
+  EXPECT_EQ(read.exclude_modules.names, config.exclude_modules.names);
+  EXPECT_EQ(read.base_model_name_or_path, "models/é");
+  EXPECT_EQ(read.peft_version, "0.21.0");
+  config.target_modules = {true, {}, {}};
+  folder_.write("adapter_config.json", lora_config_to_json(config));
+  EXPECT_TRUE(read_lora_config(folder_.path()).target_modules.all_linear);
+}
+
+TEST_F(LoraConfigTest, WritesNumbersAndKeysAsPeftDoes) {
+  std::string text = lora_config_to_json(read_lora_config(golden_));
+  EXPECT_THAT(text, AllOf(HasSubstr("\"lora_alpha\": 8,"), HasSubstr("\"lora_dropout\": 0.0,"), HasSubstr("\"r\": 4,"),
+                          HasSubstr("\"peft_type\": \"LORA\""), HasSubstr("\"exclude_modules\": null")));
+  Json written = parse_json(text, "text"), golden = read_json_file(golden_ / "adapter_config.json");
+  for (const auto& [key, value] : written.items()) EXPECT_EQ(value, golden[key]) << key;
+}
+
+TEST_F(LoraConfigTest, RefusesWhatIsNotHonoured) {
+  EXPECT_EQ(error(Json::object()), "");
+  EXPECT_THAT(error({{"peft_type", "IA3"}}), HasSubstr("adapter_config.json: peft_type 'IA3' is not supported"));
+  for (const char* key : {"use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "use_qalora", "some_new_feature"}) {
+    EXPECT_THAT(error({{key, true}}), HasSubstr("key '" + std::string(key) + "' = 'true' is not supported"));
+    EXPECT_EQ(error({{key, false}}), "");
+  }
+  EXPECT_THAT(error({{"bias", "all"}}), HasSubstr("key 'bias'"));
+  EXPECT_THAT(error({{"bias", "lora_only"}}), HasSubstr("key 'bias'"));
+  EXPECT_THAT(error({{"rank_pattern", {{"q_proj", 4}}}}), HasSubstr("key 'rank_pattern'"));
+  EXPECT_THAT(error({{"alpha_pattern", {{"q_proj", 4}}}}), HasSubstr("key 'alpha_pattern'"));
+  EXPECT_THAT(error({{"modules_to_save", Json::array({"lm_head"})}}), HasSubstr("key 'modules_to_save'"));
+  EXPECT_THAT(error({{"layers_to_transform", Json::array({1})}}), HasSubstr("key 'layers_to_transform'"));
+  EXPECT_THAT(error({{"layers_to_transform", 0}}), HasSubstr("key 'layers_to_transform'"));
+  EXPECT_THAT(error({{"trainable_token_indices", Json::array({1})}}), HasSubstr("key 'trainable_token_indices'"));
+  EXPECT_THAT(error({{"alora_invocation_tokens", Json::array({1})}}), HasSubstr("key 'alora_invocation_tokens'"));
+  for (const char* init : {"pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga"}) {
+    EXPECT_THAT(error({{"init_lora_weights", init}}), HasSubstr("init_lora_weights '" + std::string(init) + "'"));
+  }
+  EXPECT_EQ(error({{"init_lora_weights", "gaussian"}}), "");
+}
+
+TEST_F(LoraConfigTest, DropoutAndOldPeftWithTargetParameters) {
+  EXPECT_THAT(error({{"lora_dropout", 0.1}}), HasSubstr("lora_dropout does not work together with target_parameters"));
+  EXPECT_EQ(read({{"lora_dropout", 0.1}, {"target_parameters", nullptr}}).lora_dropout, 0.1);
+  for (Json old : {Json("0.19.0"), Json("0.18.1"), Json(nullptr), Json("0.9"), Json("unknown")}) {
+    EXPECT_THAT(error({{"peft_version", old}}), HasSubstr("stored in another layout")) << old;
+    EXPECT_EQ(error({{"peft_version", old}, {"target_parameters", nullptr}}), "");
+  }
+  for (const char* recent : {"0.19.1", "0.20.0", "0.21.1.dev0@abc", "1.0.0", "1"}) {
+    EXPECT_EQ(error({{"peft_version", recent}}), "");
+  }
+}
+
+TEST_F(LoraConfigTest, WrongValuesNameTheKey) {
+  EXPECT_THAT(error({{"r", 0}}), HasSubstr("key 'r' is 0, expected at least 1"));
+  EXPECT_THAT(error({{"r", "4"}}), HasSubstr("key 'r' must be an integer"));
+  EXPECT_THAT(error({{"lora_alpha", 0}}), HasSubstr("key 'lora_alpha' is 0"));
+  EXPECT_THAT(error({{"lora_dropout", 1}}), HasSubstr("key 'lora_dropout' is 1"));
+  EXPECT_THAT(error({{"target_modules", 3}}), HasSubstr("key 'target_modules' must be"));
+  EXPECT_THAT(error({{"target_parameters", "a"}}), HasSubstr("key 'target_parameters' must be a list of strings"));
+  EXPECT_THAT(error({{"target_modules", nullptr}, {"target_parameters", nullptr}}),
+              HasSubstr("neither target_modules nor target_parameters"));
+  EXPECT_THAT(error_of([&] { read_lora_config(folder_ / "none"); }),
+              HasSubstr("none/adapter_config.json: cannot open"));
+}
+
+}  // namespace
+}  // namespace moraine

@@ -1,0 +1,45 @@
+// Runs programs for the tests: what they print, how they end, how long it takes.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace moraine::testing_support {
+
+struct Outcome {
+  int exit_code = -1;  // 128 + signal when killed
+  std::string out, err;
+  double seconds = 0;
+  // Lines of err that begin with "moraine: error:".
+  int error_lines() const;
+};
+
+class Program {
+ public:
+  Program(const std::vector<std::string>& argv, const std::map<std::string, std::string>& environment);
+  ~Program();
+  Program(const Program&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // Reads stdout until `text` is there; false at its end or after `seconds`.
+  bool wait_for_output(const std::string& text, double seconds);
+  const std::string& out() const { return out_; }
+  void signal(int number) const;
+  // Waits for its end; kills it after `seconds` (exit code 137).
+  Outcome finish(double seconds = 40);
+
+ private:
+  void drain();
+  pid_t pid_ = -1;
+  int out_fd_ = -1, err_fd_ = -1;
+  std::string out_, err_;
+  double started_ = 0;
+};
+
+// True when the process exists and is not a zombie.
+bool alive(pid_t pid);
+
+}  // namespace moraine::testing_support

@@ -1,0 +1,289 @@
+// Several ranks as real processes (worker/worker.cpp): what collectives deliver, and how a world ends when a rank is hurt.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "dist/control_store.h"
+#include "program.h"
+
+namespace moraine {
+namespace {
+
+using testing::HasSubstr;
+using testing::MatchesRegex;
+using testing::Not;
+using testing::StartsWith;
+using testing_support::alive;
+using testing_support::Outcome;
+using testing_support::Program;
+using Environment = std::map<std::string, std::string>;
+
+std::vector<std::string> worker(const std::string& scenario, int ranks) {
+  return {MORAINE_DIST_WORKER, scenario, "--ranks", std::to_string(ranks)};
+}
+
+Outcome run_local(const std::string& scenario, int ranks, const Environment& environment = {}) {
+  return Program(worker(scenario, ranks), environment).finish();
+}
+
+// Ranks started as Slurm or torchrun without an agent's store would: by nobody that looks after them. Rank 0 serves.
+struct Alone {
+  Alone(const std::string& scenario, int ranks, Environment environment = {}, const std::vector<Environment>& each = {}) {
+    const uint16_t port = serve_local_store().port;  // free a moment ago
+    for (int rank = 0; rank < ranks; ++rank) {
+      Environment own = environment;
+      own["RANK"] = std::to_string(rank);
+      own["WORLD_SIZE"] = std::to_string(ranks);
+      own["MASTER_ADDR"] = "127.0.0.1";
+      own["MASTER_PORT"] = std::to_string(port);
+      own["OMP_NUM_THREADS"] = "1";
+      if (!each.empty()) {
+        for (const auto& [name, value] : each[rank]) own[name] = value;
+      }
+      programs.push_back(std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, scenario}, own));
+    }
+  }
+  std::vector<Outcome> finish() {
+    std::vector<Outcome> outcomes;
+    for (auto& program : programs) outcomes.push_back(program->finish());
+    return outcomes;
+  }
+  std::vector<std::unique_ptr<Program>> programs;
+};
+
+// What all ranks wrote to stderr, the slowest's time, and the number of error lines.
+Outcome together(const std::vector<Outcome>& outcomes, int except = -1) {
+  Outcome all;
+  for (size_t i = 0; i < outcomes.size(); ++i) {
+    if (static_cast<int>(i) == except) continue;
+    all.err += outcomes[i].err;
+    all.out += outcomes[i].out;
+    all.seconds = std::max(all.seconds, outcomes[i].seconds);
+    all.exit_code = std::max(all.exit_code, outcomes[i].exit_code);
+  }
+  return all;
+}
+
+void expect_one_line(const Outcome& outcome, const std::string& start) {
+  EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
+  EXPECT_THAT(outcome.err, StartsWith("moraine: error: " + start));
+  EXPECT_THAT(outcome.err, Not(HasSubstr("frame #")));
+  EXPECT_LE(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 6) << outcome.err;
+  std::printf("  %.2f s: %s", outcome.seconds, outcome.err.c_str());
+}
+
+// ------------------------------------------------------------------------------------------------ what arrives
+
+TEST(Ranks, CollectivesDeliver) {
+  for (int ranks : {1, 2, 3, 4}) {
+    const Outcome outcome = run_local("collectives", ranks);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, "collectives: " + std::to_string(ranks) + " ranks good\n");
+    EXPECT_EQ(outcome.err, "");
+  }
+}
+
+TEST(Ranks, EveryMeshGroupConnects) {
+  EXPECT_EQ(run_local("mesh", 4).out, "4 ranks = ep 2 × ep_fsdp 2 × replicate 1, fsdp 4\n");
+  EXPECT_EQ(run_local("mesh", 3, {{"EP", "3"}}).out, "3 ranks = ep 3 × ep_fsdp 1 × replicate 1, fsdp 3\n");
+}
+
+TEST(Ranks, StoreAndAgreement) {
+  EXPECT_EQ(run_local("store", 3).out, "ranks 0:0 1:1 2:2\n");
+  EXPECT_EQ(run_local("agree", 3).out, "agreed\n");
+  // Without a parent, and with one process.
+  const Outcome alone = together(Alone("store", 3).finish());
+  EXPECT_EQ(alone.out, "ranks 0:0 1:1 2:2\n");
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_EQ(Program({MORAINE_DIST_WORKER, "store"}, {}).finish().out, "ranks 0:0\n");
+}
+
+TEST(Ranks, OnlyRank0SpeaksAndWarningsComeOnce) {
+  const Outcome outcome = run_local("warn", 3);
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(outcome.out, "rank 0 speaks\n");
+  EXPECT_EQ(outcome.err, "moraine: warning: loss is high\n");
+  // Ranks end at different times, also when rank 0 serves the store.
+  const Outcome alone = together(Alone("warn", 3).finish());
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_EQ(alone.out, "rank 0 speaks\n");
+}
+
+// ------------------------------------------------------------------------------------------------ errors
+
+TEST(RankFaults, AnErrorOfOneRankIsOneLineForTheWorld) {
+  const Outcome run = run_local("throw", 3, {{"VICTIM", "1"}});
+  EXPECT_EQ(run.exit_code, 1);
+  expect_one_line(run, "rank 1, step 40: model.safetensors: short read\n");
+  const Outcome input = run_local("refuse", 3, {{"VICTIM", "2"}});
+  EXPECT_EQ(input.exit_code, 2);
+  expect_one_line(input, "data.train: no rows (add some)\n");
+  const Outcome bug = run_local("bug", 2);
+  EXPECT_EQ(bug.exit_code, 1);
+  expect_one_line(bug, "rank 1, step 40: step 40: shape '[3]' is invalid for input of size 2");
+  const Outcome all = run_local("all_refuse", 3);
+  EXPECT_EQ(all.exit_code, 2);
+  expect_one_line(all, "recipe.yaml: unknown key 'trian' (did you mean 'train'?)\n");
+}
+
+TEST(RankFaults, AnErrorOfOneRankIsOneLineWithoutAParentToo) {
+  for (const char* victim : {"0", "1"}) {
+    const std::vector<Outcome> outcomes = Alone("throw", 3, {{"VICTIM", victim}}).finish();
+    const Outcome all = together(outcomes);
+    expect_one_line(all, std::string("rank ") + victim + ", step 40: model.safetensors: short read\n");
+    for (const Outcome& outcome : outcomes) EXPECT_EQ(outcome.exit_code, 1);
+  }
+  const std::vector<Outcome> outcomes = Alone("all_refuse", 3).finish();
+  expect_one_line(together(outcomes), "recipe.yaml: unknown key");
+  for (const Outcome& outcome : outcomes) EXPECT_EQ(outcome.exit_code, 2);
+}
+
+TEST(RankFaults, AnErrorWithACollectiveInFlightDoesNotHang) {
+  const Outcome outcome = run_local("throw_in_flight", 2);
+  EXPECT_EQ(outcome.exit_code, 1);
+  expect_one_line(outcome, "rank 0, start: row 3: no tokens\n");
+  EXPECT_LT(outcome.seconds, 5);
+}
+
+TEST(RankFaults, DisagreementNamesRankKeyAndBothValues) {
+  const Outcome outcome = run_local("disagree", 3, {{"VICTIM", "1"}});
+  EXPECT_EQ(outcome.exit_code, 2);
+  expect_one_line(outcome, "rank 1: train.seed differs between ranks: '7' here, '0' on rank 0");
+  EXPECT_LT(outcome.seconds, 5);
+  const Outcome alone = together(Alone("disagree", 3, {{"VICTIM", "2"}}).finish());
+  EXPECT_EQ(alone.exit_code, 2);
+  expect_one_line(alone, "rank 2: train.seed differs between ranks: '7' here, '0' on rank 0");
+  EXPECT_LT(alone.seconds, 5);
+}
+
+TEST(RankFaults, RanksThatDisagreeOnTheWorldAreRefused) {
+  const Outcome size = together(Alone("store", 2, {}, {{}, {{"WORLD_SIZE", "3"}}}).finish());
+  EXPECT_EQ(size.exit_code, 2);
+  EXPECT_EQ(size.error_lines(), 1) << size.err;
+  EXPECT_THAT(size.err, HasSubstr("WORLD_SIZE: is "));
+  EXPECT_LT(size.seconds, 5);
+}
+
+// ------------------------------------------------------------------------------------------------ dead ranks
+
+TEST(RankFaults, AKilledRankEndsTheWorldAndIsNamed) {
+  for (const char* victim : {"0", "1", "2"}) {
+    const Outcome outcome = run_local("kill", 3, {{"VICTIM", victim}});
+    EXPECT_EQ(outcome.exit_code, 1);
+    expect_one_line(outcome, std::string("rank ") + victim + ": killed by signal 9 (SIGKILL");
+    EXPECT_LT(outcome.seconds, 6);
+  }
+  const Outcome waiting = run_local("kill_in_wait", 2);
+  EXPECT_EQ(waiting.exit_code, 1);
+  expect_one_line(waiting, "rank 1: killed by signal 9 (SIGKILL");
+  const Outcome early = run_local("store", 3, {{"DIE_BEFORE_JOINING", "1"}});
+  EXPECT_EQ(early.exit_code, 1);
+  expect_one_line(early, "rank 1: killed by signal 9 (SIGKILL");
+  EXPECT_LT(early.seconds, 6);
+}
+
+TEST(RankFaults, ARankThatEndsWithoutAWordIsNamed) {
+  const Outcome crash = run_local("abort", 2);
+  EXPECT_EQ(crash.exit_code, 1);
+  expect_one_line(crash, "rank 1: killed by signal 6 (SIGABRT");
+  const Outcome left = run_local("exit", 2);
+  EXPECT_EQ(left.exit_code, 1);
+  expect_one_line(left, "rank 1: ended with code 7");
+}
+
+TEST(RankFaults, AKilledRankIsNoticedWithoutAParent) {
+  // The rank that serves the store, and one that does not. The default heartbeat limit.
+  for (int victim : {0, 2}) {
+    const std::vector<Outcome> outcomes = Alone("kill", 3, {{"VICTIM", std::to_string(victim)}}).finish();
+    const Outcome others = together(outcomes, victim);
+    expect_one_line(others, "rank " + std::to_string(victim));
+    EXPECT_LT(others.seconds, 10);
+    for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[rank].exit_code, rank == victim ? 137 : 1);
+  }
+  // Nobody is in a collective: only heartbeats tell.
+  const std::vector<Outcome> outcomes = Alone("kill_in_wait", 2, {{"MORAINE_HEARTBEAT_SECONDS", "3"}}).finish();
+  expect_one_line(outcomes[0], "rank 1: no heartbeat for 3 s, last stage: load");
+  EXPECT_LT(outcomes[0].seconds, 7);
+}
+
+TEST(RankFaults, AStoppedRankIsNoticed) {
+  const Outcome outcome = run_local("stop", 3, {{"VICTIM", "1"}, {"MORAINE_HEARTBEAT_SECONDS", "3"}});
+  EXPECT_EQ(outcome.exit_code, 1);
+  expect_one_line(outcome, "rank 1: no heartbeat for 3 s, last stage: step ");
+  EXPECT_LT(outcome.seconds, 8);
+  // The rank that serves the store.
+  Alone alone("stop", 3, {{"VICTIM", "0"}, {"MORAINE_HEARTBEAT_SECONDS", "3"}});
+  const std::vector<Outcome> others{alone.programs[1]->finish(), alone.programs[2]->finish()};
+  expect_one_line(together(others), "rank 0: its control store");
+  EXPECT_LT(together(others).seconds, 8);
+}
+
+TEST(RankFaults, ARankStoppedForAWhileGoesOn) {
+  Program program(worker("pids", 2), {{"STEPS", "60"}, {"MORAINE_HEARTBEAT_SECONDS", "4"}});
+  ASSERT_TRUE(program.wait_for_output("pid", 10));
+  ASSERT_TRUE(program.wait_for_output("\npid", 10));
+  const pid_t pid = std::atoi(program.out().c_str() + program.out().rfind("pid") + 4);
+  kill(pid, SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+  kill(pid, SIGCONT);
+  const Outcome outcome = program.finish();
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+}
+
+TEST(RankFaults, ATimeoutNamesTheCollectiveAndWhoHasNotCome) {
+  const Outcome outcome = run_local("hang", 3, {{"TIMEOUT_MS", "1500"}});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(outcome.error_lines(), 1);
+  EXPECT_THAT(outcome.err, MatchesRegex("moraine: error: rank [01]: all_gather_into_tensor on world .#41, 3.9 KiB. has not "
+                                        "ended within 1.5 s, stage step 40; rank 2 has not come to it .stage step 40, last "
+                                        "collective: all_gather_into_tensor on world .#40, 3.9 KiB.. "
+                                        ".dist.timeout_seconds sets the limit.\n(.|\n)*"));
+  EXPECT_LE(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 6) << outcome.err;
+  std::printf("  %.2f s: %s", outcome.seconds, outcome.err.c_str());
+}
+
+// ------------------------------------------------------------------------------------------------ the launcher
+
+std::vector<pid_t> pids_of(const std::string& out) {
+  std::vector<pid_t> pids;
+  std::istringstream lines(out);
+  for (std::string word, number; lines >> word >> number;) pids.push_back(std::atoi(number.c_str()));
+  return pids;
+}
+
+TEST(Launcher, RanksAreItsOnlyChildrenAndDieWithIt) {
+  Program program(worker("pids", 3), {});
+  ASSERT_TRUE(program.wait_for_output("\npid", 10));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  program.wait_for_output("nothing", 0.1);
+  const std::vector<pid_t> pids = pids_of(program.out());
+  ASSERT_EQ(pids.size(), 3u);
+  std::ifstream children("/proc/" + std::to_string(program.pid()) + "/task/" + std::to_string(program.pid()) + "/children");
+  std::vector<pid_t> direct;
+  for (pid_t pid; children >> pid;) direct.push_back(pid);
+  EXPECT_THAT(direct, testing::UnorderedElementsAreArray(pids));
+  for (pid_t pid : pids) EXPECT_TRUE(alive(pid));
+  program.signal(SIGKILL);
+  program.finish();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  for (pid_t pid : pids) EXPECT_FALSE(alive(pid));
+}
+
+TEST(Launcher, SignalsReachTheRanks) {
+  for (int number : {SIGTERM, SIGINT}) {
+    Program program(worker("pids", 2), {});
+    ASSERT_TRUE(program.wait_for_output("\npid", 10));
+    program.signal(number);
+    const Outcome outcome = program.finish();
+    EXPECT_EQ(outcome.exit_code, 128 + number);
+    EXPECT_EQ(outcome.err, "");
+    for (pid_t pid : pids_of(outcome.out)) EXPECT_FALSE(alive(pid));
+  }
+}
+
+}  // namespace
+}  // namespace moraine

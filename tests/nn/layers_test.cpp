@@ -1,0 +1,141 @@
+// Each layer with a hand-written backward pass, against the same formula in plain autograd.
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "nn/attention.h"
+#include "nn/grouped_linear.h"
+#include "nn/loss.h"
+#include "nn/norm.h"
+#include "nn/rope.h"
+#include "nn/router.h"
+#include "nn/swiglu.h"
+
+namespace moraine {
+namespace {
+
+at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+at::Tensor leaf(std::vector<int64_t> shape) { return random(std::move(shape)).requires_grad_(); }
+
+std::vector<at::Tensor> gradients(const at::Tensor& output, const std::vector<at::Tensor>& inputs, const at::Tensor& g) {
+  return torch::autograd::grad({output}, inputs, {g}, false, false, true);
+}
+
+void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = 1e-5) {
+  ASSERT_EQ(a.sizes(), b.sizes());
+  EXPECT_LT((a - b).abs().max().item<double>(), tolerance * (1 + b.abs().max().item<double>()));
+}
+
+TEST(RmsNorm, ForwardAndGradient) {
+  at::Tensor x = leaf({5, 3, 16}), weight = random({16}), g = random({5, 3, 16});
+  at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * weight;
+  at::Tensor y = rms_norm(x, weight, 1e-6);
+  expect_close(y, expected);
+  expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
+}
+
+TEST(SwiGlu, ForwardAndGradient) {
+  at::Tensor x = leaf({7, 24}), g = random({7, 12});
+  at::Tensor expected = at::silu(x.narrow(1, 0, 12)) * x.narrow(1, 12, 12);
+  at::Tensor y = swiglu(x);
+  expect_close(y, expected);
+  expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
+}
+
+TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
+  const std::vector<int64_t> rows{3, 0, 5, 1};
+  at::Tensor x = leaf({9, 8}), w = random({4, 6, 8}), g = random({9, 6});
+  LoraPair lora{leaf({4, 2, 8}), leaf({4, 6, 2}), 1.5};
+  at::Tensor folded = w + 1.5 * at::bmm(lora.b, lora.a);
+  std::vector<at::Tensor> outputs;
+  int64_t row = 0;
+  for (int64_t e = 0; e < 4; ++e) {
+    outputs.push_back(at::mm(x.narrow(0, row, rows[e]), folded[e].t()));
+    row += rows[e];
+  }
+  at::Tensor expected = at::cat(outputs), y = grouped_linear(x, w, rows, &lora);
+  expect_close(y, expected);
+  auto got = gradients(y, {x, lora.a, lora.b}, g), wanted = gradients(expected, {x, lora.a, lora.b}, g);
+  for (int i = 0; i < 3; ++i) expect_close(got[i], wanted[i]);
+  // The expert without rows has a gradient, and it is zero.
+  EXPECT_EQ(got[1][1].abs().max().item<float>(), 0);
+}
+
+TEST(GroupedLinear, NoRowsAtAll) {
+  at::Tensor x = leaf({0, 8});
+  LoraPair lora{leaf({2, 2, 8}), leaf({2, 6, 2}), 1.0};
+  at::Tensor y = grouped_linear(x, random({2, 6, 8}), {0, 0}, &lora);
+  EXPECT_EQ(y.sizes(), (std::vector<int64_t>{0, 6}));
+  auto grads = gradients(y, {x, lora.a, lora.b}, at::zeros({0, 6}));
+  EXPECT_EQ(grads[0].size(0), 0);
+  EXPECT_EQ(grads[1].abs().sum().item<float>() + grads[2].abs().sum().item<float>(), 0);
+}
+
+TEST(LoraLinear, MastersInFp32GetFp32Gradients) {
+  at::Tensor x = random({4, 8}).to(at::kBFloat16).requires_grad_(), w = random({6, 8}).to(at::kBFloat16);
+  LoraPair lora{leaf({2, 8}), leaf({6, 2}), 2.0};
+  auto grads = gradients(lora_linear(x, w, &lora), {lora.a, lora.b}, random({4, 6}).to(at::kBFloat16));
+  EXPECT_EQ(grads[0].scalar_type(), at::kFloat);
+  EXPECT_EQ(grads[1].sizes(), lora.b.sizes());
+}
+
+TEST(Attention, SequencesDoNotSeeEachOther) {
+  at::Tensor q = random({7, 4, 8}), k = random({7, 2, 8}), v = random({7, 2, 8});
+  at::Tensor both = causal_attention(q, k, v, {0, 3, 7}, nullptr);
+  auto part = [&](int64_t begin, int64_t n) {
+    return causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, nullptr);
+  };
+  expect_close(both, at::cat({part(0, 3), part(3, 4)}));
+}
+
+TEST(Attention, CacheContinuesTheSequence) {
+  at::Tensor q = random({6, 4, 8}), k = random({6, 2, 8}), v = random({6, 2, 8});
+  at::Tensor whole = causal_attention(q, k, v, {0, 6}, nullptr);
+  KvCache cache;
+  std::vector<at::Tensor> pieces;
+  for (auto [begin, n] : {std::pair<int64_t, int64_t>{0, 3}, {3, 1}, {4, 2}})
+    pieces.push_back(causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache));
+  expect_close(at::cat(pieces), whole);
+}
+
+TEST(Attention, NoTokens) {
+  EXPECT_EQ(causal_attention(random({0, 4, 8}), random({0, 2, 8}), random({0, 2, 8}), {0}, nullptr).numel(), 0);
+}
+
+TEST(Rope, RotatesPairsByPositionTimesFrequency) {
+  const at::Tensor positions = at::tensor({0, 3}, at::kLong);
+  const RopeTable table = make_rope_table(positions, 4, 100.0, at::kFloat);
+  at::Tensor x = at::tensor({1.0f, 0.0f, 0.0f, 2.0f}).view({1, 1, 4}).expand({2, 1, 4});
+  at::Tensor y = apply_rope(x, table);
+  expect_close(y[0][0], x[0][0]);
+  // frequencies 1 and 0.1; pairs are (0, 2) and (1, 3)
+  const float expected[] = {std::cos(3.0f), -2 * std::sin(0.3f), std::sin(3.0f), 2 * std::cos(0.3f)};
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(y[1][0][i].item<float>(), expected[i], 1e-5);
+}
+
+TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
+  at::Tensor logits = at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4});
+  const Routing routing = route_softmax_topk(logits, 2, true, {});
+  EXPECT_TRUE(at::equal(routing.indices_TK, at::tensor({1, 3}, at::kLong).view({1, 2})));
+  EXPECT_NEAR(routing.weights_TK.sum().item<float>(), 1.0, 1e-6);
+  const Routing forced = route_softmax_topk(logits, 2, false, at::tensor({0, 2}, at::kLong).view({1, 2}));
+  expect_close(forced.weights_TK, at::softmax(logits, -1).index_select(1, at::tensor({0, 2}, at::kLong)));
+}
+
+TEST(Loss, ChunksEqualTheWholeAndItsGradient) {
+  at::Tensor hidden = leaf({11, 8}), head = random({20, 8});
+  at::Tensor targets = at::randint(0, 20, {11}, at::kLong);
+  targets[2] = -100;
+  targets[10] = -100;
+  at::Tensor expected = at::cross_entropy_loss(at::mm(hidden, head.t()), targets, {}, at::Reduction::Sum, -100);
+  at::Tensor wanted = torch::autograd::grad({expected * 0.5}, {hidden})[0];
+  for (int64_t chunk_rows : {1, 4, 256}) {
+    const LossResult loss = chunked_cross_entropy(hidden.detach(), head, targets, WithGradient::kYes, 0.5, chunk_rows);
+    EXPECT_NEAR(loss.loss_sum, expected.item<double>(), 1e-4);
+    EXPECT_EQ(loss.trained_tokens, 9);
+    expect_close(loss.grad_hidden_TD, wanted);
+    EXPECT_EQ(loss.token_loss_T[2].item<float>(), 0);
+  }
+}
+
+}  // namespace
+}  // namespace moraine

@@ -1,0 +1,141 @@
+// Qwen3-MoE against transformers + PEFT: logits, losses, gradients and a training curve.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "adapter/open_adapter.h"
+#include "adapter/peft_export.h"
+#include "base/json.h"
+#include "golden.h"
+#include "train/pass.h"
+#include "train/score.h"
+#include "train/step.h"
+
+namespace moraine {
+namespace {
+
+struct Golden {
+  std::filesystem::path folder;
+  LoadedModel loaded;
+  TokensFile batch;
+  at::Tensor mask;  // bool [B, T]
+
+  explicit Golden(const std::string& name)
+      : folder(golden_folder(name)), loaded(open_model(folder / "model", {})),
+        batch(golden_batch(folder / "batch.safetensors")),
+        mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
+
+  OpenedAdapter adapter(const std::string& which = "adapter") {
+    return open_adapter(*loaded.model, folder / "lora" / which, loaded.experts->local_experts(), at::kCPU);
+  }
+  at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
+};
+
+const Json read_train_json(const Golden& golden) { return read_json_file(golden.folder / "lora" / "train.json"); }
+
+TEST(Qwen3MoeFp32, LogitsAndLossWithoutAdapter) {
+  Golden golden("qwen3_moe-fp32");
+  const ScoreResult result = score(golden.loaded, nullptr, golden.batch, "batch", {.logits = true});
+  const auto forward = golden.folder / "forward.safetensors";
+  EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
+  EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
+}
+
+TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
+  Golden golden("qwen3_moe-fp32");
+  OpenedAdapter adapter = golden.adapter();
+  const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true});
+  const auto forward = golden.folder / "lora" / "forward.safetensors";
+  EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
+  EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
+}
+
+TEST(Qwen3MoeFp32, EveryAdapterGradient) {
+  Golden golden("qwen3_moe-fp32");
+  OpenedAdapter adapter = golden.adapter();
+  score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true});
+  const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads);
+  const SafetensorsHeader reference = read_safetensors_header(golden.folder / "lora" / "grads.safetensors");
+  ASSERT_EQ(grads.size(), reference.entries.size());
+  for (const auto& [name, grad] : grads)
+    EXPECT_LT(relative_error(grad, read_tensor(reference, *reference.find(name))), 1e-4) << name;
+}
+
+// 12 steps as the golden's train.json says; compares each step, then the adapter after the last.
+void check_training_curve(const std::string& name, double loss_tolerance, double norm_tolerance, Recompute recompute,
+                          double adapter_tolerance) {
+  Golden golden(name);
+  OpenedAdapter adapter = golden.adapter();
+  TrainConfig config;
+  config.learning_rate = 1e-3;
+  config.weight_decay = 0.01;
+  config.warmup_steps = 2;
+  config.recompute = recompute == Recompute::kFull ? "full" : "none";
+  AdamW optimizer(adapter.state, config);
+  const Json reference = read_train_json(golden);
+  std::vector<TokensFile> batches;
+  for (const char* prefix : {"0.", "1.", "2."})
+    batches.push_back(golden_batch(golden.folder / "lora" / "train_batches.safetensors", prefix));
+  const int64_t steps = static_cast<int64_t>(reference["steps"].size());
+  for (int64_t step = 0; step < steps; ++step) {
+    const Json& expected = reference["steps"][step];
+    const double learning_rate = scheduled_learning_rate(config, step, steps);
+    EXPECT_NEAR(learning_rate, expected["lr"].get<double>(), 1e-12);
+    std::vector<const Sample*> rows;
+    for (const Sample& sample : batches[step % 3].samples) rows.push_back(&sample);
+    const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate);
+    EXPECT_NEAR(result.loss, expected["loss"].get<double>(), loss_tolerance) << "step " << step;
+    EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, norm_tolerance) << "step " << step;
+  }
+  if (adapter_tolerance <= 0) return;
+  const SafetensorsHeader after =
+      read_safetensors_header(golden.folder / "lora" / "adapter_after" / "adapter_model.safetensors");
+  for (const auto& [tensor_name, value] : peft_tensors(adapter.state, AdapterPart::kValues))
+    EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), adapter_tolerance) << tensor_name;
+}
+
+TEST(Qwen3MoeFp32, TrainingCurveAndFinalAdapter) {
+  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kFull, 1e-3);
+}
+
+TEST(Qwen3MoeFp32, TrainingCurveWithoutRecompute) {
+  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kNone, 1e-3);
+}
+
+TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
+  Golden golden("qwen3_moe-bf16");
+  for (const bool adapted : {false, true}) {
+    std::optional<OpenedAdapter> adapter;
+    if (adapted) adapter = golden.adapter();
+    const ScoreResult result =
+        score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch", {.logits = true});
+    const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
+    const at::Tensor expected = golden.at_tokens(golden_tensor(forward, "logits"));
+    const at::Tensor error = (golden.at_tokens(result.logits) - expected).abs();
+    EXPECT_LT(error.mean().item<double>(), 0.03 * expected.square().mean().sqrt().item<double>()) << adapted;
+    EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 2e-2) << adapted;
+  }
+}
+
+TEST(Qwen3MoeBf16, TrainingCurve) { check_training_curve("qwen3_moe-bf16", 2e-2, 5e-2, Recompute::kFull, 0); }
+
+// The gradient of a step does not depend on how its rows are cut into micro-batches.
+TEST(Qwen3MoeFp32, GradientDoesNotDependOnMicroBatches) {
+  Golden golden("qwen3_moe-fp32");
+  std::vector<at::Tensor> grads;
+  for (int64_t micro_batch_size : {1, 2, 3}) {
+    OpenedAdapter adapter = golden.adapter();
+    TrainConfig config;
+    config.micro_batch_size = micro_batch_size;
+    AdamW optimizer(adapter.state, config);
+    std::vector<const Sample*> rows;
+    for (const Sample& sample : golden.batch.samples) rows.push_back(&sample);
+    train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0);
+    grads.push_back(at::cat({adapter.state.dense().grads, adapter.state.experts().grads}));
+  }
+  EXPECT_LT(relative_error(grads[1], grads[0]), 1e-5);
+  EXPECT_LT(relative_error(grads[2], grads[0]), 1e-5);
+}
+
+}  // namespace
+}  // namespace moraine
