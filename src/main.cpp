@@ -4,10 +4,12 @@
 #include <new>
 #include <string>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "cli/cli.h"
 
 int main(int argc, char** argv) {
+  moraine::avoid_undescribed_amx();
   try {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {

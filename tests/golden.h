@@ -7,10 +7,14 @@
 #include <filesystem>
 #include <string>
 
+#include "base/cpu_features.h"
 #include "data/dataset.h"
 #include "load/tensor_file.h"
 
 namespace moraine {
+
+// Before any test's first tensor operation, as main() does.
+inline const bool kAmxChecked = (avoid_undescribed_amx(), true);
 
 inline std::filesystem::path golden_folder(const std::string& name) {
   return std::filesystem::path(MORAINE_TESTS_DIR) / "golden" / name;

@@ -94,11 +94,18 @@ void check_required(const Command& command, const CommandArgs& args) {
   }
 }
 
-// CLI11's complaints are about a flag's value only, because everything else is left to take_other_words.
-Error value_error(const Command& command, const CLI::App& app) {
+// CLI11 leaves what it does not know to take_other_words, so that its complaints are about a flag's value only. Which one it
+// is, is told from the words: CLI11's own text is not for users.
+Error misused_flag(const Command& command, const std::vector<std::string>& words) {
   for (const Flag& flag : command.flags) {
-    const CLI::Option* option = app.get_option(flag.name);
-    if (option->count() > 1) return input_error(flag.name, "is given more than once");
+    const auto is_this = [&](const std::string& word) { return word == flag.name || word.starts_with(flag.name + "="); };
+    if (flag.value.empty() && std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+          return is_this(word) && word != flag.name;
+        })) {
+      return input_error(flag.name, "takes no value");
+    }
+    if (std::count_if(words.begin(), words.end(), is_this) > 1) return input_error(flag.name, "is given more than once");
+    if (words.back() == flag.name) return input_error(flag.name, fmt::format("its value {} is missing", flag.value));
   }
   return input_error(command.name, "a flag is used wrongly", see_help(command));
 }
@@ -125,15 +132,8 @@ std::optional<CommandArgs> parse_args(const Command& command, const std::vector<
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // CLI11 takes them off the end
   try {
     app.parse(reversed);
-  } catch (const CLI::ParseError& error) {
-    const std::string text = error.what();  // begins with the flag's name
-    for (const Flag& flag : command.flags) {
-      if (!text.starts_with(flag.name + ":") && !text.starts_with(flag.name + " ")) continue;
-      if (flag.value.empty()) throw input_error(flag.name, "takes no value");
-      if (text.find("missing") != text.npos) throw input_error(flag.name, fmt::format("its value {} is missing", flag.value));
-      throw input_error(flag.name, "is given more than once");
-    }
-    throw value_error(command, app);
+  } catch (const CLI::ParseError&) {
+    throw misused_flag(command, words);
   }
   if (help) return std::nullopt;
   for (size_t i = 0; i < command.flags.size(); ++i)

@@ -1,5 +1,6 @@
 // moraine tokenize: text and chats as the trainer sees them.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 

@@ -37,6 +37,14 @@ size_t slot_of(uint64_t hash, size_t table_size) {
   return (hash * 0x9E3779B97F4A7C15u) >> (64 - std::countr_zero(table_size));
 }
 
+// Words up to 8 bytes are their own key; a longer word's may collide.
+uint64_t key_of(std::string_view word) {
+  if (word.size() > 8) return std::hash<std::string_view>()(word);
+  uint64_t key = 0;
+  std::memcpy(&key, word.data(), word.size());
+  return key;
+}
+
 constexpr size_t kLongestShortWord = 48;   // bytes; beyond it a heap is faster than looking at every pair
 constexpr size_t kLongestCachedWord = 64;  // bytes
 constexpr size_t kMostCachedWords = 1 << 17;
@@ -165,7 +173,7 @@ void ByteLevelBpe::Scratch::grow() {
   old.swap(entries);
   for (const Entry& entry : old) {
     if (!entry.text_size) continue;
-    size_t slot = slot_of(entry.hash, entries.size());
+    size_t slot = slot_of(entry.key, entries.size());
     while (entries[slot].text_size) slot = (slot + 1) & (entries.size() - 1);
     entries[slot] = entry;
   }
@@ -173,24 +181,29 @@ void ByteLevelBpe::Scratch::grow() {
 
 void ByteLevelBpe::encode(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
   if (word.size() > kLongestCachedWord) return encode_uncached(word, scratch, ids);
-  uint64_t hash = std::hash<std::string_view>()(word);
-  size_t slot = slot_of(hash, scratch.entries.size());
-  while (scratch.entries[slot].text_size) {
+  uint64_t key = key_of(word);
+  size_t slot = slot_of(key, scratch.entries.size());
+  for (; scratch.entries[slot].text_size; slot = (slot + 1) & (scratch.entries.size() - 1)) {
     const Scratch::Entry& entry = scratch.entries[slot];
-    if (entry.hash == hash && std::string_view(scratch.text).substr(entry.text_begin, entry.text_size) == word) {
-      auto begin = scratch.ids.begin() + entry.ids_begin;
-      ids.insert(ids.end(), begin, begin + entry.ids_size);
-      return;
-    }
-    slot = (slot + 1) & (scratch.entries.size() - 1);
+    if (entry.key != key || entry.text_size != word.size()) continue;
+    if (word.size() > 8 && std::memcmp(scratch.text.data() + entry.text_begin, word.data(), word.size()) != 0) continue;
+    if (entry.ids_size == 1) return ids.push_back(entry.ids_begin);
+    auto begin = scratch.ids.begin() + entry.ids_begin;
+    ids.insert(ids.end(), begin, begin + entry.ids_size);
+    return;
   }
 
   size_t first = ids.size();
   encode_uncached(word, scratch, ids);
-  scratch.entries[slot] = {hash, static_cast<uint32_t>(scratch.text.size()), static_cast<uint32_t>(scratch.ids.size()),
-                           static_cast<uint16_t>(word.size()), static_cast<uint16_t>(ids.size() - first)};
-  scratch.text += word;
-  scratch.ids.insert(scratch.ids.end(), ids.begin() + static_cast<ptrdiff_t>(first), ids.end());
+  Scratch::Entry& entry = scratch.entries[slot];
+  entry = {key, static_cast<uint32_t>(scratch.text.size()), static_cast<uint32_t>(scratch.ids.size()),
+           static_cast<uint16_t>(word.size()), static_cast<uint16_t>(ids.size() - first)};
+  if (word.size() > 8) scratch.text += word;
+  if (entry.ids_size == 1) {
+    entry.ids_begin = ids.back();
+  } else {
+    scratch.ids.insert(scratch.ids.end(), ids.begin() + static_cast<ptrdiff_t>(first), ids.end());
+  }
   if (++scratch.used * 2 > scratch.entries.size()) scratch.grow();
 }
 

@@ -30,10 +30,10 @@ class ByteLevelBpe {
 
    private:
     friend class ByteLevelBpe;
-    // Where a word and its ids lie in text and ids.
     struct Entry {
-      uint64_t hash = 0;
-      uint32_t text_begin = 0, ids_begin = 0;
+      uint64_t key = 0;                      // the word itself when it has at most 8 bytes, else a hash of it
+      uint32_t text_begin = 0;               // where a longer word lies in `text`
+      uint32_t ids_begin = 0;                // where the ids lie in `ids`; a single id itself
       uint16_t text_size = 0, ids_size = 0;  // text_size 0: free
     };
     void clear();

@@ -188,6 +188,12 @@ class Translator {
     return value;
   }
 
+  std::string word_characters() const {
+    // Outside classes Oniguruma goes by a table of Latin-1 in which ², ³, ¹ and ¼ to ¾ are word characters.
+    return std::string(in_class_ ? "" : "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}") + "\\p{Alphabetic}" + category("L") +
+           category("M") + category("Nd") + category("Pc");
+  }
+
   // One character or escape at at_, inside or outside a class.
   Item item() {
     auto one = [](char32_t c) { return Item{c, hex(c), false}; };
@@ -204,11 +210,7 @@ class Translator {
         return {std::nullopt, category("Nd"), c == 'D'};
       case 'w':
       case 'W':
-        // Of the numbers that are no digits only those of Latin-1 are word characters to Oniguruma.
-        return {std::nullopt,
-                "\\p{Alphabetic}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" + category("L") + category("M") + category("Nd") +
-                    category("Pc"),
-                c == 'W'};
+        return {std::nullopt, word_characters(), c == 'W'};
       case 'p':
       case 'P':
         return property(c == 'P');
@@ -265,6 +267,7 @@ class Translator {
     out_ += '[';
     if (take("^")) out_ += '^';
     if (next_is("]")) refuse("an empty class");
+    in_class_ = true;
     while (!take("]")) {
       if (at_ == in_.size()) refuse("an unclosed class");
       if (next_is("[")) refuse("a set within a set");
@@ -283,6 +286,7 @@ class Translator {
       if (!last.character || *last.character < *first.character) refuse("a bad range");
       out_ += "-" + last.inside;
     }
+    in_class_ = false;
     out_ += ']';
   }
 
@@ -290,6 +294,7 @@ class Translator {
   const std::string& where_;
   size_t at_ = 0;
   std::string out_;
+  bool in_class_ = false;
   std::vector<Group> groups_{{0, false}};
   size_t atom_ = std::string::npos;  // where in out_ the last repeatable item begins
   char32_t last_character_ = 0;      // the literal just before, 0 = none

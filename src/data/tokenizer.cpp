@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <mutex>
+#include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -119,12 +120,18 @@ struct Tokenizer::Impl {
     void encode_words(std::string_view text, size_t normalized_base, size_t base) {
       PreTokenizer::Scratch& pieces = scratch_.pre_tokenizer;
       std::string_view prefixed = impl_.parts.pre_tokenizer.split(text, pieces);
+      bool straight = pieces.alignment.empty() && scratch_.normalization.empty();
       for (auto [first, last] : pieces.pieces) {
         scratch_.word.clear();
         impl_.parts.model.encode(prefixed.substr(first, last - first), scratch_.bpe, scratch_.word);
         size_t begin = first;
         for (uint32_t id : scratch_.word) {
           size_t end = begin + impl_.parts.model.num_bytes(id);
+          if (straight) {
+            put(id, base + normalized_base + begin, base + normalized_base + end);
+            begin = end;
+            continue;
+          }
           auto [text_begin, text_end] = pieces.alignment.to_source(begin, end);
           auto [source_begin, source_end] =
               scratch_.normalization.to_source(normalized_base + text_begin, normalized_base + text_end);
@@ -136,9 +143,9 @@ struct Tokenizer::Impl {
 
     // `begin` and `end` are of the repaired text.
     void put(uint32_t id, size_t begin, size_t end) {
-      auto [source_begin, source_end] = scratch_.repair.to_source(begin, end);
+      if (!scratch_.repair.empty()) std::tie(begin, end) = scratch_.repair.to_source(begin, end);
       out_.ids.push_back(id);
-      out_.offsets.push_back({static_cast<uint32_t>(source_begin), static_cast<uint32_t>(source_end)});
+      out_.offsets.push_back({static_cast<uint32_t>(begin), static_cast<uint32_t>(end)});
     }
 
     const Impl& impl_;
@@ -170,6 +177,8 @@ Encoding Tokenizer::encode(std::string_view text) const {
     throw input_error("tokenizer", "a text of more than 2 GiB", "cut it into several rows");
   }
   Encoding out;
+  out.ids.reserve(text.size() / 4 + 4);
+  out.offsets.reserve(text.size() / 4 + 4);
   std::unique_ptr<Scratch> scratch = impl_->take_scratch();
   scratch->repair.clear();
   std::string repaired;

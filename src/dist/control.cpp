@@ -28,6 +28,8 @@ std::string seconds_text(Clock::duration time) {
   return fmt::format("{:.3g} s", std::chrono::duration<double>(time).count());
 }
 
+constexpr int64_t kSmallWorld = 64;
+
 // Sleeps that grow, for polls that usually end at once.
 class PollPause {
  public:
@@ -245,7 +247,8 @@ void Control::Impl::beat_loop() try {
       // When this rank is the one that reports, another of its threads is on the way out: go on beating meanwhile.
       if (claim_leaving()) leave_with(ErrorReport::from_json(*error), *beat_store);
     }
-    if (watched != world.rank && !leaving) {
+    // In large worlds only as often as heartbeats come, to spare the store's host.
+    if (watched != world.rank && !leaving && (beat_now || world.world_size <= kSmallWorld)) {
       const auto text = try_get(*beat_store, heartbeat_key(watched));
       const auto beat = text ? std::optional(Heartbeat::from_json(*text)) : std::nullopt;
       const Clock::duration silent = watch.look(beat, Clock::now());

@@ -168,12 +168,11 @@ class Supervisor {
     const int status = children_[rank].wait_status();
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
     exit_codes_[rank] = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-    if (!first_failed_) {
-      first_failed_ = rank;
-      failed_at_ = Clock::now();
-    }
+    if (!first_failed_) first_failed_ = rank;
     read_stderr(rank);
+    // Ranks that end because they were told to may take their time: the others save what they have.
     if (forwarded_ || report_) return;
+    if (!failed_at_) failed_at_ = Clock::now();
     // What the rank itself told all of us comes first. A rank that stopped because it read of an error does not get here
     // before the error is in the store.
     look_for_report();

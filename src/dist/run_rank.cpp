@@ -28,9 +28,9 @@ int run_rank(const WorldInfo& world, const ControlOptions& options, const std::f
   } catch (const Error& e) {
     error = e;
   } catch (const std::bad_alloc&) {
-    error = run_error(control->stage(), "out of memory");
+    error = run_error("memory", "allocation failed", "use a smaller micro_batch_size or max_length");
   } catch (const std::exception& e) {
-    error = run_error(control->stage(), exception_text(e));
+    error = run_error("internal", exception_text(e), "please report this");
   }
   if (!error) return code;
   code = control->fail(*error);

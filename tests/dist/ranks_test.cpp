@@ -124,7 +124,7 @@ TEST(RankFaults, AnErrorOfOneRankIsOneLineForTheWorld) {
   expect_one_line(input, "data.train: no rows (add some)\n");
   const Outcome bug = run_local("bug", 2);
   EXPECT_EQ(bug.exit_code, 1);
-  expect_one_line(bug, "rank 1, step 40: step 40: shape '[3]' is invalid for input of size 2");
+  expect_one_line(bug, "rank 1, step 40: internal: shape '[3]' is invalid for input of size 2");
   const Outcome all = run_local("all_refuse", 3);
   EXPECT_EQ(all.exit_code, 2);
   expect_one_line(all, "recipe.yaml: unknown key 'trian' (did you mean 'train'?)\n");

@@ -1,0 +1,12 @@
+// What the processor says it can do, checked.
+#pragma once
+
+namespace moraine {
+
+// Some virtual machines report AMX (x86 matrix tiles) but hide the processor's description of the tiles (CPUID leaf 0x1D).
+// oneDNN then configures tiles of no size, and libtorch dies of SIGILL in its first bf16 matrix product. Here it is told, by
+// ONEDNN_MAX_CPU_ISA, to do without AMX; a value that the user set is kept. Call before threads start and before the first
+// tensor operation. Does nothing on other processors.
+void avoid_undescribed_amx();
+
+}  // namespace moraine
