@@ -10,6 +10,7 @@
 
 int main(int argc, char** argv) {
   moraine::avoid_undescribed_amx();
+  moraine::enlarge_kernel_cache();
   try {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {

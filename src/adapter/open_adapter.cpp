@@ -8,8 +8,9 @@
 namespace moraine {
 namespace {
 
-// PEFT's lists often name layers of other families too ("gate_proj" where all layers have experts): they are dropped here,
-// because select_targets takes them for mistakes. A tensor that belongs to one is still found out by import_adapter.
+// PEFT's lists often name layers of other families too ("gate_proj" where all layers have experts): they are dropped
+// here, because select_targets takes them for mistakes. A tensor that belongs to one is still found out by
+// import_adapter.
 std::vector<std::string> matching_names(std::vector<std::string> names, const std::vector<LoraModule>& offered,
                                         bool experts) {
   std::erase_if(names, [&](const std::string& name) {

@@ -17,7 +17,9 @@ namespace {
 
 constexpr const char* kVersion = "0.1.0";
 
-void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
 
 std::string built_commands() {
   std::vector<std::string> names;

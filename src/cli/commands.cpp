@@ -9,11 +9,21 @@
 namespace moraine {
 namespace {
 
-Flag model_flag() { return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true}; }
-Flag adapter_flag() { return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter}; }
-Flag ranks_flag() { return {"--ranks", "N", "processes to run on (this version: 1)", &CommandArgs::ranks}; }
-Flag json_flag(std::string text) { return {"--json", "", std::move(text), &CommandArgs::json}; }
-Flag seed_flag(std::string text) { return {"--seed", "S", std::move(text), &CommandArgs::seed}; }
+Flag model_flag() {
+  return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true};
+}
+Flag adapter_flag() {
+  return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter};
+}
+Flag ranks_flag() {
+  return {"--ranks", "N", "processes to run on (this version: 1)", &CommandArgs::ranks};
+}
+Flag json_flag(std::string text) {
+  return {"--json", "", std::move(text), &CommandArgs::json};
+}
+Flag seed_flag(std::string text) {
+  return {"--seed", "S", std::move(text), &CommandArgs::seed};
+}
 
 Command train_command() {
   Command c{"train", "fine-tune a model as a recipe says; ends with a PEFT adapter on disk",
@@ -29,16 +39,16 @@ Command train_command() {
 Command score_command() {
   Command c{"score", "loss of a file of tokens, with or without an adapter",
             "--model DIR [--adapter DIR] --tokens FILE [flags] [section.key=value ...]"};
-  c.flags = {model_flag(),
-             adapter_flag(),
-             {"--tokens", "FILE", "safetensors with input_ids [B,T] and, if any, attention_mask and labels",
-              &CommandArgs::tokens, true},
-             {"--out", "FILE", "write loss and token_loss [B,T-1] there (safetensors)", &CommandArgs::out},
-             {"--logits", "", "write logits [B,T,V] to --out too", &CommandArgs::logits},
-             {"--grads", "FILE", "write d loss / d adapter there, named as in adapter_model.safetensors",
-              &CommandArgs::grads},
-             json_flag("print {\"loss\", \"tokens\"} alone"),
-             ranks_flag()};
+  c.flags = {
+      model_flag(),
+      adapter_flag(),
+      {"--tokens", "FILE", "safetensors with input_ids [B,T] and, if any, attention_mask and labels",
+       &CommandArgs::tokens, true},
+      {"--out", "FILE", "write loss and token_loss [B,T-1] there (safetensors)", &CommandArgs::out},
+      {"--logits", "", "write logits [B,T,V] to --out too", &CommandArgs::logits},
+      {"--grads", "FILE", "write d loss / d adapter there, named as in adapter_model.safetensors", &CommandArgs::grads},
+      json_flag("print {\"loss\", \"tokens\"} alone"),
+      ranks_flag()};
   c.takes_overrides = true;
   c.examples = {"moraine score --model Qwen3-30B-A3B --adapter runs/short/adapter --tokens eval.safetensors",
                 "moraine score --model tiny --tokens batch.safetensors model.dtype=float32 --out scores.safetensors"};
@@ -49,18 +59,18 @@ Command score_command() {
 Command generate_command() {
   Command c{"generate", "let a model answer, with or without an adapter",
             "--model DIR [--adapter DIR] (--prompt TEXT | --chat FILE.json) [flags] [section.key=value ...]"};
-  c.flags = {model_flag(),
-             adapter_flag(),
-             {"--prompt", "TEXT", "asked as a user's message, in the checkpoint's chat format when it has one",
-              &CommandArgs::prompt},
-             {"--chat", "FILE", "a conversation to go on with: {\"messages\": [...], \"tools\": [...]}",
-              &CommandArgs::chat},
-             {"--max-new-tokens", "N", "at most so many tokens (default 128)", &CommandArgs::max_new_tokens},
-             {"--temperature", "T", "0, the default, always takes the likeliest token; 1 samples as the model says",
-              &CommandArgs::temperature},
-             seed_flag("of the sampling (default 0)"),
-             json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone"),
-             ranks_flag()};
+  c.flags = {
+      model_flag(),
+      adapter_flag(),
+      {"--prompt", "TEXT", "asked as a user's message, in the checkpoint's chat format when it has one",
+       &CommandArgs::prompt},
+      {"--chat", "FILE", "a conversation to go on with: {\"messages\": [...], \"tools\": [...]}", &CommandArgs::chat},
+      {"--max-new-tokens", "N", "at most so many tokens (default 128)", &CommandArgs::max_new_tokens},
+      {"--temperature", "T", "0, the default, always takes the likeliest token; 1 samples as the model says",
+       &CommandArgs::temperature},
+      seed_flag("of the sampling (default 0)"),
+      json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone"),
+      ranks_flag()};
   c.takes_overrides = true;
   c.examples = {"moraine generate --model Qwen3-30B-A3B --adapter runs/short/adapter --prompt \"Who are you?\""};
   c.run = run_generate;
@@ -79,16 +89,16 @@ Command inspect_command() {
 Command tokenize_command() {
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
             "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl) [flags]"};
-  c.flags = {model_flag(),
-             {"--text", "TEXT", "one text", &CommandArgs::text},
-             {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
-             {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
-             {"--parse", "FILE", "JSON lines of completions (not built yet)", &CommandArgs::parse},
-             {"--template", "NAME", "chat format: auto (default), qwen3 or qwen3_instruct_2507",
-              &CommandArgs::template_name},
-             {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
-              &CommandArgs::template_options},
-             json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt")};
+  c.flags = {
+      model_flag(),
+      {"--text", "TEXT", "one text", &CommandArgs::text},
+      {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
+      {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
+      {"--parse", "FILE", "JSON lines of completions (not built yet)", &CommandArgs::parse},
+      {"--template", "NAME", "chat format: auto (default), qwen3 or qwen3_instruct_2507", &CommandArgs::template_name},
+      {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
+       &CommandArgs::template_options},
+      json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt")};
   c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl"};
   c.run = run_tokenize;
   return c;
@@ -131,7 +141,8 @@ const std::vector<std::string>& commands_not_built() {
 std::string program_help() {
   std::vector<std::pair<std::string, std::string>> rows;
   for (const Command& command : commands()) rows.emplace_back(command.name, command.summary);
-  return "moraine fine-tunes Mixture-of-Experts language models with LoRA: from a Hugging Face checkpoint on disk to a\n"
+  return "moraine fine-tunes Mixture-of-Experts language models with LoRA: from a Hugging Face checkpoint on disk to "
+         "a\n"
          "PEFT adapter on disk.\n\n"
          "Usage:\n"
          "  moraine COMMAND [flags] [section.key=value ...]\n\n"

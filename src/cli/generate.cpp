@@ -62,8 +62,8 @@ std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, co
   if (ids.empty()) throw input_error(args.chat.empty() ? "--prompt" : args.chat, "has no tokens");
   for (int64_t id : ids) {
     if (id < vocab_size) continue;
-    throw input_error(args.model, fmt::format("tokenizer.json gives token {}, but config.json's vocab_size is {}", id,
-                                              vocab_size),
+    throw input_error(args.model,
+                      fmt::format("tokenizer.json gives token {}, but config.json's vocab_size is {}", id, vocab_size),
                       "the tokenizer is another model's");
   }
   return ids;
@@ -95,13 +95,12 @@ int run_generate(const CommandArgs& args) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   });
-  const std::vector<int64_t> ids = generate(opened.loaded, opened.adapter_state(), prompt_ids, options,
-                                            [&](int64_t id) { stream.add(id); });
+  const std::vector<int64_t> ids =
+      generate(opened.loaded, opened.adapter_state(), prompt_ids, options, [&](int64_t id) { stream.add(id); });
   stream.finish();
   if (args.json) {
-    const OrderedJson json = {{"text", tokenizer.decode_skipping_special(ids)},
-                              {"ids", ids},
-                              {"prompt_tokens", prompt_ids.size()}};
+    const OrderedJson json = {
+        {"text", tokenizer.decode_skipping_special(ids)}, {"ids", ids}, {"prompt_tokens", prompt_ids.size()}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("\n");

@@ -79,8 +79,9 @@ std::string describe_adapter(const OrderedJson& facts) {
       {"PEFT version", text_or(facts["peft_version"], "not said")}};
   const uint64_t zero_b = count("lora_b_zero"), all_b = count("lora_b_tensors");
   if (zero_b > 0) {
-    lines.emplace_back("warning", fmt::format("{} of {} lora_B tensors are all zero: {}", zero_b, all_b,
-                                              zero_b == all_b ? "this adapter changes nothing" : "they change nothing"));
+    lines.emplace_back("warning",
+                       fmt::format("{} of {} lora_B tensors are all zero: {}", zero_b, all_b,
+                                   zero_b == all_b ? "this adapter changes nothing" : "they change nothing"));
   }
   return fact_table(facts["folder"].get<std::string>(), lines);
 }

@@ -16,7 +16,9 @@
 namespace moraine {
 namespace {
 
-uint64_t count_elements(const std::vector<int64_t>& shape) { return static_cast<uint64_t>(num_elements(shape)); }
+uint64_t count_elements(const std::vector<int64_t>& shape) {
+  return static_cast<uint64_t>(num_elements(shape));
+}
 
 struct ParameterCounts {
   uint64_t total = 0, experts = 0;
@@ -66,7 +68,9 @@ std::vector<std::string> lora_targets(const Model& model) {
   return names;
 }
 
-std::string percent(uint64_t part, uint64_t whole) { return fmt::format("{:.1f} %", 100.0 * part / whole); }
+std::string percent(uint64_t part, uint64_t whole) {
+  return fmt::format("{:.1f} %", 100.0 * part / whole);
+}
 
 }  // namespace
 
@@ -90,7 +94,8 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["folder"] = folder.string();
   facts["architecture"] = config.architecture();
   facts["parameters"] = counts.total;
-  facts["active_parameters"] = counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);
+  facts["active_parameters"] =
+      counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);
   facts["expert_parameters"] = counts.experts;
   facts["layers"] = shape.num_hidden_layers;
   facts["moe_layers"] = counts.moe_layers;
@@ -103,8 +108,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["tensors"] = index.tensors.size();
   facts["stored_dtypes"] = stored_dtypes(entries);
   facts["template"] = or_null([&] { return detect_chat_template(folder); });
-  facts["tokenizer_vocab_size"] =
-      or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
+  facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
   facts["lora_targets"] = lora_targets(*model);
   return facts;
 }
@@ -125,8 +129,8 @@ std::string describe_model(const OrderedJson& facts) {
                                   tokenizer.is_null() ? "no tokenizer.json that can be read"
                                                       : fmt::format("tokenizer: {}", tokenizer.get<int64_t>()))},
        {"chat template", text_or(facts["template"], "none that is known (say data.template)")},
-       {"stored", fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"),
-                              count("files") == 1 ? "" : "s")},
+       {"stored",
+        fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"), count("files") == 1 ? "" : "s")},
        {"dtypes", describe_dtypes(facts["stored_dtypes"])},
        {"LoRA targets", join_words(facts["lora_targets"].get<std::vector<std::string>>())}});
 }

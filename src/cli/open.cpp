@@ -28,8 +28,7 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe) {
   OpenedModel opened{open_model(args.model, options), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& loaded = opened.loaded;
-    opened.adapter.emplace(
-        open_adapter(*loaded.model, args.adapter, loaded.experts->local_experts(), loaded.device));
+    opened.adapter.emplace(open_adapter(*loaded.model, args.adapter, loaded.experts->local_experts(), loaded.device));
   }
   return opened;
 }

@@ -10,8 +10,8 @@
 
 namespace moraine {
 
-// The recipe keys that --model's commands take as overrides. Throws input errors for keys that a flag says already and for
-// a mesh of more than one rank.
+// The recipe keys that --model's commands take as overrides. Throws input errors for keys that a flag says already and
+// for a mesh of more than one rank.
 Recipe read_overrides(const CommandArgs& args);
 
 struct OpenedModel {

@@ -14,7 +14,9 @@
 namespace moraine {
 namespace {
 
-std::string see_help(const Command& command) { return fmt::format("see moraine {} --help", command.name); }
+std::string see_help(const Command& command) {
+  return fmt::format("see moraine {} --help", command.name);
+}
 
 template <typename Number>
 Number parse_number(const std::string& flag, const std::string& text) {
@@ -42,7 +44,9 @@ void store(const Flag& flag, const std::string& text, CommandArgs& args) {
       flag.target);
 }
 
-bool is_flag(const std::string& word) { return word.size() > 1 && word[0] == '-'; }
+bool is_flag(const std::string& word) {
+  return word.size() > 1 && word[0] == '-';
+}
 
 // section.key=value; whether there is such a key, the recipe knows.
 bool is_override(const std::string& word) {
@@ -94,17 +98,20 @@ void check_required(const Command& command, const CommandArgs& args) {
   }
 }
 
-// CLI11 leaves what it does not know to take_other_words, so that its complaints are about a flag's value only. Which one it
-// is, is told from the words: CLI11's own text is not for users.
+// CLI11 leaves what it does not know to take_other_words, so that its complaints are about a flag's value only. Which
+// one it is, is told from the words: CLI11's own text is not for users.
 Error misused_flag(const Command& command, const std::vector<std::string>& words) {
   for (const Flag& flag : command.flags) {
-    const auto is_this = [&](const std::string& word) { return word == flag.name || word.starts_with(flag.name + "="); };
+    const auto is_this = [&](const std::string& word) {
+      return word == flag.name || word.starts_with(flag.name + "=");
+    };
     if (flag.value.empty() && std::any_of(words.begin(), words.end(), [&](const std::string& word) {
           return is_this(word) && word != flag.name;
         })) {
       return input_error(flag.name, "takes no value");
     }
-    if (std::count_if(words.begin(), words.end(), is_this) > 1) return input_error(flag.name, "is given more than once");
+    if (std::count_if(words.begin(), words.end(), is_this) > 1)
+      return input_error(flag.name, "is given more than once");
     if (words.back() == flag.name) return input_error(flag.name, fmt::format("its value {} is missing", flag.value));
   }
   return input_error(command.name, "a flag is used wrongly", see_help(command));

@@ -164,9 +164,10 @@ void check_space(const fs::path& folder, uint64_t needed) {
   std::error_code error;
   const fs::space_info space = fs::space(existing, error);
   if (error || space.available >= needed) return;
-  throw run_error(folder.string(), fmt::format("{} are needed, the disk has {} left", format_bytes(needed),
-                                               format_bytes(space.available)),
-                  "free space or name a folder on another disk");
+  throw run_error(
+      folder.string(),
+      fmt::format("{} are needed, the disk has {} left", format_bytes(needed), format_bytes(space.available)),
+      "free space or name a folder on another disk");
 }
 
 std::unique_ptr<Model> model_of(const HfConfig& config, const std::string& dtype) {

@@ -53,7 +53,8 @@ int run_score(const CommandArgs& args) {
 
   const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};
   const ScoreResult result = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options);
-  if (!std::isfinite(result.loss)) throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
+  if (!std::isfinite(result.loss))
+    throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
   if (!args.out.empty()) write_result(args.out, result);
   if (!args.grads.empty()) write_tensors(args.grads, peft_tensors(opened.adapter->state, AdapterPart::kGrads));
 

@@ -18,7 +18,8 @@ enum class TokenMarks {
 // Colours when stdout is a terminal that has them and NO_COLOR (https://no-color.org) is not set.
 TokenMarks marks_for_stdout();
 
-// `encoding` is that of `text`; `loss_mask` holds 0 or 1 a token, or nothing. Control characters of the text are escaped.
+// `encoding` is that of `text`; `loss_mask` holds 0 or 1 a token, or nothing. Control characters of the text are
+// escaped.
 std::string show_tokens(std::string_view text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask,
                         TokenMarks marks);
 

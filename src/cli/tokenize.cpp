@@ -85,8 +85,7 @@ class RowPrinter {
     const auto trained = std::count(loss_mask.begin(), loss_mask.end(), 1);
     const std::string shown = show_tokens(text, encoding, loss_mask, marks_);
     fmt::print("── row {}: {} tokens{} ──\n{}{}", ++rows_, encoding.ids.size(),
-               loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown,
-               shown.ends_with('\n') ? "" : "\n");
+               loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown, shown.ends_with('\n') ? "" : "\n");
   }
 
   const Tokenizer& tokenizer_;
@@ -111,7 +110,8 @@ void for_each_row(const std::string& file, const Print& print) {
 
 const std::string& text_of(const OrderedJson& row, const std::string& where) {
   const auto text = row.find("text");
-  if (text == row.end() || !text->is_string()) throw input_error(where, "has no key 'text' with a text", "{\"text\": \"...\"}");
+  if (text == row.end() || !text->is_string())
+    throw input_error(where, "has no key 'text' with a text", "{\"text\": \"...\"}");
   return text->get_ref<const std::string&>();
 }
 
@@ -124,7 +124,8 @@ int run_tokenize(const CommandArgs& args) {
   if (!args.text.empty()) {
     printer.print_text(args.text);
   } else if (!args.texts.empty()) {
-    for_each_row(args.texts, [&](OrderedJson row, const std::string& where) { printer.print_text(text_of(row, where)); });
+    for_each_row(args.texts,
+                 [&](OrderedJson row, const std::string& where) { printer.print_text(text_of(row, where)); });
   } else {
     const auto format = open_template(args);
     for_each_row(args.messages, [&](OrderedJson row, const std::string& where) {

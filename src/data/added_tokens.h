@@ -37,7 +37,7 @@ class AddedTokenMatcher {
  private:
   static constexpr uint32_t kNone = 0xFFFFFFFF;
   struct Node {
-    uint32_t token = kNone;                               // the one that ends here
+    uint32_t token = kNone;                                // the one that ends here
     std::vector<std::pair<unsigned char, uint32_t>> next;  // byte → node
   };
   // The longest token at `at`, or null.

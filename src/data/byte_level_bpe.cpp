@@ -31,7 +31,9 @@ const Alphabet& alphabet() {
   return alphabet;
 }
 
-uint64_t pair_key(uint32_t left, uint32_t right) { return static_cast<uint64_t>(left) << 32 | right; }
+uint64_t pair_key(uint32_t left, uint32_t right) {
+  return static_cast<uint64_t>(left) << 32 | right;
+}
 
 size_t slot_of(uint64_t hash, size_t table_size) {
   return (hash * 0x9E3779B97F4A7C15u) >> (64 - std::countr_zero(table_size));

@@ -14,8 +14,8 @@
 
 namespace moraine {
 
-// The bytes that a token's text stands for in the byte-level alphabet ("Ġa" is " a"); nothing when a character of it is not
-// in that alphabet.
+// The bytes that a token's text stands for in the byte-level alphabet ("Ġa" is " a"); nothing when a character of it is
+// not in that alphabet.
 std::optional<std::string> byte_level_bytes(std::string_view token);
 
 class ByteLevelBpe {

@@ -14,8 +14,8 @@
 
 namespace moraine {
 
-// Refers to a document that outlives it. `path` is as in "pre_tokenizer.pretokenizers[1]"; a field that is missing reads as
-// null.
+// Refers to a document that outlives it. `path` is as in "pre_tokenizer.pretokenizers[1]"; a field that is missing
+// reads as null.
 class JsonField {
  public:
   JsonField(const Json& root, std::string file) : json_(&root), file_(std::move(file)) {}

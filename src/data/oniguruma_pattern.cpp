@@ -20,10 +20,9 @@ constexpr std::string_view kNotWhiteSpace =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
 
-constexpr std::string_view kCategories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me",
-                                            "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi",
-                                            "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl",
-                                            "Zp"};
+constexpr std::string_view kCategories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",
+                                            "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po",
+                                            "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp"};
 
 // Scripts with what Unicode 15 and 16 added to them.
 struct Script {
@@ -37,7 +36,9 @@ constexpr Script kScripts[] = {{"Han", "\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350
                                {"Greek", ""},
                                {"Hebrew", ""}};
 
-std::string hex(char32_t c) { return fmt::format("\\x{{{:x}}}", static_cast<uint32_t>(c)); }
+std::string hex(char32_t c) {
+  return fmt::format("\\x{{{:x}}}", static_cast<uint32_t>(c));
+}
 
 // The inside of a class: a general category with what Unicode 15 and 16 added to it.
 std::string category(std::string_view name) {

@@ -24,7 +24,9 @@ struct Scratch {
 };
 
 // The bytes that decoding a token yields.
-std::string decoded_bytes(const std::string& token) { return byte_level_bytes(token).value_or(token); }
+std::string decoded_bytes(const std::string& token) {
+  return byte_level_bytes(token).value_or(token);
+}
 
 std::vector<AddedToken> tokens_to_match(const TokenizerParts& parts, bool normalized) {
   std::vector<AddedToken> out;
@@ -42,9 +44,7 @@ std::vector<AddedToken> tokens_to_match(const TokenizerParts& parts, bool normal
 
 struct Tokenizer::Impl {
   explicit Impl(TokenizerParts all)
-      : parts(std::move(all)),
-        as_written(tokens_to_match(parts, false)),
-        in_normalized(tokens_to_match(parts, true)) {
+      : parts(std::move(all)), as_written(tokens_to_match(parts, false)), in_normalized(tokens_to_match(parts, true)) {
     auto put = [&](uint32_t id, std::string text) {
       if (id >= bytes.size()) bytes.resize(id + 1), special.resize(id + 1, 0);
       bytes[id] = std::move(text);
@@ -55,7 +55,8 @@ struct Tokenizer::Impl {
     for (const AddedToken& token : parts.added_tokens) {
       added_ids.emplace(token.content, token.id);
       bool normalize = token.normalized && parts.nfc;
-      put(token.id, decoded_bytes(normalize ? std::string(normalize_nfc(token.content, storage, unused)) : token.content));
+      put(token.id,
+          decoded_bytes(normalize ? std::string(normalize_nfc(token.content, storage, unused)) : token.content));
       special[token.id] = token.special;
     }
   }
@@ -191,9 +192,13 @@ Encoding Tokenizer::encode(std::string_view text) const {
   return out;
 }
 
-std::string Tokenizer::decode(std::span<const int64_t> ids) const { return impl_->decode(ids, false); }
+std::string Tokenizer::decode(std::span<const int64_t> ids) const {
+  return impl_->decode(ids, false);
+}
 
-std::string Tokenizer::decode_skipping_special(std::span<const int64_t> ids) const { return impl_->decode(ids, true); }
+std::string Tokenizer::decode_skipping_special(std::span<const int64_t> ids) const {
+  return impl_->decode(ids, true);
+}
 
 int64_t Tokenizer::token_to_id(std::string_view token) const {
   std::string key(token);
@@ -203,6 +208,8 @@ int64_t Tokenizer::token_to_id(std::string_view token) const {
   return it == vocabulary.end() ? -1 : static_cast<int64_t>(it->second);
 }
 
-int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(impl_->bytes.size()); }
+int64_t Tokenizer::vocab_size() const {
+  return static_cast<int64_t>(impl_->bytes.size());
+}
 
 }  // namespace moraine

@@ -14,7 +14,8 @@ namespace moraine {
 
 struct Encoding {
   std::vector<int64_t> ids;
-  // For each id the bytes [begin, end) of the text it came from. Byte offsets into the text as given, before normalisation.
+  // For each id the bytes [begin, end) of the text it came from. Byte offsets into the text as given, before
+  // normalisation.
   std::vector<std::pair<uint32_t, uint32_t>> offsets;
 };
 

@@ -14,12 +14,12 @@ namespace moraine {
 struct TokenizerParts {
   ByteLevelBpe model;
   PreTokenizer pre_tokenizer;
-  bool nfc = false;                       // the normalizer: NFC or none
+  bool nfc = false;                      // the normalizer: NFC or none
   std::vector<AddedToken> added_tokens;  // contents as in the file
 };
 
-// Throws an input error that names the file and the field: malformed, or anything but byte-level BPE. Truncation, padding and
-// the post-processor are passed over: encoding adds no tokens.
+// Throws an input error that names the file and the field: malformed, or anything but byte-level BPE. Truncation,
+// padding and the post-processor are passed over: encoding adds no tokens.
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
 
 }  // namespace moraine

@@ -31,8 +31,8 @@ inline size_t previous_code_point(std::string_view text, size_t end) {
 void append_utf8(std::string& out, char32_t code_point);
 
 bool is_valid_utf8(std::string_view text);
-// Every maximal ill-formed subsequence becomes one U+FFFD (the Unicode Standard's and Rust's from_utf8_lossy's practice).
-// `alignment` (may be null) tells which bytes each U+FFFD stands for.
+// Every maximal ill-formed subsequence becomes one U+FFFD (the Unicode Standard's and Rust's from_utf8_lossy's
+// practice). `alignment` (may be null) tells which bytes each U+FFFD stands for.
 std::string repair_utf8(std::string_view text, Alignment* alignment);
 
 // Code points that Unicode 15 and 16 assigned. PCRE2 and utf8proc of common distributions know Unicode 14 or 15, the

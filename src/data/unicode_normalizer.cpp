@@ -79,7 +79,8 @@ const AttentionTable& attention_table() {
   return table;
 }
 
-// NFC of one stretch, appended to `out`. utf8proc's own ordering of marks takes quadratic time on long runs, so this sorts.
+// NFC of one stretch, appended to `out`. utf8proc's own ordering of marks takes quadratic time on long runs, so this
+// sorts.
 void normalize_stretch(std::string_view stretch, const AttentionTable& attention, std::string& out) {
   std::vector<utf8proc_int32_t> code_points;
   utf8proc_int32_t parts[32];
@@ -102,7 +103,8 @@ void normalize_stretch(std::string_view stretch, const AttentionTable& attention
   for (utf8proc_ssize_t i = 0; i < count; ++i) append_utf8(out, static_cast<char32_t>(code_points[i]));
 }
 
-// How many bytes of whole characters two different texts share at their begin and end; both keep a character of their own.
+// How many bytes of whole characters two different texts share at their begin and end; both keep a character of their
+// own.
 std::pair<size_t, size_t> common_ends(std::string_view a, std::string_view b) {
   auto within = [](std::string_view text, size_t at) {
     return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;

@@ -225,7 +225,7 @@ Heartbeat Control::Impl::current_beat(uint64_t count) {
 
 void Control::Impl::beat_loop() try {
   uint64_t count = 1;
-  Clock::time_point next_beat = Clock::now();
+  Clock::time_point next_beat = Clock::now(), last_beat = next_beat;
   int64_t watched = (world.rank + 1) % world.world_size;
   HeartbeatWatch watch(Clock::now());
   for (;;) {
@@ -240,6 +240,7 @@ void Control::Impl::beat_loop() try {
     }
     if (beat_now || stopping) {
       beat_store->set(heartbeat_key(world.rank), current_beat(++count).to_json());
+      last_beat = now;
       next_beat = now + options.heartbeat_period;
     }
     if (stopping) return;
@@ -266,7 +267,10 @@ void Control::Impl::beat_loop() try {
     look_for_overdue_collective();
     last_answer = Clock::now().time_since_epoch().count();
     std::unique_lock lock(mutex);
-    wake.wait_for(lock, poll_period(), [this] { return stop_beat; });
+    // A new stage goes out at once, for whoever must say where this rank died; not so often that short steps flood the store.
+    wake.wait_for(lock, poll_period(), [&] {
+      return stop_beat || (stage_changed && world.world_size <= kSmallWorld && Clock::now() - last_beat >= milliseconds(100));
+    });
   }
 } catch (const std::exception& e) {
   if (done) return;  // rank 0 may have taken the store with it
@@ -420,10 +424,13 @@ const std::vector<RankInfo>& Control::ranks() { return impl_->ranks(); }
 std::string Control::rank_text(int64_t rank) { return impl_->rank_text(rank); }
 
 void Control::set_stage(const std::string& stage) {
-  const std::lock_guard lock(impl_->mutex);
-  if (impl_->stage == stage) return;
-  impl_->stage = stage;
-  impl_->stage_changed = true;  // goes out with the next poll: steps may be short
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->stage == stage) return;
+    impl_->stage = stage;
+    impl_->stage_changed = true;
+  }
+  impl_->wake.notify_all();
 }
 
 std::string Control::stage() const {
@@ -480,7 +487,7 @@ void Control::collective_failed(uint64_t collective_id, const std::string& what)
   const auto record = impl_->collectives.find(collective_id);
   const std::string name = record ? record->describe() : "a collective";
   try {
-    const auto wait = std::max<Clock::duration>(3 * impl_->options.heartbeat_period + milliseconds(500), milliseconds(1500));
+    const auto wait = std::max<Clock::duration>(5 * impl_->options.heartbeat_period / 2 + milliseconds(250), milliseconds(1500));
     const auto before = impl_->all_heartbeats(*impl_->main_store);
     const auto deadline = Clock::now() + wait;
     std::vector<int64_t> silent;

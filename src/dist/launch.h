@@ -16,13 +16,13 @@ struct WorldInfo {
   int64_t rank = 0, world_size = 1;
   int64_t local_rank = 0, local_world_size = 1;  // within the node
   int64_t node_rank = 0, num_nodes = 1;
-  std::string master_addr;  // empty with one process
+  std::string master_addr = {};  // empty with one process
   uint16_t master_port = 0;
   // The launcher (torchrun's agent, or moraine's own parent process) already serves a store at master_addr:master_port;
   // else rank 0 serves it.
   bool agent_store = false;
   // Separates runs that share a store: torchrun's run id and restart count.
-  std::string run_id;
+  std::string run_id = {};
   LaunchSource source = LaunchSource::kNone;
 
   bool distributed() const { return world_size > 1; }

@@ -215,6 +215,9 @@ class Supervisor {
       report_ = ErrorReport::from_json(*text);
       if (!failed_at_) failed_at_ = Clock::now();
       print_error(report_->text);
+      // A rank that others report as lost or stuck cannot be asked to leave.
+      const int64_t rank = report_->rank;
+      if (report_->reporter != rank && rank >= 0 && rank < options_.ranks) children_[rank].signal(SIGKILL);
     }
   }
 

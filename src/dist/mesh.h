@@ -16,7 +16,7 @@ namespace moraine {
 // What the recipe's `mesh` section asks for; nullopt = auto.
 struct MeshRequest {
   int64_t ep = 1;
-  std::optional<int64_t> fsdp, replicate;
+  std::optional<int64_t> fsdp = {}, replicate = {};
 };
 
 struct MeshCoordinates {

@@ -1,5 +1,8 @@
 #include "models/loaded_model.h"
 
+#include "nn/gemm_shapes.h"
+#include "parallel/torch_dtype.h"
+
 namespace moraine {
 std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tensor) {
   std::vector<ImageSpec> specs{model.root_spec(has_tensor)};
@@ -13,7 +16,9 @@ std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tens
 LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options) {
   LoadedModel loaded{HfConfig::read(folder), nullptr, nullptr, nullptr, {}, options.device};
   loaded.model = make_model(loaded.config, options.dtype);
-  loaded.experts = std::make_unique<ExpertParallel>(loaded.model->shape().num_experts);
+  const ModelShape& shape = loaded.model->shape();
+  loaded.row_alignment = gemm_row_alignment(options.device, torch_dtype(shape.dtype));
+  loaded.experts = std::make_unique<ExpertParallel>(shape.num_experts, loaded.row_alignment);
 
   const CheckpointIndex index = read_checkpoint_index(folder);
   const auto specs = image_specs(*loaded.model, [&](const std::string& name) { return index.find(name) != nullptr; });

@@ -17,6 +17,7 @@ struct LoadedModel {
   std::unique_ptr<WeightStore> weights;
   LoadReport report;
   at::Device device = at::kCPU;
+  int64_t row_alignment = 1;  // see gemm_row_alignment
 
   // Where an image lies in `weights`.
   static constexpr int kRootImage = 0;

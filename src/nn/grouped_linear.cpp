@@ -102,9 +102,11 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const
 }
 
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora) {
-  if (!lora) return grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, nullptr);
-  const LoraPair one_group{lora->a.unsqueeze(0), lora->b.unsqueeze(0), lora->scaling};
-  return grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, &one_group);
+  at::Tensor y_TO = grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, nullptr);
+  if (!lora) return y_TO;
+  const at::ScalarType master = lora->a.scalar_type();
+  at::Tensor delta_TO = at::mm(at::mm(x_TI.to(master), lora->a.t()), lora->b.t());
+  return at::add(y_TO.to(master), delta_TO, lora->scaling).to(x_TI.scalar_type());
 }
 
 }  // namespace moraine

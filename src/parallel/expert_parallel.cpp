@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "base/bytes.h"
+
 namespace moraine {
 namespace {
 
@@ -52,7 +54,11 @@ class Combine : public torch::autograd::Function<Combine> {
     const at::Tensor &y_RD = saved[0], &weights_TK = saved[1], &token_of_row_R = saved[2], &pair_of_row_R = saved[3],
                      &row_of_pair_TK = saved[4];
     const at::Tensor d_row = grads[0].index_select(0, token_of_row_R);
-    const at::Tensor weight_of_row = weights_TK.reshape({-1}).index_select(0, pair_of_row_R).unsqueeze(1);
+    // Rows that only fill up have weight 0: no gradient enters through them.
+    const at::Tensor weight_of_row = weights_TK.reshape({-1})
+                                         .index_select(0, pair_of_row_R.clamp_min(0))
+                                         .mul_(pair_of_row_R.ge(0))
+                                         .unsqueeze(1);
     at::Tensor dy = d_row * weight_of_row;
     at::Tensor dot_R = (d_row.to(at::kFloat) * y_RD).sum(1);
     at::Tensor d_weights = dot_R.index_select(0, row_of_pair_TK.reshape({-1})).view_as(row_of_pair_TK);
@@ -66,13 +72,25 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   at::NoGradGuard no_grad;
   DispatchPlan plan;
   const at::Tensor expert_of_pair = indices_TK.reshape({-1});
-  plan.pair_of_row_R = at::argsort(expert_of_pair, /*stable=*/true);
-  plan.token_of_row_R = plan.pair_of_row_R.floor_divide(indices_TK.size(1));
-  at::Tensor row_of_pair = at::empty_like(plan.pair_of_row_R);
-  row_of_pair.scatter_(0, plan.pair_of_row_R, at::arange(expert_of_pair.size(0), expert_of_pair.options()));
-  plan.row_of_pair_TK = row_of_pair.view_as(indices_TK);
+  const at::Tensor sorted_pairs = at::argsort(expert_of_pair, /*stable=*/true);
   const at::Tensor counts = at::bincount(expert_of_pair, {}, num_experts_).to(at::kCPU);
-  plan.rows_of_expert.assign(counts.const_data_ptr<int64_t>(), counts.const_data_ptr<int64_t>() + num_experts_);
+  // Where each expert's rows begin, and how far that is behind the place among the sorted pairs.
+  int64_t rows = 0, pairs = 0;
+  std::vector<int64_t> shift_of_expert;
+  for (int64_t e = 0; e < num_experts_; ++e) {
+    const int64_t count = counts.const_data_ptr<int64_t>()[e];
+    shift_of_expert.push_back(rows - pairs);
+    plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, row_alignment_)));
+    pairs += count;
+    rows += plan.rows_of_expert.back();
+  }
+  const at::Tensor shift = at::tensor(shift_of_expert, counts.options()).to(indices_TK.device());
+  const at::Tensor row_of_sorted = at::arange(expert_of_pair.size(0), expert_of_pair.options()) +
+                                   shift.index_select(0, expert_of_pair.index_select(0, sorted_pairs));
+  plan.pair_of_row_R = at::full({rows}, -1, expert_of_pair.options()).index_copy_(0, row_of_sorted, sorted_pairs);
+  plan.token_of_row_R = plan.pair_of_row_R.clamp_min(0).floor_divide_(indices_TK.size(1));
+  plan.row_of_pair_TK =
+      at::empty_like(expert_of_pair).index_copy_(0, sorted_pairs, row_of_sorted).view_as(indices_TK);
   return plan;
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/bytes.h"
+
 namespace moraine {
 namespace {
 
@@ -11,17 +13,22 @@ at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
 
 }  // namespace
 
-Batch make_batch(const std::vector<const Sample*>& samples, at::Device device) {
+Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, int64_t length_alignment) {
   Batch batch;
   std::vector<int64_t> ids, positions, targets;
   for (const Sample* sample : samples) {
-    const int64_t length = static_cast<int64_t>(sample->input_ids.size());
-    if (length == 0) continue;
+    if (sample->input_ids.empty()) continue;
     ids.insert(ids.end(), sample->input_ids.begin(), sample->input_ids.end());
     positions.insert(positions.end(), sample->position_ids.begin(), sample->position_ids.end());
     targets.insert(targets.end(), sample->labels.begin() + 1, sample->labels.end());
-    targets.push_back(-100);
-    batch.cu_seqlens.push_back(batch.cu_seqlens.back() + length);
+    const int64_t end = static_cast<int64_t>(round_up(ids.size(), length_alignment));
+    const int64_t next_position = positions.back() + 1;
+    for (int64_t i = static_cast<int64_t>(ids.size()); i < end; ++i) {
+      positions.push_back(next_position);
+      ids.push_back(ids.back());
+    }
+    targets.resize(end, -100);
+    batch.cu_seqlens.push_back(end);
   }
   batch.input_ids_T = to_device(ids, device);
   batch.position_ids_T = to_device(positions, device);

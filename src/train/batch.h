@@ -9,7 +9,9 @@
 namespace moraine {
 
 // Lays the samples end to end. The target of a token is the next token's label within its sample; the last one has none.
-Batch make_batch(const std::vector<const Sample*>& samples, at::Device device);
+// Each sequence is filled up on the right to a multiple of `length_alignment` with tokens that are not trained; attention
+// is causal, so the others do not see them.
+Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, int64_t length_alignment);
 
 // Tokens of `sample` that will be trained: labels from the second one on that are not -100.
 int64_t count_trained_tokens(const Sample& sample);

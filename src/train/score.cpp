@@ -35,7 +35,8 @@ ScoreResult score(LoadedModel& loaded, AdapterState* adapter, const TokensFile& 
   for (int64_t row = 0; row < tokens.rows; ++row) {
     const Sample& sample = tokens.samples[row];
     if (sample.input_ids.empty()) continue;
-    const Batch batch = make_batch({&sample}, loaded.device);
+    const Batch batch = make_batch({&sample}, loaded.device, loaded.row_alignment);
+    const int64_t length = static_cast<int64_t>(sample.input_ids.size());
     LossResult loss;
     if (options.grads) {
       loss = forward_backward(loaded, *adapter, batch, 1.0 / result.trained_tokens, Recompute::kFull);
@@ -45,11 +46,11 @@ ScoreResult score(LoadedModel& loaded, AdapterState* adapter, const TokensFile& 
       const ImageView& root = loaded.weights->acquire(LoadedModel::kRootImage);
       const at::Tensor head = loaded.model->head_weight_VD(root);
       if (!options.grads) loss = chunked_cross_entropy(hidden, head, batch.targets_T, WithGradient::kNo, 1.0);
-      if (options.logits) put_logits(result.logits[row], hidden, head, columns_of(sample));
+      if (options.logits) put_logits(result.logits[row], hidden.narrow(0, 0, length), head, columns_of(sample));
       loaded.weights->release(LoadedModel::kRootImage);
     }
     loss_sum += loss.loss_sum;
-    const int64_t predicted = batch.num_tokens() - 1;  // the last token predicts nothing
+    const int64_t predicted = length - 1;  // the last token predicts nothing
     result.token_loss[row].index_copy_(0, columns_of(sample).narrow(0, 1, predicted) - 1,
                                        loss.token_loss_T.narrow(0, 0, predicted).to(at::kCPU));
   }

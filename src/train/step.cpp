@@ -25,7 +25,7 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
     const size_t begin = micro_step * config.micro_batch_size;
     const size_t end = std::min(begin + config.micro_batch_size, rows.size());
-    const Batch batch = make_batch({rows.begin() + begin, rows.begin() + end}, loaded.device);
+    const Batch batch = make_batch({rows.begin() + begin, rows.begin() + end}, loaded.device, loaded.row_alignment);
     loss_sum += forward_backward(loaded, adapter, batch, 1.0 / result.trained_tokens, recompute).loss_sum;
   }
   result.loss = loss_sum / result.trained_tokens;

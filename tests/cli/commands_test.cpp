@@ -43,7 +43,8 @@ TEST(Score, EqualsTheGoldens) {
   EXPECT_EQ(token_loss.size(1), logits.size(1) - 1);
 
   std::vector<std::string> adapted = base;
-  adapted.insert(adapted.end(), {"--json", "--adapter", golden / "lora" / "adapter", "--grads", folder / "g.safetensors"});
+  adapted.insert(adapted.end(),
+                 {"--json", "--adapter", golden / "lora" / "adapter", "--grads", folder / "g.safetensors"});
   EXPECT_NEAR(json_of(adapted)["loss"].get<double>(),
               golden_tensor(golden / "lora" / "forward.safetensors", "loss").item<float>(), 1e-5);
   const SafetensorsHeader expected = read_safetensors_header(golden / "lora" / "grads.safetensors");
@@ -81,7 +82,8 @@ TEST(Inspect, Adapter) {
 
   TempFolder folder;
   fs::copy(adapter / "adapter_config.json", folder / "adapter_config.json");
-  write_tensors(folder / "adapter_model.safetensors", {{"x.lora_A.weight", at::ones({4, 8})}, {"x.lora_B.weight", at::zeros({8, 4})}});
+  write_tensors(folder / "adapter_model.safetensors",
+                {{"x.lora_A.weight", at::ones({4, 8})}, {"x.lora_B.weight", at::zeros({8, 4})}});
   EXPECT_THAT(run_moraine({"inspect", folder.path()}).out, HasSubstr("changes nothing"));
 }
 
@@ -110,8 +112,12 @@ TEST(Init, ThenInspectThenScore) {
 
   // Same seed, same bytes; an empty folder is taken; another seed, other bytes.
   fs::create_directory(folder / "again");
-  ASSERT_EQ(run_moraine({"init", "--config", config, "--out", folder / "again", "--dtype", "float32", "--seed", "7"}).exit_code, 0);
-  ASSERT_EQ(run_moraine({"init", "--config", config, "--out", folder / "other", "--dtype", "float32", "--seed", "8"}).exit_code, 0);
+  ASSERT_EQ(run_moraine({"init", "--config", config, "--out", folder / "again", "--dtype", "float32", "--seed", "7"})
+                .exit_code,
+            0);
+  ASSERT_EQ(run_moraine({"init", "--config", config, "--out", folder / "other", "--dtype", "float32", "--seed", "8"})
+                .exit_code,
+            0);
   const auto bytes = [](const fs::path& model) { return read_text_file(model / "model.safetensors"); };
   EXPECT_EQ(bytes(out), bytes(folder / "again"));
   EXPECT_NE(bytes(out), bytes(folder / "other"));
@@ -121,7 +127,8 @@ TEST(Init, SplitsIntoFiles) {
   TempFolder folder;
   const fs::path config = folder.write("config.json", tiny_config().dump());
   const RandomCheckpoint one = write_random_checkpoint(config, folder / "one", {.dtype = "", .seed = 1});
-  const RandomCheckpoint many = write_random_checkpoint(config, folder / "many", {.dtype = "", .seed = 1, .max_file_bytes = 8192});
+  const RandomCheckpoint many =
+      write_random_checkpoint(config, folder / "many", {.dtype = "", .seed = 1, .max_file_bytes = 8192});
   EXPECT_EQ(one.files, 1u);
   EXPECT_GT(many.files, 3u);
   EXPECT_EQ(one.dtype, "bfloat16");
@@ -130,7 +137,8 @@ TEST(Init, SplitsIntoFiles) {
   for (const auto& [name, tensor] : a.tensors) {
     const CheckpointTensor* other = b.find(name);
     ASSERT_NE(other, nullptr) << name;
-    EXPECT_TRUE(at::equal(read_tensor(a.files[tensor.file], tensor.entry), read_tensor(b.files[other->file], other->entry)));
+    EXPECT_TRUE(
+        at::equal(read_tensor(a.files[tensor.file], tensor.entry), read_tensor(b.files[other->file], other->entry)));
   }
   EXPECT_EQ(run_moraine({"inspect", folder / "many"}).exit_code, 0);
 }
@@ -173,8 +181,10 @@ TEST(Tokenize, MarksTrainedSpansOffATerminal) {
   const fs::path model = golden_folder("tokenizers") / "qwen3";
   TempFolder folder;
   const fs::path chats = folder.write(
-      "c.jsonl", R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello \u001b[31m!"}]})");
-  const Ended ended = run_moraine({"tokenize", "--model", model, "--messages", chats, "--template", "qwen3_instruct_2507"});
+      "c.jsonl",
+      R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello \u001b[31m!"}]})");
+  const Ended ended =
+      run_moraine({"tokenize", "--model", model, "--messages", chats, "--template", "qwen3_instruct_2507"});
   ASSERT_EQ(ended.exit_code, 0) << ended.err;
   EXPECT_THAT(ended.out, HasSubstr("⟦Hello \\x1b[31m!<|im_end|>"));
   EXPECT_THAT(ended.out, HasSubstr("trained"));
@@ -183,7 +193,8 @@ TEST(Tokenize, MarksTrainedSpansOffATerminal) {
 
 TEST(Generate, AnswersWithTheDictionaryModel) {
   const fs::path model = fs::path(MORAINE_TESTS_DIR).parent_path() / "examples" / "dictionary_model";
-  const std::vector<std::string> args{"generate", "--model", model, "--prompt", "What is a dog?", "--max-new-tokens", "12"};
+  const std::vector<std::string> args{"generate",       "--model",          model, "--prompt",
+                                      "What is a dog?", "--max-new-tokens", "12"};
   std::vector<std::string> with_json = args;
   with_json.push_back("--json");
   const Json json = json_of(with_json);

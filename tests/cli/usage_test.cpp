@@ -89,8 +89,9 @@ TEST(Usage, BadValues) {
 
 TEST(Usage, FlagsAndOverridesMixInAnyOrder) {
   // The missing folder is what is left to complain about.
-  expect_input_error({"score", "model.dtype=float32", "--model", "/nowhere", "load.verify=off", "--json", "--tokens", "t"},
-                     {"/nowhere"});
+  expect_input_error(
+      {"score", "model.dtype=float32", "--model", "/nowhere", "load.verify=off", "--json", "--tokens", "t"},
+      {"/nowhere"});
   expect_input_error({"train", "train.steps=3", "/nowhere.yaml", "train.seed=1"}, {"/nowhere.yaml"});
 }
 

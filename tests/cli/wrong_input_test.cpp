@@ -18,7 +18,8 @@ class WrongInput : public testing::Test {
   // The error of scoring `tokens` with `model`.
   void expect_score_error(const fs::path& model, const fs::path& tokens, const std::vector<std::string>& parts) {
     fs::create_directories(results_.path());
-    expect_input_error({"score", "--model", model, "--tokens", tokens, "--out", results_ / "scores.safetensors"}, parts);
+    expect_input_error({"score", "--model", model, "--tokens", tokens, "--out", results_ / "scores.safetensors"},
+                       parts);
     EXPECT_THAT(names_in(results_.path()), testing::IsEmpty());
   }
   // The error of training on `data`, by a recipe of `model`.
@@ -27,8 +28,8 @@ class WrongInput : public testing::Test {
     EXPECT_THAT(names_in(results_.path()), testing::IsEmpty());
   }
   std::string recipe(const fs::path& model, const fs::path& data) const {
-    return "model: {path: " + model.string() + "}\ndata: {train: [" + data.string() + "]}\nsave: {dir: " +
-           (results_ / "run").string() + "}\ntrain: {steps: 1}\n";
+    return "model: {path: " + model.string() + "}\ndata: {train: [" + data.string() +
+           "]}\nsave: {dir: " + (results_ / "run").string() + "}\ntrain: {steps: 1}\n";
   }
 
   TempFolder folder_, results_;
@@ -104,7 +105,8 @@ TEST_F(WrongInput, TokenBeyondVocabulary) {
   const fs::path tokens = write_tokens(folder_, "big.safetensors", {1, 2, 1'000'000, 3});
   expect_score_error(golden_ / "model", tokens, {"big.safetensors", "1000000"});
   expect_train_error(recipe(golden_ / "model", tokens), {"big.safetensors", "1000000"});
-  expect_score_error(golden_ / "model", write_tokens(folder_, "minus.safetensors", {1, -5, 3}), {"minus.safetensors", "-5"});
+  expect_score_error(golden_ / "model", write_tokens(folder_, "minus.safetensors", {1, -5, 3}),
+                     {"minus.safetensors", "-5"});
 }
 
 TEST_F(WrongInput, NotATokensFile) {
@@ -114,7 +116,8 @@ TEST_F(WrongInput, NotATokensFile) {
 
 TEST_F(WrongInput, BrokenJsonLines) {
   const fs::path model = golden_folder("tokenizers") / "qwen3";
-  const std::string good = R"({"text": "one"})" "\n";
+  const std::string good = R"({"text": "one"})"
+                           "\n";
   const auto expect_texts_error = [&](const std::string& name, const std::string& second, const std::string& line) {
     const fs::path file = folder_.write(name, second);
     const Ended ended = run_moraine({"tokenize", "--model", model, "--texts", file, "--json"});
@@ -122,8 +125,15 @@ TEST_F(WrongInput, BrokenJsonLines) {
     EXPECT_EQ(std::count(ended.err.begin(), ended.err.end(), '\n'), 1) << ended.err;
     EXPECT_THAT(ended.err, testing::HasSubstr(name + line));
   };
-  expect_texts_error("cut.jsonl", good + R"({"text": "tw)" "\n", ":2");
-  expect_texts_error("key.jsonl", good + "\n" + R"({"txt": "two"})" "\n", ":3");
+  expect_texts_error("cut.jsonl",
+                     good + R"({"text": "tw)"
+                            "\n",
+                     ":2");
+  expect_texts_error("key.jsonl",
+                     good + "\n" +
+                         R"({"txt": "two"})"
+                         "\n",
+                     ":3");
   expect_texts_error("number.jsonl", good + "7\n", ":2");
   expect_texts_error("empty.jsonl", "", "");
   expect_input_error({"tokenize", "--model", model, "--template", "qwen3", "--messages",
@@ -144,7 +154,8 @@ TEST_F(WrongInput, Templates) {
   expect_input_error(with({"--template", "react"}), {"--template", "not built yet"});
   expect_input_error(with({"--template", "qwen3", "--template-options", "{"}), {"--template-options"});
   expect_input_error(with({"--template", "qwen3", "--template-options", "{\"x\": 1}"}), {"--template-options", "'x'"});
-  expect_input_error({"tokenize", "--model", model, "--text", "x", "--template", "qwen3"}, {"--template", "--messages"});
+  expect_input_error({"tokenize", "--model", model, "--text", "x", "--template", "qwen3"},
+                     {"--template", "--messages"});
 }
 
 TEST_F(WrongInput, AdapterOfAnotherModel) {

@@ -1,5 +1,6 @@
 #include "data/tokenizer.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -62,7 +63,9 @@ Json small_tokenizer() {
           {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"a b", Json::array({"Ġ", "ab"})}}}}};
 }
 
-Tokenizer load(const Json& json) { return Tokenizer::from_file(write_file(json.dump())); }
+Tokenizer load(const Json& json) {
+  return Tokenizer::from_file(write_file(json.dump()));
+}
 
 void add_token(Json& json, const std::string& content, std::vector<std::string> flags) {
   Json token = {{"id", 258 + json["added_tokens"].size()}, {"content", content}};
@@ -95,7 +98,9 @@ std::string error_of(const std::filesystem::path& path) {
   return "";
 }
 
-std::string error_of(const Json& json) { return error_of(write_file(json.dump())); }
+std::string error_of(const Json& json) {
+  return error_of(write_file(json.dump()));
+}
 
 class Goldens : public testing::TestWithParam<const char*> {};
 
@@ -144,8 +149,8 @@ TEST_P(Goldens, OffsetsCoverTheText) {
 // Long runs of one kind of character must not take quadratic time.
 TEST_P(Goldens, LongRunsTakeLinearTime) {
   Tokenizer tokenizer = Tokenizer::from_file(kGolden / GetParam() / "tokenizer.json");
-  for (const char* unit : {"a", " ", "\n", "!", "1", "<", "ab", "中", "é", "\u0301", "\u0301\u0316", "e\u0301", "\u1100",
-                           " \n", "\xFF", "'s", "a ", "<|im_end|>", "<｜"}) {
+  for (const char* unit : {"a", " ", "\n", "!", "1", "<", "ab", "中", "é", "\u0301", "\u0301\u0316", "e\u0301",
+                           "\u1100", " \n", "\xFF", "'s", "a ", "<|im_end|>", "<｜"}) {
     std::string text;
     while (text.size() < 1'000'000) text += unit;
     auto start = std::chrono::steady_clock::now();
@@ -183,8 +188,14 @@ TEST(Tokenizer, OffsetsOfNormalisedTextAreThoseOfTheOriginal) {
 TEST(Tokenizer, InvalidUtf8BecomesReplacementCharacters) {
   Tokenizer tokenizer = load(small_tokenizer());
   // A lone continuation byte, a cut-off sequence (one replacement), a surrogate (three).
-  Encoding encoding = tokenizer.encode("a\x80" "b\xE4\xB8" "c\xED\xA0\x80");
-  EXPECT_EQ(tokenizer.decode(encoding.ids), "a\uFFFD" "b\uFFFD" "c\uFFFD\uFFFD\uFFFD");
+  Encoding encoding = tokenizer.encode(
+      "a\x80"
+      "b\xE4\xB8"
+      "c\xED\xA0\x80");
+  EXPECT_EQ(tokenizer.decode(encoding.ids),
+            "a\uFFFD"
+            "b\uFFFD"
+            "c\uFFFD\uFFFD\uFFFD");
   EXPECT_THAT(std::vector(encoding.offsets.begin(), encoding.offsets.begin() + 6),
               ElementsAre(Pair(0, 1), Pair(1, 2), Pair(1, 2), Pair(1, 2), Pair(2, 3), Pair(3, 5)));
   EXPECT_EQ(encoding.offsets.back(), std::pair(8u, 9u));
@@ -198,12 +209,12 @@ TEST(Tokenizer, DecodesBytesThatAreNoTextAsReplacementCharacters) {
 
 TEST(Tokenizer, AddedTokenFlags) {
   Json json = small_tokenizer();
-  add_token(json, "<l>", {"lstrip"});             // 258
-  add_token(json, "<r>", {"rstrip"});             // 259
-  add_token(json, "word", {"single_word"});       // 260
-  add_token(json, "nai\u0308ve", {"normalized"});  // 261
-  add_token(json, "<s>", {"special"});            // 262
-  add_token(json, "<s><l>", {});                  // 263
+  add_token(json, "<l>", {"lstrip"});            // 258
+  add_token(json, "<r>", {"rstrip"});            // 259
+  add_token(json, "word", {"single_word"});      // 260
+  add_token(json, "中i\u0308", {"normalized"});  // 261
+  add_token(json, "<s>", {"special"});           // 262
+  add_token(json, "<s><l>", {});                 // 263
   Tokenizer tokenizer = load(json);
   auto ids = [&](const char* text) { return tokenizer.encode(text).ids; };
 
@@ -216,13 +227,13 @@ TEST(Tokenizer, AddedTokenFlags) {
   for (const char* text : {"words", "aword", "word_", "word\u200D", "word1", "éword"}) {
     EXPECT_THAT(ids(text), testing::Not(testing::Contains(260))) << text;
   }
-  EXPECT_THAT(ids("na\u00EFve"), ElementsAre(261));
-  EXPECT_THAT(ids("nai\u0308ve"), ElementsAre(261));
+  EXPECT_THAT(ids("中\u00EF"), ElementsAre(261));
+  EXPECT_THAT(ids("中i\u0308"), ElementsAre(261));
   EXPECT_THAT(ids("x<s>ab"), ElementsAre('x', 262, 256));
   EXPECT_THAT(ids("<s><l>z"), ElementsAre(263, 'z'));  // the longest
   EXPECT_EQ(tokenizer.decode(ids("x<s>ab")), "x<s>ab");
   EXPECT_EQ(tokenizer.decode_skipping_special(ids("x<s>ab")), "xab");
-  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{261}), "na\u00EFve");
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{261}), "中\u00EF");
 }
 
 TEST(Tokenizer, SplitBehaviors) {
@@ -322,7 +333,8 @@ TEST(TokenizerErrors, UnsupportedPartsAreNamed) {
     return error_of(json);
   };
   for (const char* model : {"WordLevel", "Unigram", "WordPiece"}) {
-    EXPECT_THAT(with("/model/type", model), AllOf(HasSubstr("model.type"), HasSubstr(model), HasSubstr("byte-level BPE")));
+    EXPECT_THAT(with("/model/type", model),
+                AllOf(HasSubstr("model.type"), HasSubstr(model), HasSubstr("byte-level BPE")));
   }
   EXPECT_THAT(with("/model/byte_fallback", true), HasSubstr("model.byte_fallback"));
   EXPECT_THAT(with("/model/dropout", 0.1), HasSubstr("model.dropout"));
@@ -348,8 +360,8 @@ TEST(TokenizerErrors, UnsupportedPartsAreNamed) {
 }
 
 TEST(TokenizerErrors, RegexesThatWouldMeanSomethingElse) {
-  for (const char* pattern : {"(a", "a)", "[a", "[[:alpha:]]", "[a&&b]", "(a)\\1", "\\bword", "\\h", "\\p{Unheard}", "[^\\P{L}]",
-                              "a{2}?", "(?x)a", "(?i:ss)", "(?i:ß)", "\\xff", "a\\"}) {
+  for (const char* pattern : {"(a", "a)", "[a", "[[:alpha:]]", "[a&&b]", "(a)\\1", "\\bword", "\\h", "\\p{Unheard}",
+                              "[^\\P{L}]", "a{2}?", "(?x)a", "(?i:ss)", "(?i:ß)", "\\xff", "a\\"}) {
     Json json = small_tokenizer();
     Json split = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
     json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split, json["pre_tokenizer"]}}};

@@ -12,23 +12,29 @@ namespace {
 using std::chrono::seconds;
 using testing::HasSubstr;
 
+Heartbeat beat_number(uint64_t count) {
+  Heartbeat beat;
+  beat.count = count;
+  return beat;
+}
+
 TEST(HeartbeatWatch, SilenceCountsFromTheLastChange) {
   const HeartbeatWatch::Clock::time_point t0{};
   HeartbeatWatch watch(t0);
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(1)), seconds(0));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(2)), seconds(1));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(3)), seconds(2));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 2}, t0 + seconds(4)), seconds(0));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(1)), seconds(0));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(2)), seconds(1));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(3)), seconds(2));
+  EXPECT_EQ(watch.look(beat_number(2), t0 + seconds(4)), seconds(0));
   EXPECT_EQ(watch.look(std::nullopt, t0 + seconds(5)), seconds(1));
 }
 
 TEST(HeartbeatWatch, TimeInWhichTheWatcherWasStoppedDoesNotCount) {
   const HeartbeatWatch::Clock::time_point t0{};
   HeartbeatWatch watch(t0);
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(1)), seconds(0));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(2)), seconds(1));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(100)), seconds(1));
-  EXPECT_EQ(watch.look(Heartbeat{.count = 1}, t0 + seconds(101)), seconds(2));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(1)), seconds(0));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(2)), seconds(1));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(100)), seconds(1));
+  EXPECT_EQ(watch.look(beat_number(1), t0 + seconds(101)), seconds(2));
 }
 
 TEST(Heartbeat, SurvivesItsTextForm) {

@@ -57,13 +57,13 @@ TEST(Mesh, GroupsOfEveryAxisSplitTheWorld) {
     for (MeshAxis axis : kMeshAxes) {
       std::set<int64_t> covered;
       std::set<std::vector<int64_t>> groups;
-      const int64_t stride = mesh.world_size() > 24 ? 37 : 1;
+      const int64_t stride = mesh.world_size() > 24 ? 137 : 1;
       for (int64_t rank = 0; rank < mesh.world_size(); rank += stride) {
         const auto group = mesh.group(axis, rank);
         ASSERT_EQ(static_cast<int64_t>(group.size()), mesh.group_size(axis));
         ASSERT_EQ(group[mesh.group_rank(axis, rank)], rank) << mesh.describe() << " " << mesh_axis_name(axis);
         ASSERT_TRUE(std::is_sorted(group.begin(), group.end()));
-        for (int64_t member : group) ASSERT_EQ(mesh.group(axis, member), group);
+        for (size_t i = 0; i < group.size(); i += stride) ASSERT_EQ(mesh.group(axis, group[i]), group);
         groups.insert(group);
         covered.insert(group.begin(), group.end());
       }

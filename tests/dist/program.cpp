@@ -30,8 +30,12 @@ int Outcome::error_lines() const {
   return count;
 }
 
-Program::Program(const std::vector<std::string>& argv, const std::map<std::string, std::string>& environment)
-    : started_(now()) {
+double Outcome::seconds_since_hurt() const {
+  const size_t at = out.find("hurt ");
+  return at == std::string::npos ? -1 : ended - std::atof(out.c_str() + at + 5);
+}
+
+Program::Program(const std::vector<std::string>& argv, const std::map<std::string, std::string>& environment) {
   std::vector<char*> args;
   for (const std::string& arg : argv) args.push_back(const_cast<char*>(arg.c_str()));
   args.push_back(nullptr);
@@ -98,7 +102,7 @@ Outcome Program::finish(double seconds) {
   return {.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
           .out = out_,
           .err = err_,
-          .seconds = now() - started_};
+          .ended = now()};
 }
 
 bool alive(pid_t pid) {

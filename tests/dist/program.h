@@ -1,4 +1,4 @@
-// Runs programs for the tests: what they print, how they end, how long it takes.
+// Runs programs for the tests: what they print, how they end, and when.
 #pragma once
 
 #include <sys/types.h>
@@ -12,9 +12,11 @@ namespace moraine::testing_support {
 struct Outcome {
   int exit_code = -1;  // 128 + signal when killed
   std::string out, err;
-  double seconds = 0;
+  double ended = 0;  // on the steady clock, in seconds
   // Lines of err that begin with "moraine: error:".
   int error_lines() const;
+  // From the worker's word that it is about to hurt itself ("hurt SECONDS" on stdout) to this program's end.
+  double seconds_since_hurt() const;
 };
 
 class Program {
@@ -36,7 +38,6 @@ class Program {
   pid_t pid_ = -1;
   int out_fd_ = -1, err_fd_ = -1;
   std::string out_, err_;
-  double started_ = 0;
 };
 
 // True when the process exists and is not a zombie.

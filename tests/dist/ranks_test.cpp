@@ -55,14 +55,14 @@ struct Alone {
   std::vector<std::unique_ptr<Program>> programs;
 };
 
-// What all ranks wrote to stderr, the slowest's time, and the number of error lines.
+// What all ranks wrote to stderr, and when the last one ended.
 Outcome together(const std::vector<Outcome>& outcomes, int except = -1) {
   Outcome all;
   for (size_t i = 0; i < outcomes.size(); ++i) {
+    all.out += outcomes[i].out;
     if (static_cast<int>(i) == except) continue;
     all.err += outcomes[i].err;
-    all.out += outcomes[i].out;
-    all.seconds = std::max(all.seconds, outcomes[i].seconds);
+    all.ended = std::max(all.ended, outcomes[i].ended);
     all.exit_code = std::max(all.exit_code, outcomes[i].exit_code);
   }
   return all;
@@ -73,7 +73,12 @@ void expect_one_line(const Outcome& outcome, const std::string& start) {
   EXPECT_THAT(outcome.err, StartsWith("moraine: error: " + start));
   EXPECT_THAT(outcome.err, Not(HasSubstr("frame #")));
   EXPECT_LE(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 6) << outcome.err;
-  std::printf("  %.2f s: %s", outcome.seconds, outcome.err.c_str());
+  std::printf("  %.2f s: %s", outcome.seconds_since_hurt(), outcome.err.c_str());
+}
+
+void expect_within(const Outcome& outcome, double seconds) {
+  EXPECT_GE(outcome.seconds_since_hurt(), 0);
+  EXPECT_LT(outcome.seconds_since_hurt(), seconds);
 }
 
 // ------------------------------------------------------------------------------------------------ what arrives
@@ -118,13 +123,13 @@ TEST(Ranks, OnlyRank0SpeaksAndWarningsComeOnce) {
 TEST(RankFaults, AnErrorOfOneRankIsOneLineForTheWorld) {
   const Outcome run = run_local("throw", 3, {{"VICTIM", "1"}});
   EXPECT_EQ(run.exit_code, 1);
-  expect_one_line(run, "rank 1, step 40: model.safetensors: short read\n");
+  expect_one_line(run, "rank 1, step 20: model.safetensors: short read\n");
   const Outcome input = run_local("refuse", 3, {{"VICTIM", "2"}});
   EXPECT_EQ(input.exit_code, 2);
   expect_one_line(input, "data.train: no rows (add some)\n");
   const Outcome bug = run_local("bug", 2);
   EXPECT_EQ(bug.exit_code, 1);
-  expect_one_line(bug, "rank 1, step 40: internal: shape '[3]' is invalid for input of size 2");
+  expect_one_line(bug, "rank 1, step 20: internal: shape '[3]' is invalid for input of size 2");
   const Outcome all = run_local("all_refuse", 3);
   EXPECT_EQ(all.exit_code, 2);
   expect_one_line(all, "recipe.yaml: unknown key 'trian' (did you mean 'train'?)\n");
@@ -134,7 +139,7 @@ TEST(RankFaults, AnErrorOfOneRankIsOneLineWithoutAParentToo) {
   for (const char* victim : {"0", "1"}) {
     const std::vector<Outcome> outcomes = Alone("throw", 3, {{"VICTIM", victim}}).finish();
     const Outcome all = together(outcomes);
-    expect_one_line(all, std::string("rank ") + victim + ", step 40: model.safetensors: short read\n");
+    expect_one_line(all, std::string("rank ") + victim + ", step 20: model.safetensors: short read\n");
     for (const Outcome& outcome : outcomes) EXPECT_EQ(outcome.exit_code, 1);
   }
   const std::vector<Outcome> outcomes = Alone("all_refuse", 3).finish();
@@ -146,18 +151,18 @@ TEST(RankFaults, AnErrorWithACollectiveInFlightDoesNotHang) {
   const Outcome outcome = run_local("throw_in_flight", 2);
   EXPECT_EQ(outcome.exit_code, 1);
   expect_one_line(outcome, "rank 0, start: row 3: no tokens\n");
-  EXPECT_LT(outcome.seconds, 5);
+  expect_within(outcome, 5);
 }
 
 TEST(RankFaults, DisagreementNamesRankKeyAndBothValues) {
   const Outcome outcome = run_local("disagree", 3, {{"VICTIM", "1"}});
   EXPECT_EQ(outcome.exit_code, 2);
   expect_one_line(outcome, "rank 1: train.seed differs between ranks: '7' here, '0' on rank 0");
-  EXPECT_LT(outcome.seconds, 5);
+  expect_within(outcome, 5);
   const Outcome alone = together(Alone("disagree", 3, {{"VICTIM", "2"}}).finish());
   EXPECT_EQ(alone.exit_code, 2);
   expect_one_line(alone, "rank 2: train.seed differs between ranks: '7' here, '0' on rank 0");
-  EXPECT_LT(alone.seconds, 5);
+  expect_within(alone, 5);
 }
 
 TEST(RankFaults, RanksThatDisagreeOnTheWorldAreRefused) {
@@ -165,7 +170,6 @@ TEST(RankFaults, RanksThatDisagreeOnTheWorldAreRefused) {
   EXPECT_EQ(size.exit_code, 2);
   EXPECT_EQ(size.error_lines(), 1) << size.err;
   EXPECT_THAT(size.err, HasSubstr("WORLD_SIZE: is "));
-  EXPECT_LT(size.seconds, 5);
 }
 
 // ------------------------------------------------------------------------------------------------ dead ranks
@@ -175,7 +179,7 @@ TEST(RankFaults, AKilledRankEndsTheWorldAndIsNamed) {
     const Outcome outcome = run_local("kill", 3, {{"VICTIM", victim}});
     EXPECT_EQ(outcome.exit_code, 1);
     expect_one_line(outcome, std::string("rank ") + victim + ": killed by signal 9 (SIGKILL");
-    EXPECT_LT(outcome.seconds, 6);
+    expect_within(outcome, 10);
   }
   const Outcome waiting = run_local("kill_in_wait", 2);
   EXPECT_EQ(waiting.exit_code, 1);
@@ -183,7 +187,7 @@ TEST(RankFaults, AKilledRankEndsTheWorldAndIsNamed) {
   const Outcome early = run_local("store", 3, {{"DIE_BEFORE_JOINING", "1"}});
   EXPECT_EQ(early.exit_code, 1);
   expect_one_line(early, "rank 1: killed by signal 9 (SIGKILL");
-  EXPECT_LT(early.seconds, 6);
+  expect_within(early, 10);
 }
 
 TEST(RankFaults, ARankThatEndsWithoutAWordIsNamed) {
@@ -196,34 +200,38 @@ TEST(RankFaults, ARankThatEndsWithoutAWordIsNamed) {
 }
 
 TEST(RankFaults, AKilledRankIsNoticedWithoutAParent) {
-  // The rank that serves the store, and one that does not. The default heartbeat limit.
+  // The rank that serves the store, and one that does not, with the default heartbeat limit; and when nobody is in a
+  // collective, so that only heartbeats tell. All at the same time, as they mostly wait.
+  Alone first("kill", 3, {{"VICTIM", "0"}}), last("kill", 3, {{"VICTIM", "2"}});
+  Alone idle("kill_in_wait", 2, {{"MORAINE_HEARTBEAT_SECONDS", "3"}});
   for (int victim : {0, 2}) {
-    const std::vector<Outcome> outcomes = Alone("kill", 3, {{"VICTIM", std::to_string(victim)}}).finish();
+    const std::vector<Outcome> outcomes = victim == 0 ? first.finish() : last.finish();
     const Outcome others = together(outcomes, victim);
     expect_one_line(others, "rank " + std::to_string(victim));
-    EXPECT_LT(others.seconds, 10);
+    expect_within(others, 10);
     for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[rank].exit_code, rank == victim ? 137 : 1);
   }
-  // Nobody is in a collective: only heartbeats tell.
-  const std::vector<Outcome> outcomes = Alone("kill_in_wait", 2, {{"MORAINE_HEARTBEAT_SECONDS", "3"}}).finish();
-  expect_one_line(outcomes[0], "rank 1: no heartbeat for 3 s, last stage: load");
-  EXPECT_LT(outcomes[0].seconds, 7);
+  const Outcome waiting = idle.finish()[0];
+  expect_one_line(waiting, "rank 1: no heartbeat for 3 s, last stage: load");
+  expect_within(waiting, 10);
 }
 
 TEST(RankFaults, AStoppedRankIsNoticed) {
+  Alone alone("stop", 3, {{"VICTIM", "0"}, {"MORAINE_HEARTBEAT_SECONDS", "3"}});  // rank 0 serves the store
   const Outcome outcome = run_local("stop", 3, {{"VICTIM", "1"}, {"MORAINE_HEARTBEAT_SECONDS", "3"}});
   EXPECT_EQ(outcome.exit_code, 1);
   expect_one_line(outcome, "rank 1: no heartbeat for 3 s, last stage: step ");
-  EXPECT_LT(outcome.seconds, 8);
-  // The rank that serves the store.
-  Alone alone("stop", 3, {{"VICTIM", "0"}, {"MORAINE_HEARTBEAT_SECONDS", "3"}});
+  expect_within(outcome, 10);
   const std::vector<Outcome> others{alone.programs[1]->finish(), alone.programs[2]->finish()};
-  expect_one_line(together(others), "rank 0: its control store");
-  EXPECT_LT(together(others).seconds, 8);
+  Outcome both = together(others);
+  alone.programs[0]->wait_for_output("hurt", 1);
+  both.out += alone.programs[0]->out();
+  expect_one_line(both, "rank 0: its control store");
+  expect_within(both, 10);
 }
 
 TEST(RankFaults, ARankStoppedForAWhileGoesOn) {
-  Program program(worker("pids", 2), {{"STEPS", "60"}, {"MORAINE_HEARTBEAT_SECONDS", "4"}});
+  Program program(worker("pids", 2), {{"STEPS", "60"}, {"MORAINE_HEARTBEAT_SECONDS", "5"}});
   ASSERT_TRUE(program.wait_for_output("pid", 10));
   ASSERT_TRUE(program.wait_for_output("\npid", 10));
   const pid_t pid = std::atoi(program.out().c_str() + program.out().rfind("pid") + 4);
@@ -238,12 +246,12 @@ TEST(RankFaults, ATimeoutNamesTheCollectiveAndWhoHasNotCome) {
   const Outcome outcome = run_local("hang", 3, {{"TIMEOUT_MS", "1500"}});
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_EQ(outcome.error_lines(), 1);
-  EXPECT_THAT(outcome.err, MatchesRegex("moraine: error: rank [01]: all_gather_into_tensor on world .#41, 3.9 KiB. has not "
-                                        "ended within 1.5 s, stage step 40; rank 2 has not come to it .stage step 40, last "
-                                        "collective: all_gather_into_tensor on world .#40, 3.9 KiB.. "
+  EXPECT_THAT(outcome.err, MatchesRegex("moraine: error: rank [01]: all_gather_into_tensor on world .#2[12], 3.91 KiB. has not "
+                                        "ended within 1.5 s, stage step 20; rank 2 has not come to it .stage step 20, last "
+                                        "collective: all_gather_into_tensor on world .#2[01], 3.91 KiB.. "
                                         ".dist.timeout_seconds sets the limit.\n(.|\n)*"));
   EXPECT_LE(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 6) << outcome.err;
-  std::printf("  %.2f s: %s", outcome.seconds, outcome.err.c_str());
+  std::printf("  %.2f s: %s", outcome.seconds_since_hurt(), outcome.err.c_str());
 }
 
 // ------------------------------------------------------------------------------------------------ the launcher

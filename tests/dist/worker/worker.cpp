@@ -34,6 +34,13 @@ int64_t env_number(const char* name, int64_t otherwise) {
 // The rank that a scenario hurts.
 bool is_victim(const Control& control) { return control.world().rank == env_number("VICTIM", control.world().world_size - 1); }
 
+// Tells the test when it happened: "hurt SECONDS" on the clock that all processes share.
+void announce() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  std::printf("hurt %.3f\n", std::chrono::duration<double>(now).count());
+  std::fflush(stdout);
+}
+
 struct Groups {
   explicit Groups(Control& control)
       : backends(control.world(), BackendKind::kGloo, control.timeout()),
@@ -211,14 +218,17 @@ int store(Control& control) {
 
 // ------------------------------------------------------------------------------------------------ what goes wrong
 
-// Steps in a collective until the victim does `hurt` in its second step; MORAINE_TEST_TIMEOUT limits collectives.
+// Steps in a collective until the victim does `hurt` in its second step; TIMEOUT_MS limits collectives.
 int step_until(Control& control, const std::function<void()>& hurt) {
   control.set_timeout(std::chrono::milliseconds(env_number("TIMEOUT_MS", 7200000)));
   Groups groups(control);
   for (int step = 0;; ++step) {
     control.set_stage(fmt::format("step {}", step));
     const at::Tensor x = at::ones({1000});
-    if (step == 40 && is_victim(control)) hurt();
+    if (hurt && step == 20 && is_victim(control)) {
+      announce();
+      hurt();
+    }
     groups.world.all_reduce(x);
     check(x[0].item<float>() == static_cast<float>(control.world().world_size), "all_reduce");
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -242,7 +252,11 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
     {"kill_in_wait",
      [](Control& c) {
        c.set_stage("load");
-       if (is_victim(c)) raise(SIGKILL);
+       std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the stage is told in the background
+       if (is_victim(c)) {
+         announce();
+         raise(SIGKILL);
+       }
        c.barrier("never");
        return 0;
      }},
@@ -253,6 +267,7 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
        const at::Tensor x = at::ones({1000}), all = at::empty({c.world().world_size * 1000});
        if (c.world().rank == 0) {
          Work work = groups.world.all_gather_into_tensor_async(all, x);
+         announce();
          throw run_error("row 3", "no tokens");
        }
        pause();
@@ -261,6 +276,7 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
     {"all_refuse", [](Control& c) -> int { throw input_error("recipe.yaml", "unknown key 'trian'", "did you mean 'train'?"); }},
     {"disagree",
      [](Control& c) {
+       if (is_victim(c)) announce();
        check_agreement(c, "start", {{"recipe", "r"}, {"train.seed", is_victim(c) ? "7" : "0"}, {"program", "1"}});
        return 0;
      }},
@@ -282,7 +298,7 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
     {"pids",
      [](Control& c) {
        for (const RankInfo& info : c.ranks()) log_info("pid {}", info.process_id);
-       return step_until(c, [] {});
+       return step_until(c, nullptr);
      }},
 };
 
@@ -292,7 +308,10 @@ int run(const std::vector<std::string>& argv) {
     return run_local_ranks({.ranks = std::atoll(argv.back().c_str()), .argv = rest});
   }
   const WorldInfo world = world_from_environment();
-  if (std::getenv("DIE_BEFORE_JOINING") && world.rank == 1) raise(SIGKILL);
+  if (std::getenv("DIE_BEFORE_JOINING") && world.rank == 1) {
+    announce();
+    raise(SIGKILL);
+  }
   return run_rank(world, ControlOptions::from_environment(), kScenarios.at(rest.at(1)));
 }
 
