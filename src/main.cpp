@@ -6,11 +6,13 @@
 
 #include "base/cpu_features.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "cli/cli.h"
 
 int main(int argc, char** argv) {
   moraine::avoid_undescribed_amx();
   moraine::enlarge_kernel_cache();
+  moraine::keep_freed_memory();
   try {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {

@@ -44,18 +44,18 @@ Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
   if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   std::unique_ptr<ChatTemplate> chat;
   if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
-  Dataset data = load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
+  return load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
+}
 
+void print_data(const Dataset& data) {
   int64_t tokens = 0, longest = 0;
   for (const Sample& sample : data.samples) {
     tokens += static_cast<int64_t>(sample.input_ids.size());
     longest = std::max<int64_t>(longest, sample.input_ids.size());
   }
-  log_info("data: {} rows, {} tokens, longest {}{}{}{}", data.samples.size(), tokens, longest,
-           chat ? ", template " + chat->name() : "",
+  log_info("data: {} rows, {} tokens, longest {}{}{}", data.samples.size(), tokens, longest,
            data.truncated ? fmt::format(", {} truncated", data.truncated) : "",
            data.dropped ? fmt::format(", {} dropped", data.dropped) : "");
-  return data;
 }
 
 void print_targets(const OpenedAdapter& adapter, const LoadedModel& loaded) {
@@ -95,6 +95,7 @@ void train(const Recipe& recipe) {
   log_info("model: {}, {} layers, {} experts, {}; read {} in {:.2f} s{}", config.architecture(), shape.num_hidden_layers,
            shape.num_experts, dtype_name(shape.dtype), format_bytes(loaded.report.bytes_read), loaded.report.seconds,
            loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "");
+  print_data(data);
   OpenedAdapter adapter = make_adapter(*loaded.model, recipe.adapter, recipe.model.path, loaded.experts->local_experts(), loaded.device);
   print_targets(adapter, loaded);
 
