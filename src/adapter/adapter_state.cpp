@@ -1,5 +1,6 @@
 #include "adapter/adapter_state.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/random.h"
@@ -23,7 +24,26 @@ AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lo
   for (auto [section, size] : {std::pair{&dense_, dense_size}, std::pair{&experts_, expert_size}}) {
     section->values = at::zeros({size}, options);
     section->grads = at::zeros({size}, options);
+    section->owned_size = size;
   }
+}
+
+void AdapterState::shard_experts(SectionShard shard) {
+  const int64_t part = (experts_.values.numel() + shard.count - 1) / shard.count;
+  const int64_t padding = part * shard.count - experts_.values.numel();
+  experts_.values = at::constant_pad_nd(experts_.values, {0, padding});
+  experts_.grads = at::constant_pad_nd(experts_.grads, {0, padding});
+  experts_.owned_begin = part * shard.index;
+  experts_.owned_size = part;
+}
+
+int64_t AdapterState::num_parameters() const {
+  int64_t sum = 0;
+  for (const AdapterEntry& entry : entries_) {
+    const LoraModule& m = entry.module;
+    sum += std::max<int64_t>(m.num_experts, 1) * r_ * (m.in_features + m.out_features);
+  }
+  return sum;
 }
 
 void AdapterState::initialize(uint64_t seed) {

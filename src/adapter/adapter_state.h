@@ -15,6 +15,13 @@ namespace moraine {
 struct AdapterSection {
   at::Tensor values;  // fp32 [n]
   at::Tensor grads;   // fp32 [n], sums of d loss
+  // The elements that this rank updates; other ranks with the same values update the others.
+  int64_t owned_begin = 0, owned_size = 0;
+};
+
+// The owner of a part of a section: part `index` of `count` equal ones.
+struct SectionShard {
+  int64_t index = 0, count = 1;
 };
 
 // One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); E counts this rank's
@@ -29,6 +36,9 @@ class AdapterState {
   // Lays out `modules` with zero values. `experts`: the expert ids this rank holds.
   AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts, at::Device device);
 
+  // Splits the experts' section into equal parts, of which this rank updates one. Call before an optimizer is made.
+  void shard_experts(SectionShard shard);
+
   // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero. Each element depends only on `seed`,
   // the tensor's name, the expert's id and its place in the expert's factor: the same on every mesh.
   void initialize(uint64_t seed);
@@ -39,7 +49,8 @@ class AdapterState {
   const std::vector<AdapterEntry>& entries() const { return entries_; }
   ExpertRange expert_range() const { return expert_range_; }
   int64_t r() const { return r_; }
-  int64_t num_parameters() const { return dense_.values.numel() + experts_.values.numel(); }
+  // Of the whole adapter, all experts counted.
+  int64_t num_parameters() const;
 
   // Views of an entry's factors.
   at::Tensor a(const AdapterEntry& entry) const { return view(entry, entry.a_offset, Factor::kA, /*grad=*/false); }

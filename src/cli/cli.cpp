@@ -3,19 +3,19 @@
 #include <fmt/format.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "cli/commands.h"
 #include "cli/parse_args.h"
 #include "dist/launch.h"
 
 namespace moraine {
 namespace {
-
-constexpr const char* kVersion = "0.1.0";
 
 void print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
@@ -41,14 +41,16 @@ const Command& find_command(const std::string& name) {
                     nearest.empty() ? "moraine --help lists the commands" : fmt::format("did you mean {}?", nearest));
 }
 
-// This version runs in one process, whoever started it.
-void check_one_rank(const CommandArgs& args) {
+// Commands that run in one process, whoever started it.
+void check_one_rank(const Command& command, const CommandArgs& args) {
   if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
-  if (args.ranks > 1) throw input_error("--ranks", "more than one rank: not built yet", "leave it out");
+  if (args.ranks > 1) {
+    throw input_error("--ranks", fmt::format("{} on more than one rank: not built yet", command.name), "leave it out");
+  }
   const WorldInfo world = world_from_environment();
   if (world.distributed()) {
     throw input_error(launch_source_name(world.source),
-                      fmt::format("started {} ranks: more than one is not built yet", world.world_size),
+                      fmt::format("started {} ranks, but {} on more than one is not built yet", world.world_size, command.name),
                       "start one process");
   }
   set_thread_count(world);
@@ -71,17 +73,18 @@ int run_command_line(int argc, char** argv) {
     return 0;
   }
   if (words[0] == "--version") {
-    print(fmt::format("moraine {} (libtorch {})\n", kVersion, TORCH_VERSION));
+    print(fmt::format("moraine {} (libtorch {})\n", kProgramVersion, TORCH_VERSION));
     return 0;
   }
   const Command& command = find_command(words[0]);
-  const std::optional<CommandArgs> args = parse_args(command, {words.begin() + 1, words.end()});
+  std::optional<CommandArgs> args = parse_args(command, {words.begin() + 1, words.end()});
   if (!args) {
     print(command_help(command));
     return 0;
   }
   if (args->json) silence_log();
-  check_one_rank(*args);
+  args->argv.assign(argv, argv + argc);
+  if (!command.runs_on_ranks) check_one_rank(command, *args);
   return command.run(*args);
 }
 

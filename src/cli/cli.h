@@ -21,6 +21,7 @@ struct CommandArgs {
   double temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
   int64_t ranks = 1;
+  std::vector<std::string> argv;  // the whole command line, the program first
   bool logits = false, json = false;
 };
 

@@ -16,7 +16,7 @@ Flag adapter_flag() {
   return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter};
 }
 Flag ranks_flag() {
-  return {"--ranks", "N", "processes to run on (this version: 1)", &CommandArgs::ranks};
+  return {"--ranks", "N", "processes to start on this machine", &CommandArgs::ranks};
 }
 Flag json_flag(std::string text) {
   return {"--json", "", std::move(text), &CommandArgs::json};
@@ -30,6 +30,7 @@ Command train_command() {
             "RECIPE.yaml [section.key=value ...]"};
   c.positionals = {{"RECIPE.yaml", "what to train, on what, how", &CommandArgs::recipe}};
   c.flags = {ranks_flag()};
+  c.runs_on_ranks = true;
   c.takes_overrides = true;
   c.examples = {"moraine train recipe.yaml", "moraine train recipe.yaml train.steps=100 save.dir=runs/short"};
   c.run = run_train;

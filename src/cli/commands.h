@@ -34,6 +34,7 @@ struct Command {
   std::vector<Positional> positionals;
   std::vector<Flag> flags;
   bool takes_overrides = false;
+  bool runs_on_ranks = false;  // starts or joins several ranks itself
   std::vector<std::string> examples;
   int (*run)(const CommandArgs& args) = nullptr;
 };

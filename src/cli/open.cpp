@@ -4,6 +4,7 @@
 #include "dist/launch.h"
 
 namespace moraine {
+
 Recipe read_overrides(const CommandArgs& args) {
   Recipe recipe = recipe_from_overrides(args.overrides);
   if (!recipe.model.path.empty()) throw input_error("model.path", "is not used here", "--model says which model");
@@ -25,7 +26,9 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe) {
   options.num_threads = static_cast<int>(default_thread_count(1));
   // The small file first: a wrong adapter should not cost the time of loading the model.
   if (!args.adapter.empty()) read_lora_config(args.adapter);
-  OpenedModel opened{open_model(args.model, options), {}};
+  MeshGroups groups = single_rank_groups();
+  LoadedModel loaded_model = open_model(args.model, options, groups);
+  OpenedModel opened{std::move(groups), std::move(loaded_model), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& loaded = opened.loaded;
     opened.adapter.emplace(open_adapter(*loaded.model, args.adapter, loaded.experts->local_experts(), loaded.device));

@@ -15,6 +15,7 @@ namespace moraine {
 Recipe read_overrides(const CommandArgs& args);
 
 struct OpenedModel {
+  MeshGroups groups;  // of one process
   LoadedModel loaded;
   std::optional<OpenedAdapter> adapter;  // with --adapter
 

@@ -56,7 +56,7 @@ int run_score(const CommandArgs& args) {
   if (!std::isfinite(result.loss))
     throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
   if (!args.out.empty()) write_result(args.out, result);
-  if (!args.grads.empty()) write_tensors(args.grads, peft_tensors(opened.adapter->state, AdapterPart::kGrads));
+  if (!args.grads.empty()) write_tensors(args.grads, peft_tensors(opened.adapter->state, AdapterPart::kGrads, *opened.groups.ep));
 
   if (args.json) {
     fmt::print("{}\n", Json{{"loss", result.loss}, {"tokens", result.trained_tokens}}.dump());

@@ -94,16 +94,16 @@ class RowPrinter {
   TokenMarks marks_ = marks_for_stdout();
 };
 
-// Calls `print` with each row of a JSON lines file and its place.
-template <typename Print>
-void for_each_row(const std::string& file, const Print& print) {
+// Calls `use` with each row of a JSON lines file and its place.
+template <typename Use>
+void for_each_row(const std::string& file, const Use& use) {
   RowReader reader(file);
   int64_t rows = 0;
   for (JsonRow row; reader.next(row); ++rows) {
     const std::string where = fmt::format("{}:{}", file, row.line);
     OrderedJson json = parse_ordered_json(row.text, where);
     if (!json.is_object()) throw input_error(where, "is not a JSON object");
-    print(std::move(json), where);
+    use(std::move(json), where);
   }
   if (rows == 0) throw input_error(file, "holds no rows");
 }
@@ -115,6 +115,24 @@ const std::string& text_of(const OrderedJson& row, const std::string& where) {
   return text->get_ref<const std::string&>();
 }
 
+// Files are read twice, first to check every row: nothing is printed of a file with a mistake in it.
+void tokenize_texts(const std::string& file, RowPrinter& printer) {
+  for_each_row(file, [](const OrderedJson& row, const std::string& where) { text_of(row, where); });
+  for_each_row(file,
+               [&](const OrderedJson& row, const std::string& where) { printer.print_text(text_of(row, where)); });
+}
+
+void tokenize_messages(const std::string& file, const ChatTemplate& format, RowPrinter& printer) {
+  for_each_row(file, [&](OrderedJson row, const std::string& where) {
+    const ChatRow chat = chat_of_row(DataFormat::kMessages, std::move(row), where);
+    format.training_text(chat.messages, chat.tools, where);
+    format.generation_prompt(chat.messages, chat.tools, where);
+  });
+  for_each_row(file, [&](OrderedJson row, const std::string& where) {
+    printer.print_chat(format, chat_of_row(DataFormat::kMessages, std::move(row), where), where);
+  });
+}
+
 }  // namespace
 
 int run_tokenize(const CommandArgs& args) {
@@ -124,13 +142,9 @@ int run_tokenize(const CommandArgs& args) {
   if (!args.text.empty()) {
     printer.print_text(args.text);
   } else if (!args.texts.empty()) {
-    for_each_row(args.texts,
-                 [&](OrderedJson row, const std::string& where) { printer.print_text(text_of(row, where)); });
+    tokenize_texts(args.texts, printer);
   } else {
-    const auto format = open_template(args);
-    for_each_row(args.messages, [&](OrderedJson row, const std::string& where) {
-      printer.print_chat(*format, chat_of_row(DataFormat::kMessages, std::move(row), where), where);
-    });
+    tokenize_messages(args.messages, *open_template(args), printer);
   }
   return 0;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -224,6 +225,21 @@ std::string recipe_to_yaml(const Recipe& recipe) {
     yaml += fmt::format("  {}: {}\n", name, value);
   });
   return yaml;
+}
+
+std::vector<std::pair<std::string, std::string>> recipe_entries(const Recipe& recipe) {
+  std::vector<std::pair<std::string, std::string>> entries;
+  std::istringstream lines(recipe_to_yaml(recipe));
+  std::string section;
+  for (std::string line; std::getline(lines, line);) {  // a key is a line
+    const size_t colon = line.find(':');
+    if (line.starts_with("  ")) {
+      entries.emplace_back(section + "." + line.substr(2, colon - 2), line.substr(colon + 2));
+    } else {
+      section = line.substr(0, colon);
+    }
+  }
+  return entries;
 }
 
 }  // namespace moraine

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -123,5 +124,8 @@ void require_for_training(const Recipe& recipe);
 // The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides
 // are printed only where they were given.
 std::string recipe_to_yaml(const Recipe& recipe);
+
+// The same as ("section.key", value) pairs.
+std::vector<std::pair<std::string, std::string>> recipe_entries(const Recipe& recipe);
 
 }  // namespace moraine

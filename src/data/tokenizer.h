@@ -14,8 +14,8 @@ namespace moraine {
 
 struct Encoding {
   std::vector<int64_t> ids;
-  // For each id the bytes [begin, end) of the text it came from. Byte offsets into the text as given, before
-  // normalisation.
+  // For each id the bytes [begin, end) of the text it came from: of the text as given, before normalisation. A token of
+  // a stretch that normalisation changed has the whole stretch.
   std::vector<std::pair<uint32_t, uint32_t>> offsets;
 };
 
@@ -27,7 +27,9 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  // The ids of `text` (UTF-8). Added and special tokens in the text are recognised; no BOS/EOS is added.
+  // The ids of `text` (UTF-8; ill-formed bytes count as U+FFFD). Added and special tokens in the text are recognised;
+  // no BOS/EOS is added. Offsets ascend; together they cover the text, save what a Split removes. Safe from several
+  // threads. Throws an input error on a byte that the vocabulary has no token for and on text of 2 GiB or more.
   Encoding encode(std::string_view text) const;
   // The text of the ids, special tokens included; bytes that are no UTF-8 become U+FFFD as in the reference decoder.
   std::string decode(std::span<const int64_t> ids) const;

@@ -23,6 +23,9 @@ struct MeshGroups {
   std::unique_ptr<ProcessGroup> node;          // ranks of this node: loading in mode `node`
 };
 
+// The groups of one process: every call on them is a local copy.
+MeshGroups single_rank_groups();
+
 // All ranks of the world must call this. control.set_timeout() must have been called: it is also the backends' limit.
 MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh);
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "dist/mesh_groups.h"
 #include "load/load.h"
 #include "models/model.h"
 #include "parallel/weight_store.h"
@@ -28,6 +29,9 @@ struct LoadedModel {
 // The images of `model` in that order.
 std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tensor);
 
+// The lanes of WeightStore: the root, dense and expert images take turns among themselves.
+inline constexpr int kRootLane = 0, kDenseLane = 1, kExpertsLane = 2;
+
 struct LoadOptions {
   std::string dtype = "auto";  // model.dtype
   Verify verify = Verify::kFull;
@@ -35,7 +39,9 @@ struct LoadOptions {
   at::Device device = at::kCPU;
 };
 
-// Reads headers, plans, loads and verifies. Throws input errors for anything wrong with the folder.
-LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options);
+// Reads headers, plans, loads this rank's shards and verifies. Root and dense images are sharded over `groups.dense_gather`,
+// expert images (of this rank's experts in `groups.tokens`) over `groups.expert_gather`; the groups outlive the model. Each
+// rank reads its own bytes: nothing travels. Throws input errors for anything wrong with the folder.
+LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options, MeshGroups& groups);
 
 }  // namespace moraine

@@ -10,61 +10,84 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Sum over j of weight_TK[:, j] · y[row_of_pair[:, j]], in that order, in fp32. `weights` undefined = all ones.
-at::Tensor weighted_sum_of_rows(const at::Tensor& y_RD, const at::Tensor& row_of_pair_TK, const at::Tensor& weights_TK) {
-  at::Tensor sum = at::zeros({row_of_pair_TK.size(0), y_RD.size(1)}, y_RD.options().dtype(at::kFloat));
-  for (int64_t j = 0; j < row_of_pair_TK.size(1); ++j) {
-    at::Tensor row = y_RD.index_select(0, row_of_pair_TK.select(1, j)).to(at::kFloat);
+// Sum over j of weight_TK[:, j] · y[sent_of_pair[:, j]], in that order, in fp32. `weights` undefined = all ones.
+at::Tensor weighted_sum_of_rows(const at::Tensor& y_SD, const at::Tensor& sent_of_pair_TK, const at::Tensor& weights_TK) {
+  at::Tensor sum = at::zeros({sent_of_pair_TK.size(0), y_SD.size(1)}, y_SD.options().dtype(at::kFloat));
+  for (int64_t j = 0; j < sent_of_pair_TK.size(1); ++j) {
+    at::Tensor row = y_SD.index_select(0, sent_of_pair_TK.select(1, j)).to(at::kFloat);
     if (weights_TK.defined()) {
       sum.addcmul_(row, weights_TK.select(1, j).unsqueeze(1).to(at::kFloat));
     } else {
       sum.add_(row);
     }
   }
-  return sum.to(y_RD.scalar_type());
+  return sum.to(y_SD.scalar_type());
 }
+
+// What both autograd nodes keep besides tensors. The plan outlives the backward pass (DispatchPlan).
+struct Exchange {
+  const ExpertParallel* experts;
+  const DispatchPlan* plan;
+
+  void save(AutogradContext* context) const {
+    context->saved_data["experts"] = reinterpret_cast<int64_t>(experts);
+    context->saved_data["plan"] = reinterpret_cast<int64_t>(plan);
+  }
+  static Exchange load(AutogradContext* context) {
+    return {reinterpret_cast<const ExpertParallel*>(context->saved_data["experts"].toInt()),
+            reinterpret_cast<const DispatchPlan*>(context->saved_data["plan"].toInt())};
+  }
+};
 
 class Dispatch : public torch::autograd::Function<Dispatch> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_TD, const at::Tensor& token_of_row_R,
-                            const at::Tensor& row_of_pair_TK) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_TD, Exchange exchange) {
     at::AutoDispatchBelowAutograd below_autograd;
-    context->save_for_backward({row_of_pair_TK});
-    return x_TD.index_select(0, token_of_row_R);
+    exchange.save(context);
+    return exchange.experts->to_experts(x_TD.index_select(0, exchange.plan->token_of_sent_S), *exchange.plan);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
-    const at::Tensor row_of_pair_TK = context->get_saved_variables()[0];
-    return {weighted_sum_of_rows(grads[0], row_of_pair_TK, {}), at::Tensor(), at::Tensor()};
+    const Exchange exchange = Exchange::load(context);
+    const at::Tensor d_sent = exchange.experts->from_experts(grads[0], *exchange.plan);
+    return {weighted_sum_of_rows(d_sent, exchange.plan->sent_of_pair_TK, {}), at::Tensor()};
   }
 };
 
 class Combine : public torch::autograd::Function<Combine> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y_RD, const at::Tensor& weights_TK,
-                            const at::Tensor& token_of_row_R, const at::Tensor& pair_of_row_R,
-                            const at::Tensor& row_of_pair_TK) {
+                            Exchange exchange) {
     at::AutoDispatchBelowAutograd below_autograd;
-    context->save_for_backward({y_RD, weights_TK, token_of_row_R, pair_of_row_R, row_of_pair_TK});
-    return weighted_sum_of_rows(y_RD, row_of_pair_TK, weights_TK);
+    const at::Tensor y_SD = exchange.experts->from_experts(y_RD, *exchange.plan);
+    exchange.save(context);
+    context->save_for_backward({y_SD, weights_TK});
+    return weighted_sum_of_rows(y_SD, exchange.plan->sent_of_pair_TK, weights_TK);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
+    const Exchange exchange = Exchange::load(context);
+    const DispatchPlan& plan = *exchange.plan;
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &y_RD = saved[0], &weights_TK = saved[1], &token_of_row_R = saved[2], &pair_of_row_R = saved[3],
-                     &row_of_pair_TK = saved[4];
-    const at::Tensor d_row = grads[0].index_select(0, token_of_row_R);
+    const at::Tensor &y_SD = saved[0], &weights_TK = saved[1];
+    const at::Tensor d_sent = grads[0].index_select(0, plan.token_of_sent_S);
     // Rows that only fill up have weight 0: no gradient enters through them.
-    const at::Tensor weight_of_row = weights_TK.reshape({-1})
-                                         .index_select(0, pair_of_row_R.clamp_min(0))
-                                         .mul_(pair_of_row_R.ge(0))
-                                         .unsqueeze(1);
-    at::Tensor dy = d_row * weight_of_row;
-    at::Tensor dot_R = (d_row.to(at::kFloat) * y_RD).sum(1);
-    at::Tensor d_weights = dot_R.index_select(0, row_of_pair_TK.reshape({-1})).view_as(row_of_pair_TK);
-    return {dy, d_weights.to(weights_TK.scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+    const at::Tensor weight_of_sent = weights_TK.reshape({-1})
+                                          .index_select(0, plan.pair_of_sent_S.clamp_min(0))
+                                          .mul_(plan.pair_of_sent_S.ge(0))
+                                          .unsqueeze(1);
+    at::Tensor dy = exchange.experts->to_experts(d_sent * weight_of_sent, plan);
+    if (plan.filling_rows.defined()) dy.index_fill_(0, plan.filling_rows, 0);
+    at::Tensor dot_S = (d_sent.to(at::kFloat) * y_SD).sum(1);
+    at::Tensor d_weights = dot_S.index_select(0, plan.sent_of_pair_TK.reshape({-1})).view_as(plan.sent_of_pair_TK);
+    return {dy, d_weights.to(weights_TK.scalar_type()), at::Tensor()};
   }
 };
+
+std::vector<int64_t> to_vector(const at::Tensor& counts) {
+  const at::Tensor host = counts.to(at::kCPU).contiguous();
+  return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
+}
 
 }  // namespace
 
@@ -73,34 +96,96 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   DispatchPlan plan;
   const at::Tensor expert_of_pair = indices_TK.reshape({-1});
   const at::Tensor sorted_pairs = at::argsort(expert_of_pair, /*stable=*/true);
-  const at::Tensor counts = at::bincount(expert_of_pair, {}, num_experts_).to(at::kCPU);
-  // Where each expert's rows begin, and how far that is behind the place among the sorted pairs.
+  const at::Tensor counts_E = at::bincount(expert_of_pair, {}, num_experts_);
+  const bool exchanges = tokens_.size() > 1;
+  // Where each expert's rows begin, and how far that is behind the place among the sorted pairs. With several ranks the
+  // receiver fills up, not the sender.
+  const int64_t alignment = exchanges ? 1 : row_alignment_;
   int64_t rows = 0, pairs = 0;
   std::vector<int64_t> shift_of_expert;
-  for (int64_t e = 0; e < num_experts_; ++e) {
-    const int64_t count = counts.const_data_ptr<int64_t>()[e];
+  for (int64_t count : to_vector(counts_E)) {
     shift_of_expert.push_back(rows - pairs);
-    plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, row_alignment_)));
+    plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, alignment)));
     pairs += count;
     rows += plan.rows_of_expert.back();
   }
-  const at::Tensor shift = at::tensor(shift_of_expert, counts.options()).to(indices_TK.device());
-  const at::Tensor row_of_sorted = at::arange(expert_of_pair.size(0), expert_of_pair.options()) +
-                                   shift.index_select(0, expert_of_pair.index_select(0, sorted_pairs));
-  plan.pair_of_row_R = at::full({rows}, -1, expert_of_pair.options()).index_copy_(0, row_of_sorted, sorted_pairs);
-  plan.token_of_row_R = plan.pair_of_row_R.clamp_min(0).floor_divide_(indices_TK.size(1));
-  plan.row_of_pair_TK =
-      at::empty_like(expert_of_pair).index_copy_(0, sorted_pairs, row_of_sorted).view_as(indices_TK);
+  const at::Tensor shift = at::tensor(shift_of_expert, at::TensorOptions().dtype(at::kLong)).to(indices_TK.device());
+  const at::Tensor sent_of_sorted = at::arange(expert_of_pair.size(0), expert_of_pair.options()) +
+                                    shift.index_select(0, expert_of_pair.index_select(0, sorted_pairs));
+  plan.pair_of_sent_S = at::full({rows}, -1, expert_of_pair.options()).index_copy_(0, sent_of_sorted, sorted_pairs);
+  plan.token_of_sent_S = plan.pair_of_sent_S.clamp_min(0).floor_divide_(indices_TK.size(1));
+  plan.sent_of_pair_TK =
+      at::empty_like(expert_of_pair).index_copy_(0, sorted_pairs, sent_of_sorted).view_as(indices_TK);
+  if (exchanges) plan_exchange(counts_E, plan);
   return plan;
 }
 
-at::Tensor ExpertParallel::dispatch(const at::Tensor& x_TD, const DispatchPlan& plan) const {
-  return Dispatch::apply(x_TD, plan.token_of_row_R, plan.row_of_pair_TK);
+void ExpertParallel::plan_exchange(const at::Tensor& counts_E, DispatchPlan& plan) const {
+  const int64_t ep = tokens_.size(), local = local_experts().count;
+  std::vector<int64_t> experts_of_rank;
+  for (int64_t rank = 0; rank < ep; ++rank) experts_of_rank.push_back(expert_range(num_experts_, ep, rank).count);
+  // counts[source][local expert]
+  at::Tensor received_counts = at::empty({ep * local}, counts_E.options());
+  tokens_.all_to_all_single(received_counts, counts_E, std::vector<int64_t>(ep, local), experts_of_rank);
+  const std::vector<int64_t> sent = to_vector(counts_E), counts = to_vector(received_counts);
+
+  for (int64_t rank = 0, e = 0; rank < ep; ++rank) {
+    int64_t to = 0, from = 0;
+    for (int64_t i = 0; i < experts_of_rank[rank]; ++i) to += sent[e++];
+    for (int64_t i = 0; i < local; ++i) from += counts[rank * local + i];
+    plan.send_splits.push_back(to);
+    plan.receive_splits.push_back(from);
+  }
+  // An expert's rows are those of rank 0, then rank 1, and so on.
+  plan.rows_of_expert.assign(local, 0);
+  std::vector<int64_t> next_row;
+  int64_t rows = 0;
+  std::vector<int64_t> filling;
+  for (int64_t i = 0; i < local; ++i) {
+    int64_t count = 0;
+    for (int64_t rank = 0; rank < ep; ++rank) count += counts[rank * local + i];
+    plan.rows_of_expert[i] = static_cast<int64_t>(round_up(count, row_alignment_));
+    next_row.push_back(rows);
+    for (int64_t f = count; f < plan.rows_of_expert[i]; ++f) filling.push_back(rows + f);
+    rows += plan.rows_of_expert[i];
+  }
+  std::vector<int64_t> row_of_received, received_of_row(rows, 0);
+  for (int64_t rank = 0; rank < ep; ++rank) {
+    for (int64_t i = 0; i < local; ++i) {
+      for (int64_t n = 0; n < counts[rank * local + i]; ++n) {
+        received_of_row[next_row[i]] = static_cast<int64_t>(row_of_received.size());
+        row_of_received.push_back(next_row[i]++);
+      }
+    }
+  }
+  auto to_device = [&](const std::vector<int64_t>& values) {
+    return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(counts_E.device());
+  };
+  plan.row_of_received_V = to_device(row_of_received);
+  plan.received_of_row_R = to_device(received_of_row);
+  plan.filling_rows = to_device(filling);
 }
 
-at::Tensor ExpertParallel::combine(const at::Tensor& y_RD, const at::Tensor& weights_TK,
-                                   const DispatchPlan& plan) const {
-  return Combine::apply(y_RD, weights_TK, plan.token_of_row_R, plan.pair_of_row_R, plan.row_of_pair_TK);
+at::Tensor ExpertParallel::to_experts(const at::Tensor& sent_SD, const DispatchPlan& plan) const {
+  if (tokens_.size() == 1) return sent_SD;
+  at::Tensor received_VD = at::empty({plan.row_of_received_V.size(0), sent_SD.size(1)}, sent_SD.options());
+  tokens_.all_to_all_single(received_VD, sent_SD.contiguous(), plan.receive_splits, plan.send_splits);
+  return received_VD.index_select(0, plan.received_of_row_R);
+}
+
+at::Tensor ExpertParallel::from_experts(const at::Tensor& y_RD, const DispatchPlan& plan) const {
+  if (tokens_.size() == 1) return y_RD;
+  at::Tensor sent_SD = at::empty({plan.token_of_sent_S.size(0), y_RD.size(1)}, y_RD.options());
+  tokens_.all_to_all_single(sent_SD, y_RD.index_select(0, plan.row_of_received_V), plan.send_splits, plan.receive_splits);
+  return sent_SD;
+}
+
+at::Tensor ExpertParallel::dispatch(const at::Tensor& x_TD, const DispatchPlan& plan) const {
+  return Dispatch::apply(x_TD, Exchange{this, &plan});
+}
+
+at::Tensor ExpertParallel::combine(const at::Tensor& y_RD, const at::Tensor& weights_TK, const DispatchPlan& plan) const {
+  return Combine::apply(y_RD, weights_TK, Exchange{this, &plan});
 }
 
 }  // namespace moraine

@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "base/bytes.h"
 #include "base/error.h"
 #include "parallel/torch_dtype.h"
@@ -34,25 +36,97 @@ at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device) {
   return at::from_blob(p, {static_cast<int64_t>(nbytes)}, [mapped](void* q) { munmap(q, mapped); }, options);
 }
 
-WeightStore::WeightStore(std::vector<LayerImage> images, std::vector<at::Tensor> bytes)
-    : images_(std::move(images)), bytes_(std::move(bytes)), held_(images_.size(), 0) {
-  MORAINE_ASSERT(images_.size() == bytes_.size(), "one buffer an image");
-  for (size_t i = 0; i < images_.size(); ++i) views_.emplace_back(images_[i], bytes_[i]);
+// One gather buffer of a lane.
+struct WeightStore::Buffer {
+  at::Tensor bytes;  // uint8, of the lane's largest image
+  int owner = -1;    // the image that is or will be in it
+  bool in_flight = false;
+  Work gather;
+  ImageView view;
+  uint64_t last_use = 0;
+
+  void wait() {
+    if (!in_flight) return;
+    gather.wait();
+    in_flight = false;
+  }
+};
+
+WeightStore::WeightStore(std::vector<StoredImage> images)
+    : images_(std::move(images)), resident_views_(images_.size()), held_(images_.size(), 0) {
+  std::vector<uint64_t> largest, count;
+  for (size_t i = 0; i < images_.size(); ++i) {
+    const StoredImage& stored = images_[i];
+    if (is_resident(static_cast<int>(i))) {
+      resident_views_[i] = ImageView(stored.image, stored.shard);
+      continue;
+    }
+    if (stored.lane >= static_cast<int>(largest.size())) largest.resize(stored.lane + 1), count.resize(stored.lane + 1);
+    largest[stored.lane] = std::max(largest[stored.lane], stored.image.nbytes);
+    ++count[stored.lane];
+  }
+  lanes_.resize(largest.size());
+  for (size_t lane = 0; lane < largest.size(); ++lane) {
+    for (uint64_t i = 0; i < std::min<uint64_t>(count[lane], 2); ++i) {
+      lanes_[lane].push_back(std::make_unique<Buffer>());
+      lanes_[lane].back()->bytes = allocate_image_bytes(largest[lane], images_.front().shard.device());
+    }
+  }
+}
+
+WeightStore::~WeightStore() = default;
+
+WeightStore::Buffer& WeightStore::buffer_for(int image) {
+  Buffer* oldest_free = nullptr;
+  for (auto& buffer : lanes_[images_[image].lane]) {
+    if (buffer->owner == image) return *buffer;
+    if (buffer->owner >= 0 && held_[buffer->owner] > 0) continue;
+    if (!oldest_free || buffer->last_use < oldest_free->last_use) oldest_free = buffer.get();
+  }
+  MORAINE_ASSERT(oldest_free, "all gather buffers are held when " + images_[image].image.name + " is wanted");
+  return *oldest_free;
+}
+
+void WeightStore::prefetch(int image) {
+  if (is_resident(image)) return;
+  Buffer& buffer = buffer_for(image);
+  buffer.last_use = ++clock_;
+  if (buffer.owner == image) return;
+  buffer.wait();  // a gather that nobody came for must not write into it later
+  const StoredImage& stored = images_[image];
+  buffer.owner = image;
+  const at::Tensor whole = buffer.bytes.narrow(0, 0, static_cast<int64_t>(stored.image.nbytes));
+  buffer.gather = stored.group->all_gather_into_tensor_async(whole, stored.shard);
+  buffer.in_flight = true;
+  buffer.view = ImageView(stored.image, whole);
 }
 
 const ImageView& WeightStore::acquire(int image) {
   ++held_[image];
-  return views_[image];
+  if (is_resident(image)) return resident_views_[image];
+  prefetch(image);
+  Buffer& buffer = buffer_for(image);
+  buffer.wait();
+  return buffer.view;
 }
 
 void WeightStore::release(int image) {
-  MORAINE_ASSERT(held_[image] > 0, "release of an image that is not held: " + images_[image].name);
+  MORAINE_ASSERT(held_[image] > 0, "release of an image that is not held: " + images_[image].image.name);
   --held_[image];
 }
 
-uint64_t WeightStore::resident_bytes() const {
+bool WeightStore::all_resident() const { return lanes_.empty(); }
+
+uint64_t WeightStore::shard_bytes() const {
   uint64_t sum = 0;
-  for (const LayerImage& image : images_) sum += image.nbytes;
+  for (const StoredImage& stored : images_) sum += stored.shard.numel();
+  return sum;
+}
+
+uint64_t WeightStore::gather_buffer_bytes() const {
+  uint64_t sum = 0;
+  for (const auto& lane : lanes_)
+    for (const auto& buffer : lane) sum += buffer->bytes.numel();
   return sum;
 }
 

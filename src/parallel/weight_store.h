@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "dist/process_group.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {
@@ -30,25 +31,45 @@ class ImageView {
 // uint8 [nbytes] on `device`; on the CPU backed by huge pages (copying into fresh 4 KiB pages runs at a sixth of memcpy).
 at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device);
 
-// Owns the bytes of all images of this rank. Base weights never change, so views may be kept by autograd for as long as the
-// image is held.
+// This rank's part of an image.
+struct StoredImage {
+  LayerImage image;
+  at::Tensor shard;                // uint8, the shard of group->rank() of group->size(); the whole image in a group of one
+  ProcessGroup* group = nullptr;   // the ranks that hold the other shards; outlives the store
+  int lane = 0;                    // images of one lane take turns in the lane's gather buffers
+};
+
+// Hands out images. Those that are sharded are gathered into one of the two buffers of their lane, one all-gather an image;
+// a buffer is taken for another image only after its owner's release. Base weights never change, so a gathered image stays
+// valid until its buffer is needed again, and autograd may keep views for as long as the image is held.
+//
+// All ranks of a group must prefetch and acquire the group's images in the same order.
 class WeightStore {
  public:
-  // `bytes[i]` holds the whole of images[i].
-  WeightStore(std::vector<LayerImage> images, std::vector<at::Tensor> bytes);
+  explicit WeightStore(std::vector<StoredImage> images);
+  ~WeightStore();
 
-  // The image's weights. Valid until release(image).
+  // Starts gathering `image` unless it is there. At most one image of a lane may be held meanwhile (asserted).
+  void prefetch(int image);
+  // The image's weights, gathered if need be. Valid until release(image).
   const ImageView& acquire(int image);
   void release(int image);
 
-  uint64_t resident_bytes() const;
-  const std::vector<LayerImage>& images() const { return images_; }
+  // Whether every image is held whole, without gathering.
+  bool all_resident() const;
+  uint64_t shard_bytes() const;
+  uint64_t gather_buffer_bytes() const;
 
  private:
-  std::vector<LayerImage> images_;
-  std::vector<at::Tensor> bytes_;
-  std::vector<ImageView> views_;
-  std::vector<int> held_;  // acquired and not released
+  struct Buffer;
+  bool is_resident(int image) const { return images_[image].group->size() == 1 || images_[image].image.nbytes == 0; }
+  Buffer& buffer_for(int image);
+
+  std::vector<StoredImage> images_;
+  std::vector<ImageView> resident_views_;  // of resident images
+  std::vector<int> held_;                  // acquired and not released
+  std::vector<std::vector<std::unique_ptr<Buffer>>> lanes_;
+  uint64_t clock_ = 0;
 };
 
 }  // namespace moraine

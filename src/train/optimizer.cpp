@@ -29,21 +29,11 @@ double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t 
   return peak;
 }
 
-double gradient_norm(AdapterState& adapter) {
-  at::NoGradGuard no_grad;
-  double sum = 0;
-  for (const AdapterSection* section : {&adapter.dense(), &adapter.experts()}) {
-    for_each_chunk(section->grads.numel(), [&](int64_t begin, int64_t n) {
-      sum += section->grads.narrow(0, begin, n).to(at::kDouble).square_().sum().item<double>();
-    });
-  }
-  return std::sqrt(sum);
-}
-
 AdamW::AdamW(AdapterState& adapter, const TrainConfig& config)
     : betas_(config.betas), eps_(config.eps), weight_decay_(config.weight_decay) {
   for (AdapterSection* section : {&adapter.dense(), &adapter.experts()})
-    moments_.push_back({section, at::zeros_like(section->values), at::zeros_like(section->values)});
+    moments_.push_back({section, at::zeros({section->owned_size}, section->values.options()),
+                        at::zeros({section->owned_size}, section->values.options())});
 }
 
 void AdamW::step(double learning_rate, double grad_scale) {
@@ -53,10 +43,10 @@ void AdamW::step(double learning_rate, double grad_scale) {
   const double step_size = learning_rate / (1.0 - std::pow(beta1, num_steps_));
   const double correction2_sqrt = std::sqrt(1.0 - std::pow(beta2, num_steps_));
   for (Moments& m : moments_) {
-    for_each_chunk(m.section->values.numel(), [&](int64_t begin, int64_t n) {
-      at::Tensor value = m.section->values.narrow(0, begin, n);
+    for_each_chunk(m.section->owned_size, [&](int64_t begin, int64_t n) {
+      at::Tensor value = m.section->values.narrow(0, m.section->owned_begin + begin, n);
       at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
-      at::Tensor grad = m.section->grads.narrow(0, begin, n);
+      at::Tensor grad = m.section->grads.narrow(0, m.section->owned_begin + begin, n);
       if (grad_scale != 1.0) grad = grad * grad_scale;
       value.mul_(1.0 - learning_rate * weight_decay_);
       exp_avg.lerp_(grad, 1.0 - beta1);

@@ -16,23 +16,20 @@ namespace moraine {
 // count: the first step of a warm-up has 0.
 double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps);
 
-// L2 norm of all gradients, summed in fp64.
-double gradient_norm(AdapterState& adapter);
-
 // Decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), element for element as
 // torch.optim.AdamW computes it.
 class AdamW {
  public:
   AdamW(AdapterState& adapter, const TrainConfig& config);
 
-  // One update with gradients multiplied by `grad_scale` (clipping).
+  // One update of the elements that this rank owns, with gradients multiplied by `grad_scale` (clipping).
   void step(double learning_rate, double grad_scale);
   int64_t num_steps() const { return num_steps_; }
 
  private:
   struct Moments {
     AdapterSection* section;
-    at::Tensor exp_avg, exp_avg_sq;  // fp32 [n]
+    at::Tensor exp_avg, exp_avg_sq;  // fp32 [owned_size]
   };
   std::vector<Moments> moments_;
   std::array<double, 2> betas_;

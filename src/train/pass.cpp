@@ -43,10 +43,17 @@ class RootWeights {
   const ImageView& view;
 };
 
-// A layer run under autograd: what its backward pass needs.
+// Starts gathering a layer's weights while another layer runs.
+void prefetch_layer(WeightStore& store, int64_t layer) {
+  store.prefetch(LoadedModel::dense_image(layer));
+  store.prefetch(LoadedModel::experts_image(layer));
+}
+
+// A layer run under autograd: what its backward pass needs, its weights among it.
 struct LayerTape {
   at::Tensor input, output;
   AdapterState::LayerLeaves leaves;
+  std::unique_ptr<LayerWeights> weights;
 };
 
 LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_t layer, const at::Tensor& input,
@@ -55,9 +62,9 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   LayerTape tape;
   tape.input = input.detach().requires_grad_();
   tape.leaves = adapter.layer_leaves(layer, /*requires_grad=*/true);
-  LayerWeights weights(*loaded.weights, layer);
-  tape.output = loaded.model->forward_layer(layer, weights.dense, weights.experts, tape.leaves.adapter, tape.input, context,
-                                            record);
+  tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
+  tape.output = loaded.model->forward_layer(layer, tape.weights->dense, tape.weights->experts, tape.leaves.adapter,
+                                            tape.input, context, record);
   return tape;
 }
 
@@ -95,6 +102,7 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
   at::Tensor hidden = loaded.model->embed(root.view, batch);
   for (int64_t layer = 0; layer < loaded.model->shape().num_hidden_layers; ++layer) {
     LayerWeights weights(*loaded.weights, layer);
+    if (layer + 1 < loaded.model->shape().num_hidden_layers) prefetch_layer(*loaded.weights, layer + 1);
     const LayerAdapter layer_adapter = adapter ? adapter->layer_leaves(layer, false).adapter : LayerAdapter{};
     LayerRecord record;
     hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context, record);
@@ -123,6 +131,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     }
     if (layer >= first_trained) inputs[layer] = hidden;
     LayerWeights weights(*loaded.weights, layer);
+    if (layer + 1 < num_layers) prefetch_layer(*loaded.weights, layer + 1);
     const LayerAdapter layer_adapter = adapter.layer_leaves(layer, false).adapter;
     hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context,
                                          records[layer]);
@@ -141,6 +150,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   // Backwards, the same loop the other way.
   for (int64_t layer = num_layers - 1; layer >= first_trained; --layer) {
     if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
+    if (layer > first_trained) prefetch_layer(*loaded.weights, layer - 1);
     grad = backward_of_tape(*tapes[layer], grad, adapter);
     tapes[layer].reset();
     inputs[layer].reset();

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
+#include "base/json.h"
 #include "config/recipe.h"
 #include "load/load.h"
 
 namespace moraine {
+
+OrderedJson load_report_json(const LoadReport& report, const std::string& mode, int64_t rank, uint64_t shard_bytes);
 
 class RunFolder {
  public:
@@ -20,8 +24,8 @@ class RunFolder {
   // Makes the folder. Throws an input error when `resume` is never and the folder holds an earlier run.
   void prepare(const SaveConfig& config) const;
   void write_recipe(const Recipe& recipe) const;
-  // load.json: what each rank read.
-  void write_load_report(const LoadReport& report, const std::string& mode, uint64_t shard_bytes) const;
+  // load.json: what each rank read. `ranks` holds load_report_json of each, by rank.
+  void write_load_report(const std::vector<OrderedJson>& ranks) const;
 
  private:
   std::filesystem::path dir_;

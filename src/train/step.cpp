@@ -1,7 +1,9 @@
 #include "train/step.h"
 
 #include <cmath>
+#include <numeric>
 
+#include "adapter/adapter_collectives.h"
 #include "base/error.h"
 #include "data/batch_stream.h"
 #include "train/batch.h"
@@ -10,7 +12,7 @@
 namespace moraine {
 
 StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer, const std::vector<const Sample*>& rows,
-                      const TrainConfig& config, double learning_rate) {
+                      const TrainConfig& config, double learning_rate, MeshGroups& groups) {
   StepResult result;
   for (const Sample* row : rows) {
     result.tokens += static_cast<int64_t>(row->input_ids.size());
@@ -20,16 +22,23 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
 
   adapter.zero_grads();
   const Recompute recompute = config.recompute == "none" ? Recompute::kNone : Recompute::kFull;
-  const int64_t micro_steps = num_micro_steps(static_cast<int64_t>(rows.size()), config.micro_batch_size, 1);
-  double loss_sum = 0;
+  const int64_t rank = groups.world->rank(), world_size = groups.world->size();
+  std::vector<int64_t> row_numbers(rows.size());
+  std::iota(row_numbers.begin(), row_numbers.end(), 0);
+  const int64_t micro_steps = num_micro_steps(row_numbers.size(), config.micro_batch_size, world_size);
+  at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
   for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
-    const size_t begin = micro_step * config.micro_batch_size;
-    const size_t end = std::min(begin + config.micro_batch_size, rows.size());
-    const Batch batch = make_batch({rows.begin() + begin, rows.begin() + end}, loaded.device, loaded.row_alignment);
+    std::vector<const Sample*> samples;
+    for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, config.micro_batch_size))
+      samples.push_back(rows[row]);
+    const Batch batch = make_batch(samples, loaded.device, loaded.row_alignment);
     loss_sum += forward_backward(loaded, adapter, batch, 1.0 / result.trained_tokens, recompute).loss_sum;
   }
-  result.loss = loss_sum / result.trained_tokens;
-  result.grad_norm = gradient_norm(adapter);
+  loss_sum = loss_sum.to(loaded.device);
+  groups.world->all_reduce(loss_sum);
+  reduce_gradients(adapter, groups);
+  result.loss = loss_sum.item<double>() / result.trained_tokens;
+  result.grad_norm = global_gradient_norm(adapter, groups);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     throw run_error("step", std::isfinite(result.loss) ? "the gradient is not finite" : "the loss is not finite",
                     "lower train.learning_rate, or check the checkpoint's weights");
@@ -37,6 +46,7 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   // As torch.nn.utils.clip_grad_norm_.
   const double clip = config.max_grad_norm > 0 ? std::min(1.0, config.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
   optimizer.step(learning_rate, clip);
+  gather_updated_values(adapter, groups);
   return result;
 }
 

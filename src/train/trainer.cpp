@@ -2,15 +2,18 @@
 
 #include <cmath>
 #include <optional>
-#include <thread>
 
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "data/batch_stream.h"
 #include "data/chat_template.h"
+#include "dist/agreement.h"
+#include "dist/mesh_groups.h"
+#include "load/fingerprint.h"
 #include "train/metrics.h"
 #include "train/run_folder.h"
 
@@ -28,8 +31,6 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");
   if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
   if (recipe.load.mode != "direct") refuse("load.mode", "use direct");
-  if (recipe.mesh.ep != 1 || recipe.mesh.fsdp.value_or(1) != 1 || recipe.mesh.replicate.value_or(1) != 1)
-    refuse("mesh", "one process trains: every size is 1");
 }
 
 Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
@@ -58,13 +59,44 @@ void print_data(const Dataset& data) {
            data.dropped ? fmt::format(", {} dropped", data.dropped) : "");
 }
 
-void print_targets(const OpenedAdapter& adapter, const LoadedModel& loaded) {
+void print_targets(const OpenedAdapter& adapter) {
   log_info("adapter: r {}, lora_alpha {}", adapter.config.r, adapter.config.lora_alpha);
   log_info("  {:<32} {:>8} {:>14}", "pattern", "matched", "parameters");
   for (const auto& pattern : adapter.patterns)
     log_info("  {:<32} {:>8} {:>14}", pattern.pattern, pattern.matched, pattern.parameters);
-  log_info("  {:<32} {:>8} {:>14}  (base weights {})", "trainable", adapter.state.entries().size(),
-           adapter.state.num_parameters(), format_bytes(loaded.weights->resident_bytes()));
+  log_info("  {:<32} {:>8} {:>14}", "trainable", adapter.state.entries().size(), adapter.state.num_parameters());
+}
+
+// Ranks that were given different things would train something nobody asked for.
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const Dataset& data, const std::string& headers) {
+  if (!control.world().distributed()) return;
+  std::vector<std::pair<std::string, std::string>> values{{"program version", kProgramVersion}};
+  for (auto& [key, value] : recipe_entries(recipe)) values.emplace_back("recipe key " + key, value);
+  values.emplace_back("checkpoint headers", headers);
+  std::string rows;
+  for (const Sample& sample : data.samples) {
+    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
+      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
+    rows = hash_text(rows);
+  }
+  values.emplace_back("training data", rows);
+  check_agreement(control, "start", values);
+}
+
+// Rank 0 writes what every rank read.
+void write_load_reports(const RunFolder& run, Control& control, const Recipe& recipe, const LoadedModel& loaded) {
+  const int64_t rank = control.world().rank;
+  const OrderedJson own = load_report_json(loaded.report, recipe.load.mode, rank, loaded.weights->shard_bytes());
+  if (rank != 0) {
+    control.put(fmt::format("load_report/{}", rank), own.dump());
+    return;
+  }
+  std::vector<OrderedJson> ranks{own};
+  for (int64_t other = 1; other < control.world().world_size; ++other) {
+    const std::string text = control.wait_for(fmt::format("load_report/{}", other), "the load report of " + control.rank_text(other));
+    ranks.push_back(parse_ordered_json(text, "load report"));
+  }
+  run.write_load_report(ranks);
 }
 
 int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size) {
@@ -74,9 +106,12 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
 
 }  // namespace
 
-void train(const Recipe& recipe) {
+void train(const Recipe& recipe, Control& control) {
   require_for_training(recipe);
   refuse_what_is_not_built(recipe);
+  const WorldInfo& world = control.world();
+  const bool is_writer = world.rank == 0;
+  const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const RunFolder run(recipe.save.dir);
   if (recipe.save.resume == "auto" && run.is_finished()) {
     log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
@@ -84,40 +119,63 @@ void train(const Recipe& recipe) {
   }
 
   // What is cheap to find wrong comes first: configuration, data, then weights.
+  control.set_stage("read the data");
   const HfConfig config = HfConfig::read(recipe.model.path);
   const ModelShape shape = make_model(config, recipe.model.dtype)->shape();
+  expert_range(shape.num_experts, mesh.ep, 0);  // refuses more ep ranks than experts
   const Dataset data = load_training_data(recipe, shape.vocab_size);
+  check_same_on_all_ranks(control, recipe, data, checkpoint_fingerprint(recipe.model.path));
+
+  control.set_stage("load");
+  const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
+  control.set_timeout(timeout);
+  BackendFactory backends(world, choose_backend(recipe.dist.backend, at::kCPU), timeout);
+  MeshGroups groups = world.distributed() ? make_mesh_groups(control, backends, mesh) : single_rank_groups();
   LoadOptions load_options;
   load_options.dtype = recipe.model.dtype;
   load_options.verify = parse_verify(recipe.load.verify);
-  load_options.num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  LoadedModel loaded = open_model(recipe.model.path, load_options);
-  log_info("model: {}, {} layers, {} experts, {}; read {} in {:.2f} s{}", config.architecture(), shape.num_hidden_layers,
-           shape.num_experts, dtype_name(shape.dtype), format_bytes(loaded.report.bytes_read), loaded.report.seconds,
-           loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "");
+  load_options.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
+  LoadedModel loaded = open_model(recipe.model.path, load_options, groups);
+  if (recipe.train.recompute == "none" && !loaded.weights->all_resident()) {
+    throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
+                      "use full, or mesh.fsdp: 1 with ep equal to the ranks of a replica");
+  }
+  control.barrier("loaded");
+  if (world.distributed()) log_info("mesh: {}", mesh.describe());
+  log_info("model: {}, {} layers, {} experts, {}; rank 0 read {} in {:.2f} s{}, holds {}", config.architecture(),
+           shape.num_hidden_layers, shape.num_experts, dtype_name(shape.dtype), format_bytes(loaded.report.bytes_read),
+           loaded.report.seconds,
+           loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "",
+           format_bytes(loaded.weights->shard_bytes()));
   print_data(data);
-  OpenedAdapter adapter = make_adapter(*loaded.model, recipe.adapter, recipe.model.path, loaded.experts->local_experts(), loaded.device);
-  print_targets(adapter, loaded);
+  OpenedAdapter adapter = make_adapter(*loaded.model, recipe.adapter, recipe.model.path, loaded.experts->local_experts(),
+                                       loaded.device);
+  adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
+  print_targets(adapter);
 
-  run.prepare(recipe.save);
-  run.write_recipe(recipe);
-  run.write_load_report(loaded.report, recipe.load.mode, loaded.weights->resident_bytes());
+  if (is_writer) {
+    run.prepare(recipe.save);
+    run.write_recipe(recipe);
+  }
+  write_load_reports(run, control, recipe, loaded);
 
-  const int64_t batch_size = recipe.train.batch_size.value_or(1);
+  const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, data.samples.size(), batch_size);
   const BatchStream stream(data.samples.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
-  MetricsFile metrics(run.metrics());
+  std::optional<MetricsFile> metrics;
+  if (is_writer) metrics.emplace(run.metrics());
   {
     ProgressPrinter progress(steps, recipe.log.every);
     for (int64_t step = 0; step < steps; ++step) {
+      control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
       std::vector<const Sample*> rows;
       for (int64_t row : stream.rows_of_step(step)) rows.push_back(&data.samples[row]);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
-      const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate);
+      const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      if (step == 0 && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
+      if (step == 0 && is_writer && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
         log_warning(fmt::format("the first loss {:.2f} is far above ln(vocabulary) = {:.2f}: does the tokenizer belong to this model?",
                                 result.loss, std::log(static_cast<double>(shape.vocab_size))));
       }
@@ -125,11 +183,14 @@ void train(const Recipe& recipe) {
         throw run_error(fmt::format("step {}", step + 1), "no gradient reached the adapter: nothing would change",
                         "check adapter.target_modules and the data's labels");
       }
-      metrics.append({step + 1, result, learning_rate, seconds});
+      if (!is_writer) continue;
+      metrics->append({step + 1, result, learning_rate, seconds});
       progress.print({step + 1, result, learning_rate, seconds});
     }
   }
-  export_adapter(adapter.state, adapter.config, run.adapter());
+  control.set_stage("save");
+  // The first ep group holds every expert once, and rank 0 is its first rank.
+  if (world.rank < mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
   log_info("Saved final adapter to {}", run.adapter().string());
 }
 

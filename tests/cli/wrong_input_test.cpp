@@ -118,12 +118,8 @@ TEST_F(WrongInput, BrokenJsonLines) {
   const fs::path model = golden_folder("tokenizers") / "qwen3";
   const std::string good = R"({"text": "one"})"
                            "\n";
-  const auto expect_texts_error = [&](const std::string& name, const std::string& second, const std::string& line) {
-    const fs::path file = folder_.write(name, second);
-    const Ended ended = run_moraine({"tokenize", "--model", model, "--texts", file, "--json"});
-    EXPECT_EQ(ended.exit_code, 2);
-    EXPECT_EQ(std::count(ended.err.begin(), ended.err.end(), '\n'), 1) << ended.err;
-    EXPECT_THAT(ended.err, testing::HasSubstr(name + line));
+  const auto expect_texts_error = [&](const std::string& name, const std::string& text, const std::string& line) {
+    expect_input_error({"tokenize", "--model", model, "--texts", folder_.write(name, text), "--json"}, {name + line});
   };
   expect_texts_error("cut.jsonl",
                      good + R"({"text": "tw)"
@@ -139,6 +135,10 @@ TEST_F(WrongInput, BrokenJsonLines) {
   expect_input_error({"tokenize", "--model", model, "--template", "qwen3", "--messages",
                       folder_.write("role.jsonl", R"({"messages": [{"role": "uesr", "content": "x"}]})")},
                      {"role.jsonl:1", "uesr"});
+  const fs::path dictionary = fs::path(MORAINE_TESTS_DIR).parent_path() / "examples" / "dictionary_model";
+  const std::string chat = R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})";
+  expect_train_error(recipe(dictionary, folder_.write("chats.jsonl", chat + "\n" + chat.substr(0, 40))),
+                     {"chats.jsonl:2"});
 }
 
 TEST_F(WrongInput, Templates) {

@@ -5,7 +5,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -153,11 +154,11 @@ TEST_P(Goldens, LongRunsTakeLinearTime) {
                            "\u1100", " \n", "\xFF", "'s", "a ", "<|im_end|>", "<｜"}) {
     std::string text;
     while (text.size() < 1'000'000) text += unit;
-    auto start = std::chrono::steady_clock::now();
+    std::clock_t start = std::clock();  // of the processor: other programs may keep this one waiting
     Encoding encoding = tokenizer.encode(text);
-    std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_EQ(encoding.offsets.back().second, text.size()) << unit;
-    EXPECT_LT(seconds.count(), 20) << unit;  // about 0.2; quadratic time would be hours
+    EXPECT_LT(seconds, 20) << unit;  // about 0.3, a few under sanitizers; quadratic time would be hours
   }
 }
 

@@ -84,7 +84,7 @@ void expect_within(const Outcome& outcome, double seconds) {
 // ------------------------------------------------------------------------------------------------ what arrives
 
 TEST(Ranks, CollectivesDeliver) {
-  for (int ranks : {1, 2, 3, 4}) {
+  for (int ranks : {1, 2, 3}) {
     const Outcome outcome = run_local("collectives", ranks);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     EXPECT_EQ(outcome.out, "collectives: " + std::to_string(ranks) + " ranks good\n");
@@ -211,7 +211,7 @@ TEST(RankFaults, AKilledRankIsNoticedWithoutAParent) {
     expect_within(others, 10);
     for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[rank].exit_code, rank == victim ? 137 : 1);
   }
-  const Outcome waiting = idle.finish()[0];
+  const Outcome waiting = together(idle.finish(), 1);
   expect_one_line(waiting, "rank 1: no heartbeat for 3 s, last stage: load");
   expect_within(waiting, 10);
 }

@@ -14,7 +14,8 @@ TEST_P(ExpertParallelRows, DispatchAndCombineEqualADenseMixture) {
   at::Tensor x = at::randn({T, D}).requires_grad_(), scores = at::randn({T, E});
   at::Tensor indices = std::get<0>(std::get<1>(scores.topk(K, -1)).sort(-1));
   at::Tensor weights = at::rand({T, K}).requires_grad_(), scale_of_expert = at::randn({E});
-  const ExpertParallel experts(E, /*row_alignment=*/GetParam());
+  ProcessGroup self;
+  const ExpertParallel experts(E, /*row_alignment=*/GetParam(), self);
   const DispatchPlan plan = experts.plan(indices);
   int64_t rows = 0;
   std::vector<int64_t> expert_of_row;
@@ -36,7 +37,8 @@ TEST_P(ExpertParallelRows, DispatchAndCombineEqualADenseMixture) {
 INSTANTIATE_TEST_SUITE_P(Alignments, ExpertParallelRows, testing::Values(1, 16));
 
 TEST(ExpertParallel, NoTokens) {
-  const ExpertParallel experts(3, 16);
+  ProcessGroup self;
+  const ExpertParallel experts(3, 16, self);
   const DispatchPlan plan = experts.plan(at::zeros({0, 2}, at::kLong));
   EXPECT_EQ(plan.rows_of_expert, (std::vector<int64_t>{0, 0, 0}));
   at::Tensor y = experts.combine(experts.dispatch(at::zeros({0, 4}), plan), at::zeros({0, 2}), plan);

@@ -59,7 +59,8 @@ TEST(LayerImageDeathTest, AGapBetweenSourcesIsABug) {
 TEST(WeightStore, SlotsAreViewsOfTheImage) {
   LayerImage image = lay_out_image(two_params(), {0, 5}, 1);
   at::Tensor bytes = allocate_image_bytes(image.nbytes, at::kCPU).zero_();
-  WeightStore store({image}, {bytes});
+  ProcessGroup self;
+  WeightStore store({{image, bytes, &self, 0}});
   const ImageView& view = store.acquire(0);
   view["experts"].fill_(1.0);
   EXPECT_EQ(view["experts"].sizes(), (std::vector<int64_t>{5, 4, 2}));

@@ -12,7 +12,8 @@ namespace {
 
 TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   const auto folder = golden_folder("qwen3_moe-dense");
-  LoadedModel loaded = open_model(folder / "model", {});
+  MeshGroups groups = single_rank_groups();
+  LoadedModel loaded = open_model(folder / "model", {}, groups);
   const TokensFile batch = golden_batch(folder / "batch.safetensors");
   const at::Tensor mask = golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool);
   OpenedAdapter adapter = open_adapter(*loaded.model, folder / "adapter", loaded.experts->local_experts(), at::kCPU);
@@ -25,7 +26,7 @@ TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   }
   score(loaded, &adapter.state, batch, "batch", {.grads = true});
   const SafetensorsHeader reference = read_safetensors_header(folder / "grads.safetensors");
-  const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads);
+  const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *groups.ep);
   ASSERT_EQ(grads.size(), reference.entries.size());
   for (const auto& [name, grad] : grads)
     EXPECT_LT(relative_error(grad, read_tensor(reference, *reference.find(name))), 1e-4) << name;

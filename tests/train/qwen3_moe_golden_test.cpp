@@ -16,12 +16,13 @@ namespace {
 
 struct Golden {
   std::filesystem::path folder;
+  MeshGroups groups = single_rank_groups();
   LoadedModel loaded;
   TokensFile batch;
   at::Tensor mask;  // bool [B, T]
 
   explicit Golden(const std::string& name)
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", {})),
+      : folder(golden_folder(name)), loaded(open_model(folder / "model", {}, groups)),
         batch(golden_batch(folder / "batch.safetensors")),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 
@@ -54,7 +55,7 @@ TEST(Qwen3MoeFp32, EveryAdapterGradient) {
   Golden golden("qwen3_moe-fp32");
   OpenedAdapter adapter = golden.adapter();
   score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true});
-  const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads);
+  const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep);
   const SafetensorsHeader reference = read_safetensors_header(golden.folder / "lora" / "grads.safetensors");
   ASSERT_EQ(grads.size(), reference.entries.size());
   for (const auto& [name, grad] : grads)
@@ -83,14 +84,14 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
     EXPECT_NEAR(learning_rate, expected["lr"].get<double>(), 1e-12);
     std::vector<const Sample*> rows;
     for (const Sample& sample : batches[step % 3].samples) rows.push_back(&sample);
-    const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate);
+    const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
     EXPECT_NEAR(result.loss, expected["loss"].get<double>(), loss_tolerance) << "step " << step;
     EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, norm_tolerance) << "step " << step;
   }
   if (adapter_tolerance <= 0) return;
   const SafetensorsHeader after =
       read_safetensors_header(golden.folder / "lora" / "adapter_after" / "adapter_model.safetensors");
-  for (const auto& [tensor_name, value] : peft_tensors(adapter.state, AdapterPart::kValues))
+  for (const auto& [tensor_name, value] : peft_tensors(adapter.state, AdapterPart::kValues, *golden.groups.ep))
     EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), adapter_tolerance) << tensor_name;
 }
 
@@ -130,7 +131,7 @@ TEST(Qwen3MoeFp32, GradientDoesNotDependOnMicroBatches) {
     AdamW optimizer(adapter.state, config);
     std::vector<const Sample*> rows;
     for (const Sample& sample : golden.batch.samples) rows.push_back(&sample);
-    train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0);
+    train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0, golden.groups);
     grads.push_back(at::cat({adapter.state.dense().grads, adapter.state.experts().grads}));
   }
   EXPECT_LT(relative_error(grads[1], grads[0]), 1e-5);

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace moraine {
+
+inline constexpr const char* kProgramVersion = "0.2.0";
+
+}  // namespace moraine

@@ -1,0 +1,125 @@
+"""The golden training curve on many meshes: every combination of ranks, ep and fsdp gives the losses of one rank.
+
+  python3 mesh_equality_test.py PROGRAM [--only NAME]     (standard library only)
+
+Trains tests/golden/qwen3_moe-fp32 from its adapter for 12 steps. Losses and gradient norms must agree with one rank within
+1e-5 and with transformers + PEFT (train.json) within 1e-4; final adapters with one rank's within 1e-5 of their largest element.
+"""
+import argparse
+import array
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "qwen3_moe-fp32"
+# ranks, ep, fsdp, replicate
+MESHES = [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 1, 1), (2, 2, 2, 1), (2, 1, 1, 2), (3, 1, 3, 1), (3, 3, 3, 1), (4, 1, 4, 1),
+          (4, 2, 4, 1), (4, 2, 2, 1), (4, 4, 4, 1), (4, 2, 2, 2)]
+
+
+def read_safetensors(path):
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for name, entry in json.loads(data[8:8 + length]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        values = array.array({"F32": "f", "I64": "q"}[entry["dtype"]])
+        values.frombytes(data[8 + length + begin:8 + length + end])
+        tensors[name] = (entry["shape"], values)
+    return tensors
+
+
+def write_tokens(path, columns):
+    """columns: name -> list of rows."""
+    header, body = {}, b""
+    for name, rows in columns.items():
+        raw = array.array("q", [v for row in rows for v in row]).tobytes()
+        header[name] = {"dtype": "I64", "shape": [len(rows), len(rows[0])], "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def training_rows():
+    """The three golden batches of two rows each, as six rows of one width."""
+    batches = read_safetensors(GOLDEN / "lora" / "train_batches.safetensors")
+    width = max(shape[1] for shape, _ in batches.values())
+    columns = {}
+    for name, fill in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
+        columns[name] = []
+        for batch in range(3):
+            (rows, length), values = batches[f"{batch}.{name}"]
+            columns[name] += [list(values[r * length:(r + 1) * length]) + [fill] * (width - length) for r in range(rows)]
+    return columns
+
+
+def train(program, folder, mesh, launcher=None):
+    ranks, ep, fsdp, replicate = mesh
+    out = folder / f"run-{'-'.join(map(str, mesh))}{'-t' if launcher else ''}"
+    recipe = {"model": {"path": str(GOLDEN / "model")}, "adapter": {"init_from": str(GOLDEN / "lora" / "adapter")},
+              "data": {"train": [str(folder / "tokens.safetensors")], "shuffle": False},
+              "mesh": {"ep": ep, "fsdp": fsdp, "replicate": replicate}, "save": {"dir": str(out)},
+              "train": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2},
+              "log": {"tensorboard": False}}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    command = (launcher or []) + [program, "train", str(folder / "recipe.json")]
+    if ranks > 1 and not launcher:
+        command += ["--ranks", str(ranks)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if ended.returncode != 0:
+        sys.exit(f"{' '.join(command)} {mesh}: exit {ended.returncode}\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}")
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return steps, read_safetensors(out / "adapter" / "adapter_model.safetensors")
+
+
+def largest_difference(a, b):
+    """Over all tensors: max |a - b| / max |b|."""
+    worst = 0.0
+    for name, (_, values) in b.items():
+        scale = max(abs(v) for v in values)
+        worst = max(worst, max(abs(x - y) for x, y in zip(a[name][1], values)) / scale)
+    return worst
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--torchrun", help="also run two ranks under this torchrun: the same losses bit for bit")
+    a = parser.parse_args()
+    reference = json.loads((GOLDEN / "lora" / "train.json").read_text())["steps"]
+    failures = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        write_tokens(folder / "tokens.safetensors", training_rows())
+        one_rank = one_adapter = None
+        for mesh in MESHES:
+            steps, adapter = train(a.program, folder, mesh)
+            if one_rank is None:
+                one_rank, one_adapter = steps, adapter
+            loss = max(abs(s["loss"] - o["loss"]) for s, o in zip(steps, one_rank))
+            norm = max(abs(s["grad_norm"] / o["grad_norm"] - 1) for s, o in zip(steps, one_rank))
+            golden = max(abs(s["loss"] - g["loss"]) for s, g in zip(steps, reference))
+            norm_golden = max(abs(s["grad_norm"] / g["grad_norm"] - 1) for s, g in zip(steps, reference))
+            weights = largest_difference(adapter, one_adapter)
+            ok = (len(steps) == 12 and loss <= 1e-5 and norm <= 1e-5 and golden <= 1e-4 and norm_golden <= 1e-4
+                  and weights <= 1e-4 and adapter.keys() == one_adapter.keys())
+            failures += not ok
+            print(f"ranks {mesh[0]} ep {mesh[1]} fsdp {mesh[2]} replicate {mesh[3]}: against one rank loss {loss:.1e}, "
+                  f"grad_norm {norm:.1e}, adapter {weights:.1e}; against PEFT loss {golden:.1e}, grad_norm {norm_golden:.1e}"
+                  f"{'' if ok else '  FAILED'}", flush=True)
+        if a.torchrun:
+            launcher = [a.torchrun, "--no-python", "--nproc-per-node", "2"]
+            by_torchrun, _ = train(a.program, folder, (2, 2, 2, 1), launcher)
+            by_ranks, _ = train(a.program, folder, (2, 2, 2, 1))
+            same = [s["loss"] for s in by_torchrun] == [s["loss"] for s in by_ranks]
+            failures += not same
+            print(f"torchrun --nproc-per-node 2: losses {'equal those of --ranks 2 bit for bit' if same else 'differ  FAILED'}")
+    sys.exit(1 if failures else 0)
+
+
+main()
