@@ -20,10 +20,10 @@ for question in "${questions[@]}"; do
   printf '  %-34s %s\n' "$question" "${before[-1]}"
 done
 
-title "Training: $recipe"
+title "Training: $recipe, on 4 ranks, the experts split over 2"
 rm -rf "$run" # the demo's own run folder, from an earlier demo
 started=$SECONDS
-"$program" train "$recipe" "$@" save.dir="$run"
+"$program" train "$recipe" --ranks 4 mesh.ep=2 "$@" save.dir="$run"
 took=$((SECONDS - started))
 
 title "Before and after $took s of training"

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "dist/control_store.h"
 #include "dist/heartbeat.h"
+#include "dist/local_peers.h"
 
 namespace moraine {
 
@@ -80,6 +81,7 @@ struct Control::Impl {
   std::string stage = "start";
   bool stage_changed = false;
   std::vector<RankInfo> rank_infos;
+  LocalPeers local_peers;
   std::condition_variable wake;
   bool stop_beat = false, stop_watch = false;
   std::atomic<bool> done{false};
@@ -117,6 +119,7 @@ struct Control::Impl {
   std::string own_text(const std::string& stage_text);
   const std::vector<RankInfo>& ranks();
   std::vector<std::optional<Heartbeat>> all_heartbeats(c10d::Store& store);
+  std::optional<ErrorReport> ended_peer(c10d::Store& store);
 };
 
 // ------------------------------------------------------------------------------------------------ joining
@@ -130,10 +133,18 @@ void Control::Impl::join() {
   check_identity();
   last_answer = Clock::now().time_since_epoch().count();
   beat_store->set(heartbeat_key(world.rank), current_beat(1).to_json());
+  const std::string line = LocalPeer::own_line(world.rank), place = "place/" + process_place();
+  main_store->append(place, std::vector<uint8_t>(line.begin(), line.end()));
   main_store->add("joined", 1);
   beat_thread = std::thread([this] { beat_loop(); });
   watch_thread = std::thread([this] { watch_loop(); });
   wait_for_all_joined();
+  // The parent of `--ranks N` sees its children end, and knows by which signal.
+  if (world.source != LaunchSource::kLocal && options.watch_local_processes) {
+    LocalPeers peers(main_store->get_to_str(place), world.rank);
+    const std::lock_guard lock(mutex);
+    local_peers = std::move(peers);
+  }
 }
 
 void Control::Impl::check_identity() {
@@ -264,6 +275,9 @@ void Control::Impl::beat_loop() try {
                          *beat_store);
       }
     }
+    if (!leaving) {
+      if (auto report = ended_peer(*beat_store)) report_and_leave(*report, *beat_store);
+    }
     look_for_overdue_collective();
     last_answer = Clock::now().time_since_epoch().count();
     std::unique_lock lock(mutex);
@@ -308,6 +322,26 @@ std::vector<std::optional<Heartbeat>> Control::Impl::all_heartbeats(c10d::Store&
     if (const auto text = try_get(store, heartbeat_key(rank))) beats[rank] = Heartbeat::from_json(*text);
   }
   return beats;
+}
+
+// A rank on this machine whose process has ended before its work was done.
+std::optional<ErrorReport> Control::Impl::ended_peer(c10d::Store& store) {
+  LocalPeers peers;
+  {
+    const std::lock_guard lock(mutex);
+    peers = local_peers;
+  }
+  // A rank that ends in order says so first, so its last word is read after its end was seen. One that ends by an error
+  // has published it, and then this report is not the first.
+  for (int64_t rank : peers.ended()) {
+    const auto text = try_get(store, heartbeat_key(rank));
+    const Heartbeat beat = text ? Heartbeat::from_json(*text) : Heartbeat{};
+    if (beat.done) continue;
+    return ErrorReport{.rank = rank,
+                       .text = fmt::format("{}: its process is gone, last stage: {} (killed, or out of memory? dmesg tells)",
+                                           rank_text(rank), beat.stage)};
+  }
+  return std::nullopt;
 }
 
 void Control::Impl::look_for_overdue_collective() {
@@ -487,6 +521,10 @@ void Control::collective_failed(uint64_t collective_id, const std::string& what)
   const auto record = impl_->collectives.find(collective_id);
   const std::string name = record ? record->describe() : "a collective";
   try {
+    if (const auto ended = impl_->ended_peer(*impl_->main_store)) {
+      impl_->report_and_leave(*ended, *impl_->main_store);
+      impl_->sleep_for_ever();
+    }
     const auto wait = std::max<Clock::duration>(5 * impl_->options.heartbeat_period / 2 + milliseconds(250), milliseconds(1500));
     const auto before = impl_->all_heartbeats(*impl_->main_store);
     const auto deadline = Clock::now() + wait;

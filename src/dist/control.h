@@ -25,6 +25,8 @@ struct ControlOptions {
   std::chrono::milliseconds heartbeat_period{1000};
   // A rank whose heartbeat has not moved for so long is dead. Zero: never (for work under a debugger).
   std::chrono::milliseconds heartbeat_limit{8000};
+  // Whether to look at the processes of ranks on this machine too; for tests of what other machines' ranks see.
+  bool watch_local_processes = true;
   // How long ranks may start apart from each other.
   std::chrono::milliseconds start_timeout{300000};
   // dist.timeout_seconds: how long a collective, or the wait for a key, may last.

@@ -1,10 +1,14 @@
 // The parts of the control plane that need no second process.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "dist/collective_log.h"
 #include "dist/control_store.h"
 #include "dist/heartbeat.h"
+#include "dist/local_peers.h"
+#include "program.h"
 
 namespace moraine {
 namespace {
@@ -76,6 +80,20 @@ TEST(CollectiveLog, WaitedWorkThatStillRunsOnADeviceStaysPending) {
   EXPECT_FALSE(log.oldest_pending(std::chrono::steady_clock::now() + seconds(1)));
   for (int i = 0; i < 100; ++i) log.finish(log.start("barrier", "world", {0, 1}, 0));
   EXPECT_EQ(log.last(1000).size(), 32u);
+}
+
+TEST(LocalPeers, SeeAProcessEnd) {
+  testing_support::Program program({"/bin/sleep", "100"}, {});
+  const auto start = process_start(program.pid());
+  ASSERT_TRUE(start);
+  // Rank 2's process id belongs to another process by now, and rank 3 cannot be seen: nothing is said about either.
+  const LocalPeers peers(fmt::format("0 {} 1\n1 {} {}\n2 {} {}\n3 999999999 5\n", getpid(), program.pid(), *start,
+                                     program.pid(), *start + 1),
+                         0);
+  EXPECT_THAT(peers.ended(), testing::IsEmpty());
+  program.signal(SIGKILL);
+  for (int i = 0; i < 500 && peers.ended().empty(); ++i) usleep(10000);
+  EXPECT_THAT(peers.ended(), testing::ElementsAre(1));  // a zombie has ended too
 }
 
 TEST(ControlStore, TheFirstErrorStays) {

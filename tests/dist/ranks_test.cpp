@@ -200,17 +200,30 @@ TEST(RankFaults, ARankThatEndsWithoutAWordIsNamed) {
 }
 
 TEST(RankFaults, AKilledRankIsNoticedWithoutAParent) {
-  // The rank that serves the store, and one that does not, with the default heartbeat limit; and when nobody is in a
-  // collective, so that only heartbeats tell. All at the same time, as they mostly wait.
-  Alone first("kill", 3, {{"VICTIM", "0"}}), last("kill", 3, {{"VICTIM", "2"}});
-  Alone idle("kill_in_wait", 2, {{"MORAINE_HEARTBEAT_SECONDS", "3"}});
+  // The rank that serves the store, and one that does not; and when nobody is in a collective. All at the same time, as
+  // they mostly wait.
+  Alone first("kill", 3, {{"VICTIM", "0"}}), last("kill", 3, {{"VICTIM", "2"}}), idle("kill_in_wait", 2);
   for (int victim : {0, 2}) {
     const std::vector<Outcome> outcomes = victim == 0 ? first.finish() : last.finish();
     const Outcome others = together(outcomes, victim);
-    expect_one_line(others, "rank " + std::to_string(victim));
-    expect_within(others, 10);
+    expect_one_line(others, victim == 0 ? "rank 0: " : "rank 2: its process is gone, last stage: step ");
+    expect_within(others, 5);
     for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[rank].exit_code, rank == victim ? 137 : 1);
   }
+  const Outcome waiting = together(idle.finish(), 1);
+  expect_one_line(waiting, "rank 1: its process is gone, last stage: load");
+  expect_within(waiting, 5);
+}
+
+// Processes of another host, or of another container, cannot be looked at.
+TEST(RankFaults, AKilledRankThatCannotBeSeenIsNoticedByItsHeartbeat) {
+  const Environment blind{{"BLIND", "1"}};
+  Environment in_collective = blind, in_wait = blind;
+  in_wait["MORAINE_HEARTBEAT_SECONDS"] = "3";
+  Alone kill("kill", 3, in_collective), idle("kill_in_wait", 2, in_wait);
+  const Outcome others = together(kill.finish(), 2);
+  expect_one_line(others, "rank 2: lost in all_gather_into_tensor on world (#22, 3.91 KiB)");
+  expect_within(others, 10);
   const Outcome waiting = together(idle.finish(), 1);
   expect_one_line(waiting, "rank 1: no heartbeat for 3 s, last stage: load");
   expect_within(waiting, 10);

@@ -40,11 +40,15 @@ except ImportError as error:
     print("SKIPPED: transformers/peft not installed")
     sys.exit(SKIPPED)
 
+# name: (adapter keys of the recipe, more arguments of `moraine train`)
 CASES = {
-    "attention and experts": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
-    "all-linear and experts": {"r": 3, "lora_alpha": 12, "target_modules": "all-linear"},
-    "one expert tensor": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]},
-    "linear layers only": {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "o_proj"], "target_parameters": []},
+    "attention and experts": ({"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, []),
+    "all-linear and experts": ({"r": 3, "lora_alpha": 12, "target_modules": "all-linear"}, []),
+    "one expert tensor": ({"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}, []),
+    "linear layers only": ({"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "o_proj"], "target_parameters": []}, []),
+    "4 ranks, ep 4": ({"r": 4, "lora_alpha": 8}, ["--ranks", "4", "mesh.ep=4"]),
+    "4 ranks, ep 2": ({"r": 4, "lora_alpha": 8}, ["--ranks", "4", "mesh.ep=2"]),
+    "3 ranks, uneven experts": ({"r": 4, "lora_alpha": 8}, ["--ranks", "3", "mesh.ep=3"]),
 }
 
 
@@ -84,7 +88,7 @@ def main():
         folder = pathlib.Path(folder)
         tokens = folder / "tokens.safetensors"
         save_file(batch, tokens)
-        for index, (title, adapter_keys) in enumerate(CASES.items()):
+        for index, (title, (adapter_keys, arguments)) in enumerate(CASES.items()):
             recipe = folder / f"recipe-{index}.yaml"
             recipe.write_text(json.dumps({  # JSON text is YAML too
                 "model": {"path": str(GOLDEN / "model"), "dtype": "float32"},
@@ -94,7 +98,7 @@ def main():
                 "save": {"dir": str(folder / f"run-{index}")},
                 "log": {"tensorboard": False},
             }))
-            run(program, "train", recipe)
+            run(program, "train", recipe, *arguments)
             adapter = folder / f"run-{index}" / "adapter"
             score = json.loads(run(program, "score", "--model", GOLDEN / "model", "--adapter", adapter, "--tokens", tokens, "--json"))
             expected, base = reference_loss(batch, adapter)

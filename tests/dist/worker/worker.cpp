@@ -312,7 +312,9 @@ int run(const std::vector<std::string>& argv) {
     announce();
     raise(SIGKILL);
   }
-  return run_rank(world, ControlOptions::from_environment(), kScenarios.at(rest.at(1)));
+  ControlOptions options = ControlOptions::from_environment();
+  options.watch_local_processes = !std::getenv("BLIND");
+  return run_rank(world, options, kScenarios.at(rest.at(1)));
 }
 
 }  // namespace
