@@ -17,6 +17,12 @@
 namespace moraine {
 namespace {
 
+// What the last answer of the conversation was an answer to.
+OrderedJson before_last_answer(OrderedJson messages) {
+  if (messages.size() > 1 && messages.back().value("role", "") == "assistant") messages.erase(messages.size() - 1);
+  return messages;
+}
+
 void check_flags(const CommandArgs& args) {
   if (!args.parse.empty()) throw input_error("--parse", "not built yet", "it needs the deepseek_v4 format");
   const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty();
@@ -72,7 +78,7 @@ class RowPrinter {
       print_json({{"text", text.text},
                   {"ids", tokens.ids},
                   {"loss_mask", tokens.loss_mask},
-                  {"generation_prompt", format.generation_prompt(chat.messages, chat.tools, where)}});
+                  {"generation_prompt", format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
     } else {
       print_row(text.text, tokenizer_.encode(text.text), tokens.loss_mask);
     }
@@ -126,7 +132,7 @@ void tokenize_messages(const std::string& file, const ChatTemplate& format, RowP
   for_each_row(file, [&](OrderedJson row, const std::string& where) {
     const ChatRow chat = chat_of_row(DataFormat::kMessages, std::move(row), where);
     format.training_text(chat.messages, chat.tools, where);
-    format.generation_prompt(chat.messages, chat.tools, where);
+    format.generation_prompt(before_last_answer(chat.messages), chat.tools, where);
   });
   for_each_row(file, [&](OrderedJson row, const std::string& where) {
     printer.print_chat(format, chat_of_row(DataFormat::kMessages, std::move(row), where), where);

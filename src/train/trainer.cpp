@@ -153,6 +153,7 @@ void train(const Recipe& recipe, Control& control) {
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   print_targets(adapter);
 
+  if (recipe.log.tensorboard) log_info("log.tensorboard: not built yet; metrics.jsonl holds every figure");
   if (is_writer) {
     run.prepare(recipe.save);
     run.write_recipe(recipe);
