@@ -45,7 +45,7 @@ TEST(Usage, UnknownWords) {
 TEST(Usage, NotBuiltYet) {
   for (const char* command : {"plan", "merge", "convert", "verify"})
     expect_input_error({command, "x"}, {std::string("moraine: error: ") + command + ": not built yet ("});
-  expect_input_error({"train", "r.yaml", "--ranks", "2"}, {"--ranks", "not built yet"});
+  expect_input_error({"train", "r.yaml", "--ranks", "0"}, {"--ranks", "1 or more"});
   expect_input_error({"score", "--ranks=8", "--model", "m", "--tokens", "t"}, {"--ranks", "not built yet"});
   expect_input_error({"tokenize", "--model", "m", "--parse", "f"}, {"--parse", "not built yet"});
 }
