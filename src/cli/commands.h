@@ -31,11 +31,11 @@ struct Command {
   std::string name;
   std::string summary;
   std::string usage;  // after `moraine NAME`
-  std::vector<Positional> positionals;
-  std::vector<Flag> flags;
+  std::vector<Positional> positionals{};
+  std::vector<Flag> flags{};
   bool takes_overrides = false;
   bool runs_on_ranks = false;  // starts or joins several ranks itself
-  std::vector<std::string> examples;
+  std::vector<std::string> examples{};
   int (*run)(const CommandArgs& args) = nullptr;
 };
 
