@@ -27,7 +27,7 @@ std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
   return names;
 }
 
-void check_agrees(const Model& model, const AdapterConfig& wanted, const OpenedAdapter& opened) {
+void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const OpenedAdapter& opened) {
   const LoraConfig& found = opened.config;
   auto given = [&](const char* key) { return std::find(wanted.given.begin(), wanted.given.end(), key) != wanted.given.end(); };
   auto disagree = [&](const std::string& key, const std::string& what) {
@@ -42,7 +42,7 @@ void check_agrees(const Model& model, const AdapterConfig& wanted, const OpenedA
   for (const char* key : {"target_modules", "exclude_modules", "target_parameters"}) {
     if (!given(key)) continue;
     const TargetSelection selection = select_targets(
-        model.lora_modules(), given("target_modules") ? wanted.target_modules : found.target_modules,
+        layout.lora_modules(), given("target_modules") ? wanted.target_modules : found.target_modules,
         given("exclude_modules") ? wanted.exclude_modules : found.exclude_modules,
         given("target_parameters") ? wanted.target_parameters : found.target_parameters, found.r);
     if (names_of(selection.modules) != of_folder) disagree(key, "the selection");
@@ -51,15 +51,15 @@ void check_agrees(const Model& model, const AdapterConfig& wanted, const OpenedA
 
 }  // namespace
 
-OpenedAdapter make_adapter(const Model& model, const AdapterConfig& wanted, const std::string& base_model,
+OpenedAdapter make_adapter(const ModelLayout& layout, const AdapterConfig& wanted, const std::string& base_model,
                            ExpertRange experts, at::Device device) {
   if (!wanted.init_from.empty()) {
-    OpenedAdapter opened = open_adapter(model, wanted.init_from, experts, device);
-    check_agrees(model, wanted, opened);
+    OpenedAdapter opened = open_adapter(layout, wanted.init_from, experts, device);
+    check_agrees(layout, wanted, opened);
     opened.config.base_model_name_or_path = base_model;
     return opened;
   }
-  TargetSelection selection = select_targets(model.lora_modules(), wanted.target_modules, wanted.exclude_modules,
+  TargetSelection selection = select_targets(layout.lora_modules(), wanted.target_modules, wanted.exclude_modules,
                                              wanted.target_parameters, wanted.r);
   LoraConfig config;
   config.r = wanted.r;

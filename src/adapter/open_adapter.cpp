@@ -23,10 +23,10 @@ std::vector<std::string> matching_names(std::vector<std::string> names, const st
 
 }  // namespace
 
-OpenedAdapter open_adapter(const Model& model, const std::filesystem::path& folder, ExpertRange experts,
+OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
                            at::Device device) {
   const LoraConfig config = read_lora_config(folder);
-  const std::vector<LoraModule> offered = model.lora_modules();
+  const std::vector<LoraModule> offered = layout.lora_modules();
   ModuleSelection target_modules = config.target_modules;
   target_modules.names = matching_names(target_modules.names, offered, /*experts=*/false);
   const auto target_parameters = matching_names(config.target_parameters, offered, /*experts=*/true);

@@ -19,7 +19,7 @@ struct OpenedAdapter {
 // Throws input errors that name the adapter's file: not honoured options, targets that this model does not have,
 // tensors that are missing, unexpected or of another shape. As in PEFT a target may match nothing while another one
 // does.
-OpenedAdapter open_adapter(const Model& model, const std::filesystem::path& folder, ExpertRange experts,
+OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
                            at::Device device);
 
 }  // namespace moraine

@@ -83,7 +83,7 @@ int run_generate(const CommandArgs& args) {
   check_flags(args);
   const Recipe recipe = read_overrides(args);
   // All small files first: mistakes show before the weights are loaded.
-  const int64_t vocab_size = make_model(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+  const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
   const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data) : chat_prompt(args, recipe.data);
   const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);

@@ -10,8 +10,8 @@
 #include "cli/inspect_folder.h"
 #include "data/template_detection.h"
 #include "data/tokenizer.h"
-#include "load/plan.h"
-#include "models/loaded_model.h"
+#include "load/check_checkpoint.h"
+#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -40,16 +40,6 @@ ParameterCounts count_parameters(const std::vector<ImageSpec>& specs) {
   return counts;
 }
 
-// That the checkpoint holds all of `specs` and nothing unknown.
-void check_complete(const Model& model, const std::vector<ImageSpec>& specs, const CheckpointIndex& index) {
-  std::vector<LayerImage> images;
-  for (const ImageSpec& spec : specs) images.push_back(lay_out_image(spec, {0, model.shape().num_experts}, 1));
-  std::vector<ShardPlan> shards;
-  for (const LayerImage& image : images) shards.push_back({&image, shard_of_image(image, 1, 0)});
-  plan_reads(shards, index);
-  check_no_unexpected(specs, index, [&](const std::string& tensor) { return model.is_known_extra(tensor); });
-}
-
 // What `read` returns, or null where the folder has nothing that it can read: inspecting goes on without.
 template <typename Read>
 OrderedJson or_null(const Read& read) {
@@ -60,10 +50,10 @@ OrderedJson or_null(const Read& read) {
   }
 }
 
-std::vector<std::string> lora_targets(const Model& model) {
+std::vector<std::string> lora_targets(const ModelLayout& layout) {
   std::vector<std::string> names;
   std::set<std::string> seen;
-  for (const LoraModule& module : model.lora_modules())
+  for (const LoraModule& module : layout.lora_modules())
     if (seen.insert(module.local_name).second) names.push_back(module.local_name);
   return names;
 }
@@ -76,14 +66,14 @@ std::string percent(uint64_t part, uint64_t whole) {
 
 OrderedJson inspect_model(const std::filesystem::path& folder) {
   const HfConfig config = HfConfig::read(folder);
-  const auto model = make_model(config, "float32");  // counts do not depend on the compute dtype
+  const auto layout = make_layout(config, "float32");  // counts do not depend on the compute dtype
   const CheckpointIndex index = read_checkpoint_index(folder);
-  const auto specs = image_specs(*model, [&](const std::string& name) { return index.find(name) != nullptr; });
-  check_complete(*model, specs, index);
+  const auto specs = image_specs(*layout, stored_in(index));
+  check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
 
-  const ModelShape& shape = model->shape();
+  const ModelShape& shape = layout->shape();
   const ParameterCounts counts = count_parameters(specs);
-  const int64_t experts_per_token = config.integer("num_experts_per_tok");
+  const int64_t experts_per_token = shape.num_experts_per_tok;
   uint64_t file_bytes = 0;
   for (const SafetensorsHeader& file : index.files) file_bytes += file.file_size;
   std::vector<const SafetensorsEntry*> entries;
@@ -109,7 +99,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["stored_dtypes"] = stored_dtypes(entries);
   facts["template"] = or_null([&] { return detect_chat_template(folder); });
   facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
-  facts["lora_targets"] = lora_targets(*model);
+  facts["lora_targets"] = lora_targets(*layout);
   return facts;
 }
 

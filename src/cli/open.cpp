@@ -31,7 +31,7 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe) {
   OpenedModel opened{std::move(groups), std::move(loaded_model), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& loaded = opened.loaded;
-    opened.adapter.emplace(open_adapter(*loaded.model, args.adapter, loaded.experts->local_experts(), loaded.device));
+    opened.adapter.emplace(open_adapter(loaded.model->layout(), args.adapter, loaded.experts->local_experts(), loaded.device));
   }
   return opened;
 }

@@ -15,7 +15,7 @@
 #include "base/workers.h"
 #include "dist/launch.h"
 #include "formats/safetensors.h"
-#include "models/loaded_model.h"
+#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -103,9 +103,9 @@ void write_file(const fs::path& path, const std::vector<NewTensor>& tensors, con
 }
 
 // Every tensor of a checkpoint in the hub's layout, in the model's order.
-std::vector<NewTensor> checkpoint_tensors(const Model& model, const std::string& where) {
+std::vector<NewTensor> checkpoint_tensors(const ModelLayout& layout, const std::string& where) {
   std::vector<NewTensor> tensors;
-  for (const ImageSpec& image : image_specs(model, [](const std::string&) { return false; })) {
+  for (const ImageSpec& image : image_specs(layout, no_checkpoint())) {
     for (const ParamSpec& param : image.params) {
       for (const SourceTensor& source : param.sources) {
         const auto nbytes = tensor_bytes(param.dtype, source.shape);
@@ -170,14 +170,14 @@ void check_space(const fs::path& folder, uint64_t needed) {
       "free space or name a folder on another disk");
 }
 
-std::unique_ptr<Model> model_of(const HfConfig& config, const std::string& dtype) {
+std::unique_ptr<ModelLayout> layout_of(const HfConfig& config, const std::string& dtype) {
   if (!dtype.empty() && dtype != "bfloat16" && dtype != "float32") {
     throw input_error("--dtype", quote_text(dtype) + " is not a dtype that can be written", "bfloat16 or float32");
   }
   if (dtype.empty() && config.dtype() == DType::kF16) {
     throw input_error(config.where(), "its dtype is float16", "add --dtype bfloat16 or --dtype float32");
   }
-  return make_model(config, dtype.empty() ? "auto" : dtype);
+  return make_layout(config, dtype.empty() ? "auto" : dtype);
 }
 
 }  // namespace
@@ -185,16 +185,16 @@ std::unique_ptr<Model> model_of(const HfConfig& config, const std::string& dtype
 RandomCheckpoint write_random_checkpoint(const fs::path& config_json, const fs::path& folder,
                                          const RandomCheckpointOptions& options) {
   const HfConfig config = HfConfig::read(config_json);
-  const auto model = model_of(config, options.dtype);
+  const auto layout = layout_of(config, options.dtype);
   check_folder(folder);
   const double initializer_range = config.number("initializer_range", 0.02);
   if (!(initializer_range >= 0) || !std::isfinite(initializer_range)) {
     throw input_error(config.where(), "initializer_range must be 0 or more");
   }
 
-  std::vector<NewTensor> tensors = checkpoint_tensors(*model, config.where());
+  std::vector<NewTensor> tensors = checkpoint_tensors(*layout, config.where());
   RandomCheckpoint written;
-  written.dtype = model->shape().dtype == DType::kBF16 ? "bfloat16" : "float32";
+  written.dtype = layout->shape().dtype == DType::kBF16 ? "bfloat16" : "float32";
   written.tensors = tensors.size();
   for (const NewTensor& tensor : tensors) {
     written.parameters += tensor.elements;

@@ -47,7 +47,7 @@ int run_score(const CommandArgs& args) {
   check_flags(args);
   const Recipe recipe = read_overrides(args);
   // The tokens are checked against the vocabulary before a weight is read.
-  const int64_t vocab_size = make_model(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+  const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
   const TokensFile tokens = read_tokens_file(args.tokens, vocab_size);
   OpenedModel opened = open_for_command(args, recipe);
 

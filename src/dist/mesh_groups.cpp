@@ -4,7 +4,7 @@ namespace moraine {
 
 MeshGroups single_rank_groups() {
   auto self = [] { return std::make_unique<ProcessGroup>(); };
-  return {self(), self(), self(), self(), self(), self(), self(), self()};
+  return {{}, nullptr, self(), self(), self(), self(), self(), self(), self(), self()};
 }
 
 MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh) {
@@ -18,6 +18,8 @@ MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Me
     if (info.node_rank == control.world().node_rank) same_node.push_back(info.rank);
   }
   MeshGroups groups;
+  groups.mesh = mesh;
+  groups.control = &control;
   groups.world = group("world", MeshAxis::kWorld);
   groups.tokens = group("tokens", MeshAxis::kEp);
   groups.dense_gather = group("dense_gather", MeshAxis::kFsdp);

@@ -13,6 +13,8 @@ namespace moraine {
 // One group a purpose, also where members are the same: a gather that runs ahead for the next layer never stands before
 // this layer's tokens in the same queue. Groups of one rank cost nothing.
 struct MeshGroups {
+  Mesh mesh;
+  Control* control = nullptr;  // of the world; none in one process
   std::unique_ptr<ProcessGroup> world;         // gradients of dense adapters, losses, counts
   std::unique_ptr<ProcessGroup> tokens;        // ep: all-to-alls of tokens
   std::unique_ptr<ProcessGroup> dense_gather;  // fsdp: gathers of dense and root images

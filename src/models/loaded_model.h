@@ -20,17 +20,11 @@ struct LoadedModel {
   at::Device device = at::kCPU;
   int64_t row_alignment = 1;  // see gemm_row_alignment
 
-  // Where an image lies in `weights`.
+  // Where an image lies in `weights`: the order of image_specs.
   static constexpr int kRootImage = 0;
   static int dense_image(int64_t layer) { return static_cast<int>(1 + 2 * layer); }
   static int experts_image(int64_t layer) { return static_cast<int>(2 + 2 * layer); }
 };
-
-// The images of `model` in that order.
-std::vector<ImageSpec> image_specs(const Model& model, const HasTensor& has_tensor);
-
-// The lanes of WeightStore: the root, dense and expert images take turns among themselves.
-inline constexpr int kRootLane = 0, kDenseLane = 1, kExpertsLane = 2;
 
 struct LoadOptions {
   std::string dtype = "auto";  // model.dtype

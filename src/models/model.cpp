@@ -10,8 +10,8 @@ std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dty
   if (architecture == "Qwen3MoeForCausalLM") {
     return std::make_unique<qwen3_moe::Qwen3MoeModel>(qwen3_moe::read_config(config, dtype));
   }
-  throw input_error(config.where(), "architecture " + architecture + " is not supported",
-                    "supported Mixture-of-Experts architectures: Qwen3MoeForCausalLM");
+  throw input_error(config.where(), "architecture " + architecture + " cannot be trained yet",
+                    "architectures that can: Qwen3MoeForCausalLM");
 }
 
 }  // namespace moraine

@@ -35,9 +35,13 @@ struct ParamSpec {
   std::vector<SourceTensor> sources;  // in order of first_element, without gaps
 };
 
+// Which ranks share an image, and which images take turns in the same gather buffers.
+enum class ImageKind { kRoot, kDense, kExperts };
+
 // The parameters of one image.
 struct ImageSpec {
   std::string name;  // "root", "layers.3.dense", "layers.3.experts"
+  ImageKind kind = ImageKind::kDense;
   std::vector<ParamSpec> params;
 };
 

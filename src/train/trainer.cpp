@@ -121,7 +121,7 @@ void train(const Recipe& recipe, Control& control) {
   // What is cheap to find wrong comes first: configuration, data, then weights.
   control.set_stage("read the data");
   const HfConfig config = HfConfig::read(recipe.model.path);
-  const ModelShape shape = make_model(config, recipe.model.dtype)->shape();
+  const ModelShape shape = make_layout(config, recipe.model.dtype)->shape();
   expert_range(shape.num_experts, mesh.ep, 0);  // refuses more ep ranks than experts
   const Dataset data = load_training_data(recipe, shape.vocab_size);
   check_same_on_all_ranks(control, recipe, data, checkpoint_fingerprint(recipe.model.path));
@@ -148,7 +148,7 @@ void train(const Recipe& recipe, Control& control) {
            loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "",
            format_bytes(loaded.weights->shard_bytes()));
   print_data(data);
-  OpenedAdapter adapter = make_adapter(*loaded.model, recipe.adapter, recipe.model.path, loaded.experts->local_experts(),
+  OpenedAdapter adapter = make_adapter(loaded.model->layout(), recipe.adapter, recipe.model.path, loaded.experts->local_experts(),
                                        loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   print_targets(adapter);

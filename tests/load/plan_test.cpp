@@ -2,125 +2,170 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
+#include <map>
 
 #include "base/error.h"
+#include "load/check_checkpoint.h"
+#include "load/fake_checkpoint.h"
 
 namespace moraine {
 namespace {
 
-// A checkpoint index that exists only in memory: tensors one after another in files of a few tensors each.
-struct FakeCheckpoint {
-  CheckpointIndex index;
-  void add(const std::string& name, std::vector<int64_t> shape, DType dtype) {
-    if (index.files.empty() || index.files.back().entries.size() == 3) {
-      index.files.push_back({"file" + std::to_string(index.files.size()), 0, 0, {}, {}});
-    }
-    SafetensorsHeader& file = index.files.back();
-    SafetensorsEntry entry{name, dtype, shape, file.file_size, num_elements(shape) * dtype_bits(dtype) / 8ull};
-    file.file_size += entry.nbytes;
-    file.entries.push_back(entry);
-    index.tensors[name] = {static_cast<int>(index.files.size()) - 1, entry};
-  }
-};
+using testing_support::FakeCheckpoint;
+using testing_support::FakeModel;
+using testing_support::Random;
 
-struct Random {
-  std::mt19937_64 engine;
-  int64_t between(int64_t lo, int64_t hi) { return lo + static_cast<int64_t>(engine() % (hi - lo + 1)); }
-};
-
-// A model of one dense and one experts image with random shapes, stored in either layout and any float dtype.
-std::vector<ImageSpec> random_model(Random& random, FakeCheckpoint& checkpoint, int64_t& num_experts) {
-  const DType floats[] = {DType::kF32, DType::kBF16, DType::kF16};
-  ImageSpec dense{"dense", {}}, experts{"experts", {}};
-  for (int64_t i = random.between(1, 4); i > 0; --i) {
-    const std::string name = "dense" + std::to_string(i);
-    const std::vector<int64_t> shape{random.between(1, 40), random.between(1, 9)};
-    dense.params.push_back({name, ParamKind::kDense, shape, floats[random.between(0, 1)], {{name, shape, 0}}});
-    checkpoint.add(name, shape, floats[random.between(0, 2)]);
-  }
-  num_experts = random.between(1, 9);
-  const int64_t I = random.between(1, 6), H = random.between(1, 6);
-  ParamSpec param{"experts", ParamKind::kExperts, {num_experts, 2 * I, H}, floats[random.between(0, 1)], {}};
-  const DType stored = floats[random.between(0, 2)];
-  if (random.between(0, 1)) {
-    param.sources.push_back({"fused", param.shape, 0});
-    checkpoint.add("fused", param.shape, stored);
-  } else {
-    for (int64_t e = 0; e < num_experts; ++e) {
-      for (int64_t half = 0; half < 2; ++half) {
-        const std::string name = "e" + std::to_string(e) + (half ? ".up" : ".gate");
-        param.sources.push_back({name, {I, H}, (e * 2 + half) * I * H});
-        checkpoint.add(name, {I, H}, stored);
-      }
-    }
-  }
-  experts.params.push_back(param);
-  return {dense, experts};
+// Up to 1,024 ranks, small worlds more often.
+Mesh random_mesh(Random& random, int64_t num_experts) {
+  int64_t ep = int64_t{1} << random.between(0, 10);
+  if (random.between(0, 3) == 0) ep = random.between(1, 12);
+  ep = std::min(ep, num_experts);
+  const int64_t room = 1024 / ep;
+  const int64_t ep_fsdp = std::min<int64_t>(room, random.one_of<int64_t>({1, 1, 2, 3, 4, 5, 8, 16, 64, 1024}));
+  const int64_t replicate = std::min<int64_t>(room / ep_fsdp, random.one_of<int64_t>({1, 1, 1, 2, 3, 8}));
+  MeshRequest request{.ep = ep, .fsdp = {}, .replicate = replicate};
+  const int64_t replica = ep * ep_fsdp;
+  const int64_t fsdp = random.between(1, replica);
+  if (random.between(0, 1) && replica % fsdp == 0) request.fsdp = fsdp;
+  return Mesh::make(replica * replicate, request);
 }
 
-// Every element of every slot is read exactly once by the ranks of its group, from in-bounds bytes.
-TEST(LoadPlan, CoversEveryElementOnceOnEveryMesh) {
+struct SourceOfParam {
+  size_t image, param;
+  int64_t first_element;
+};
+
+// Where tensors go, taken from the specs alone.
+std::map<std::string, SourceOfParam> sources_by_name(const FakeModel& model) {
+  std::map<std::string, SourceOfParam> sources;
+  for (size_t i = 0; i < model.specs.size(); ++i)
+    for (size_t p = 0; p < model.specs[i].params.size(); ++p)
+      for (const SourceTensor& s : model.specs[i].params[p].sources) sources[s.name] = {i, p, s.first_element};
+  return sources;
+}
+
+// Byte intervals of an image that ranks of one group fill.
+using Intervals = std::vector<std::pair<uint64_t, uint64_t>>;
+
+// The bytes of `image`'s slots, in order, joined where they touch.
+Intervals slots_of(const LayerImage& image) {
+  Intervals all;
+  for (const Slot& slot : image.slots)
+    if (slot.nbytes > 0) all.emplace_back(slot.offset, slot.offset + slot.nbytes);
+  return all;
+}
+
+// Joins neighbours; an overlap makes an interval that no slot has.
+Intervals joined(Intervals intervals, const Intervals& slots) {
+  std::sort(intervals.begin(), intervals.end());
+  Intervals result;
+  for (auto [begin, end] : intervals) {
+    const bool starts_slot = std::any_of(slots.begin(), slots.end(), [&](const auto& s) { return s.first == begin; });
+    if (!result.empty() && result.back().second == begin && !starts_slot) {
+      result.back().second = end;
+    } else {
+      result.emplace_back(begin, end);
+    }
+  }
+  return result;
+}
+
+// Every element of every parameter is read exactly once by each group that shares an image, from the right bytes of the
+// right tensor, within bounds, and the plan's totals are the sums.
+TEST(LoadPlan, FiveThousandRandomPlansCoverEveryElementOnce) {
   Random random{std::mt19937_64(3)};
-  for (int round = 0; round < 300; ++round) {
-    FakeCheckpoint checkpoint;
-    int64_t num_experts = 0;
-    const std::vector<ImageSpec> specs = random_model(random, checkpoint, num_experts);
-    const int64_t ep = random.between(1, num_experts), shards = random.between(1, 5);
-    uint64_t element_reads = 0, elements = 0;
-    for (const ImageSpec& spec : specs)
-      for (const ParamSpec& p : spec.params) elements += num_elements(p.shape) * (p.kind == ParamKind::kDense ? ep : 1);
-    for (int64_t e = 0; e < ep; ++e) {
-      std::vector<LayerImage> images;
-      for (const ImageSpec& spec : specs) images.push_back(lay_out_image(spec, expert_range(num_experts, ep, e), shards));
-      std::vector<std::vector<uint8_t>> written;
-      for (const LayerImage& image : images) written.emplace_back(image.nbytes, 0);
-      for (int64_t s = 0; s < shards; ++s) {
-        std::vector<ShardPlan> shard_plans;
-        for (const LayerImage& image : images) shard_plans.push_back({&image, shard_of_image(image, shards, s)});
-        const LoadPlan plan = plan_reads(shard_plans, checkpoint.index);
-        uint64_t bytes = 0;
-        for (const ReadRange& r : plan.reads) {
-          ASSERT_LE(r.file_offset + r.file_nbytes, checkpoint.index.files[r.file].file_size);
-          ASSERT_LE(r.shard_offset + r.shard_nbytes, shard_plans[r.image].shard.size());
-          ASSERT_EQ(r.file_nbytes / (dtype_bits(r.stored) / 8), r.shard_nbytes / (dtype_bits(r.wanted) / 8));
-          bytes += r.file_nbytes;
-          element_reads += r.file_nbytes / (dtype_bits(r.stored) / 8);
-          for (uint64_t b = 0; b < r.shard_nbytes; ++b)
-            ASSERT_EQ(written[r.image][shard_plans[r.image].shard.begin + r.shard_offset + b]++, 0);
-        }
-        EXPECT_EQ(bytes, plan.read_bytes);
+  int64_t most_ranks = 0, empty_shards = 0;
+  for (int round = 0; round < 5000; ++round) {
+    const FakeModel model = random_model(random);
+    const CheckpointIndex& index = model.checkpoint.index;
+    const auto sources = sources_by_name(model);
+    const Mesh mesh = random_mesh(random, model.num_experts);
+    SCOPED_TRACE(testing::Message() << "round " << round << ", " << mesh.describe() << ", experts " << model.num_experts);
+    most_ranks = std::max(most_ranks, mesh.world_size());
+    const Placement placement(model.specs, model.num_experts, mesh);
+    // By image, then the first rank of the group that shares it.
+    std::vector<std::map<int64_t, Intervals>> filled(model.specs.size());
+    for (int64_t rank = 0; rank < mesh.world_size(); ++rank) {
+      const LoadPlan plan = plan_reads(placement.shards_of(rank), index);
+      uint64_t read_bytes = 0, shard_bytes = 0;
+      for (const ShardPlan& shard : plan.shards) shard_bytes += shard.shard.size();
+      for (const ReadRange& r : plan.reads) {
+        read_bytes += r.file_nbytes;
+        const CheckpointTensor& tensor = index.tensors.at(r.tensor);
+        const SourceOfParam& source = sources.at(r.tensor);
+        const ParamSpec& param = model.specs[source.image].params[source.param];
+        const ShardPlan& shard = plan.shards[r.image];
+        const uint64_t stored_size = dtype_bits(r.stored) / 8, wanted_size = dtype_bits(r.wanted) / 8;
+        ASSERT_EQ(static_cast<size_t>(r.image), source.image);
+        ASSERT_EQ(r.file, tensor.file);
+        ASSERT_GE(r.file_offset, tensor.entry.offset);
+        ASSERT_LE(r.file_end(), tensor.entry.offset + tensor.entry.nbytes);
+        ASSERT_LE(r.shard_offset + r.shard_nbytes, shard.shard.size());
+        ASSERT_EQ(r.file_nbytes / stored_size, r.shard_nbytes / wanted_size);
+        int64_t element = source.first_element + static_cast<int64_t>((r.file_offset - tensor.entry.offset) / stored_size);
+        if (param.kind == ParamKind::kExperts)
+          element -= placement.experts_of(rank).first * (num_elements(param.shape) / param.shape[0]);
+        const uint64_t begin = shard.image->slots[source.param].offset + element * wanted_size;
+        ASSERT_EQ(begin, shard.shard.begin + r.shard_offset) << r.tensor;
+        const int64_t group = mesh.group(shard_axis(model.specs[r.image].kind), rank).front();
+        filled[r.image][group].emplace_back(begin, begin + r.shard_nbytes);
       }
-      for (size_t i = 0; i < images.size(); ++i)
-        for (const Slot& slot : images[i].slots)
-          for (uint64_t b = 0; b < slot.nbytes; ++b) ASSERT_EQ(written[i][slot.offset + b], 1) << slot.name;
+      ASSERT_EQ(plan.read_bytes, read_bytes);
+      ASSERT_EQ(plan.shard_bytes, shard_bytes);
+      empty_shards += plan.reads.empty();
     }
-    EXPECT_EQ(element_reads, elements);
+    for (size_t i = 0; i < model.specs.size(); ++i) {
+      for (int64_t rank = 0; rank < mesh.world_size(); ++rank) {
+        if (mesh.group(shard_axis(model.specs[i].kind), rank).front() != rank) continue;
+        const Intervals slots = slots_of(placement.image(i, rank));
+        ASSERT_EQ(joined(filled[i][rank], slots), slots) << model.specs[i].name << " of the group of rank " << rank;
+      }
+    }
   }
+  EXPECT_EQ(most_ranks, 1024);
+  EXPECT_GT(empty_shards, 0);  // ranks that read nothing at all take part too
 }
 
-TEST(LoadPlan, NamesMissingAndWrongShapedTensors) {
-  ImageSpec spec{"dense", {{"w", ParamKind::kDense, {4, 2}, DType::kF32, {{"w", {4, 2}, 0}}}}};
-  const LayerImage image = lay_out_image(spec, {}, 1);
-  auto error_of = [&](const FakeCheckpoint& checkpoint) {
-    try {
-      plan_reads({{&image, shard_of_image(image, 1, 0)}}, checkpoint.index);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
+std::string error_of(const ImageSpec& spec, const FakeCheckpoint& checkpoint) {
+  try {
+    check_checkpoint({spec}, checkpoint.index, [](const std::string&) { return std::nullopt; });
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
+TEST(CheckCheckpoint, NamesMissingWrongAndUnexpectedTensors) {
+  const ImageSpec spec{"dense", ImageKind::kDense, {{"w", ParamKind::kDense, {4, 2}, DType::kF32, {{"w", {4, 2}, 0}}}}};
   FakeCheckpoint without, wrong_shape, wrong_dtype, extra;
+  without.add("v", {1}, DType::kF32);
   wrong_shape.add("w", {2, 4}, DType::kF32);
   wrong_dtype.add("w", {4, 2}, DType::kI64);
-  EXPECT_NE(error_of(without).find("tensor w is missing"), std::string::npos);
-  EXPECT_NE(error_of(wrong_shape).find("tensor w has shape [2, 4], config.json implies [4, 2]"), std::string::npos);
-  EXPECT_NE(error_of(wrong_dtype).find("tensor w has dtype I64"), std::string::npos);
-  extra.add("w", {4, 2}, DType::kF32);
+  extra.add("w", {4, 2}, DType::kF16);
+  EXPECT_EQ(error_of(spec, extra), "");
   extra.add("x", {1}, DType::kF32);
-  auto none = [](const std::string&) { return false; };
-  EXPECT_THROW(check_no_unexpected({spec}, extra.index, none), Error);
-  EXPECT_NO_THROW(check_no_unexpected({spec}, extra.index, [](const std::string& name) { return name == "x"; }));
+  EXPECT_NE(error_of(spec, without).find("tensor w is missing"), std::string::npos);
+  EXPECT_NE(error_of(spec, wrong_shape).find("file0: tensor w has shape [2, 4], config.json implies [4, 2]"), std::string::npos);
+  EXPECT_NE(error_of(spec, wrong_dtype).find("file0: tensor w has dtype I64"), std::string::npos);
+  EXPECT_NE(error_of(spec, extra).find("file0: 1 tensor that config.json does not imply, the first is x"), std::string::npos);
+}
+
+TEST(CheckCheckpoint, ListsWhatIsSkippedAndWhy) {
+  FakeCheckpoint checkpoint;
+  checkpoint.add("mtp.b", {1}, DType::kF32);
+  checkpoint.add("mtp.a", {1}, DType::kF32);
+  const auto skipped = check_checkpoint({}, checkpoint.index, [](const std::string&) { return "multi-token prediction"; });
+  ASSERT_EQ(skipped.size(), 2u);
+  EXPECT_EQ(skipped[0].tensor, "mtp.a");
+  EXPECT_EQ(skipped[0].reason, "multi-token prediction");
+}
+
+TEST(AssumedIndex, HoldsEveryTensorInFilesOfTheAskedSize) {
+  Random random{std::mt19937_64(1)};
+  const FakeModel model = random_model(random);
+  const CheckpointIndex index = assumed_index(model.specs, 100);
+  EXPECT_NO_THROW(check_checkpoint(model.specs, index, [](const std::string&) { return std::nullopt; }));
+  for (const SafetensorsHeader& file : index.files) EXPECT_TRUE(file.file_size <= 100 || file.entries.size() == 1);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace moraine {
 namespace {
 
 ImageSpec two_params() {
-  ImageSpec spec{"layer", {}};
+  ImageSpec spec{"layer", ImageKind::kDense, {}};
   spec.params.push_back({"norm", ParamKind::kDense, {3}, DType::kBF16, {{"t.norm", {3}, 0}}});
   ParamSpec experts{"experts", ParamKind::kExperts, {5, 4, 2}, DType::kF32, {}};
   for (int64_t e = 0; e < 5; ++e) {
@@ -32,7 +32,7 @@ TEST(LayerImage, SlotsAreAlignedAndHoldThisRanksExperts) {
 }
 
 TEST(LayerImage, FusedSourceIsCutAtExperts) {
-  ImageSpec spec{"layer", {{"experts", ParamKind::kExperts, {5, 4, 2}, DType::kF32, {{"fused", {5, 4, 2}, 0}}}}};
+  ImageSpec spec{"layer", ImageKind::kExperts, {{"experts", ParamKind::kExperts, {5, 4, 2}, DType::kF32, {{"fused", {5, 4, 2}, 0}}}}};
   const LayerImage image = lay_out_image(spec, {3, 2}, 1);
   ASSERT_EQ(image.slots[0].parts.size(), 1u);
   EXPECT_EQ(image.slots[0].parts[0].source_element, 24);
@@ -52,7 +52,7 @@ TEST(LayerImage, ShardsCoverTheImage) {
 }
 
 TEST(LayerImageDeathTest, AGapBetweenSourcesIsABug) {
-  ImageSpec spec{"layer", {{"w", ParamKind::kDense, {4}, DType::kF32, {{"a", {1}, 0}, {"b", {2}, 2}}}}};
+  ImageSpec spec{"layer", ImageKind::kExperts, {{"w", ParamKind::kDense, {4}, DType::kF32, {{"a", {1}, 0}, {"b", {2}, 2}}}}};
   EXPECT_DEATH(lay_out_image(spec, {}, 1), "sources of w");
 }
 

@@ -16,7 +16,7 @@ TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   LoadedModel loaded = open_model(folder / "model", {}, groups);
   const TokensFile batch = golden_batch(folder / "batch.safetensors");
   const at::Tensor mask = golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool);
-  OpenedAdapter adapter = open_adapter(*loaded.model, folder / "adapter", loaded.experts->local_experts(), at::kCPU);
+  OpenedAdapter adapter = open_adapter(loaded.model->layout(), folder / "adapter", loaded.experts->local_experts(), at::kCPU);
   for (const bool adapted : {false, true}) {
     const std::string prefix = adapted ? "lora." : "";
     const ScoreResult result = score(loaded, adapted ? &adapter.state : nullptr, batch, "batch", {.logits = true});

@@ -27,7 +27,7 @@ struct Golden {
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 
   OpenedAdapter adapter(const std::string& which = "adapter") {
-    return open_adapter(*loaded.model, folder / "lora" / which, loaded.experts->local_experts(), at::kCPU);
+    return open_adapter(loaded.model->layout(), folder / "lora" / which, loaded.experts->local_experts(), at::kCPU);
   }
   at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
 };

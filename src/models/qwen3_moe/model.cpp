@@ -2,7 +2,6 @@
 // I expert width.
 #include "models/qwen3_moe/model.h"
 
-#include "models/qwen3_moe/checkpoint_keys.h"
 #include "nn/grouped_linear.h"
 #include "nn/norm.h"
 #include "nn/router.h"
@@ -19,17 +18,7 @@ at::Tensor linear(const ImageView& dense, const LayerAdapter& adapter, const std
 
 }  // namespace
 
-Qwen3MoeModel::Qwen3MoeModel(Config config) : config_(std::move(config)) {
-  shape_ = {config_.num_hidden_layers, config_.hidden_size, config_.vocab_size, config_.num_experts, config_.dtype};
-}
-
-ImageSpec Qwen3MoeModel::root_spec(const HasTensor& has_tensor) const { return qwen3_moe::root_spec(config_, has_tensor); }
-ImageSpec Qwen3MoeModel::dense_spec(int64_t layer, const HasTensor&) const { return qwen3_moe::dense_spec(config_, layer); }
-ImageSpec Qwen3MoeModel::experts_spec(int64_t layer, const HasTensor& has_tensor) const {
-  return qwen3_moe::experts_spec(config_, layer, has_tensor);
-}
-bool Qwen3MoeModel::is_known_extra(const std::string& tensor) const { return qwen3_moe::is_known_extra(config_, tensor); }
-std::vector<LoraModule> Qwen3MoeModel::lora_modules() const { return qwen3_moe::lora_modules(config_); }
+Qwen3MoeModel::Qwen3MoeModel(Config config) : config_(config), layout_(std::move(config)) {}
 
 ForwardContext Qwen3MoeModel::prepare(const Batch& batch) const {
   ForwardContext context;

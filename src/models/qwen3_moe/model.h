@@ -2,7 +2,7 @@
 #pragma once
 
 #include "models/model.h"
-#include "models/qwen3_moe/config.h"
+#include "models/qwen3_moe/layout.h"
 
 namespace moraine::qwen3_moe {
 
@@ -10,12 +10,7 @@ class Qwen3MoeModel : public Model {
  public:
   explicit Qwen3MoeModel(Config config);
 
-  const ModelShape& shape() const override { return shape_; }
-  ImageSpec root_spec(const HasTensor& has_tensor) const override;
-  ImageSpec dense_spec(int64_t layer, const HasTensor& has_tensor) const override;
-  ImageSpec experts_spec(int64_t layer, const HasTensor& has_tensor) const override;
-  bool is_known_extra(const std::string& tensor) const override;
-  std::vector<LoraModule> lora_modules() const override;
+  const ModelLayout& layout() const override { return layout_; }
 
   ForwardContext prepare(const Batch& batch) const override;
   at::Tensor embed(const ImageView& root, const Batch& batch) const override;
@@ -32,7 +27,7 @@ class Qwen3MoeModel : public Model {
   at::Tensor dense_mlp(const ImageView& dense, const LayerAdapter& adapter, const at::Tensor& x_TD) const;
 
   Config config_;
-  ModelShape shape_;
+  Qwen3MoeLayout layout_;
 };
 
 }  // namespace moraine::qwen3_moe

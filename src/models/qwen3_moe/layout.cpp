@@ -1,4 +1,4 @@
-#include "models/qwen3_moe/checkpoint_keys.h"
+#include "models/qwen3_moe/layout.h"
 
 #include <fmt/format.h>
 
@@ -14,8 +14,21 @@ std::string layer_prefix(int64_t layer) { return fmt::format("model.layers.{}.",
 
 }  // namespace
 
-ImageSpec root_spec(const Config& c, const HasTensor& has_tensor) {
-  ImageSpec root{"root", {}};
+Qwen3MoeLayout::Qwen3MoeLayout(Config config) : config_(std::move(config)) {
+  const Config& c = config_;
+  shape_ = {.num_hidden_layers = c.num_hidden_layers,
+            .hidden_size = c.hidden_size,
+            .vocab_size = c.vocab_size,
+            .num_experts = c.num_experts,
+            .num_experts_per_tok = c.num_experts_per_tok,
+            .dtype = c.dtype,
+            .attention_width = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,
+            .expert_intermediate = c.moe_intermediate_size};
+}
+
+ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {
+  const Config& c = config_;
+  ImageSpec root{"root", ImageKind::kRoot, {}};
   root.params.push_back(whole("", "model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, c.dtype));
   root.params.push_back(whole("", "model.norm.weight", {c.hidden_size}, c.dtype));
   // Tied weights are one slot: the head is the embedding.
@@ -23,10 +36,11 @@ ImageSpec root_spec(const Config& c, const HasTensor& has_tensor) {
   return root;
 }
 
-ImageSpec dense_spec(const Config& c, int64_t layer) {
+ImageSpec Qwen3MoeLayout::dense_spec(int64_t layer, const StoredDtype&) const {
+  const Config& c = config_;
   const std::string prefix = layer_prefix(layer);
   const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
-  ImageSpec spec{fmt::format("layers.{}.dense", layer), {}};
+  ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
   auto add = [&](const std::string& name, std::vector<int64_t> shape) {
     spec.params.push_back(whole(prefix, name, std::move(shape), c.dtype));
   };
@@ -54,14 +68,15 @@ ImageSpec dense_spec(const Config& c, int64_t layer) {
   return spec;
 }
 
-ImageSpec experts_spec(const Config& c, int64_t layer, const HasTensor& has_tensor) {
-  ImageSpec spec{fmt::format("layers.{}.experts", layer), {}};
+ImageSpec Qwen3MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored) const {
+  const Config& c = config_;
+  ImageSpec spec{fmt::format("layers.{}.experts", layer), ImageKind::kExperts, {}};
   if (!c.is_moe_layer(layer)) return spec;
   const int64_t E = c.num_experts, I = c.moe_intermediate_size, H = c.hidden_size;
   const std::string prefix = layer_prefix(layer) + "mlp.experts.";
   ParamSpec gate_up{"mlp.experts.gate_up_proj", ParamKind::kExperts, {E, 2 * I, H}, c.dtype, {}};
   ParamSpec down{"mlp.experts.down_proj", ParamKind::kExperts, {E, H, I}, c.dtype, {}};
-  if (has_tensor(prefix + "gate_up_proj")) {
+  if (stored(prefix + "gate_up_proj")) {
     gate_up.sources.push_back({prefix + "gate_up_proj", gate_up.shape, 0});
     down.sources.push_back({prefix + "down_proj", down.shape, 0});
   } else {
@@ -76,12 +91,14 @@ ImageSpec experts_spec(const Config& c, int64_t layer, const HasTensor& has_tens
   return spec;
 }
 
-bool is_known_extra(const Config& c, const std::string& tensor) {
-  if (c.tie_word_embeddings && tensor == "lm_head.weight") return true;
-  return tensor.ends_with(".rotary_emb.inv_freq");
+std::optional<std::string> Qwen3MoeLayout::why_skipped(const std::string& tensor) const {
+  if (config_.tie_word_embeddings && tensor == "lm_head.weight") return "tied to the embedding";
+  if (tensor.ends_with(".rotary_emb.inv_freq")) return "computed from config.json";  // in older exports
+  return std::nullopt;
 }
 
-std::vector<LoraModule> lora_modules(const Config& c) {
+std::vector<LoraModule> Qwen3MoeLayout::lora_modules() const {
+  const Config& c = config_;
   const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
   std::vector<LoraModule> modules;
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {

@@ -1,0 +1,37 @@
+#include "models/model_layout.h"
+
+#include "base/error.h"
+#include "models/qwen3_moe/layout.h"
+
+namespace moraine {
+
+StoredDtype stored_in(const CheckpointIndex& index) {
+  return [&index](const std::string& name) -> std::optional<DType> {
+    const CheckpointTensor* tensor = index.find(name);
+    return tensor ? std::optional(tensor->entry.dtype) : std::nullopt;
+  };
+}
+
+StoredDtype no_checkpoint() {
+  return [](const std::string&) { return std::optional<DType>(); };
+}
+
+std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored) {
+  std::vector<ImageSpec> specs{layout.root_spec(stored)};
+  for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer) {
+    specs.push_back(layout.dense_spec(layer, stored));
+    specs.push_back(layout.experts_spec(layer, stored));
+  }
+  return specs;
+}
+
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
+  const std::string architecture = config.architecture();
+  if (architecture == "Qwen3MoeForCausalLM") {
+    return std::make_unique<qwen3_moe::Qwen3MoeLayout>(qwen3_moe::read_config(config, dtype));
+  }
+  throw input_error(config.where(), "architecture " + architecture + " is not supported",
+                    "supported Mixture-of-Experts architectures: Qwen3MoeForCausalLM");
+}
+
+}  // namespace moraine

@@ -1,0 +1,72 @@
+// What config.json alone says of a model: its parameters, how the hub stores them, where LoRA may attach. No mathematics,
+// so every family has a layout as soon as its files are known: enough to plan, to load and to prove.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/hf_config.h"
+#include "formats/checkpoint_index.h"
+#include "parallel/layer_image.h"
+
+namespace moraine {
+
+struct ModelShape {
+  int64_t num_hidden_layers = 0;
+  int64_t hidden_size = 0;
+  int64_t vocab_size = 0;
+  int64_t num_experts = 0;
+  int64_t num_experts_per_tok = 0;
+  DType dtype = DType::kF32;  // compute dtype of activations
+
+  // Widths of a token's largest activations, for memory figures only.
+  int64_t residual_streams = 1;    // hidden states carried from layer to layer, hidden_size elements each
+  int64_t attention_width = 0;     // queries, keys, values and the attention's output together
+  int64_t expert_intermediate = 0; // of one routed expert
+  int64_t shared_intermediate = 0; // of the shared expert; 0 = none
+};
+
+// A weight that LoRA can adapt.
+struct LoraModule {
+  std::string name;         // full, as PEFT matches it: "model.layers.0.self_attn.q_proj"
+  int64_t layer = 0;
+  std::string local_name;   // within the layer, as LayerAdapter finds it: "self_attn.q_proj"
+  int64_t num_experts = 0;  // 0 = a linear layer; else a 3-D expert parameter
+  int64_t in_features = 0, out_features = 0;
+};
+
+// The dtype that a tensor is stored in, nullopt when the checkpoint lacks it. Decides between the ways in which a family's
+// files are written: a tensor per expert or fused, quantised or not.
+using StoredDtype = std::function<std::optional<DType>(const std::string& tensor)>;
+StoredDtype stored_in(const CheckpointIndex& index);  // `index` must outlive the result
+StoredDtype no_checkpoint();                          // the hub's layout, as config.json describes it
+
+class ModelLayout {
+ public:
+  virtual ~ModelLayout() = default;
+  virtual const ModelShape& shape() const = 0;
+
+  // The parameters of each image. A slot's dtype is what stays in memory: the compute dtype, or the stored one where weights
+  // stay as they are stored (FP8, FP4, their scales) or keep a precision of their own.
+  virtual ImageSpec root_spec(const StoredDtype& stored) const = 0;
+  virtual ImageSpec dense_spec(int64_t layer, const StoredDtype& stored) const = 0;
+  virtual ImageSpec experts_spec(int64_t layer, const StoredDtype& stored) const = 0;  // no params: a layer without experts
+  // Why a tensor that no image holds may be in the checkpoint all the same ("multi-token prediction", "vision tower",
+  // "computed from config.json"); nullopt: it may not.
+  virtual std::optional<std::string> why_skipped(const std::string& tensor) const = 0;
+  // In the order of transformers' modules.
+  virtual std::vector<LoraModule> lora_modules() const = 0;
+};
+
+// All images of the model: the root, then each layer's dense and experts images. The order of WeightStore.
+std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored);
+
+// Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error for
+// an architecture that is not known (a dense model too).
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype);
+
+}  // namespace moraine

@@ -1,0 +1,43 @@
+// Which rank holds what: every image of a model, laid out and cut into shards for a mesh. Pure arithmetic, the same on every
+// rank, so each of them knows what all others hold without asking.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dist/mesh.h"
+#include "parallel/layer_image.h"
+
+namespace moraine {
+
+// The axis that an image of `kind` is sharded over.
+MeshAxis shard_axis(ImageKind kind);
+
+// What one rank holds of one image.
+struct ShardPlan {
+  const LayerImage* image = nullptr;
+  ByteRange shard;
+};
+
+class Placement {
+ public:
+  // `specs`: all images of the model. Throws an input error when there are more EP ranks than experts.
+  Placement(std::vector<ImageSpec> specs, int64_t num_experts, const Mesh& mesh);
+
+  const Mesh& mesh() const { return mesh_; }
+  const std::vector<ImageSpec>& specs() const { return specs_; }
+  ExpertRange experts_of(int64_t rank) const;
+
+  // Image number `image` as `rank` uses it: laid out for its experts when asked for the first time. The reference stays valid.
+  const LayerImage& image(size_t image, int64_t rank) const;
+  // The shards of `rank`, one an image, in the order of the specs.
+  std::vector<ShardPlan> shards_of(int64_t rank) const;
+
+ private:
+  std::vector<ImageSpec> specs_;
+  int64_t num_experts_;
+  Mesh mesh_;
+  mutable std::vector<std::vector<LayerImage>> laid_out_;  // by image, then EP index; empty = not yet
+};
+
+}  // namespace moraine
