@@ -26,6 +26,7 @@ struct CommandArgs {
 };
 
 int run_train(const CommandArgs& args);
+int run_verify(const CommandArgs& args);
 int run_score(const CommandArgs& args);
 int run_generate(const CommandArgs& args);
 int run_inspect(const CommandArgs& args);

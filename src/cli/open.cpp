@@ -20,14 +20,13 @@ Recipe read_overrides(const CommandArgs& args) {
 }
 
 OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe) {
-  LoadOptions options;
-  options.dtype = recipe.model.dtype;
-  options.verify = parse_verify(recipe.load.verify);
-  options.num_threads = static_cast<int>(default_thread_count(1));
+  LoadSettings settings;
+  settings.verify = parse_verify(recipe.load.verify);
+  settings.num_threads = static_cast<int>(default_thread_count(1));
   // The small file first: a wrong adapter should not cost the time of loading the model.
   if (!args.adapter.empty()) read_lora_config(args.adapter);
   MeshGroups groups = single_rank_groups();
-  LoadedModel loaded_model = open_model(args.model, options, groups);
+  LoadedModel loaded_model = open_model(args.model, recipe.model.dtype, settings, groups);
   OpenedModel opened{std::move(groups), std::move(loaded_model), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& loaded = opened.loaded;

@@ -60,7 +60,8 @@ struct MeshConfig {
 };
 
 struct LoadConfig {
-  std::string mode = "direct";  // direct | node | rank0
+  std::string mode = "direct";          // direct | node | rank0
+  std::string node_transport = "auto";  // auto | collective | p2p | shm
   std::string verify = "full";  // full | placement | off
 };
 

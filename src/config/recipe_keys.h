@@ -65,6 +65,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true});
 
   visit("load.mode", recipe.load.mode, OneOf{{"direct", "node", "rank0"}});
+  visit("load.node_transport", recipe.load.node_transport, OneOf{{"auto", "collective", "p2p", "shm"}});
   visit("load.verify", recipe.load.verify, OneOf{{"full", "placement", "off"}});
 
   visit("train.steps", recipe.train.steps, Whole{1});

@@ -477,13 +477,13 @@ void Control::put(const std::string& key, const std::string& value) {
   impl_->main_store->set("shared/" + key, value);
 }
 
-std::string Control::wait_for(const std::string& key, const std::string& what) {
+std::string Control::wait_for(const std::string& key, const std::string& what, Patience patience) {
   MORAINE_ASSERT(impl_->main_store, "one process has no store");
   const auto deadline = Clock::now() + timeout();
   PollPause pause;
   for (;;) {
     if (auto value = try_get(*impl_->main_store, "shared/" + key)) return *value;
-    if (Clock::now() > deadline) {
+    if (patience == Patience::kTimeout && Clock::now() > deadline) {
       throw run_error(rank_text(world().rank), fmt::format("waited {} for {}", seconds_text(timeout()), what),
                       "dist.timeout_seconds sets the limit");
     }
@@ -491,14 +491,14 @@ std::string Control::wait_for(const std::string& key, const std::string& what) {
   }
 }
 
-void Control::barrier(const std::string& name) {
+void Control::barrier(const std::string& name, Patience patience) {
   if (!world().distributed()) return;
   const std::string key = "barrier/" + name;
   const auto deadline = Clock::now() + timeout();
   int64_t come = impl_->main_store->add(key, 1);
   PollPause pause;
   while (come < world().world_size) {
-    if (Clock::now() > deadline) {
+    if (patience == Patience::kTimeout && Clock::now() > deadline) {
       throw run_error(rank_text(world().rank),
                       fmt::format("waited {} at '{}': {} of {} ranks have come", seconds_text(timeout()), name, come,
                                   world().world_size),

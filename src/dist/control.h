@@ -36,6 +36,10 @@ struct ControlOptions {
   static ControlOptions from_environment(const Environment& environment = process_environment());
 };
 
+// How long ranks wait for each other: up to dist.timeout_seconds, or, while another one may be in slow I/O, for as long as
+// it lives (heartbeats tell).
+enum class Patience { kTimeout, kWhileAlive };
+
 struct RankInfo {
   int64_t rank = 0, node_rank = 0, local_rank = 0, process_id = 0;
   std::string host;
@@ -67,10 +71,10 @@ class Control {
   // --- A small shared memory. Keys are the caller's own and each is written once. For what ranks wait for while another
   // is in slow I/O: a wait here polls, it never sits in a collective.
   void put(const std::string& key, const std::string& value);
-  // Waits until `key` is there, up to timeout(); throws a run error then that says what was waited for.
-  std::string wait_for(const std::string& key, const std::string& what);
+  // Waits until `key` is there; throws a run error that says what was waited for when `patience` is at its end.
+  std::string wait_for(const std::string& key, const std::string& what, Patience patience = Patience::kTimeout);
   // All ranks of the world must call this, with a name that is used once.
-  void barrier(const std::string& name);
+  void barrier(const std::string& name, Patience patience = Patience::kTimeout);
 
   // --- For process groups.
   CollectiveLog& collectives();

@@ -1,35 +1,67 @@
-// Fills the shards of this rank from a checkpoint, and proves that they hold the file's bytes.
+// Fills the shards of all ranks from a checkpoint, and proves that they hold the files' bytes.
 #pragma once
 
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "dist/mesh_groups.h"
+#include "load/distribute.h"
 #include "load/plan.h"
 
 namespace moraine {
 
+enum class LoadMode {
+  kDirect,  // every rank reads its own bytes; nothing travels
+  kNode,    // one rank of each node reads what the node needs, once, and passes it on within the node
+  kRank0,   // rank 0 alone sees the files
+};
 enum class Verify { kFull, kPlacement, kOff };
-// load.verify's value, which the recipe has checked.
+// load.mode's and load.verify's values, which the recipe has checked.
+LoadMode parse_load_mode(const std::string& name);
+const char* load_mode_name(LoadMode mode);
 Verify parse_verify(const std::string& name);
 
+// For tests of what may go wrong.
+struct LoadHooks {
+  BeforeRead before_read = {};
+  std::function<void(const ShardSpans&)> after_reading = {};  // before verification
+};
+
+struct LoadSettings {
+  LoadMode mode = LoadMode::kDirect;
+  Transport transport = Transport::kAuto;  // within a node, in mode node
+  Verify verify = Verify::kFull;
+  int num_threads = 1;
+  at::Device device = at::kCPU;
+  LoadHooks hooks = {};
+};
+
+// Of this rank.
 struct LoadReport {
-  uint64_t bytes_read = 0;         // without verification's own reads
+  LoadMode mode = LoadMode::kDirect;
+  Transport transport = Transport::kAuto;  // kAuto: nothing had to travel
+  uint64_t bytes_read = 0;                 // from files, without verification's own reads
   uint64_t bytes_verify_read = 0;
-  double seconds = 0;              // reading
+  uint64_t bytes_received = 0;  // from other ranks
+  uint64_t shard_bytes = 0;     // held
+  double seconds = 0;           // until this rank's shards were filled
   double verify_seconds = 0;
-  bool verified = false;           // every byte was compared
+  bool verified = false;        // every byte was compared
+  uint64_t peak_rss_bytes = 0;  // when loading ended
 };
 
 struct LoadedShards {
-  std::vector<at::Tensor> bytes;  // uint8, one a shard of the plan
+  std::vector<at::Tensor> bytes;  // uint8, this rank's shard of each image of the placement
   LoadReport report;
 };
 
-// Executes `plan` onto `device` with `num_threads` readers, then verifies. Throws an input error for files that end early
-// and a run error that names tensor and file when what landed differs from the file.
-LoadedShards load_shards(const LoadPlan& plan, const CheckpointIndex& index, at::Device device, Verify verify,
-                         int num_threads);
+// Loads and verifies; all ranks of the world must call this. The checkpoint must have passed check_checkpoint; in mode rank0
+// only rank 0 opens its files. No rank holds more than its shards and bounded staging, and none waits in a collective for
+// another one's reads. Throws input errors for files that end early, run errors that name tensor, rank and file.
+LoadedShards load_shards(const Placement& placement, const CheckpointIndex& index, MeshGroups& groups,
+                         const LoadSettings& settings);
 
 }  // namespace moraine

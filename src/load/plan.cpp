@@ -1,7 +1,6 @@
 #include "load/plan.h"
 
 #include <algorithm>
-#include <tuple>
 
 #include "base/error.h"
 
@@ -32,16 +31,14 @@ LoadPlan plan_reads(const std::vector<ShardPlan>& shards, const CheckpointIndex&
         const uint64_t stored_size = dtype_bits(tensor->entry.dtype) / 8;
         const uint64_t first = part->source_element + (lo - part_begin(*part)) / wanted_size;
         const uint64_t count = (hi - lo) / wanted_size;
-        plan.reads.push_back({tensor->file, tensor->entry.offset + first * stored_size, count * stored_size,
-                              tensor->entry.dtype, static_cast<int>(i), lo - shard.begin, hi - lo, slot->dtype,
-                              part->tensor});
+        plan.reads.push_back({{tensor->file, tensor->entry.offset + first * stored_size, count * stored_size,
+                               tensor->entry.dtype, slot->dtype},
+                              static_cast<int>(i), lo - shard.begin, part->tensor});
         plan.read_bytes += count * stored_size;
       }
     }
   }
-  std::sort(plan.reads.begin(), plan.reads.end(), [](const ReadRange& a, const ReadRange& b) {
-    return std::tie(a.file, a.file_offset) < std::tie(b.file, b.file_offset);
-  });
+  std::sort(plan.reads.begin(), plan.reads.end(), [](const ReadRange& a, const ReadRange& b) { return a.from < b.from; });
   return plan;
 }
 

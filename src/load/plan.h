@@ -6,29 +6,23 @@
 #include <vector>
 
 #include "formats/checkpoint_index.h"
+#include "load/file_range.h"
 #include "parallel/placement.h"
 
 namespace moraine {
 
 // One run of bytes of a file and where it lands in a rank's shard of an image.
 struct ReadRange {
-  int file = 0;               // index into CheckpointIndex::files
-  uint64_t file_offset = 0;   // bytes from the beginning of the file
-  uint64_t file_nbytes = 0;
-  DType stored = DType::kF32;
+  FileRange from;
   int image = 0;              // index into LoadPlan::shards
   uint64_t shard_offset = 0;  // bytes from the beginning of the shard
-  uint64_t shard_nbytes = 0;
-  DType wanted = DType::kF32;  // == stored unless the elements are converted while they are read
-  std::string tensor;          // the checkpoint tensor (for reports)
-
-  uint64_t file_end() const { return file_offset + file_nbytes; }
+  std::string tensor;         // the checkpoint tensor (for reports)
 };
 
 struct LoadPlan {
   std::vector<ShardPlan> shards;  // one an image, in order
   std::vector<ReadRange> reads;   // ordered by file and offset
-  uint64_t read_bytes = 0;        // sum of file_nbytes
+  uint64_t read_bytes = 0;        // sum of what `reads` take from the files
   uint64_t shard_bytes = 0;       // sum of the shards' sizes
 };
 

@@ -5,6 +5,8 @@
 #include <memory>
 
 #include "dist/mesh_groups.h"
+#include "load/check_checkpoint.h"
+#include "load/checkpoint_headers.h"
 #include "load/load.h"
 #include "models/model.h"
 #include "parallel/weight_store.h"
@@ -26,16 +28,22 @@ struct LoadedModel {
   static int experts_image(int64_t layer) { return static_cast<int>(2 + 2 * layer); }
 };
 
-struct LoadOptions {
-  std::string dtype = "auto";  // model.dtype
-  Verify verify = Verify::kFull;
-  int num_threads = 2;
-  at::Device device = at::kCPU;
+// The base weights of this rank alone, for families too whose mathematics is not built.
+struct LoadedWeights {
+  std::unique_ptr<WeightStore> store;
+  LoadReport report;
+  std::vector<SkippedTensor> skipped;  // tensors of the checkpoint that no image holds
 };
 
-// Reads headers, plans, loads this rank's shards and verifies. Root and dense images are sharded over `groups.dense_gather`,
-// expert images (of this rank's experts in `groups.tokens`) over `groups.expert_gather`; the groups outlive the model. Each
-// rank reads its own bytes: nothing travels. Throws input errors for anything wrong with the folder.
-LoadedModel open_model(const std::filesystem::path& folder, const LoadOptions& options, MeshGroups& groups);
+// Plans, loads this rank's shards and verifies; all ranks of the world must call this with the same headers. Root and dense
+// images are sharded over `groups.dense_gather`, expert images (of this rank's experts in `groups.tokens`) over
+// `groups.expert_gather`; the groups outlive the weights. Throws input errors for anything wrong with the checkpoint.
+LoadedWeights load_weights(const CheckpointHeaders& headers, const ModelLayout& layout, const LoadSettings& settings,
+                           MeshGroups& groups);
+
+// The weights and what works with them. `dtype` as model.dtype.
+LoadedModel open_model(const CheckpointHeaders& headers, const std::string& dtype, const LoadSettings& settings, MeshGroups& groups);
+// In one process.
+LoadedModel open_model(const std::filesystem::path& folder, const std::string& dtype, const LoadSettings& settings, MeshGroups& groups);
 
 }  // namespace moraine

@@ -26,6 +26,7 @@ class Placement {
 
   const Mesh& mesh() const { return mesh_; }
   const std::vector<ImageSpec>& specs() const { return specs_; }
+  int64_t num_experts() const { return num_experts_; }
   ExpertRange experts_of(int64_t rank) const;
 
   // Image number `image` as `rank` uses it: laid out for its experts when asked for the first time. The reference stays valid.

@@ -3,8 +3,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/process.h"
-#include "dist/launch.h"
 
 namespace moraine {
 namespace fs = std::filesystem;
@@ -21,19 +19,6 @@ void RunFolder::prepare(const SaveConfig& config) const {
 }
 
 void RunFolder::write_recipe(const Recipe& recipe) const { write_file_atomic(dir_ / "recipe.yaml", recipe_to_yaml(recipe)); }
-
-OrderedJson load_report_json(const LoadReport& report, const std::string& mode, int64_t rank, uint64_t shard_bytes) {
-  return {{"rank", rank},
-          {"host", host_name()},
-          {"mode", mode},
-          {"bytes_read", report.bytes_read},
-          {"bytes_verify_read", report.bytes_verify_read},
-          {"bytes_received", 0},
-          {"seconds", report.seconds + report.verify_seconds},
-          {"peak_rss_bytes", peak_resident_bytes()},
-          {"shard_bytes", shard_bytes},
-          {"verified", report.verified}};
-}
 
 void RunFolder::write_load_report(const std::vector<OrderedJson>& ranks) const {
   write_file_atomic(dir_ / "load.json", OrderedJson{{"ranks", ranks}}.dump(2) + "\n");

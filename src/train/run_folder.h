@@ -6,11 +6,8 @@
 
 #include "base/json.h"
 #include "config/recipe.h"
-#include "load/load.h"
 
 namespace moraine {
-
-OrderedJson load_report_json(const LoadReport& report, const std::string& mode, int64_t rank, uint64_t shard_bytes);
 
 class RunFolder {
  public:
@@ -24,7 +21,7 @@ class RunFolder {
   // Makes the folder. Throws an input error when `resume` is never and the folder holds an earlier run.
   void prepare(const SaveConfig& config) const;
   void write_recipe(const Recipe& recipe) const;
-  // load.json: what each rank read. `ranks` holds load_report_json of each, by rank.
+  // load.json: what each rank read. `ranks`: gather_load_reports.
   void write_load_report(const std::vector<OrderedJson>& ranks) const;
 
  private:

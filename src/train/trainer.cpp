@@ -8,14 +8,11 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/version.h"
 #include "data/batch_stream.h"
-#include "data/chat_template.h"
-#include "dist/agreement.h"
-#include "dist/mesh_groups.h"
-#include "load/fingerprint.h"
+#include "train/load_report.h"
 #include "train/metrics.h"
 #include "train/run_folder.h"
+#include "train/run_inputs.h"
 
 namespace moraine {
 namespace {
@@ -30,22 +27,6 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   if (recipe.save.every != 0) refuse("save.every", "set it to 0: only the final adapter is saved");
   if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");
   if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
-  if (recipe.load.mode != "direct") refuse("load.mode", "use direct");
-}
-
-Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
-  bool any_text = false, any_chat = false;
-  for (const std::string& file : recipe.data.train) {
-    const DataFormat format = data_format_of(file, recipe.data);
-    any_text |= format != DataFormat::kTokens;
-    any_chat |= format != DataFormat::kTokens && format != DataFormat::kText;
-  }
-  const std::filesystem::path model = recipe.model.path;
-  std::optional<Tokenizer> tokenizer;
-  if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
-  std::unique_ptr<ChatTemplate> chat;
-  if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
-  return load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
 }
 
 void print_data(const Dataset& data) {
@@ -67,38 +48,6 @@ void print_targets(const OpenedAdapter& adapter) {
   log_info("  {:<32} {:>8} {:>14}", "trainable", adapter.state.entries().size(), adapter.state.num_parameters());
 }
 
-// Ranks that were given different things would train something nobody asked for.
-void check_same_on_all_ranks(Control& control, const Recipe& recipe, const Dataset& data, const std::string& headers) {
-  if (!control.world().distributed()) return;
-  std::vector<std::pair<std::string, std::string>> values{{"program version", kProgramVersion}};
-  for (auto& [key, value] : recipe_entries(recipe)) values.emplace_back("recipe key " + key, value);
-  values.emplace_back("checkpoint headers", headers);
-  std::string rows;
-  for (const Sample& sample : data.samples) {
-    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
-      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
-    rows = hash_text(rows);
-  }
-  values.emplace_back("training data", rows);
-  check_agreement(control, "start", values);
-}
-
-// Rank 0 writes what every rank read.
-void write_load_reports(const RunFolder& run, Control& control, const Recipe& recipe, const LoadedModel& loaded) {
-  const int64_t rank = control.world().rank;
-  const OrderedJson own = load_report_json(loaded.report, recipe.load.mode, rank, loaded.weights->shard_bytes());
-  if (rank != 0) {
-    control.put(fmt::format("load_report/{}", rank), own.dump());
-    return;
-  }
-  std::vector<OrderedJson> ranks{own};
-  for (int64_t other = 1; other < control.world().world_size; ++other) {
-    const std::string text = control.wait_for(fmt::format("load_report/{}", other), "the load report of " + control.rank_text(other));
-    ranks.push_back(parse_ordered_json(text, "load report"));
-  }
-  run.write_load_report(ranks);
-}
-
 int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size) {
   if (config.steps) return *config.steps;
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
@@ -111,42 +60,33 @@ void train(const Recipe& recipe, Control& control) {
   refuse_what_is_not_built(recipe);
   const WorldInfo& world = control.world();
   const bool is_writer = world.rank == 0;
-  const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const RunFolder run(recipe.save.dir);
   if (recipe.save.resume == "auto" && run.is_finished()) {
     log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
     return;
   }
 
-  // What is cheap to find wrong comes first: configuration, data, then weights.
+  // What is cheap to find wrong comes first: mesh, configuration, data, then weights.
   control.set_stage("read the data");
-  const HfConfig config = HfConfig::read(recipe.model.path);
-  const ModelShape shape = make_layout(config, recipe.model.dtype)->shape();
-  expert_range(shape.num_experts, mesh.ep, 0);  // refuses more ep ranks than experts
-  const Dataset data = load_training_data(recipe, shape.vocab_size);
-  check_same_on_all_ranks(control, recipe, data, checkpoint_fingerprint(recipe.model.path));
+  RunGroups run_groups = make_run_groups(recipe, control);
+  MeshGroups& groups = run_groups.groups;
+  const CheckpointHeaders headers = read_run_headers(recipe, groups);
+  const ModelShape shape = make_model(headers.config, recipe.model.dtype)->shape();
+  expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
+  const Dataset data = read_training_data(recipe, shape.vocab_size, groups);
+  check_same_on_all_ranks(control, recipe, headers, &data);
 
   control.set_stage("load");
-  const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
-  control.set_timeout(timeout);
-  BackendFactory backends(world, choose_backend(recipe.dist.backend, at::kCPU), timeout);
-  MeshGroups groups = world.distributed() ? make_mesh_groups(control, backends, mesh) : single_rank_groups();
-  LoadOptions load_options;
-  load_options.dtype = recipe.model.dtype;
-  load_options.verify = parse_verify(recipe.load.verify);
-  load_options.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
-  LoadedModel loaded = open_model(recipe.model.path, load_options, groups);
+  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world), groups);
   if (recipe.train.recompute == "none" && !loaded.weights->all_resident()) {
     throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
                       "use full, or mesh.fsdp: 1 with ep equal to the ranks of a replica");
   }
-  control.barrier("loaded");
-  if (world.distributed()) log_info("mesh: {}", mesh.describe());
-  log_info("model: {}, {} layers, {} experts, {}; rank 0 read {} in {:.2f} s{}, holds {}", config.architecture(),
-           shape.num_hidden_layers, shape.num_experts, dtype_name(shape.dtype), format_bytes(loaded.report.bytes_read),
-           loaded.report.seconds,
-           loaded.report.verified ? fmt::format(", verified in {:.2f} s", loaded.report.verify_seconds) : "",
-           format_bytes(loaded.weights->shard_bytes()));
+  if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
+  log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
+           dtype_name(shape.dtype));
+  const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
+  if (is_writer) print_load_reports(load_reports);
   print_data(data);
   OpenedAdapter adapter = make_adapter(loaded.model->layout(), recipe.adapter, recipe.model.path, loaded.experts->local_experts(),
                                        loaded.device);
@@ -157,8 +97,8 @@ void train(const Recipe& recipe, Control& control) {
   if (is_writer) {
     run.prepare(recipe.save);
     run.write_recipe(recipe);
+    run.write_load_report(load_reports);
   }
-  write_load_reports(run, control, recipe, loaded);
 
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, data.samples.size(), batch_size);
@@ -191,7 +131,7 @@ void train(const Recipe& recipe, Control& control) {
   }
   control.set_stage("save");
   // The first ep group holds every expert once, and rank 0 is its first rank.
-  if (world.rank < mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
+  if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
   log_info("Saved final adapter to {}", run.adapter().string());
 }
 

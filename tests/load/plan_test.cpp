@@ -90,25 +90,24 @@ TEST(LoadPlan, FiveThousandRandomPlansCoverEveryElementOnce) {
       uint64_t read_bytes = 0, shard_bytes = 0;
       for (const ShardPlan& shard : plan.shards) shard_bytes += shard.shard.size();
       for (const ReadRange& r : plan.reads) {
-        read_bytes += r.file_nbytes;
+        read_bytes += r.from.nbytes;
         const CheckpointTensor& tensor = index.tensors.at(r.tensor);
         const SourceOfParam& source = sources.at(r.tensor);
         const ParamSpec& param = model.specs[source.image].params[source.param];
         const ShardPlan& shard = plan.shards[r.image];
-        const uint64_t stored_size = dtype_bits(r.stored) / 8, wanted_size = dtype_bits(r.wanted) / 8;
+        const uint64_t stored_size = dtype_bits(r.from.stored) / 8, wanted_size = dtype_bits(r.from.wanted) / 8;
         ASSERT_EQ(static_cast<size_t>(r.image), source.image);
-        ASSERT_EQ(r.file, tensor.file);
-        ASSERT_GE(r.file_offset, tensor.entry.offset);
-        ASSERT_LE(r.file_end(), tensor.entry.offset + tensor.entry.nbytes);
-        ASSERT_LE(r.shard_offset + r.shard_nbytes, shard.shard.size());
-        ASSERT_EQ(r.file_nbytes / stored_size, r.shard_nbytes / wanted_size);
-        int64_t element = source.first_element + static_cast<int64_t>((r.file_offset - tensor.entry.offset) / stored_size);
+        ASSERT_EQ(r.from.file, tensor.file);
+        ASSERT_GE(r.from.offset, tensor.entry.offset);
+        ASSERT_LE(r.from.end(), tensor.entry.offset + tensor.entry.nbytes);
+        ASSERT_LE(r.shard_offset + r.from.landed_nbytes(), shard.shard.size());
+        int64_t element = source.first_element + static_cast<int64_t>((r.from.offset - tensor.entry.offset) / stored_size);
         if (param.kind == ParamKind::kExperts)
           element -= placement.experts_of(rank).first * (num_elements(param.shape) / param.shape[0]);
         const uint64_t begin = shard.image->slots[source.param].offset + element * wanted_size;
         ASSERT_EQ(begin, shard.shard.begin + r.shard_offset) << r.tensor;
         const int64_t group = mesh.group(shard_axis(model.specs[r.image].kind), rank).front();
-        filled[r.image][group].emplace_back(begin, begin + r.shard_nbytes);
+        filled[r.image][group].emplace_back(begin, begin + r.from.landed_nbytes());
       }
       ASSERT_EQ(plan.read_bytes, read_bytes);
       ASSERT_EQ(plan.shard_bytes, shard_bytes);

@@ -13,7 +13,7 @@ namespace {
 TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   const auto folder = golden_folder("qwen3_moe-dense");
   MeshGroups groups = single_rank_groups();
-  LoadedModel loaded = open_model(folder / "model", {}, groups);
+  LoadedModel loaded = open_model(folder / "model", "auto", {}, groups);
   const TokensFile batch = golden_batch(folder / "batch.safetensors");
   const at::Tensor mask = golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool);
   OpenedAdapter adapter = open_adapter(loaded.model->layout(), folder / "adapter", loaded.experts->local_experts(), at::kCPU);

@@ -22,7 +22,7 @@ struct Golden {
   at::Tensor mask;  // bool [B, T]
 
   explicit Golden(const std::string& name)
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", {}, groups)),
+      : folder(golden_folder(name)), loaded(open_model(folder / "model", "auto", {}, groups)),
         batch(golden_batch(folder / "batch.safetensors")),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 

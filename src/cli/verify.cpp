@@ -1,0 +1,60 @@
+// moraine verify: load as train would, prove every byte on every rank, and end.
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "dist/launch.h"
+#include "dist/local_ranks.h"
+#include "dist/run_rank.h"
+#include "models/loaded_model.h"
+#include "train/load_report.h"
+#include "train/run_inputs.h"
+
+namespace moraine {
+namespace {
+
+void print_skipped(const std::vector<SkippedTensor>& skipped) {
+  std::map<std::string, int64_t> count_of_reason;
+  for (const SkippedTensor& s : skipped) ++count_of_reason[s.reason];
+  for (const auto& [reason, count] : count_of_reason) log_info("skipped: {} tensor{}, {}", count, count == 1 ? "" : "s", reason);
+}
+
+void verify(const Recipe& recipe, Control& control, bool json) {
+  if (recipe.model.path.empty()) throw input_error("model.path", "is missing", "say which checkpoint to load");
+  control.set_stage("load");
+  RunGroups run = make_run_groups(recipe, control);
+  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
+  const auto layout = make_layout(headers.config, recipe.model.dtype);
+  check_same_on_all_ranks(control, recipe, headers, nullptr);
+  const LoadedWeights loaded = load_weights(headers, *layout, load_settings(recipe, control.world()), run.groups);
+  const std::vector<OrderedJson> reports = gather_load_reports(loaded.report, run.groups);
+  if (control.world().rank != 0) return;
+  if (json) {
+    fmt::print("{}\n", OrderedJson{{"ranks", reports}}.dump());
+    return;
+  }
+  log_info("mesh: {}", run.groups.mesh.describe());
+  print_skipped(loaded.skipped);
+  print_load_reports(reports);
+}
+
+}  // namespace
+
+int run_verify(const CommandArgs& args) {
+  if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
+  if (args.ranks > 1) {
+    check_ranks_flag(args.ranks);
+    read_recipe(args.recipe, args.overrides);  // a mistake in it should not cost the start of many processes
+    LocalRanksOptions options;
+    options.ranks = args.ranks;
+    options.argv = without_ranks_flag(args.argv);
+    return run_local_ranks(options);
+  }
+  return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) {
+    verify(read_recipe(args.recipe, args.overrides), control, args.json);
+    return 0;
+  });
+}
+
+}  // namespace moraine

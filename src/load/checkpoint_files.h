@@ -1,0 +1,25 @@
+// The files of a checkpoint, opened for reading byte ranges as they are to land in memory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "base/file.h"
+#include "formats/checkpoint_index.h"
+#include "load/file_range.h"
+
+namespace moraine {
+
+class CheckpointFiles {
+ public:
+  // Throws an input error that names a file that cannot be opened.
+  explicit CheckpointFiles(const CheckpointIndex& index);
+  // Fills `into` (range.landed_nbytes() bytes). Safe from several threads. Throws as File::read_exact.
+  void read(const FileRange& range, std::span<std::byte> into) const;
+
+ private:
+  std::vector<File> files_;
+};
+
+}  // namespace moraine

@@ -1,0 +1,84 @@
+#include "train/run_inputs.h"
+
+#include <optional>
+
+#include "base/version.h"
+#include "data/chat_template.h"
+#include "data/dataset_bytes.h"
+#include "dist/agreement.h"
+#include "dist/from_rank0.h"
+#include "load/fingerprint.h"
+
+namespace moraine {
+namespace {
+
+Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
+  bool any_text = false, any_chat = false;
+  for (const std::string& file : recipe.data.train) {
+    const DataFormat format = data_format_of(file, recipe.data);
+    any_text |= format != DataFormat::kTokens;
+    any_chat |= format != DataFormat::kTokens && format != DataFormat::kText;
+  }
+  const std::filesystem::path model = recipe.model.path;
+  std::optional<Tokenizer> tokenizer;
+  if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
+  std::unique_ptr<ChatTemplate> chat;
+  if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
+  return load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
+}
+
+bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
+  return recipe.load.mode == "rank0" && groups.control != nullptr;
+}
+
+std::string hash_rows(const Dataset& data) {
+  std::string rows;
+  for (const Sample& sample : data.samples) {
+    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
+      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
+    rows = hash_text(rows);
+  }
+  return rows;
+}
+
+}  // namespace
+
+RunGroups make_run_groups(const Recipe& recipe, Control& control) {
+  const WorldInfo& world = control.world();
+  const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
+  const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
+  control.set_timeout(timeout);
+  RunGroups run{std::make_unique<BackendFactory>(world, choose_backend(recipe.dist.backend, at::kCPU), timeout), {}};
+  run.groups = world.distributed() ? make_mesh_groups(control, *run.backends, mesh) : single_rank_groups();
+  return run;
+}
+
+LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world) {
+  LoadSettings settings;
+  settings.mode = parse_load_mode(recipe.load.mode);
+  settings.transport = parse_transport(recipe.load.node_transport);
+  settings.verify = parse_verify(recipe.load.verify);
+  settings.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
+  return settings;
+}
+
+CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
+  return only_rank0_sees_files(recipe, groups) ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
+}
+
+Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups& groups) {
+  if (!only_rank0_sees_files(recipe, groups)) return load_training_data(recipe, vocab_size);
+  return dataset_from_bytes(
+      from_rank0(groups, "training rows", [&] { return dataset_to_bytes(load_training_data(recipe, vocab_size)); }));
+}
+
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers, const Dataset* data) {
+  if (!control.world().distributed()) return;
+  std::vector<std::pair<std::string, std::string>> values{{"program version", kProgramVersion}};
+  for (auto& [key, value] : recipe_entries(recipe)) values.emplace_back("recipe key " + key, value);
+  values.emplace_back("checkpoint headers", fingerprint(headers));
+  if (data) values.emplace_back("training data", hash_rows(*data));
+  check_agreement(control, "start", values);
+}
+
+}  // namespace moraine
