@@ -8,6 +8,7 @@
 #include "dist/agreement.h"
 #include "dist/from_rank0.h"
 #include "load/fingerprint.h"
+#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -63,7 +64,10 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world) {
 }
 
 CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
-  return only_rank0_sees_files(recipe, groups) ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
+  const bool rank0_only = only_rank0_sees_files(recipe, groups);
+  // A model of another kind is the first thing to hear of, whatever else is wrong with its folder.
+  if (!rank0_only || groups.world->rank() == 0) make_layout(HfConfig::read(recipe.model.path), recipe.model.dtype);
+  return rank0_only ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
 }
 
 Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups& groups) {
