@@ -1,10 +1,13 @@
-"""Training steps of moraine beside transformers + PEFT: the same random checkpoint, rows and settings, in one run.
+"""Training steps of moraine beside transformers + PEFT and twinkle: the same random checkpoint, rows and settings, in one run.
 
-  python bench/step.py --program build/moraine --reference .venv-reference/bin/python [--preset small] [--steps 6]
+  python bench/step.py --program build/moraine --reference .venv-reference/bin/python [--twinkle PYTHON] [--preset small]
 
-Prints for each contender the median step time, tokens/s, CPU seconds a step and peak resident memory, then moraine's ratios.
-Contenders alternate and each is run `--rounds` times, because a shared machine's speed moves. bf16, LoRA r 8 on attention
-and experts, AdamW, 2 rows of 256 tokens a step and rank.
+Prints for each contender the median step time, tokens/s, CPU seconds a step and peak resident memory of the largest process, and
+the ratios to PEFT and to twinkle on as many ranks. PEFT runs in one process; moraine and twinkle (PYTHON: an interpreter that has
+twinkle-kit 0.5.1; left out, it is not run) on 1 and 2 ranks with the experts split between them and the threads shared out. CPU
+seconds a step are the whole command's over its steps; twinkle's, whose start costs as much as several steps, of its steps alone.
+Contenders alternate and each is run `--rounds` times, because a shared machine's speed moves. bf16, LoRA r 8 on attention and
+experts, AdamW, 2 rows of 256 tokens a step and rank.
 """
 import argparse
 import json
@@ -15,24 +18,11 @@ import subprocess
 import sys
 import tempfile
 
-PRESETS = {
-    "tiny": dict(layers=4, hidden=256, heads=4, kv=2, head_dim=64, experts=16, top_k=4, width=128, vocab=4096),
-    "small": dict(layers=8, hidden=512, heads=8, kv=2, head_dim=64, experts=32, top_k=4, width=384, vocab=32000),
-    "medium": dict(layers=10, hidden=1024, heads=16, kv=4, head_dim=64, experts=128, top_k=8, width=384, vocab=32000),
-}
+from presets import PRESETS, PYTHON_ENVIRONMENT, make_model
+
 TOKENS, ROWS = 256, 2  # of a sequence; sequences a step and rank
-# moraine takes care of this itself (src/base/cpu_features); the reference would die on machines that hide AMX's description.
-REFERENCE_ENVIRONMENT = {"ONEDNN_MAX_CPU_ISA": os.environ.get("ONEDNN_MAX_CPU_ISA", "AVX10_1_512")}
-
-
-def config(p):
-    return {
-        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1,
-        "head_dim": p["head_dim"], "hidden_act": "silu", "hidden_size": p["hidden"], "intermediate_size": 3 * p["hidden"],
-        "max_position_embeddings": 4096, "mlp_only_layers": [], "moe_intermediate_size": p["width"], "norm_topk_prob": True,
-        "num_attention_heads": p["heads"], "num_experts": p["experts"], "num_experts_per_tok": p["top_k"],
-        "num_hidden_layers": p["layers"], "num_key_value_heads": p["kv"], "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
-        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": p["vocab"], "bos_token_id": 1, "eos_token_id": 2}
+PEFT = "transformers + PEFT, grouped_mm"
+HERE = pathlib.Path(__file__).parent
 
 
 def make_tokens(python, path, vocab, rows):
@@ -66,30 +56,36 @@ def moraine(a, folder, threads, ranks, recompute, number):
 
 def peft(a, folder, threads, implementation):
     out = folder / "peft.json"
-    script = pathlib.Path(__file__).with_name("peft_step.py")
-    memory, cpu = run([a.reference, script, folder, "--steps", str(a.steps), "--rows", str(ROWS), "--experts", implementation,
-                       "--out", out], dict(os.environ, OMP_NUM_THREADS=str(threads), HF_HUB_OFFLINE="1", **REFERENCE_ENVIRONMENT))
+    memory, cpu = run([a.reference, HERE / "peft_step.py", folder, "--steps", str(a.steps), "--rows", str(ROWS),
+                       "--experts", implementation, "--out", out], dict(os.environ, OMP_NUM_THREADS=str(threads), **PYTHON_ENVIRONMENT))
     result = json.load(open(out))
     return result["step_seconds"][2:], memory, cpu / a.steps, result["losses"]
+
+
+def twinkle(a, folder, threads, ranks):
+    out = folder / "twinkle.json"
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    memory, _ = run([a.twinkle, *launch, HERE / "twinkle_step.py", folder, "--steps", str(a.steps), "--rows", str(ROWS),
+                     "--out", out], dict(os.environ, OMP_NUM_THREADS=str(threads), **PYTHON_ENVIRONMENT))
+    result = json.load(open(out))
+    return result["step_seconds"][2:], memory, result["cpu_seconds"] / a.steps, result["losses"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="build/moraine")
     parser.add_argument("--reference", default=".venv-reference/bin/python")
+    parser.add_argument("--twinkle", metavar="PYTHON", help="left out: not run")
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     a = parser.parse_args()
-    p = PRESETS[a.preset]
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        (folder / "config.json").write_text(json.dumps(config(p)))
-        subprocess.run([a.program, "init", "--config", folder / "config.json", "--out", folder / "model"], check=True,
-                       stdout=subprocess.DEVNULL)
-        make_tokens(a.reference, folder / "tokens.safetensors", p["vocab"], 64)
+        make_model(a.program, a.preset, folder)
+        make_tokens(a.reference, folder / "tokens.safetensors", PRESETS[a.preset]["vocab"], 64)
         (folder / "recipe.yaml").write_text(json.dumps({
             "model": {"path": str(folder / "model")}, "adapter": {"r": 8, "lora_alpha": 16},
             "data": {"train": [str(folder / "tokens.safetensors")], "shuffle": False},
@@ -101,24 +97,26 @@ def main():
             contenders[f"moraine, {ranks} rank(s), recompute full"] = lambda r=ranks, t=threads: moraine(a, folder, t, r, "full", number)
             if ranks == 1:
                 contenders["moraine, 1 rank(s), recompute none"] = lambda t=threads: moraine(a, folder, t, 1, "none", number)
-        contenders["transformers + PEFT, grouped_mm"] = lambda: peft(a, folder, a.threads, "grouped_mm")
+            if a.twinkle:
+                contenders[f"twinkle, {ranks} rank(s)"] = lambda r=ranks, t=threads: twinkle(a, folder, t, r)
+        contenders[PEFT] = lambda: peft(a, folder, a.threads, "grouped_mm")
         results = {name: [] for name in contenders}
         for _ in range(a.rounds):
             for name, contender in contenders.items():
                 number += 1
                 results[name].append(contender())
-        base = None
         rows = {}
         for name, runs in results.items():
-            ranks = int(name.split(", ")[1].split()[0]) if name.startswith("moraine") else 1
+            ranks = 1 if name == PEFT else int(name.split(", ")[1].split()[0])
             seconds = statistics.median([s for r in runs for s in r[0]])
-            rows[name] = (seconds, ranks * ROWS * TOKENS / seconds, statistics.median([r[2] for r in runs]), max(r[1] for r in runs))
-            if name.startswith("transformers"):
-                base = rows[name]
-        print(f"preset {a.preset}, {a.threads} threads, {a.rounds} rounds of {a.steps} steps")
-        print(f"{'':44} {'s/step':>8} {'tokens/s':>9} {'CPU s/step':>11} {'peak MiB':>9}   tokens/s, memory against PEFT")
-        for name, (seconds, speed, cpu, memory) in rows.items():
-            print(f"{name:44} {seconds:8.3f} {speed:9.0f} {cpu:11.2f} {memory:9.0f}   {speed / base[1]:.2f}x, {memory / base[3]:.2f}x")
+            rows[name] = (seconds, ranks * ROWS * TOKENS / seconds, statistics.median([r[2] for r in runs]), max(r[1] for r in runs),
+                          (PEFT, f"twinkle, {ranks} rank(s)"))
+        print(f"preset {a.preset}, {a.threads} threads, {a.rounds} rounds of {a.steps} steps" +
+              ("" if a.twinkle else "; twinkle is not run: --twinkle names no interpreter"))
+        print(f"{'':44} {'s/step':>8} {'tokens/s':>9} {'CPU s/step':>11} {'peak MiB':>9}   tokens/s, memory against PEFT; twinkle")
+        for name, (seconds, speed, cpu, memory, peers) in rows.items():
+            ratios = "; ".join(f"{speed / rows[peer][1]:.2f}x, {memory / rows[peer][3]:.2f}x" for peer in peers if peer in rows)
+            print(f"{name:44} {seconds:8.3f} {speed:9.0f} {cpu:11.2f} {memory:9.0f}   {ratios}")
         losses = {name: runs[0][3] for name, runs in results.items()}
         print("losses of the first and last step:", {n: (round(l[0], 4), round(l[-1], 4)) for n, l in losses.items()})
 

@@ -22,7 +22,8 @@ struct CommandArgs {
   uint64_t seed = 0;
   int64_t ranks = 1;
   std::vector<std::string> argv;  // the whole command line, the program first
-  bool logits = false, json = false;
+  std::string manifest;
+  bool logits = false, json = false, hash = false, check = false;
 };
 
 int run_train(const CommandArgs& args);

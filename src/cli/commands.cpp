@@ -91,10 +91,13 @@ Command generate_command() {
 }
 
 Command inspect_command() {
-  Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only", "MODEL_DIR|ADAPTER_DIR [--json]"};
+  Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only", "MODEL_DIR|ADAPTER_DIR [--hash|--check] [--json]"};
   c.positionals = {{"DIR", "a Hugging Face checkpoint or a PEFT adapter", &CommandArgs::folder}};
-  c.flags = {json_flag("print one JSON object alone")};
-  c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter"};
+  c.flags = {{"--hash", "", "write a manifest of hashes of every tensor and file", &CommandArgs::hash},
+             {"--check", "", "compare every byte with a manifest that --hash wrote", &CommandArgs::check},
+             {"--manifest", "FILE", "the manifest (default: moraine-hashes.json in the folder)", &CommandArgs::manifest},
+             json_flag("print one JSON object alone")};
+  c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter", "moraine inspect Qwen3-30B-A3B --check"};
   c.run = run_inspect;
   return c;
 }
