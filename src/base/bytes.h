@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace moraine {
 
@@ -24,5 +25,8 @@ inline uint64_t round_up(uint64_t n, uint64_t step) { return (n + step - 1) / st
 
 // "1.5 GiB", "37 MiB", "900 B".
 std::string format_bytes(uint64_t bytes);
+// "80GiB", "1.5 GB", "512 MiB", "1000": bytes, or with a unit of 1000 (kB, MB, GB, TB) or 1024 (KiB, MiB, GiB, TiB). nullopt for
+// anything else.
+std::optional<uint64_t> parse_bytes(std::string_view text);
 
 }  // namespace moraine

@@ -57,6 +57,7 @@ struct DataConfig {
 struct MeshConfig {
   int64_t ep = 1;
   std::optional<int64_t> fsdp, replicate;  // nullopt = auto
+  std::string resident = "0";  // memory a rank may give to sharded weights that are gathered once and kept: "20GiB"
 };
 
 struct LoadConfig {

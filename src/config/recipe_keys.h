@@ -63,6 +63,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh});
   visit("mesh.fsdp", recipe.mesh.fsdp, Whole{1, kLargestMesh, true});
   visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true});
+  visit("mesh.resident", recipe.mesh.resident, AnyValue{});
 
   visit("load.mode", recipe.load.mode, OneOf{{"direct", "node", "rank0"}});
   visit("load.node_transport", recipe.load.node_transport, OneOf{{"auto", "collective", "p2p", "shm"}});

@@ -35,6 +35,7 @@ struct LoadSettings {
   Transport transport = Transport::kAuto;  // within a node, in mode node
   Verify verify = Verify::kFull;
   int num_threads = 1;
+  uint64_t resident_bytes = 0;  // see WeightStore
   at::Device device = at::kCPU;
   LoadHooks hooks = {};
 };

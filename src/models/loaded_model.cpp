@@ -20,7 +20,7 @@ LoadedWeights load_weights(const CheckpointHeaders& headers, const ModelLayout& 
     // Root, dense and expert images take turns among themselves.
     images.push_back({placement.image(i, groups.world->rank()), std::move(shards.bytes[i]), group, static_cast<int>(kind)});
   }
-  loaded.store = std::make_unique<WeightStore>(std::move(images));
+  loaded.store = std::make_unique<WeightStore>(std::move(images), settings.resident_bytes);
   return loaded;
 }
 

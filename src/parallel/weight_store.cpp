@@ -52,8 +52,20 @@ struct WeightStore::Buffer {
   }
 };
 
-WeightStore::WeightStore(std::vector<StoredImage> images)
+void WeightStore::gather_for_good(StoredImage& stored) {
+  at::Tensor whole = allocate_image_bytes(stored.image.nbytes, stored.shard.device());
+  stored.group->all_gather_into_tensor(whole, stored.shard);
+  stored.shard = std::move(whole);
+}
+
+WeightStore::WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes)
     : images_(std::move(images)), resident_views_(images_.size()), held_(images_.size(), 0) {
+  for (size_t i = 0; i < images_.size(); ++i) {
+    const uint64_t more = images_[i].image.nbytes - images_[i].shard.numel();
+    if (is_resident(static_cast<int>(i)) || more > resident_bytes) continue;
+    gather_for_good(images_[i]);
+    resident_bytes -= more;
+  }
   std::vector<uint64_t> largest, count;
   for (size_t i = 0; i < images_.size(); ++i) {
     const StoredImage& stored = images_[i];

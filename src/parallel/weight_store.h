@@ -34,7 +34,7 @@ at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device);
 // This rank's part of an image.
 struct StoredImage {
   LayerImage image;
-  at::Tensor shard;                // uint8, the shard of group->rank() of group->size(); the whole image in a group of one
+  at::Tensor shard;                // uint8, the shard of group->rank() of group->size(); the whole image where it is resident
   ProcessGroup* group = nullptr;   // the ranks that hold the other shards; outlives the store
   int lane = 0;                    // images of one lane take turns in the lane's gather buffers
 };
@@ -46,7 +46,9 @@ struct StoredImage {
 // All ranks of a group must prefetch and acquire the group's images in the same order.
 class WeightStore {
  public:
-  explicit WeightStore(std::vector<StoredImage> images);
+  // Sharded images are gathered for good, first ones first, while they add no more than `resident_bytes` to what this rank
+  // holds; all ranks of a group must say the same.
+  explicit WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes = 0);
   ~WeightStore();
 
   // Starts gathering `image` unless it is there. At most one image of a lane may be held meanwhile (asserted).
@@ -57,12 +59,13 @@ class WeightStore {
 
   // Whether every image is held whole, without gathering.
   bool all_resident() const;
-  uint64_t shard_bytes() const;
+  uint64_t shard_bytes() const;  // held all the time, resident images counted whole
   uint64_t gather_buffer_bytes() const;
 
  private:
   struct Buffer;
-  bool is_resident(int image) const { return images_[image].group->size() == 1 || images_[image].image.nbytes == 0; }
+  bool is_resident(int image) const { return static_cast<uint64_t>(images_[image].shard.numel()) == images_[image].image.nbytes; }
+  void gather_for_good(StoredImage& stored);
   Buffer& buffer_for(int image);
 
   std::vector<StoredImage> images_;

@@ -2,6 +2,9 @@
 
 #include <optional>
 
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/text.h"
 #include "base/version.h"
 #include "data/chat_template.h"
 #include "data/dataset_bytes.h"
@@ -46,6 +49,7 @@ std::string hash_rows(const Dataset& data) {
 
 RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const WorldInfo& world = control.world();
+  load_settings(recipe, world);  // refuses what cannot be
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
   control.set_timeout(timeout);
@@ -59,6 +63,9 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world) {
   settings.mode = parse_load_mode(recipe.load.mode);
   settings.transport = parse_transport(recipe.load.node_transport);
   settings.verify = parse_verify(recipe.load.verify);
+  const auto resident = parse_bytes(recipe.mesh.resident);
+  if (!resident) throw input_error("mesh.resident", quote_text(recipe.mesh.resident) + " is no amount of memory", "e.g. 20GiB");
+  settings.resident_bytes = *resident;
   settings.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
   return settings;
 }

@@ -80,7 +80,7 @@ void train(const Recipe& recipe, Control& control) {
   LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world), groups);
   if (recipe.train.recompute == "none" && !loaded.weights->all_resident()) {
     throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
-                      "use full, or mesh.fsdp: 1 with ep equal to the ranks of a replica");
+                      "use full, or give mesh.resident enough memory");
   }
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
   log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,

@@ -58,16 +58,16 @@ def training_rows():
     return columns
 
 
-def train(program, folder, mesh, launcher=None):
+def train(program, folder, mesh, launcher=None, overrides=()):
     ranks, ep, fsdp, replicate = mesh
-    out = folder / f"run-{'-'.join(map(str, mesh))}{'-t' if launcher else ''}"
+    out = folder / f"run-{'-'.join(map(str, mesh))}{'-t' if launcher else ''}{'-'.join(overrides)}"
     recipe = {"model": {"path": str(GOLDEN / "model")}, "adapter": {"init_from": str(GOLDEN / "lora" / "adapter")},
               "data": {"train": [str(folder / "tokens.safetensors")], "shuffle": False},
               "mesh": {"ep": ep, "fsdp": fsdp, "replicate": replicate}, "save": {"dir": str(out)},
               "train": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2},
               "log": {"tensorboard": False}}
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    command = (launcher or []) + [program, "train", str(folder / "recipe.json")]
+    command = (launcher or []) + [program, "train", str(folder / "recipe.json"), *overrides]
     if ranks > 1 and not launcher:
         command += ["--ranks", str(ranks)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -112,6 +112,12 @@ def main():
             print(f"ranks {mesh[0]} ep {mesh[1]} fsdp {mesh[2]} replicate {mesh[3]}: against one rank loss {loss:.1e}, "
                   f"grad_norm {norm:.1e}, adapter {weights:.1e}; against PEFT loss {golden:.1e}, grad_norm {norm_golden:.1e}"
                   f"{'' if ok else '  FAILED'}", flush=True)
+        sharded, _ = train(a.program, folder, (4, 2, 4, 1))
+        for overrides in (["mesh.resident=300KiB"], ["mesh.resident=1GiB"], ["mesh.resident=1GiB", "train.recompute=none"]):
+            kept, _ = train(a.program, folder, (4, 2, 4, 1), overrides=overrides)
+            same = [s["loss"] for s in kept] == [s["loss"] for s in sharded]
+            failures += not same
+            print(f"{' '.join(overrides)}: losses {'equal those of gathered weights bit for bit' if same else 'differ  FAILED'}")
         if a.torchrun:
             launcher = [a.torchrun, "--no-python", "--nproc-per-node", "2"]
             by_torchrun, _ = train(a.program, folder, (2, 2, 2, 1), launcher)
