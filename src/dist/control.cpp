@@ -37,6 +37,8 @@ Control::Control(const WorldInfo& world, const ControlOptions& options)
   } catch (const Error& e) {
     if (!impl_->main_store) throw;  // nobody can be told
     std::_Exit(fail(e));
+  } catch (const std::exception& e) {
+    impl_->store_lost(false, exception_text(e));
   }
 }
 
@@ -79,45 +81,54 @@ std::string Control::stage() const {
 }
 
 void Control::put(const std::string& key, const std::string& value) {
-  MORAINE_ASSERT(impl_->main_store, "one process has no store");
-  impl_->main_store->set("shared/" + key, value);
+  impl_->with_main_store([&](c10d::Store& store) { store.set("shared/" + key, value); });
 }
 
 std::string Control::wait_for(const std::string& key, const std::string& what, Patience patience) {
-  MORAINE_ASSERT(impl_->main_store, "one process has no store");
-  const auto deadline = Clock::now() + timeout();
-  PollPause pause;
-  for (;;) {
-    if (auto value = try_get(*impl_->main_store, "shared/" + key)) return *value;
-    if (patience == Patience::kTimeout && Clock::now() > deadline) {
-      throw run_error(rank_text(world().rank), fmt::format("waited {} for {}", seconds_text(timeout()), what),
-                      "dist.timeout_seconds sets the limit");
+  return impl_->with_main_store([&](c10d::Store& store) {
+    const auto deadline = Clock::now() + timeout();
+    PollPause pause;
+    for (;;) {
+      if (auto value = try_get(store, "shared/" + key)) return *value;
+      if (patience == Patience::kTimeout && Clock::now() > deadline) {
+        throw run_error(rank_text(world().rank), fmt::format("waited {} for {}", seconds_text(timeout()), what),
+                        "dist.timeout_seconds sets the limit");
+      }
+      pause();
     }
-    pause();
-  }
+  });
 }
 
 void Control::barrier(const std::string& name, Patience patience) {
   if (!world().distributed()) return;
-  const std::string key = "barrier/" + name;
-  const auto deadline = Clock::now() + timeout();
-  int64_t come = impl_->main_store->add(key, 1);
-  PollPause pause;
-  while (come < world().world_size) {
-    if (patience == Patience::kTimeout && Clock::now() > deadline) {
-      throw run_error(rank_text(world().rank),
-                      fmt::format("waited {} at '{}': {} of {} ranks have come", seconds_text(timeout()), name, come,
-                                  world().world_size),
-                      "dist.timeout_seconds sets the limit");
+  impl_->with_main_store([&](c10d::Store& store) {
+    const std::string key = "barrier/" + name;
+    const auto deadline = Clock::now() + timeout();
+    int64_t come = store.add(key, 1);
+    PollPause pause;
+    while (come < world().world_size) {
+      if (patience == Patience::kTimeout && Clock::now() > deadline) {
+        throw run_error(rank_text(world().rank),
+                        fmt::format("waited {} at '{}': {} of {} ranks have come", seconds_text(timeout()), name, come,
+                                    world().world_size),
+                        "dist.timeout_seconds sets the limit");
+      }
+      pause();
+      come = store.add(key, 0);
     }
-    pause();
-    come = impl_->main_store->add(key, 0);
-  }
+  });
 }
 
 c10::intrusive_ptr<c10d::Store> Control::rendezvous_store(const std::string& name) {
-  MORAINE_ASSERT(world().distributed(), "one process has no store");
-  return with_prefix(control_prefix(world()) + "/group/" + name, connect_store(world(), impl_->options.start_timeout));
+  return impl_->with_main_store([&](c10d::Store& store) {
+    try {
+      return with_prefix(control_prefix(world()) + "/group/" + name,
+                         connect_store(world(), impl_->options.start_timeout));
+    } catch (const Error&) {
+      store.add(kGoneKey, 0);  // is the store itself lost?
+      throw;
+    }
+  });
 }
 
 }  // namespace moraine

@@ -8,6 +8,25 @@ namespace moraine {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+// A launcher that sees one rank die ends the others by a signal, often before they have found out themselves. So the beating
+// thread gets a moment to look for the reason and to tell it; a user's own signal has none, and nothing is said.
+void Control::Impl::asked_to_end(EndSignals& signals, int number) {
+  if (!beating) return;  // nobody could be told yet
+  {
+    const std::lock_guard lock(mutex);
+    end_signal = number;
+  }
+  wake.notify_all();
+  // Where the store goes with this process it goes last, lest the others take that for the reason.
+  signals.pause(milliseconds(serves() ? 700 : 400));
+  if (!claim_leaving()) signals.pause(milliseconds(2000));  // a thread is telling the reason
+}
+
+void Control::Impl::end_process(int exit_code) {
+  if (end_signal != 0) EndSignals::end_process_by(end_signal);
+  std::_Exit(exit_code);
+}
+
 // With the store goes what is in it: whoever serves it stays until the others have read the error.
 void Control::Impl::wait_until_others_know(c10d::Store& store) try {
   if (!serves()) {
@@ -17,14 +36,16 @@ void Control::Impl::wait_until_others_know(c10d::Store& store) try {
   // Ranks that died never answer, and some may still be starting.
   const auto deadline = Clock::now() + (store.add("joined", 0) < world.world_size ? milliseconds(10000) : milliseconds(2500));
   PollPause pause;
-  while (store.add(kGoneKey, 0) + store.add(kDoneKey, 0) < world.world_size - 1 && Clock::now() < deadline) pause();
+  while (store.add(kGoneKey, 0) + store.add(kDoneKey, 0) < world.world_size - 1 && !all_others_ended() && Clock::now() < deadline) {
+    pause();
+  }
 } catch (const std::exception&) {
   // The store is gone: nobody is left to tell.
 }
 
 void Control::Impl::leave_with(const ErrorReport& report, c10d::Store& store) {
   wait_until_others_know(store);
-  std::_Exit(report.exit_code);
+  end_process(report.exit_code);
 }
 
 // Ends the process with `report` (or with whatever was reported first); returns only when another thread ends it.
@@ -52,7 +73,7 @@ void Control::Impl::store_lost(bool silent_host, const std::string& how) {
                             "is lost)",
                             where, world.master_addr, world.master_port, how));
   }
-  std::_Exit(1);
+  end_process(1);
 }
 
 void Control::collective_failed(uint64_t collective_id, const std::string& what) {
@@ -62,15 +83,17 @@ void Control::collective_failed(uint64_t collective_id, const std::string& what)
   const auto record = impl_->collectives.find(collective_id);
   const std::string name = record ? record->describe() : "a collective";
   try {
-    if (const auto ended = impl_->ended_peer(*impl_->main_store)) {
-      impl_->report_and_leave(*ended, *impl_->main_store);
-      impl_->sleep_for_ever();
-    }
+    // A process that dies closes its connections before it is gone, and its last heartbeat may still be on its way.
+    std::this_thread::sleep_for(milliseconds(200));
     const auto wait = std::max<Clock::duration>(5 * impl_->options.heartbeat_period / 2 + milliseconds(250), milliseconds(1500));
     const auto before = impl_->all_heartbeats(*impl_->main_store);
     const auto deadline = Clock::now() + wait;
     std::vector<int64_t> silent;
     do {
+      if (const auto ended = impl_->ended_peer(*impl_->main_store)) {
+        impl_->report_and_leave(*ended, *impl_->main_store);
+        impl_->sleep_for_ever();
+      }
       std::this_thread::sleep_for(milliseconds(100));
       const auto now = impl_->all_heartbeats(*impl_->main_store);
       silent.clear();

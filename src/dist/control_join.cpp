@@ -9,8 +9,17 @@ namespace moraine {
 
 using Clock = std::chrono::steady_clock;
 
+namespace {
+// The processes of this machine, a line each.
+std::string place_key() { return "place/" + process_place(); }
+}  // namespace
+
 void Control::Impl::join() {
   quiet_torch_logs();
+  // The parent of `--ranks N` takes signals itself, and looks after its children.
+  if (world.source != LaunchSource::kLocal) {
+    end_signals = std::make_unique<EndSignals>([this](EndSignals& signals, int number) { asked_to_end(signals, number); });
+  }
   const std::string prefix = control_prefix(world);
   if (world.rank == 0 && !world.agent_store) server = with_prefix(prefix, serve_store(world));
   main_store = with_prefix(prefix, connect_store(world, options.start_timeout));
@@ -18,18 +27,21 @@ void Control::Impl::join() {
   check_identity();
   last_answer = Clock::now().time_since_epoch().count();
   beat_store->set(heartbeat_key(world.rank), current_beat(1).to_json());
-  const std::string line = LocalPeer::own_line(world.rank), place = "place/" + process_place();
-  main_store->append(place, std::vector<uint8_t>(line.begin(), line.end()));
+  const std::string line = LocalPeer::own_line(world.rank);
+  main_store->append(place_key(), std::vector<uint8_t>(line.begin(), line.end()));
   main_store->add("joined", 1);
+  beating = true;
   beat_thread = std::thread([this] { beat_loop(); });
   watch_thread = std::thread([this] { watch_loop(); });
   wait_for_all_joined();
+}
+
+void Control::Impl::look_at_local_peers() {
   // The parent of `--ranks N` sees its children end, and knows by which signal.
-  if (world.source != LaunchSource::kLocal && options.watch_local_processes) {
-    LocalPeers peers(main_store->get_to_str(place), world.rank);
-    const std::lock_guard lock(mutex);
-    local_peers = std::move(peers);
-  }
+  if (world.source == LaunchSource::kLocal || !options.watch_local_processes) return;
+  LocalPeers peers(main_store->get_to_str(place_key()), world.rank);
+  const std::lock_guard lock(mutex);
+  local_peers = std::move(peers);
 }
 
 void Control::Impl::check_identity() {
@@ -56,7 +68,9 @@ void Control::Impl::check_identity() {
 void Control::Impl::wait_for_all_joined() {
   const auto deadline = Clock::now() + options.start_timeout;
   PollPause pause;
-  while (main_store->add("joined", 0) < world.world_size) {
+  for (int64_t joined = 0, seen = 0; joined < world.world_size; seen = joined) {
+    joined = main_store->add("joined", 0);
+    if (joined != seen) look_at_local_peers();  // one that dies before all have come is named too
     if (Clock::now() > deadline) {
       std::vector<std::string> missing;
       for (int64_t rank = 0; rank < world.world_size && missing.size() < 8; ++rank) {
@@ -83,7 +97,8 @@ const std::vector<RankInfo>& Control::Impl::ranks() {
       info.process_id = getpid();
       continue;
     }
-    const Json json = Json::parse(main_store->get_to_str(fmt::format("rank/{}", rank)));
+    const Json json = Json::parse(
+        with_main_store([&](c10d::Store& store) { return store.get_to_str(fmt::format("rank/{}", rank)); }));
     info.host = json.at("host").get<std::string>();
     info.node_rank = json.at("node_rank").get<int64_t>();
     info.local_rank = json.at("local_rank").get<int64_t>();

@@ -1,6 +1,8 @@
 // The threads of the control plane: one beats and looks what became of the others, one watches that the first gets answers.
 #include <fmt/ranges.h>
 
+#include <cstring>
+
 #include "dist/control_impl.h"
 
 namespace moraine {
@@ -17,6 +19,7 @@ Heartbeat Control::Impl::current_beat(uint64_t count) {
   Heartbeat beat;
   beat.count = count;
   beat.done = done;
+  beat.end_signal = end_signal;
   {
     const std::lock_guard lock(mutex);
     beat.stage = stage;
@@ -32,9 +35,11 @@ void Control::Impl::beat_loop() try {
   Clock::time_point next_beat = Clock::now(), last_beat = next_beat;
   int64_t watched = (world.rank + 1) % world.world_size;
   HeartbeatWatch watch(Clock::now());
+  int told_signal = 0;
   for (;;) {
     const Clock::time_point now = Clock::now();
-    bool beat_now = now >= next_beat;
+    bool beat_now = now >= next_beat || told_signal != end_signal;
+    told_signal = end_signal;
     bool stopping = false;
     {
       const std::lock_guard lock(mutex);
@@ -76,7 +81,7 @@ void Control::Impl::beat_loop() try {
     std::unique_lock lock(mutex);
     // A new stage goes out at once, for whoever must say where this rank died; not so often that short steps flood the store.
     wake.wait_for(lock, poll_period(), [&] {
-      return stop_beat || (stage_changed && world.world_size <= kSmallWorld && Clock::now() - last_beat >= milliseconds(100));
+      return stop_beat || told_signal != end_signal || (stage_changed && world.world_size <= kSmallWorld && Clock::now() - last_beat >= milliseconds(100));
     });
   }
 } catch (const std::exception& e) {
@@ -119,6 +124,9 @@ std::vector<std::optional<Heartbeat>> Control::Impl::all_heartbeats(c10d::Store&
 
 // A rank on this machine whose process has ended before its work was done.
 std::optional<ErrorReport> Control::Impl::ended_peer(c10d::Store& store) {
+  // A signal for all ranks does not reach them at the same moment: one that it ended is a reason only for those that are
+  // never asked themselves.
+  constexpr milliseconds kSignalsApart(1500);
   LocalPeers peers;
   {
     const std::lock_guard lock(mutex);
@@ -130,11 +138,25 @@ std::optional<ErrorReport> Control::Impl::ended_peer(c10d::Store& store) {
     const auto text = try_get(store, heartbeat_key(rank));
     const Heartbeat beat = text ? Heartbeat::from_json(*text) : Heartbeat{};
     if (beat.done) continue;
+    if (beat.end_signal != 0) {
+      const std::lock_guard lock(mutex);
+      const Clock::time_point seen = asked_peers.emplace(rank, Clock::now()).first->second;
+      if (end_signal != 0 || Clock::now() - seen < kSignalsApart) continue;
+      return ErrorReport{.rank = rank,
+                         .text = fmt::format("{}: ended by SIG{}, stage: {}", rank_text(rank),
+                                             sigabbrev_np(beat.end_signal), beat.stage)};
+    }
     return ErrorReport{.rank = rank,
                        .text = fmt::format("{}: its process is gone, last stage: {} (killed, or out of memory? dmesg tells)",
                                            rank_text(rank), beat.stage)};
   }
   return std::nullopt;
+}
+
+// Known only where all ranks are on this machine.
+bool Control::Impl::all_others_ended() {
+  const std::lock_guard lock(mutex);
+  return static_cast<int64_t>(local_peers.size()) == world.world_size - 1 && local_peers.ended().size() == local_peers.size();
 }
 
 void Control::Impl::look_for_overdue_collective() {
