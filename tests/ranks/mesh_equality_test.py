@@ -1,6 +1,6 @@
 """The golden training curve on many meshes: every combination of ranks, ep and fsdp gives the losses of one rank.
 
-  python3 mesh_equality_test.py PROGRAM [--only NAME]     (standard library only)
+  python3 mesh_equality_test.py PROGRAM [--torchrun PATH]     (standard library only)
 
 Trains tests/golden/qwen3_moe-fp32 from its adapter for 12 steps. Losses and gradient norms must agree with one rank within
 1e-5 and with transformers + PEFT (train.json) within 1e-4; final adapters with one rank's within 1e-5 of their largest element.
@@ -125,6 +125,8 @@ def main():
             same = [s["loss"] for s in by_torchrun] == [s["loss"] for s in by_ranks]
             failures += not same
             print(f"torchrun --nproc-per-node 2: losses {'equal those of --ranks 2 bit for bit' if same else 'differ  FAILED'}")
+        else:
+            print("torchrun was not found: the part under torchrun was not run")
     sys.exit(1 if failures else 0)
 
 
