@@ -42,15 +42,11 @@ const Command& find_command(const std::string& name) {
 }
 
 // Commands that run in one process, whoever started it.
-void check_one_rank(const Command& command, const CommandArgs& args) {
-  if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
-  if (args.ranks > 1) {
-    throw input_error("--ranks", fmt::format("{} on more than one rank: not built yet", command.name), "leave it out");
-  }
+void check_one_rank(const Command& command) {
   const WorldInfo world = world_from_environment();
   if (world.distributed()) {
     throw input_error(launch_source_name(world.source),
-                      fmt::format("started {} ranks, but {} on more than one is not built yet", world.world_size, command.name),
+                      fmt::format("started {} ranks, but {} runs in one process", world.world_size, command.name),
                       "start one process");
   }
   set_thread_count(world);
@@ -84,7 +80,7 @@ int run_command_line(int argc, char** argv) {
   }
   if (args->json) silence_log();
   args->argv.assign(argv, argv + argc);
-  if (!command.runs_on_ranks) check_one_rank(command, *args);
+  if (!command.runs_on_ranks) check_one_rank(command);
   return command.run(*args);
 }
 

@@ -62,6 +62,7 @@ Command score_command() {
       {"--grads", "FILE", "write d loss / d adapter there, named as in adapter_model.safetensors", &CommandArgs::grads},
       json_flag("print {\"loss\", \"tokens\"} alone"),
       ranks_flag()};
+  c.runs_on_ranks = true;
   c.takes_overrides = true;
   c.examples = {"moraine score --model Qwen3-30B-A3B --adapter runs/short/adapter --tokens eval.safetensors",
                 "moraine score --model tiny --tokens batch.safetensors model.dtype=float32 --out scores.safetensors"};
@@ -84,6 +85,7 @@ Command generate_command() {
       seed_flag("of the sampling (default 0)"),
       json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone"),
       ranks_flag()};
+  c.runs_on_ranks = true;
   c.takes_overrides = true;
   c.examples = {"moraine generate --model Qwen3-30B-A3B --adapter runs/short/adapter --prompt \"Who are you?\""};
   c.run = run_generate;

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/open.h"
+#include "cli/run_on_ranks.h"
 #include "cli/text_stream.h"
 #include "data/chat_template.h"
 
@@ -77,11 +78,8 @@ std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, con
   return ids;
 }
 
-}  // namespace
-
-int run_generate(const CommandArgs& args) {
-  check_flags(args);
-  const Recipe recipe = read_overrides(args);
+// Answers on the rank that has the prompt; the others serve it.
+void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // All small files first: mistakes show before the weights are loaded.
   const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
@@ -89,14 +87,15 @@ int run_generate(const CommandArgs& args) {
   const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);
   const GenerateOptions options{args.max_new_tokens, args.temperature, args.seed, stop_ids(args, prompt, tokenizer)};
 
-  OpenedModel opened = open_for_command(args, recipe);
+  OpenedModel opened = open_for_command(args, recipe, control);
+  control.set_stage("generate");
   TextStream stream(tokenizer, [&](std::string_view text) {
     if (args.json) return;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   });
-  const std::vector<int64_t> ids =
-      generate(opened.loaded, opened.adapter_state(), prompt_ids, options, [&](int64_t id) { stream.add(id); });
+  const std::vector<int64_t> ids = generate(opened.loaded, opened.adapter_state(), prompt_ids, options,
+                                            [&](int64_t id) { stream.add(id); }, *opened.groups().world);
   stream.finish();
   if (args.json) {
     const OrderedJson json = {
@@ -105,7 +104,31 @@ int run_generate(const CommandArgs& args) {
   } else {
     fmt::print("\n");
   }
-  return 0;
+}
+
+void serve(const CommandArgs& args, const Recipe& recipe, Control& control) {
+  OpenedModel opened = open_for_command(args, recipe, control);
+  control.set_stage("generate");
+  generate(opened.loaded, opened.adapter_state(), {}, {}, nullptr, *opened.groups().world);
+}
+
+}  // namespace
+
+int run_generate(const CommandArgs& args) {
+  const auto check = [&](int64_t ranks) {
+    check_flags(args);
+    check_mesh(read_overrides(args), ranks);
+  };
+  return run_on_ranks(args, check, [&](Control& control) {
+    check_flags(args);
+    const Recipe recipe = read_overrides(args);
+    if (control.world().rank == 0) {
+      answer(args, recipe, control);
+    } else {
+      serve(args, recipe, control);
+    }
+    return 0;
+  });
 }
 
 }  // namespace moraine

@@ -1,7 +1,11 @@
 #include "cli/open.h"
 
+#include <limits>
+
 #include "base/error.h"
-#include "dist/launch.h"
+#include "base/file.h"
+#include "dist/agreement.h"
+#include "load/fingerprint.h"
 
 namespace moraine {
 
@@ -11,26 +15,47 @@ Recipe read_overrides(const CommandArgs& args) {
   if (!recipe.adapter.init_from.empty()) {
     throw input_error("adapter.init_from", "is not used here", "--adapter says which adapter");
   }
-  if (recipe.mesh.ep > 1 || recipe.mesh.fsdp.value_or(1) > 1 || recipe.mesh.replicate.value_or(1) > 1) {
-    throw input_error("mesh", "more than one rank: not built yet", "leave it out");
-  }
-  if (recipe.load.mode != "direct") throw input_error("load.mode", "not built yet", "use direct");
+  if (recipe.load.mode == "rank0") throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
   if (recipe.model.base_format != "stored") throw input_error("model.base_format", "not built yet", "leave it out");
+  recipe.model.path = args.model;
   return recipe;
 }
 
-OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe) {
-  LoadSettings settings;
-  settings.verify = parse_verify(recipe.load.verify);
-  settings.num_threads = static_cast<int>(default_thread_count(1));
+void check_mesh(const Recipe& recipe, int64_t ranks) {
+  Mesh::make(ranks, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
+}
+
+namespace {
+
+// Ranks that see different files would score something that is nowhere.
+void check_same_inputs(Control& control, const CommandArgs& args) {
+  if (!control.world().distributed()) return;
+  std::vector<std::pair<std::string, std::string>> values;
+  auto add = [&](const std::string& what, const std::filesystem::path& file) {
+    values.emplace_back(what, hash_text(read_text_file(file, std::numeric_limits<uint64_t>::max())));
+  };
+  if (!args.adapter.empty()) add("adapter_config.json", std::filesystem::path(args.adapter) / "adapter_config.json");
+  if (!args.tokens.empty()) add("--tokens", args.tokens);
+  check_agreement(control, "input", values);
+}
+
+}  // namespace
+
+OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // The small file first: a wrong adapter should not cost the time of loading the model.
   if (!args.adapter.empty()) read_lora_config(args.adapter);
-  MeshGroups groups = single_rank_groups();
-  LoadedModel loaded_model = open_model(args.model, recipe.model.dtype, settings, groups);
-  OpenedModel opened{std::move(groups), std::move(loaded_model), {}};
+  RunGroups run = make_run_groups(recipe, control);
+  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
+  expert_range(make_layout(headers.config, recipe.model.dtype)->shape().num_experts, run.groups.mesh.ep, 0);
+  check_same_on_all_ranks(control, recipe, headers, nullptr);
+  check_same_inputs(control, args);
+
+  control.set_stage("load");
+  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, control.world()), run.groups);
+  OpenedModel opened{std::move(run), std::move(loaded), {}};
   if (!args.adapter.empty()) {
-    const LoadedModel& loaded = opened.loaded;
-    opened.adapter.emplace(open_adapter(loaded.model->layout(), args.adapter, loaded.experts->local_experts(), loaded.device));
+    const LoadedModel& model = opened.loaded;
+    opened.adapter.emplace(open_adapter(model.model->layout(), args.adapter, model.experts->local_experts(), model.device));
   }
   return opened;
 }

@@ -7,22 +7,28 @@
 #include "cli/cli.h"
 #include "config/recipe.h"
 #include "models/loaded_model.h"
+#include "train/run_inputs.h"
 
 namespace moraine {
 
-// The recipe keys that --model's commands take as overrides. Throws input errors for keys that a flag says already and
-// for a mesh of more than one rank.
+// The recipe keys that --model's commands take as overrides, with --model for model.path. Throws input errors for keys that a
+// flag says already.
 Recipe read_overrides(const CommandArgs& args);
 
+// Throws an input error when the mesh that the overrides ask for does not fit so many ranks.
+void check_mesh(const Recipe& recipe, int64_t ranks);
+
 struct OpenedModel {
-  MeshGroups groups;  // of one process
+  RunGroups run;
   LoadedModel loaded;
   std::optional<OpenedAdapter> adapter;  // with --adapter
 
+  MeshGroups& groups() { return run.groups; }
   AdapterState* adapter_state() { return adapter ? &adapter->state : nullptr; }
 };
 
-// Loads --model and --adapter.
-OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe);
+// Loads --model and --adapter on all ranks of control's world, which must all call this. Refuses ranks that were given different
+// ones, or different --tokens.
+OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Control& control);
 
 }  // namespace moraine

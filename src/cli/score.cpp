@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/open.h"
+#include "cli/run_on_ranks.h"
 #include "load/tensor_file.h"
 
 namespace moraine {
@@ -44,26 +45,43 @@ void write_result(const std::string& path, const ScoreResult& result) {
 }  // namespace
 
 int run_score(const CommandArgs& args) {
-  check_flags(args);
-  const Recipe recipe = read_overrides(args);
-  // The tokens are checked against the vocabulary before a weight is read.
-  const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
-  const TokensFile tokens = read_tokens_file(args.tokens, vocab_size);
-  OpenedModel opened = open_for_command(args, recipe);
+  const auto read_tokens = [&](const Recipe& recipe) {
+    // The tokens are checked against the vocabulary before a weight is read.
+    const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+    return read_tokens_file(args.tokens, vocab_size);
+  };
+  const auto check = [&](int64_t ranks) {
+    check_flags(args);
+    const Recipe recipe = read_overrides(args);
+    check_mesh(recipe, ranks);
+    read_tokens(recipe);
+  };
+  return run_on_ranks(args, check, [&](Control& control) {
+    const bool is_writer = control.world().rank == 0;
+    if (is_writer) check_flags(args);
+    const Recipe recipe = read_overrides(args);
+    const TokensFile tokens = read_tokens(recipe);
+    OpenedModel opened = open_for_command(args, recipe, control);
 
-  const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};
-  const ScoreResult result = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options);
-  if (!std::isfinite(result.loss))
-    throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
-  if (!args.out.empty()) write_result(args.out, result);
-  if (!args.grads.empty()) write_tensors(args.grads, peft_tensors(opened.adapter->state, AdapterPart::kGrads, *opened.groups.ep));
-
-  if (args.json) {
-    fmt::print("{}\n", Json{{"loss", result.loss}, {"tokens", result.trained_tokens}}.dump());
-  } else {
-    log_info("loss    {}\ntokens  {}", result.loss, result.trained_tokens);
-  }
-  return 0;
+    control.set_stage("score");
+    const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};
+    const ScoreResult result = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options, opened.groups());
+    if (!std::isfinite(result.loss))
+      throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
+    // The first ep group holds every expert once, and rank 0 is its first rank.
+    std::vector<std::pair<std::string, at::Tensor>> grads;
+    if (options.grads && control.world().rank < opened.groups().mesh.ep)
+      grads = peft_tensors(opened.adapter->state, AdapterPart::kGrads, *opened.groups().ep);
+    if (!is_writer) return 0;
+    if (!args.out.empty()) write_result(args.out, result);
+    if (options.grads) write_tensors(args.grads, grads);
+    if (args.json) {
+      fmt::print("{}\n", Json{{"loss", result.loss}, {"tokens", result.trained_tokens}}.dump());
+    } else {
+      log_info("loss    {}\ntokens  {}", result.loss, result.trained_tokens);
+    }
+    return 0;
+  });
 }
 
 }  // namespace moraine

@@ -4,9 +4,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "dist/launch.h"
-#include "dist/local_ranks.h"
-#include "dist/run_rank.h"
+#include "cli/run_on_ranks.h"
 #include "models/loaded_model.h"
 #include "train/load_report.h"
 #include "train/run_inputs.h"
@@ -42,19 +40,12 @@ void verify(const Recipe& recipe, Control& control, bool json) {
 }  // namespace
 
 int run_verify(const CommandArgs& args) {
-  if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
-  if (args.ranks > 1) {
-    check_ranks_flag(args.ranks);
-    read_recipe(args.recipe, args.overrides);  // a mistake in it should not cost the start of many processes
-    LocalRanksOptions options;
-    options.ranks = args.ranks;
-    options.argv = without_ranks_flag(args.argv);
-    return run_local_ranks(options);
-  }
-  return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) {
-    verify(read_recipe(args.recipe, args.overrides), control, args.json);
-    return 0;
-  });
+  const auto recipe = [&] { return read_recipe(args.recipe, args.overrides); };
+  return run_on_ranks(args, [&](int64_t) { recipe(); },
+                      [&](Control& control) {
+                        verify(recipe(), control, args.json);
+                        return 0;
+                      });
 }
 
 }  // namespace moraine

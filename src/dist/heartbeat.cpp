@@ -6,7 +6,7 @@ namespace moraine {
 
 std::string Heartbeat::to_json() const {
   const Json json{{"count", count},         {"stage", stage}, {"last_collective", last_collective},
-                  {"sequences", sequences}, {"done", done}};
+                  {"sequences", sequences}, {"done", done},   {"end_signal", end_signal}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -18,6 +18,7 @@ Heartbeat Heartbeat::from_json(const std::string& text) {
   json.at("last_collective").get_to(beat.last_collective);
   json.at("sequences").get_to(beat.sequences);
   json.at("done").get_to(beat.done);
+  json.at("end_signal").get_to(beat.end_signal);
   return beat;
 }
 

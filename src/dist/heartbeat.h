@@ -15,6 +15,7 @@ struct Heartbeat {
   std::string last_collective;                 // described, or empty
   std::map<std::string, uint64_t> sequences;   // collectives started, by group
   bool done = false;                           // finished its work: no more heartbeats will come
+  int end_signal = 0;                          // it was asked to end by this signal and is about to
 
   std::string to_json() const;
   static Heartbeat from_json(const std::string& text);

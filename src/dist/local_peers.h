@@ -32,6 +32,7 @@ class LocalPeers {
   // `lines`: every rank of this place. Those that cannot be seen now are left out: nothing is said about them later.
   LocalPeers(const std::string& lines, int64_t own_rank);
 
+  size_t size() const { return peers_.size(); }
   // The ranks whose process no longer runs.
   std::vector<int64_t> ended() const;
 

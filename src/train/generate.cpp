@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/random.h"
+#include "train/batch.h"
 #include "train/pass.h"
 
 namespace moraine {
@@ -28,26 +29,43 @@ int64_t choose(const at::Tensor& logits_V, double temperature, double draw) {
   return std::min(chosen, logits_V.size(0) - 1);
 }
 
+// Rank 0's answer, on all ranks.
+bool agreed(bool answer_of_rank0, at::Device device, ProcessGroup& world) {
+  const at::Tensor answer = at::full({1}, answer_of_rank0 ? 1 : 0, at::TensorOptions().dtype(at::kLong).device(device));
+  world.broadcast(answer, 0);
+  return answer.item<int64_t>() != 0;
+}
+
 }  // namespace
 
 std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, const std::vector<int64_t>& prompt_ids,
-                              const GenerateOptions& options, const std::function<void(int64_t)>& on_token) {
+                              const GenerateOptions& options, const std::function<void(int64_t)>& on_token,
+                              ProcessGroup& world) {
   at::NoGradGuard no_grad;
+  const bool leads = world.rank() == 0;
   const CounterRandom random(options.seed, "generate");
   std::vector<KvCache> caches(loaded.model->shape().num_hidden_layers);
   std::vector<int64_t> next = prompt_ids, generated;
   int64_t position = 0;
-  while (static_cast<int64_t>(generated.size()) < options.max_new_tokens) {
-    const at::Tensor hidden = forward(loaded, adapter, batch_of(next, position, loaded.device), &caches);
-    position += static_cast<int64_t>(next.size());
+  for (bool goes_on = true; goes_on;) {
+    // Without a sequence there is nothing to attend to: a batch of no tokens takes part in what ranks do together.
+    const Batch batch = leads ? batch_of(next, position, loaded.device) : make_batch({}, loaded.device, 1);
+    const at::Tensor hidden = forward(loaded, adapter, batch, leads ? &caches : nullptr);
     const ImageView& root = loaded.weights->acquire(LoadedModel::kRootImage);
-    const at::Tensor logits = at::mm(hidden.narrow(0, hidden.size(0) - 1, 1), loaded.model->head_weight_VD(root).t());
+    if (leads) {
+      position += static_cast<int64_t>(next.size());
+      const at::Tensor logits = at::mm(hidden.narrow(0, hidden.size(0) - 1, 1), loaded.model->head_weight_VD(root).t());
+      const int64_t token = choose(logits[0].to(at::kFloat), options.temperature, random.uniform(generated.size()));
+      goes_on = std::find(options.stop_ids.begin(), options.stop_ids.end(), token) == options.stop_ids.end();
+      if (goes_on) {
+        generated.push_back(token);
+        on_token(token);
+        goes_on = static_cast<int64_t>(generated.size()) < options.max_new_tokens;
+        next = {token};
+      }
+    }
     loaded.weights->release(LoadedModel::kRootImage);
-    const int64_t token = choose(logits[0].to(at::kFloat), options.temperature, random.uniform(generated.size()));
-    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), token) != options.stop_ids.end()) break;
-    generated.push_back(token);
-    on_token(token);
-    next = {token};
+    goes_on = agreed(goes_on, loaded.device, world);
   }
   return generated;
 }

@@ -17,9 +17,12 @@ struct GenerateOptions {
   std::vector<int64_t> stop_ids;  // generation ends before one of these is returned
 };
 
-// The new tokens after `prompt_ids` (not empty). `on_token` is called with each of them as it is made.
+// The new tokens after `prompt_ids` (not empty). `on_token` is called with each of them as it is made. All ranks of `world` must
+// call this: rank 0 has the sequence, and its prompt_ids, options and on_token count; the others serve it their experts and
+// weights, pass for pass, and return nothing.
 std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, const std::vector<int64_t>& prompt_ids,
-                              const GenerateOptions& options, const std::function<void(int64_t)>& on_token);
+                              const GenerateOptions& options, const std::function<void(int64_t)>& on_token,
+                              ProcessGroup& world);
 
 // eos_token_id of generation_config.json and config.json in the folder (a number or a list).
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model_folder);

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/process.h"
 
 namespace moraine {
 namespace {
@@ -39,7 +38,7 @@ void MetricsFile::append(const StepMetrics& m) {
                          {"trained_tokens", m.result.trained_tokens},
                          {"step_seconds", m.step_seconds},
                          {"tokens_per_second", tokens_per_second(m)},
-                         {"peak_memory_bytes", peak_resident_bytes()}};
+                         {"peak_memory_bytes", m.result.peak_memory_bytes}};
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
@@ -60,7 +59,7 @@ void ProgressPrinter::print(const StepMetrics& m) {
     log_info("step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} tokens/s | {}",
              m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,
              m.learning_rate, clock_text(elapsed), m.step / std::max(elapsed, 1e-9), tokens_per_second(m),
-             format_bytes(peak_resident_bytes()));
+             format_bytes(m.result.peak_memory_bytes));
   }
   if (!terminal_) return;
   constexpr int kWidth = 40;

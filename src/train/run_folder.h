@@ -18,8 +18,10 @@ class RunFolder {
 
   // Whether an earlier run ended here.
   bool is_finished() const;
-  // Makes the folder. Throws an input error when `resume` is never and the folder holds an earlier run.
-  void prepare(const SaveConfig& config) const;
+  // Throws an input error when `resume` is never and the folder holds an earlier run. Writes nothing.
+  void check_unused(const SaveConfig& config) const;
+  // Makes the folder.
+  void prepare() const;
   void write_recipe(const Recipe& recipe) const;
   // load.json: what each rank read. `ranks`: gather_load_reports.
   void write_load_report(const std::vector<OrderedJson>& ranks) const;

@@ -16,6 +16,7 @@ struct StepResult {
   double grad_norm = 0;  // before clipping
   int64_t tokens = 0;
   int64_t trained_tokens = 0;
+  int64_t peak_memory_bytes = 0;  // so far, of the rank that has needed the most
 };
 
 // Trains `rows` (the whole step's, the same on every rank) in micro-batches of config.micro_batch_size a rank; a rank may get

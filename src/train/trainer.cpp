@@ -66,6 +66,8 @@ void train(const Recipe& recipe, Control& control) {
     return;
   }
 
+  run.check_unused(recipe.save);  // hours of loading come later; rank 0 writes only after all have loaded
+
   // What is cheap to find wrong comes first: mesh, configuration, data, then weights.
   control.set_stage("read the data");
   RunGroups run_groups = make_run_groups(recipe, control);
@@ -95,7 +97,7 @@ void train(const Recipe& recipe, Control& control) {
 
   if (recipe.log.tensorboard) log_info("log.tensorboard: not built yet; metrics.jsonl holds every figure");
   if (is_writer) {
-    run.prepare(recipe.save);
+    run.prepare();
     run.write_recipe(recipe);
     run.write_load_report(load_reports);
   }

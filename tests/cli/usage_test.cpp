@@ -46,7 +46,7 @@ TEST(Usage, NotBuiltYet) {
   for (const char* command : {"plan", "merge", "convert"})
     expect_input_error({command, "x"}, {std::string("moraine: error: ") + command + ": not built yet ("});
   expect_input_error({"train", "r.yaml", "--ranks", "0"}, {"--ranks", "1 or more"});
-  expect_input_error({"score", "--ranks=8", "--model", "m", "--tokens", "t"}, {"--ranks", "not built yet"});
+  expect_input_error({"score", "--ranks=0", "--model", "m", "--tokens", "t"}, {"--ranks", "1 or more"});
   expect_input_error({"tokenize", "--model", "m", "--parse", "f"}, {"--parse", "not built yet"});
 }
 
@@ -84,7 +84,7 @@ TEST(Usage, BadValues) {
   expect_input_error(with({"model.dtype=float8"}), {"model.dtype"});
   expect_input_error(with({"load.verify"}), {"'load.verify'", "section.key=value"});
   expect_input_error(with({"model.path=x"}), {"model.path", "--model"});
-  expect_input_error(with({"mesh.ep=2"}), {"mesh", "not built yet"});
+  expect_input_error(with({"--ranks", "3", "mesh.ep=2"}), {"mesh.ep", "2 does not divide 3 ranks"});
 }
 
 TEST(Usage, FlagsAndOverridesMixInAnyOrder) {

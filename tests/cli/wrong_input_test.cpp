@@ -65,6 +65,18 @@ TEST_F(WrongInput, ModelThatIsNoMixtureOfExperts) {
   expect_train_error(recipe(llama, golden_ / "batch.safetensors"), {"LlamaForCausalLM"});
 }
 
+// A used folder is refused before the weights are read: this model has none.
+TEST_F(WrongInput, UsedRunFolder) {
+  folder_.write("model/config.json", read_text_file(golden_ / "model" / "config.json"));
+  folder_.write("used/notes.txt", "mine");
+  const std::string text = "model: {path: " + (folder_ / "model").string() + "}\ndata: {train: [" +
+                           (golden_ / "batch.safetensors").string() + "]}\ntrain: {steps: 1}\nsave: {resume: never, dir: " +
+                           (folder_ / "used").string() + "}\n";
+  expect_train_error(text, {"save.dir", "used", "not empty"});
+  expect_input_error({"train", folder_ / "recipe.yaml", "--ranks", "2"}, {"save.dir", "used", "not empty"});
+  EXPECT_THAT(names_in(folder_ / "used"), testing::ElementsAre("notes.txt"));
+}
+
 TEST_F(WrongInput, TruncatedFile) {
   const fs::path model = copy_golden_model(folder_);
   const fs::path file = model / "model-00003-of-00006.safetensors";

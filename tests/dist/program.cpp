@@ -87,22 +87,40 @@ bool Program::wait_for_output(const std::string& text, double seconds) {
   return false;
 }
 
-void Program::signal(int number) const { kill(pid_, number); }
+void Program::signal(int number) const {
+  if (pid_ > 0) kill(pid_, number);
+}
 
-Outcome Program::finish(double seconds) {
-  const double end = now() + seconds;
-  int status = 0;
-  while (waitpid(pid_, &status, WNOHANG) == 0) {
-    drain();
-    if (now() > end) kill(pid_, SIGKILL);
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+bool Program::has_ended() {
+  drain();
+  if (pid_ < 0) return true;
+  if (waitpid(pid_, &status_, WNOHANG) == 0) return false;
+  ended_ = now();
   pid_ = -1;
   drain();
-  return {.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-          .out = out_,
-          .err = err_,
-          .ended = now()};
+  return true;
+}
+
+Outcome Program::finish(double seconds) { return finish_all({this}, seconds)[0]; }
+
+std::vector<Outcome> Program::finish_all(const std::vector<Program*>& programs, double seconds) {
+  const double end = now() + seconds;
+  for (bool any = true; any; std::this_thread::sleep_for(std::chrono::milliseconds(5))) {
+    any = false;
+    for (Program* program : programs) {
+      if (program->has_ended()) continue;
+      any = true;
+      if (now() > end) program->signal(SIGKILL);
+    }
+  }
+  std::vector<Outcome> outcomes;
+  for (const Program* p : programs) {
+    outcomes.push_back({.exit_code = WIFEXITED(p->status_) ? WEXITSTATUS(p->status_) : 128 + WTERMSIG(p->status_),
+                        .out = p->out_,
+                        .err = p->err_,
+                        .ended = p->ended_});
+  }
+  return outcomes;
 }
 
 bool alive(pid_t pid) {

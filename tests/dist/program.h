@@ -29,15 +29,20 @@ class Program {
   // Reads stdout until `text` is there; false at its end or after `seconds`.
   bool wait_for_output(const std::string& text, double seconds);
   const std::string& out() const { return out_; }
-  void signal(int number) const;
+  void signal(int number) const;  // nothing after its end
   // Waits for its end; kills it after `seconds` (exit code 137).
   Outcome finish(double seconds = 40);
+  // The same for several at a time: when one ended does not depend on how long another took.
+  static std::vector<Outcome> finish_all(const std::vector<Program*>& programs, double seconds = 40);
 
  private:
   void drain();
+  bool has_ended();  // reaps it
   pid_t pid_ = -1;
   int out_fd_ = -1, err_fd_ = -1;
   std::string out_, err_;
+  int status_ = 0;
+  double ended_ = 0;
 };
 
 // True when the process exists and is not a zombie.

@@ -47,10 +47,24 @@ struct Alone {
       programs.push_back(std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, scenario}, own));
     }
   }
-  std::vector<Outcome> finish() {
-    std::vector<Outcome> outcomes;
-    for (auto& program : programs) outcomes.push_back(program->finish());
-    return outcomes;
+  std::vector<Outcome> finish() { return finish_all({this})[0]; }
+  // Several worlds at a time.
+  static std::vector<std::vector<Outcome>> finish_all(const std::vector<Alone*>& worlds) {
+    std::vector<Program*> all;
+    for (Alone* world : worlds) {
+      for (auto& program : world->programs) all.push_back(program.get());
+    }
+    const std::vector<Outcome> outcomes = Program::finish_all(all);
+    std::vector<std::vector<Outcome>> result;
+    auto next = outcomes.begin();
+    for (Alone* world : worlds) {
+      result.emplace_back(next, next + world->programs.size());
+      next += world->programs.size();
+    }
+    return result;
+  }
+  void signal(int number) {
+    for (auto& program : programs) program->signal(number);
   }
   std::vector<std::unique_ptr<Program>> programs;
 };
@@ -202,17 +216,28 @@ TEST(RankFaults, ARankThatEndsWithoutAWordIsNamed) {
 TEST(RankFaults, AKilledRankIsNoticedWithoutAParent) {
   // The rank that serves the store, and one that does not; and when nobody is in a collective. All at the same time, as
   // they mostly wait.
-  Alone first("kill", 3, {{"VICTIM", "0"}}), last("kill", 3, {{"VICTIM", "2"}}), idle("kill_in_wait", 2);
-  for (int victim : {0, 2}) {
-    const std::vector<Outcome> outcomes = victim == 0 ? first.finish() : last.finish();
-    const Outcome others = together(outcomes, victim);
-    expect_one_line(others, victim == 0 ? "rank 0: " : "rank 2: its process is gone, last stage: step ");
-    expect_within(others, 5);
-    for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[rank].exit_code, rank == victim ? 137 : 1);
+  struct Case {
+    const char* scenario;
+    int victim;
+    const char* line;
+  };
+  const std::vector<Case> cases{{"kill", 0, "rank 0: its control store"},
+                                {"kill", 2, "rank 2: its process is gone, last stage: step 20"},
+                                {"kill_in_wait", 0, "rank 0: its control store"},
+                                {"kill_in_wait", 2, "rank 2: its process is gone, last stage: load"}};
+  std::vector<std::unique_ptr<Alone>> worlds;
+  std::vector<Alone*> pointers;
+  for (const Case& c : cases) {
+    worlds.push_back(std::make_unique<Alone>(c.scenario, 3, Environment{{"VICTIM", std::to_string(c.victim)}}));
+    pointers.push_back(worlds.back().get());
   }
-  const Outcome waiting = together(idle.finish(), 1);
-  expect_one_line(waiting, "rank 1: its process is gone, last stage: load");
-  expect_within(waiting, 5);
+  const auto outcomes = Alone::finish_all(pointers);
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Outcome others = together(outcomes[i], cases[i].victim);
+    expect_one_line(others, cases[i].line);
+    expect_within(others, 10);
+    for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(outcomes[i][rank].exit_code, rank == cases[i].victim ? 137 : 1);
+  }
 }
 
 // Processes of another host, or of another container, cannot be looked at.
@@ -221,10 +246,11 @@ TEST(RankFaults, AKilledRankThatCannotBeSeenIsNoticedByItsHeartbeat) {
   Environment in_collective = blind, in_wait = blind;
   in_wait["MORAINE_HEARTBEAT_SECONDS"] = "3";
   Alone kill("kill", 3, in_collective), idle("kill_in_wait", 2, in_wait);
-  const Outcome others = together(kill.finish(), 2);
+  const auto outcomes = Alone::finish_all({&kill, &idle});
+  const Outcome others = together(outcomes[0], 2);
   expect_one_line(others, "rank 2: lost in all_gather_into_tensor on world (#22, 3.91 KiB)");
   expect_within(others, 10);
-  const Outcome waiting = together(idle.finish(), 1);
+  const Outcome waiting = together(outcomes[1], 1);
   expect_one_line(waiting, "rank 1: no heartbeat for 3 s, last stage: load");
   expect_within(waiting, 10);
 }
@@ -265,6 +291,62 @@ TEST(RankFaults, ATimeoutNamesTheCollectiveAndWhoHasNotCome) {
                                         ".dist.timeout_seconds sets the limit.\n(.|\n)*"));
   EXPECT_LE(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 6) << outcome.err;
   std::printf("  %.2f s: %s", outcome.seconds_since_hurt(), outcome.err.c_str());
+}
+
+// ------------------------------------------------------------------------------------------------ signals to ranks
+
+// As torchrun, Slurm and mpirun do: they see the process end and end the others at once.
+TEST(RankFaults, RanksThatALauncherEndsTellWhyFirst) {
+  Alone alone("kill_in_wait", 3, {{"VICTIM", "1"}});
+  alone.programs[1]->finish();
+  alone.signal(SIGTERM);
+  const std::vector<Outcome> outcomes = alone.finish();
+  const Outcome others = together(outcomes, 1);
+  expect_one_line(others, "rank 1: its process is gone, last stage: load");
+  expect_within(others, 10);
+  EXPECT_EQ(outcomes[1].exit_code, 137);
+  // The one that finds out first may end by its own report before the signal comes.
+  for (int rank : {0, 2}) EXPECT_THAT(outcomes[rank].exit_code, testing::AnyOf(1, 128 + SIGTERM));
+}
+
+TEST(RankFaults, ASignalToAllRanksEndsThemQuietly) {
+  for (int number : {SIGTERM, SIGINT}) {
+    Alone alone("pids", 3);
+    ASSERT_TRUE(alone.programs[0]->wait_for_output("\npid", 30));
+    const auto start = std::chrono::steady_clock::now();
+    alone.signal(number);
+    for (const Outcome& outcome : alone.finish()) {
+      EXPECT_EQ(outcome.exit_code, 128 + number);
+      EXPECT_EQ(outcome.err, "");
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::printf("  %.2f s\n", seconds);
+    EXPECT_LT(seconds, 5);
+  }
+}
+
+// Whatever the thread that talks to the store waits for.
+TEST(RankFaults, ASignalEndsARankWhoseStoreIsSilent) {
+  Alone alone("pids", 2);
+  ASSERT_TRUE(alone.programs[0]->wait_for_output("\npid", 30));
+  alone.programs[0]->signal(SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const auto start = std::chrono::steady_clock::now();
+  alone.programs[1]->signal(SIGTERM);
+  EXPECT_EQ(alone.programs[1]->finish().exit_code, 128 + SIGTERM);
+  // 8 s without an answer would end it too.
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 5);
+}
+
+TEST(RankFaults, ARankThatASignalEndedIsNamed) {
+  Alone alone("pids", 3);
+  ASSERT_TRUE(alone.programs[0]->wait_for_output("\npid", 30));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  alone.programs[2]->signal(SIGTERM);
+  const std::vector<Outcome> outcomes = alone.finish();
+  expect_one_line(together(outcomes), "rank 2: ended by SIGTERM, stage: step ");
+  EXPECT_EQ(outcomes[2].exit_code, 128 + SIGTERM);
+  for (int rank : {0, 1}) EXPECT_EQ(outcomes[rank].exit_code, 1);
 }
 
 // ------------------------------------------------------------------------------------------------ the launcher

@@ -1,7 +1,8 @@
 """A rank that dies or stops ends the run: within 10 s, exit 1, one line that names it, no process left.
 
-  python3 faults_test.py PROGRAM     (standard library only)
+  python3 faults_test.py PROGRAM [--torchrun PATH]     (standard library only)
 """
+import argparse
 import json
 import os
 import pathlib
@@ -62,15 +63,17 @@ STAGES = {
 }
 
 
-def run_case(program, folder, stage, victim, fault):
-    out = folder / f"{stage.replace(' ', '-')}-{victim}-{fault.name}"
+def run_case(program, folder, stage, victim, fault, torchrun=None):
+    """torchrun ends the other ranks as soon as it sees one die, and adds a report of its own."""
+    out = folder / f"{stage.replace(' ', '-')}-{victim}-{fault.name}{'-torchrun' if torchrun else ''}"
     recipe = folder / "recipe.json"
     recipe.write_text(json.dumps({
         "model": {"path": str(GOLDEN / "model")},
         "data": {"train": [str(GOLDEN / "batch.safetensors")], "shuffle": False},
         "mesh": {"ep": RANKS}, "train": {"steps": 100000, "batch_size": 3}, "save": {"dir": str(out)}, "log": {"every": 1000}}))
-    process = subprocess.Popen([program, "train", str(recipe), "--ranks", str(RANKS)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    command = [program, "train", str(recipe)]
+    command = [torchrun, "--no-python", "--nproc-per-node", str(RANKS)] + command if torchrun else command + ["--ranks", str(RANKS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ranks = wait_until(lambda: (lambda r: r if len(r) == RANKS else None)(children(process.pid)), process)
     if ranks is None or not wait_until(lambda: STAGES[stage](out), process):
         process.kill()
@@ -87,7 +90,8 @@ def run_case(program, folder, stage, victim, fault):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     lines = [line for line in errors.splitlines() if line.startswith("moraine: error:")]
-    print(f"{fault.name} of rank {victim} in {stage}: {seconds:.1f} s, exit {process.returncode}: {errors.strip()[:160]}", flush=True)
+    print(f"{'torchrun: ' if torchrun else ''}{fault.name} of rank {victim} in {stage}: {seconds:.1f} s, exit {process.returncode}: "
+          f"{' '.join(lines)[:160]}", flush=True)
     if left:
         return f"processes left: {left}"
     if process.returncode != 1:
@@ -100,16 +104,25 @@ def run_case(program, folder, stage, victim, fault):
 
 
 def main():
-    program = sys.argv[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--torchrun", help="also kill ranks under this torchrun")
+    a = parser.parse_args()
     failures = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         cases = [(stage, victim, signal.SIGKILL) for stage in STAGES for victim in range(RANKS)]
         cases += [("later step", 1, signal.SIGSTOP)]
-        for stage, victim, fault in cases:
-            problem = run_case(program, folder, stage, victim, fault)
+        cases = [(*case, None) for case in cases]
+        if a.torchrun:
+            # Not in "load": a rank that dies before it has joined the others is named by torchrun alone.
+            cases += [(stage, victim, signal.SIGKILL, a.torchrun) for stage, victim in (("first step", 0), ("later step", 0), ("later step", 2))]
+        else:
+            print("torchrun was not found: the part under torchrun was not run")
+        for stage, victim, fault, torchrun in cases:
+            problem = run_case(a.program, folder, stage, victim, fault, torchrun)
             if problem:
-                failures.append(f"{fault.name} of rank {victim} in {stage}: {problem}")
+                failures.append(f"{'torchrun: ' if torchrun else ''}{fault.name} of rank {victim} in {stage}: {problem}")
     for failure in failures:
         print("FAILED:", failure)
     sys.exit(1 if failures else 0)

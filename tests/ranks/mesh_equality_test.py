@@ -1,6 +1,6 @@
 """The golden training curve on many meshes: every combination of ranks, ep and fsdp gives the losses of one rank.
 
-  python3 mesh_equality_test.py PROGRAM [--only NAME]     (standard library only)
+  python3 mesh_equality_test.py PROGRAM [--torchrun PATH]     (standard library only)
 
 Trains tests/golden/qwen3_moe-fp32 from its adapter for 12 steps. Losses and gradient norms must agree with one rank within
 1e-5 and with transformers + PEFT (train.json) within 1e-4; final adapters with one rank's within 1e-5 of their largest element.
@@ -77,6 +77,20 @@ def train(program, folder, mesh, launcher=None, overrides=()):
     return steps, read_safetensors(out / "adapter" / "adapter_model.safetensors")
 
 
+def peak_memory(program, folder, lengths):
+    """peak_memory_bytes after a step of a row of so many tokens a rank."""
+    width = max(lengths)
+    rows = [[1 + column % 50 for column in range(width)] for _ in lengths]
+    mask = [[int(column < length) for column in range(width)] for length in lengths]
+    write_tokens(folder / "rows.safetensors", {"input_ids": rows, "attention_mask": mask})
+    out = folder / f"peak-{'-'.join(map(str, lengths))}"
+    recipe = {"model": {"path": str(GOLDEN / "model")}, "data": {"train": [str(folder / "rows.safetensors")], "shuffle": False},
+              "train": {"steps": 1}, "save": {"dir": str(out)}, "log": {"tensorboard": False}}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    subprocess.run([program, "train", folder / "recipe.json", "--ranks", str(len(lengths))], check=True, capture_output=True, timeout=300)
+    return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["peak_memory_bytes"]
+
+
 def largest_difference(a, b):
     """Over all tensors: max |a - b| / max |b|."""
     worst = 0.0
@@ -118,6 +132,10 @@ def main():
             same = [s["loss"] for s in kept] == [s["loss"] for s in sharded]
             failures += not same
             print(f"{' '.join(overrides)}: losses {'equal those of gathered weights bit for bit' if same else 'differ  FAILED'}")
+        # What a step reports is the memory of the rank that needs the most, also when that is not rank 0.
+        short, long = peak_memory(a.program, folder, (8, 8)), peak_memory(a.program, folder, (8, 2048))
+        failures += long < 1.1 * short
+        print(f"peak memory {short / 1e6:.0f} MB, {long / 1e6:.0f} MB when rank 1 has a long row{'  FAILED' if long < 1.1 * short else ''}")
         if a.torchrun:
             launcher = [a.torchrun, "--no-python", "--nproc-per-node", "2"]
             by_torchrun, _ = train(a.program, folder, (2, 2, 2, 1), launcher)
@@ -125,6 +143,8 @@ def main():
             same = [s["loss"] for s in by_torchrun] == [s["loss"] for s in by_ranks]
             failures += not same
             print(f"torchrun --nproc-per-node 2: losses {'equal those of --ranks 2 bit for bit' if same else 'differ  FAILED'}")
+        else:
+            print("torchrun was not found: the part under torchrun was not run")
     sys.exit(1 if failures else 0)
 
 

@@ -19,12 +19,12 @@ TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   OpenedAdapter adapter = open_adapter(loaded.model->layout(), folder / "adapter", loaded.experts->local_experts(), at::kCPU);
   for (const bool adapted : {false, true}) {
     const std::string prefix = adapted ? "lora." : "";
-    const ScoreResult result = score(loaded, adapted ? &adapter.state : nullptr, batch, "batch", {.logits = true});
+    const ScoreResult result = score(loaded, adapted ? &adapter.state : nullptr, batch, "batch", {.logits = true}, groups);
     const at::Tensor expected = golden_tensor(folder / "forward.safetensors", prefix + "logits");
     EXPECT_LT(relative_error(result.logits.index({mask}), expected.index({mask})), 1e-4);
     EXPECT_NEAR(result.loss, golden_tensor(folder / "forward.safetensors", prefix + "loss").item<float>(), 1e-5);
   }
-  score(loaded, &adapter.state, batch, "batch", {.grads = true});
+  score(loaded, &adapter.state, batch, "batch", {.grads = true}, groups);
   const SafetensorsHeader reference = read_safetensors_header(folder / "grads.safetensors");
   const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *groups.ep);
   ASSERT_EQ(grads.size(), reference.entries.size());

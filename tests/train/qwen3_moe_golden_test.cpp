@@ -36,7 +36,7 @@ const Json read_train_json(const Golden& golden) { return read_json_file(golden.
 
 TEST(Qwen3MoeFp32, LogitsAndLossWithoutAdapter) {
   Golden golden("qwen3_moe-fp32");
-  const ScoreResult result = score(golden.loaded, nullptr, golden.batch, "batch", {.logits = true});
+  const ScoreResult result = score(golden.loaded, nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "forward.safetensors";
   EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
@@ -45,7 +45,7 @@ TEST(Qwen3MoeFp32, LogitsAndLossWithoutAdapter) {
 TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
   Golden golden("qwen3_moe-fp32");
   OpenedAdapter adapter = golden.adapter();
-  const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true});
+  const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "lora" / "forward.safetensors";
   EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
@@ -54,7 +54,7 @@ TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
 TEST(Qwen3MoeFp32, EveryAdapterGradient) {
   Golden golden("qwen3_moe-fp32");
   OpenedAdapter adapter = golden.adapter();
-  score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true});
+  score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
   const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep);
   const SafetensorsHeader reference = read_safetensors_header(golden.folder / "lora" / "grads.safetensors");
   ASSERT_EQ(grads.size(), reference.entries.size());
@@ -109,7 +109,7 @@ TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
     const ScoreResult result =
-        score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch", {.logits = true});
+        score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
     const at::Tensor expected = golden.at_tokens(golden_tensor(forward, "logits"));
     const at::Tensor error = (golden.at_tokens(result.logits) - expected).abs();

@@ -15,6 +15,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "dist/agreement.h"
+#include "dist/control_store.h"
+#include "dist/heartbeat.h"
 #include "dist/local_ranks.h"
 #include "dist/mesh_groups.h"
 #include "dist/run_rank.h"
@@ -39,6 +41,17 @@ void announce() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   std::printf("hurt %.3f\n", std::chrono::duration<double>(now).count());
   std::fflush(stdout);
+}
+
+// Waits until the others could read what this rank is doing: stages are told in the background, later on a busy machine.
+void wait_until_told(Control& control, const std::string& stage) {
+  const WorldInfo& world = control.world();
+  const auto store = with_prefix(control_prefix(world), connect_store(world, std::chrono::seconds(30)));
+  const auto told = [&] {
+    const auto beat = try_get(*store, heartbeat_key(world.rank));
+    return beat && Heartbeat::from_json(*beat).stage == stage;
+  };
+  while (!told()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
 struct Groups {
@@ -226,6 +239,7 @@ int step_until(Control& control, const std::function<void()>& hurt) {
     control.set_stage(fmt::format("step {}", step));
     const at::Tensor x = at::ones({1000});
     if (hurt && step == 20 && is_victim(control)) {
+      wait_until_told(control, "step 20");
       announce();
       hurt();
     }
@@ -252,8 +266,8 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
     {"kill_in_wait",
      [](Control& c) {
        c.set_stage("load");
-       std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the stage is told in the background
        if (is_victim(c)) {
+         wait_until_told(c, "load");
          announce();
          raise(SIGKILL);
        }

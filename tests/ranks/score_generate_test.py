@@ -1,0 +1,130 @@
+"""score and generate on several ranks: the loss, logits, gradients and text of one rank.
+
+  python3 score_generate_test.py PROGRAM     (standard library only)
+
+score runs on tests/golden/qwen3_moe-fp32: three rows, so four ranks leave one without. generate runs on the demo's model.
+"""
+import array
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "qwen3_moe-fp32"
+# ranks, mesh
+MESHES = [(2, ["mesh.ep=2"]), (3, []), (4, ["mesh.ep=2", "mesh.fsdp=2"]), (4, ["mesh.ep=4"])]
+
+
+def read_safetensors(path):
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for name, entry in json.loads(data[8:8 + length]).items():
+        if name == "__metadata__":
+            continue
+        values = array.array({"F32": "f", "I64": "q"}[entry["dtype"]])
+        begin, end = entry["data_offsets"]
+        values.frombytes(data[8 + length + begin:8 + length + end])
+        tensors[name] = (entry["shape"], values)
+    return tensors
+
+
+def relative_difference(a, b):
+    """max |a - b| / max |b|"""
+    if a[0] != b[0]:
+        return float("inf")
+    return max(abs(x - y) for x, y in zip(a[1], b[1])) / max(max(map(abs, b[1])), 1e-30)
+
+
+def run(command):
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if ended.returncode != 0 or ended.stderr:
+        sys.exit(f"FAILED: {' '.join(map(str, command))}: exit {ended.returncode}\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}")
+    return ended.stdout
+
+
+def score_command(program, folder):
+    return [program, "score", "--json", "--model", GOLDEN / "model", "--adapter", GOLDEN / "lora" / "adapter", "--tokens",
+            GOLDEN / "batch.safetensors", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
+
+
+def score_result(stdout, folder):
+    """(what was printed, --out and --grads)"""
+    result = json.loads(stdout), read_safetensors(folder / "out.safetensors"), read_safetensors(folder / "grads.safetensors")
+    for file in folder.iterdir():
+        file.unlink()
+    return result
+
+
+def joined_by_environment(program, folder, ranks):
+    """As torchrun or a shell script starts ranks: only rank 0 speaks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [subprocess.Popen(score_command(program, folder), env={**os.environ, **world, "RANK": str(rank)},
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(ranks)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    if any(process.returncode for process in processes) or any(out or err for out, err in outputs[1:]):
+        sys.exit(f"FAILED: ranks {ranks} by environment: {outputs}")
+    return outputs[0][0]
+
+
+def check_score(program, folder):
+    failures = 0
+    expected = score_result(run(score_command(program, folder)), folder)
+    golden = read_safetensors(GOLDEN / "lora" / "forward.safetensors")["loss"][1][0]
+    if abs(expected[0]["loss"] / golden - 1) > 1e-5:
+        sys.exit(f"FAILED: one rank: loss {expected[0]['loss']}, PEFT {golden}")
+
+    def compare(title, printed, out, grads):
+        nonlocal failures
+        loss = abs(printed["loss"] / expected[0]["loss"] - 1)
+        tokens = max(relative_difference(out[name], expected[1][name]) for name in ("loss", "token_loss"))
+        logits = relative_difference(out["logits"], expected[1]["logits"])
+        grad = max(relative_difference(grads[name], value) for name, value in expected[2].items())
+        ok = (loss <= 1e-6 and tokens <= 1e-5 and logits <= 1e-5 and grad <= 1e-4 and grads.keys() == expected[2].keys()
+              and printed["tokens"] == expected[0]["tokens"])
+        failures += not ok
+        print(f"score, {title}: loss {loss:.1e}, token_loss {tokens:.1e}, logits {logits:.1e}, gradients {grad:.1e}"
+              f"{'' if ok else '  FAILED'}", flush=True)
+
+    for ranks, mesh in MESHES:
+        stdout = run(score_command(program, folder) + ["--ranks", str(ranks), *mesh])
+        compare(f"{ranks} ranks {' '.join(mesh)}", *score_result(stdout, folder))
+    compare("2 ranks by environment", *score_result(joined_by_environment(program, folder, 2), folder))
+    return failures
+
+
+def check_generate(program):
+    failures = 0
+    command = [program, "generate", "--json", "--model", ROOT / "examples" / "dictionary_model"]
+    # One ends by its length, the other by the model's own choice.
+    greedy = ["--prompt", "hello", "--max-new-tokens", "20"]
+    sampled = ["--prompt", "Who are you?", "--temperature", "1", "--seed", "5"]
+    for options, meshes in ((greedy, [(2, []), (4, ["mesh.ep=2"])]), (sampled, [(2, ["mesh.ep=2"])])):
+        expected = json.loads(run(command + options))
+        if not expected["text"].strip():
+            sys.exit(f"FAILED: one rank answers nothing: {expected}")
+        for ranks, mesh in meshes:
+            found = json.loads(run(command + options + ["--ranks", str(ranks), *mesh]))
+            failures += found != expected
+            print(f"generate {' '.join(options[:2])}, {ranks} ranks {' '.join(mesh)}: "
+                  f"{'the same ' + str(len(found['ids'])) + ' tokens' if found == expected else f'{found} FAILED, one rank: {expected}'}", flush=True)
+    return failures
+
+
+def main():
+    program = sys.argv[1]
+    with tempfile.TemporaryDirectory() as temporary:
+        failures = check_score(program, pathlib.Path(temporary))
+    failures += check_generate(program)
+    sys.exit(1 if failures else 0)
+
+
+main()
