@@ -1,9 +1,12 @@
 // moraine verify: load as train would, prove every byte on every rank, and end.
 #include <fmt/format.h>
 
+#include <map>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/run_on_ranks.h"
 #include "cli/run_on_ranks.h"
 #include "models/loaded_model.h"
 #include "train/load_report.h"

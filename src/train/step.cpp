@@ -12,12 +12,14 @@
 
 namespace moraine {
 
-StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer, const std::vector<const Sample*>& rows,
+StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer, const std::vector<TrainingRow>& rows,
                       const TrainConfig& config, double learning_rate, MeshGroups& groups) {
   StepResult result;
-  for (const Sample* row : rows) {
-    result.tokens += static_cast<int64_t>(row->input_ids.size());
-    result.trained_tokens += count_trained_tokens(*row);
+  for (const TrainingRow& row : rows) {
+    for (const Sample* sample : row) {
+      result.tokens += static_cast<int64_t>(sample->input_ids.size());
+      result.trained_tokens += count_trained_tokens(*sample);
+    }
   }
   if (result.trained_tokens == 0) throw run_error("step", "no token of this step is trained", "check the data's labels");
 
@@ -31,7 +33,7 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
     std::vector<const Sample*> samples;
     for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, config.micro_batch_size))
-      samples.push_back(rows[row]);
+      samples.insert(samples.end(), rows[row].begin(), rows[row].end());
     const Batch batch = make_batch(samples, loaded.device, loaded.row_alignment);
     loss_sum += forward_backward(loaded, adapter, batch, 1.0 / result.trained_tokens, recompute).loss_sum;
   }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/batch_stream.h"
+#include "data/packing.h"
 #include "train/load_report.h"
 #include "train/metrics.h"
 #include "train/run_folder.h"
@@ -19,7 +20,6 @@ namespace {
 
 void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
-  if (recipe.data.packing) refuse("data.packing", "leave it out: batches carry no padding anyway");
   if (!recipe.data.eval.empty()) refuse("data.eval", "leave it out, and use `moraine score` after the run");
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
   if (recipe.train.aux_loss_coef != 0) refuse("train.aux_loss_coef", "set it to 0");
@@ -102,9 +102,11 @@ void train(const Recipe& recipe, Control& control) {
     run.write_load_report(load_reports);
   }
 
+  const auto packed = recipe.data.packing ? pack_samples(data.samples, recipe.data.max_length) : one_sample_a_row(data.samples);
+  if (recipe.data.packing) log_info("packing: {} rows of up to {} tokens", packed.size(), recipe.data.max_length);
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
-  const int64_t steps = total_steps(recipe.train, data.samples.size(), batch_size);
-  const BatchStream stream(data.samples.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
+  const int64_t steps = total_steps(recipe.train, packed.size(), batch_size);
+  const BatchStream stream(packed.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
   std::optional<MetricsFile> metrics;
   if (is_writer) metrics.emplace(run.metrics());
@@ -113,8 +115,11 @@ void train(const Recipe& recipe, Control& control) {
     for (int64_t step = 0; step < steps; ++step) {
       control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
-      std::vector<const Sample*> rows;
-      for (int64_t row : stream.rows_of_step(step)) rows.push_back(&data.samples[row]);
+      std::vector<TrainingRow> rows;
+      for (int64_t row : stream.rows_of_step(step)) {
+        TrainingRow& samples = rows.emplace_back();
+        for (int64_t sample : packed[row]) samples.push_back(&data.samples[sample]);
+      }
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
       const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

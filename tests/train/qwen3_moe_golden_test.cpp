@@ -82,8 +82,8 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
     const Json& expected = reference["steps"][step];
     const double learning_rate = scheduled_learning_rate(config, step, steps);
     EXPECT_NEAR(learning_rate, expected["lr"].get<double>(), 1e-12);
-    std::vector<const Sample*> rows;
-    for (const Sample& sample : batches[step % 3].samples) rows.push_back(&sample);
+    std::vector<TrainingRow> rows;
+    for (const Sample& sample : batches[step % 3].samples) rows.push_back({&sample});
     const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
     EXPECT_NEAR(result.loss, expected["loss"].get<double>(), loss_tolerance) << "step " << step;
     EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, norm_tolerance) << "step " << step;
@@ -120,22 +120,38 @@ TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
 
 TEST(Qwen3MoeBf16, TrainingCurve) { check_training_curve("qwen3_moe-bf16", 2e-2, 5e-2, Recompute::kFull, 0); }
 
-// The gradient of a step does not depend on how its rows are cut into micro-batches.
+// Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
+std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size, const std::vector<std::vector<int64_t>>& packed) {
+  OpenedAdapter adapter = golden.adapter();
+  TrainConfig config;
+  config.micro_batch_size = micro_batch_size;
+  AdamW optimizer(adapter.state, config);
+  std::vector<TrainingRow> rows;
+  for (const auto& samples : packed) {
+    rows.emplace_back();
+    for (int64_t sample : samples) rows.back().push_back(&golden.batch.samples[sample]);
+  }
+  const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0, golden.groups);
+  return {result.loss, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone()};
+}
+
 TEST(Qwen3MoeFp32, GradientDoesNotDependOnMicroBatches) {
   Golden golden("qwen3_moe-fp32");
-  std::vector<at::Tensor> grads;
-  for (int64_t micro_batch_size : {1, 2, 3}) {
-    OpenedAdapter adapter = golden.adapter();
-    TrainConfig config;
-    config.micro_batch_size = micro_batch_size;
-    AdamW optimizer(adapter.state, config);
-    std::vector<const Sample*> rows;
-    for (const Sample& sample : golden.batch.samples) rows.push_back(&sample);
-    train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0, golden.groups);
-    grads.push_back(at::cat({adapter.state.dense().grads, adapter.state.experts().grads}));
+  const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
+  for (int64_t micro_batch_size : {2, 3})
+    EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, {{0}, {1}, {2}}).second, grads), 1e-5);
+}
+
+// Packed sequences do not see each other: outputs and gradients are those of separate rows.
+TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
+  Golden golden("qwen3_moe-fp32");
+  const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
+  for (const std::vector<std::vector<int64_t>>& packed :
+       std::vector<std::vector<std::vector<int64_t>>>{{{0, 1, 2}}, {{0, 2}, {1}}, {{1, 2}, {0}}}) {
+    const auto [packed_loss, packed_grads] = step_gradients(golden, 1, packed);
+    EXPECT_NEAR(packed_loss, loss, 1e-6);
+    EXPECT_LT(relative_error(packed_grads, grads), 1e-5);
   }
-  EXPECT_LT(relative_error(grads[1], grads[0]), 1e-5);
-  EXPECT_LT(relative_error(grads[2], grads[0]), 1e-5);
 }
 
 }  // namespace
