@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -24,7 +25,16 @@ const at::Tensor& ImageView::operator[](const std::string& slot) const {
   return it->second;
 }
 
-at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device) {
+namespace {
+
+// MORAINE_POISON=1, for tests: memory that holds no weights holds NaNs (all bits set), so that whoever uses padding, a buffer
+// before its gather or one after its release gets NaNs instead of old weights.
+bool poison() {
+  static const char* set = std::getenv("MORAINE_POISON");
+  return set && *set && *set != '0';
+}
+
+at::Tensor unfilled_bytes(uint64_t nbytes, at::Device device) {
   auto options = at::TensorOptions().dtype(at::kByte);
   if (!device.is_cpu()) return at::empty({static_cast<int64_t>(nbytes)}, options.device(device));
   constexpr uint64_t kHugePage = uint64_t{2} << 20;
@@ -34,6 +44,14 @@ at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device) {
   if (p == MAP_FAILED) throw run_error("memory", "cannot allocate " + format_bytes(nbytes) + " for base weights");
   madvise(p, mapped, MADV_HUGEPAGE);  // advice only: without it the pages are small ones
   return at::from_blob(p, {static_cast<int64_t>(nbytes)}, [mapped](void* q) { munmap(q, mapped); }, options);
+}
+
+}  // namespace
+
+at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device) {
+  at::Tensor bytes = unfilled_bytes(nbytes, device);
+  if (poison()) bytes.fill_(0xff);
+  return bytes;
 }
 
 // One gather buffer of a lane.
@@ -124,7 +142,11 @@ const ImageView& WeightStore::acquire(int image) {
 
 void WeightStore::release(int image) {
   MORAINE_ASSERT(held_[image] > 0, "release of an image that is not held: " + images_[image].image.name);
-  --held_[image];
+  if (--held_[image] > 0 || is_resident(image) || !poison()) return;
+  Buffer& buffer = buffer_for(image);
+  buffer.wait();
+  buffer.bytes.fill_(0xff);
+  buffer.owner = -1;
 }
 
 bool WeightStore::all_resident() const { return lanes_.empty(); }
