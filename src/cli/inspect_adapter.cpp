@@ -74,7 +74,7 @@ std::string describe_adapter(const OrderedJson& facts) {
       {"exclude_modules", list_of(facts["exclude_modules"])},
       {"size", fmt::format("{} parameters in {} tensors, {}", format_count(count("parameters")), count("tensors"),
                            format_bytes(count("bytes")))},
-      {"dtypes", describe_dtypes(facts["stored_dtypes"])},
+      {"dtypes", describe_sums(facts["stored_dtypes"])},
       {"base model", facts["base_model_name_or_path"].get<std::string>()},
       {"PEFT version", text_or(facts["peft_version"], "not said")}};
   const uint64_t zero_b = count("lora_b_zero"), all_b = count("lora_b_tensors");

@@ -3,29 +3,33 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "base/bytes.h"
 #include "base/text.h"
 
 namespace moraine {
 
-OrderedJson stored_dtypes(const std::vector<const SafetensorsEntry*>& entries) {
-  std::map<std::string, std::pair<int64_t, uint64_t>> sums;
-  for (const SafetensorsEntry* entry : entries) {
-    auto& [tensors, bytes] = sums[std::string(dtype_name(entry->dtype))];
-    tensors += 1;
-    bytes += entry->nbytes;
-  }
+OrderedJson sums_json(const std::map<std::string, TensorSum>& sums) {
   OrderedJson json = OrderedJson::object();
-  for (const auto& [dtype, sum] : sums) json[dtype] = {{"tensors", sum.first}, {"bytes", sum.second}};
+  for (const auto& [word, sum] : sums) json[word] = {{"tensors", sum.tensors}, {"bytes", sum.bytes}};
   return json;
 }
 
-std::string describe_dtypes(const OrderedJson& stored) {
+OrderedJson stored_dtypes(const std::vector<const SafetensorsEntry*>& entries) {
+  std::map<std::string, TensorSum> sums;
+  for (const SafetensorsEntry* entry : entries) {
+    TensorSum& sum = sums[std::string(dtype_name(entry->dtype))];
+    sum.tensors += 1;
+    sum.bytes += entry->nbytes;
+  }
+  return sums_json(sums);
+}
+
+std::string describe_sums(const OrderedJson& sums) {
   std::vector<std::string> words;
-  for (const auto& [dtype, sum] : stored.items()) {
-    words.push_back(fmt::format("{} ({} tensors, {})", dtype, sum["tensors"].get<int64_t>(),
+  for (const auto& [word, sum] : sums.items()) {
+    const int64_t tensors = sum["tensors"].get<int64_t>();
+    words.push_back(fmt::format("{} ({} tensor{}, {})", word, tensors, tensors == 1 ? "" : "s",
                                 format_bytes(sum["bytes"].get<uint64_t>())));
   }
   return join_words(words);

@@ -1,6 +1,8 @@
 // What inspect's commands share: facts as JSON, and how they are shown.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,10 +12,15 @@
 
 namespace moraine {
 
-// How many tensors and bytes there are of each dtype: {"BF16": {"tensors", "bytes"}}.
+struct TensorSum {
+  int64_t tensors = 0;
+  uint64_t bytes = 0;
+};
+// By a word (a dtype, a reason): {"BF16": {"tensors", "bytes"}}.
+OrderedJson sums_json(const std::map<std::string, TensorSum>& sums);
 OrderedJson stored_dtypes(const std::vector<const SafetensorsEntry*>& entries);
-// Those in words.
-std::string describe_dtypes(const OrderedJson& stored);
+// Such sums in words.
+std::string describe_sums(const OrderedJson& sums);
 
 // A title and lines of `name  value`.
 std::string fact_table(const std::string& title, const std::vector<std::pair<std::string, std::string>>& lines);

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <map>
 #include <set>
 
 #include "base/bytes.h"
@@ -11,28 +12,26 @@
 #include "data/template_detection.h"
 #include "data/tokenizer.h"
 #include "load/check_checkpoint.h"
-#include "models/model_layout.h"
+#include "models/model.h"
+#include "models/param_specs.h"
 
 namespace moraine {
 namespace {
-
-uint64_t count_elements(const std::vector<int64_t>& shape) {
-  return static_cast<uint64_t>(num_elements(shape));
-}
 
 struct ParameterCounts {
   uint64_t total = 0, experts = 0;
   int64_t moe_layers = 0;
 };
 
-ParameterCounts count_parameters(const std::vector<ImageSpec>& specs) {
+ParameterCounts count_model(const std::vector<ImageSpec>& specs) {
   ParameterCounts counts;
   for (const ImageSpec& image : specs) {
     bool has_experts = false;
     for (const ParamSpec& param : image.params) {
-      counts.total += count_elements(param.shape);
+      const uint64_t parameters = count_parameters(image, param);
+      counts.total += parameters;
       if (param.kind != ParamKind::kExperts) continue;
-      counts.experts += count_elements(param.shape);
+      counts.experts += parameters;
       has_experts = true;
     }
     counts.moe_layers += has_experts;
@@ -58,6 +57,22 @@ std::vector<std::string> lora_targets(const ModelLayout& layout) {
   return names;
 }
 
+// By reason: what the checkpoint holds and loading leaves out.
+OrderedJson skipped_tensors(const std::vector<SkippedTensor>& skipped, const CheckpointIndex& index) {
+  std::map<std::string, TensorSum> sums;
+  for (const SkippedTensor& tensor : skipped) {
+    TensorSum& sum = sums[tensor.reason];
+    sum.tensors += 1;
+    sum.bytes += index.find(tensor.tensor)->entry.nbytes;
+  }
+  return sums_json(sums);
+}
+
+// Whether its mathematics are built too.
+bool can_be_trained(const HfConfig& config) {
+  return !or_null([&] { return OrderedJson(make_model(config, "float32")->shape().num_experts); }).is_null();
+}
+
 std::string percent(uint64_t part, uint64_t whole) {
   return fmt::format("{:.1f} %", 100.0 * part / whole);
 }
@@ -69,10 +84,11 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   const auto layout = make_layout(config, "float32");  // counts do not depend on the compute dtype
   const CheckpointIndex index = read_checkpoint_index(folder);
   const auto specs = image_specs(*layout, stored_in(index));
-  check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+  const auto skipped =
+      check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
 
   const ModelShape& shape = layout->shape();
-  const ParameterCounts counts = count_parameters(specs);
+  const ParameterCounts counts = count_model(specs);
   const int64_t experts_per_token = shape.num_experts_per_tok;
   uint64_t file_bytes = 0;
   for (const SafetensorsHeader& file : index.files) file_bytes += file.file_size;
@@ -83,6 +99,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["kind"] = "model";
   facts["folder"] = folder.string();
   facts["architecture"] = config.architecture();
+  facts["can_be_trained"] = can_be_trained(config);
   facts["parameters"] = counts.total;
   facts["active_parameters"] =
       counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);
@@ -97,6 +114,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["bytes"] = file_bytes;
   facts["tensors"] = index.tensors.size();
   facts["stored_dtypes"] = stored_dtypes(entries);
+  facts["skipped"] = skipped_tensors(skipped, index);
   facts["template"] = or_null([&] { return detect_chat_template(folder); });
   facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
   facts["lora_targets"] = lora_targets(*layout);
@@ -108,7 +126,8 @@ std::string describe_model(const OrderedJson& facts) {
   const auto tokenizer = facts["tokenizer_vocab_size"];
   return fact_table(
       facts["folder"].get<std::string>(),
-      {{"architecture", facts["architecture"].get<std::string>()},
+      {{"architecture", facts["architecture"].get<std::string>() +
+                            (facts["can_be_trained"].get<bool>() ? "" : " (can be planned, loaded and verified, not trained yet)")},
        {"parameters", fmt::format("{}, {} active for a token, {} in experts ({})", format_count(count("parameters")),
                                   format_count(count("active_parameters")), format_count(count("expert_parameters")),
                                   percent(count("expert_parameters"), count("parameters")))},
@@ -121,7 +140,8 @@ std::string describe_model(const OrderedJson& facts) {
        {"chat template", text_or(facts["template"], "none that is known (say data.template)")},
        {"stored",
         fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"), count("files") == 1 ? "" : "s")},
-       {"dtypes", describe_dtypes(facts["stored_dtypes"])},
+       {"dtypes", describe_sums(facts["stored_dtypes"])},
+       {"not loaded", facts["skipped"].empty() ? "nothing" : describe_sums(facts["skipped"])},
        {"LoRA targets", join_words(facts["lora_targets"].get<std::vector<std::string>>())}});
 }
 

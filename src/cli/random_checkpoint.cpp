@@ -1,21 +1,20 @@
 #include "cli/random_checkpoint.h"
 
-#include <c10/util/BFloat16.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "base/random.h"
 #include "base/text.h"
 #include "base/workers.h"
+#include "cli/random_values.h"
 #include "dist/launch.h"
 #include "formats/safetensors.h"
 #include "models/model_layout.h"
+#include "models/param_specs.h"
 
 namespace moraine {
 namespace {
@@ -23,11 +22,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kBufferBytes = 64 << 20;
-constexpr uint64_t kPieceElements = 1 << 20;  // even: draws come in pairs
+constexpr uint64_t kPieceElements = 1 << 20;  // even, as fill_values asks
 
 struct NewTensor {
   SafetensorsStream::Declared declared;
+  Values values;
   uint64_t elements, nbytes;
+  uint64_t parameters;  // of the model, as count_parameters has it
 };
 
 // Elements [first, first + count) of a tensor on their way to disk.
@@ -37,46 +38,8 @@ struct Piece {
   uint64_t buffer_offset;
 };
 
-struct Filling {
-  uint64_t seed;
-  float initializer_range;
-};
-
-// Two independent standard normals from 64 random bits (Box and Muller 1958).
-std::pair<float, float> normal_pair(uint64_t bits) {
-  const float uniform = static_cast<float>((static_cast<double>(bits >> 32) + 1.0) * 0x1p-32);  // (0, 1]
-  const float angle = static_cast<float>(static_cast<uint32_t>(bits)) * static_cast<float>(0x1p-31 * std::numbers::pi);
-  const float radius = std::sqrt(-2.0f * std::log(uniform));
-  return {radius * std::cos(angle), radius * std::sin(angle)};
-}
-
-template <typename Element>
-void fill_piece(const Piece& piece, const Filling& filling, Element* into) {
-  const std::string& name = piece.tensor->declared.name;
-  const bool is_vector = piece.tensor->declared.shape.size() == 1;
-  if (is_vector && (name.ends_with("norm.weight") || name.ends_with(".bias"))) {
-    std::fill_n(into, piece.count, static_cast<Element>(name.ends_with(".bias") ? 0.0f : 1.0f));
-    return;
-  }
-  const CounterRandom random(filling.seed, name);
-  for (uint64_t i = 0; i < piece.count; i += 2) {
-    const auto [a, b] = normal_pair(random.bits((piece.first + i) / 2));
-    into[i] = static_cast<Element>(a * filling.initializer_range);
-    if (i + 1 < piece.count) into[i + 1] = static_cast<Element>(b * filling.initializer_range);
-  }
-}
-
-void fill(const Piece& piece, const Filling& filling, std::byte* buffer) {
-  std::byte* into = buffer + piece.buffer_offset;
-  if (piece.tensor->declared.dtype == DType::kBF16) {
-    fill_piece(piece, filling, reinterpret_cast<c10::BFloat16*>(into));
-  } else {
-    fill_piece(piece, filling, reinterpret_cast<float*>(into));
-  }
-}
-
 // Makes the tensors of one file a buffer at a time, by all cores, and appends them.
-void write_file(const fs::path& path, const std::vector<NewTensor>& tensors, const Filling& filling, int num_threads) {
+void write_file(const fs::path& path, const std::vector<NewTensor>& tensors, const RandomModel& model, int num_threads) {
   std::vector<SafetensorsStream::Declared> declared;
   for (const NewTensor& tensor : tensors) declared.push_back(tensor.declared);
   SafetensorsStream stream(path, declared, {{"format", "pt"}});
@@ -84,7 +47,11 @@ void write_file(const fs::path& path, const std::vector<NewTensor>& tensors, con
   std::vector<Piece> pieces;
   uint64_t used = 0;
   const auto flush = [&] {
-    for_each_item(pieces.size(), num_threads, [&](size_t i) { fill(pieces[i], filling, buffer.data()); });
+    for_each_item(pieces.size(), num_threads, [&](size_t i) {
+      const Piece& piece = pieces[i];
+      fill_values(model, piece.tensor->declared, piece.tensor->values, piece.first, piece.count,
+                  buffer.data() + piece.buffer_offset);
+    });
     stream.append({buffer.data(), used});
     pieces.clear();
     used = 0;
@@ -103,14 +70,18 @@ void write_file(const fs::path& path, const std::vector<NewTensor>& tensors, con
 }
 
 // Every tensor of a checkpoint in the hub's layout, in the model's order.
-std::vector<NewTensor> checkpoint_tensors(const ModelLayout& layout, const std::string& where) {
+std::vector<NewTensor> checkpoint_tensors(const ModelLayout& layout, const HfConfig& config) {
   std::vector<NewTensor> tensors;
   for (const ImageSpec& image : image_specs(layout, no_checkpoint())) {
     for (const ParamSpec& param : image.params) {
+      const Values values = initial_values(config, image, param);
+      const uint64_t elements = num_elements(param.shape), parameters = count_parameters(image, param);
       for (const SourceTensor& source : param.sources) {
         const auto nbytes = tensor_bytes(param.dtype, source.shape);
-        if (!nbytes) throw input_error(where, "tensor " + source.name + " is too large");
-        tensors.push_back({{source.name, param.dtype, source.shape}, *nbytes * 8 / dtype_bits(param.dtype), *nbytes});
+        if (!nbytes) throw input_error(config.where(), "tensor " + source.name + " is too large");
+        NewTensor tensor{{source.name, param.dtype, source.shape}, values, *nbytes * 8 / dtype_bits(param.dtype), *nbytes, 0};
+        tensor.parameters = parameters / elements * tensor.elements;  // 0, 1 or 2 for each element
+        tensors.push_back(std::move(tensor));
       }
     }
   }
@@ -128,6 +99,9 @@ std::vector<std::vector<NewTensor>> split_into_files(std::vector<NewTensor> tens
     bytes += tensor.nbytes;
     files.back().push_back(std::move(tensor));
   }
+  // As the format's reference writer has it, so that every tensor starts at a multiple of its element's size.
+  const auto wider_first = [](const NewTensor& a, const NewTensor& b) { return a.declared.dtype > b.declared.dtype; };
+  for (auto& file : files) std::stable_sort(file.begin(), file.end(), wider_first);
   return files;
 }
 
@@ -143,10 +117,20 @@ std::string index_json(const std::vector<std::vector<NewTensor>>& files, uint64_
   return OrderedJson{{"metadata", {{"total_size", total_bytes}}}, {"weight_map", std::move(weight_map)}}.dump(2) + "\n";
 }
 
-// The config as it is, but with the dtype that was written, under whichever of its two names the config uses.
+// The config as it is, but with the dtype that was written wherever it says one, under whichever of its two names.
 std::string config_with_dtype(const fs::path& config_json, const std::string& dtype) {
   OrderedJson config = parse_ordered_json(read_text_file(config_json), config_json.string());
-  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
+  bool said = false;
+  const auto replace_in = [&](OrderedJson& object) {
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      if (!object.contains(key)) continue;
+      object[key] = dtype;
+      said = true;
+    }
+  };
+  replace_in(config);
+  if (config.contains("text_config") && config["text_config"].is_object()) replace_in(config["text_config"]);
+  if (!said) config["torch_dtype"] = dtype;
   return config.dump(2) + "\n";
 }
 
@@ -187,17 +171,18 @@ RandomCheckpoint write_random_checkpoint(const fs::path& config_json, const fs::
   const HfConfig config = HfConfig::read(config_json);
   const auto layout = layout_of(config, options.dtype);
   check_folder(folder);
-  const double initializer_range = config.number("initializer_range", 0.02);
+  const HfConfig text = config.has("text_config") ? config.object("text_config") : config;
+  const double initializer_range = text.number("initializer_range", 0.02);
   if (!(initializer_range >= 0) || !std::isfinite(initializer_range)) {
     throw input_error(config.where(), "initializer_range must be 0 or more");
   }
 
-  std::vector<NewTensor> tensors = checkpoint_tensors(*layout, config.where());
+  std::vector<NewTensor> tensors = checkpoint_tensors(*layout, config);
   RandomCheckpoint written;
   written.dtype = layout->shape().dtype == DType::kBF16 ? "bfloat16" : "float32";
   written.tensors = tensors.size();
   for (const NewTensor& tensor : tensors) {
-    written.parameters += tensor.elements;
+    written.parameters += tensor.parameters;
     written.bytes += tensor.nbytes;
   }
   check_space(folder, written.bytes);
@@ -206,9 +191,9 @@ RandomCheckpoint write_random_checkpoint(const fs::path& config_json, const fs::
   written.files = files.size();
   const int num_threads = static_cast<int>(default_thread_count(1));
   write_folder_atomic(folder, [&](const fs::path& temporary) {
-    const Filling filling{options.seed, static_cast<float>(initializer_range)};
+    const RandomModel model{options.seed, static_cast<float>(initializer_range), layout->shape().num_experts};
     for (size_t i = 0; i < files.size(); ++i)
-      write_file(temporary / file_name(i, files.size()), files[i], filling, num_threads);
+      write_file(temporary / file_name(i, files.size()), files[i], model, num_threads);
     if (files.size() > 1) {
       write_file_atomic(temporary / "model.safetensors.index.json", index_json(files, written.bytes));
     }

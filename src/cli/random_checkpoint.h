@@ -19,8 +19,7 @@ struct RandomCheckpoint {
 };
 
 // Writes `folder` (missing or empty) whole or not at all: config.json with its dtype set, and a tensor for each that
-// the config implies. Norm weights are 1, biases 0, all else N(0, initializer_range²); element i of a tensor depends
-// only on seed, the tensor's name and i. Throws input errors for the config and the folder, a run error when the disk
+// the config implies, filled as random_values.h says; element i of a tensor depends only on seed, the tensor's name and i. Throws input errors for the config and the folder, a run error when the disk
 // is full.
 RandomCheckpoint write_random_checkpoint(const std::filesystem::path& config_json, const std::filesystem::path& folder,
                                          const RandomCheckpointOptions& options);

@@ -10,8 +10,9 @@ std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dty
   if (architecture == "Qwen3MoeForCausalLM") {
     return std::make_unique<qwen3_moe::Qwen3MoeModel>(qwen3_moe::read_config(config, dtype));
   }
-  throw input_error(config.where(), "architecture " + architecture + " cannot be trained yet",
-                    "architectures that can: Qwen3MoeForCausalLM");
+  make_layout(config, dtype);  // says what else is wrong with it
+  throw input_error(config.where(), "architecture " + architecture + " can be planned, loaded and verified, but not trained yet",
+                    "architectures that can be trained: Qwen3MoeForCausalLM");
 }
 
 }  // namespace moraine

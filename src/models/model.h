@@ -61,7 +61,7 @@ class Model {
 };
 
 // Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error for
-// an architecture that is not built (a dense model too).
+// what make_layout refuses, and for an architecture whose mathematics are not built.
 std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype);
 
 }  // namespace moraine

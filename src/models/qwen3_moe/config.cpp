@@ -5,19 +5,10 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "models/config_fields.h"
 
 namespace moraine::qwen3_moe {
 namespace {
-
-DType compute_dtype(const HfConfig& config, const std::string& wanted) {
-  if (wanted == "float32") return DType::kF32;
-  if (wanted == "bfloat16") return DType::kBF16;
-  DType said = config.dtype().value_or(DType::kF32);
-  if (said == DType::kF16) {
-    throw input_error(config.where(), "float16 weights overflow in training", "set model.dtype: bfloat16 or float32");
-  }
-  return said;
-}
 
 double read_rope_theta(const HfConfig& config) {
   constexpr double kDefault = 10000.0;  // transformers' for this family when nothing is said

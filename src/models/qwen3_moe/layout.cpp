@@ -2,13 +2,10 @@
 
 #include <fmt/format.h>
 
+#include "models/param_specs.h"
+
 namespace moraine::qwen3_moe {
 namespace {
-
-// A parameter stored as one tensor, `prefix` + its own name.
-ParamSpec whole(const std::string& prefix, const std::string& name, std::vector<int64_t> shape, DType dtype) {
-  return {name, ParamKind::kDense, shape, dtype, {{prefix + name, shape, 0}}};
-}
 
 std::string layer_prefix(int64_t layer) { return fmt::format("model.layers.{}.", layer); }
 
@@ -29,10 +26,13 @@ Qwen3MoeLayout::Qwen3MoeLayout(Config config) : config_(std::move(config)) {
 ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {
   const Config& c = config_;
   ImageSpec root{"root", ImageKind::kRoot, {}};
-  root.params.push_back(whole("", "model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, c.dtype));
-  root.params.push_back(whole("", "model.norm.weight", {c.hidden_size}, c.dtype));
+  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    root.params.push_back(stored_whole(name, name, std::move(shape), c.dtype));
+  };
+  add("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  add("model.norm.weight", {c.hidden_size});
   // Tied weights are one slot: the head is the embedding.
-  if (!c.tie_word_embeddings) root.params.push_back(whole("", "lm_head.weight", {c.vocab_size, c.hidden_size}, c.dtype));
+  if (!c.tie_word_embeddings) add("lm_head.weight", {c.vocab_size, c.hidden_size});
   return root;
 }
 
@@ -42,7 +42,7 @@ ImageSpec Qwen3MoeLayout::dense_spec(int64_t layer, const StoredDtype&) const {
   const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
   ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
   auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    spec.params.push_back(whole(prefix, name, std::move(shape), c.dtype));
+    spec.params.push_back(stored_whole(name, prefix + name, std::move(shape), c.dtype));
   };
   add("input_layernorm.weight", {c.hidden_size});
   add("self_attn.q_proj.weight", {q_width, c.hidden_size});
@@ -72,22 +72,9 @@ ImageSpec Qwen3MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored)
   const Config& c = config_;
   ImageSpec spec{fmt::format("layers.{}.experts", layer), ImageKind::kExperts, {}};
   if (!c.is_moe_layer(layer)) return spec;
-  const int64_t E = c.num_experts, I = c.moe_intermediate_size, H = c.hidden_size;
   const std::string prefix = layer_prefix(layer) + "mlp.experts.";
-  ParamSpec gate_up{"mlp.experts.gate_up_proj", ParamKind::kExperts, {E, 2 * I, H}, c.dtype, {}};
-  ParamSpec down{"mlp.experts.down_proj", ParamKind::kExperts, {E, H, I}, c.dtype, {}};
-  if (stored(prefix + "gate_up_proj")) {
-    gate_up.sources.push_back({prefix + "gate_up_proj", gate_up.shape, 0});
-    down.sources.push_back({prefix + "down_proj", down.shape, 0});
-  } else {
-    for (int64_t e = 0; e < E; ++e) {
-      const std::string expert = fmt::format("{}{}.", prefix, e);
-      gate_up.sources.push_back({expert + "gate_proj.weight", {I, H}, e * 2 * I * H});
-      gate_up.sources.push_back({expert + "up_proj.weight", {I, H}, (e * 2 + 1) * I * H});
-      down.sources.push_back({expert + "down_proj.weight", {H, I}, e * H * I});
-    }
-  }
-  spec.params = {std::move(gate_up), std::move(down)};
+  const ExpertFiles files = stored(prefix + "gate_up_proj") ? ExpertFiles::kFused : ExpertFiles::kOneEach;
+  spec.params = qwen_experts(prefix, files, c.num_experts, c.moe_intermediate_size, c.hidden_size, c.dtype);
   return spec;
 }
 

@@ -1,0 +1,70 @@
+#include "models/config_fields.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace moraine {
+namespace {
+
+constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxLayers = 10'000;
+
+int64_t within(const HfConfig& config, const std::string& key, int64_t value, int64_t most) {
+  require(config, value >= 1 && value <= most, fmt::format("{} is {}, it must be between 1 and {}", key, value, most));
+  return value;
+}
+
+}  // namespace
+
+DType compute_dtype(const HfConfig& config, const std::string& wanted) {
+  if (wanted == "float32") return DType::kF32;
+  if (wanted == "bfloat16") return DType::kBF16;
+  const DType said = config.dtype().value_or(DType::kF32);
+  if (said == DType::kF16) {
+    throw input_error(config.where(), "float16 weights overflow in training", "set model.dtype: bfloat16 or float32");
+  }
+  return said;
+}
+
+void require(const HfConfig& config, bool ok, const std::string& what) {
+  if (!ok) throw input_error(config.where(), what, "not a configuration that can be computed");
+}
+
+int64_t positive(const HfConfig& config, const std::string& key) {
+  return within(config, key, config.integer(key), kMaxSize);
+}
+
+int64_t positive(const HfConfig& config, const std::string& key, int64_t otherwise) {
+  return within(config, key, config.integer(key, otherwise), kMaxSize);
+}
+
+int64_t layer_count(const HfConfig& config) {
+  return within(config, "num_hidden_layers", config.integer("num_hidden_layers"), kMaxLayers);
+}
+
+double positive_number(const HfConfig& config, const std::string& key, double otherwise) {
+  const double value = config.number(key, otherwise);
+  require(config, std::isfinite(value) && value > 0, fmt::format("{} is {}, it must be above 0", key, value));
+  return value;
+}
+
+double rope_theta(const HfConfig& config, const HfConfig& rope) {
+  const HfConfig& said = rope.has("rope_theta") ? rope : config;
+  const double theta = said.number("rope_theta");
+  require(said, std::isfinite(theta) && theta > 1, fmt::format("rope_theta is {}, it must be above 1", theta));
+  return theta;
+}
+
+int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor) {
+  const double dim = std::floor(static_cast<double>(head_dim) * partial_rotary_factor);
+  require(config, partial_rotary_factor <= 1 && dim >= 2 && std::fmod(dim, 2) == 0,
+          fmt::format("partial_rotary_factor {} of head_dim {} is {} dims, RoPE turns an even number of at least 2",
+                      partial_rotary_factor, head_dim, dim));
+  return static_cast<int64_t>(dim);
+}
+
+}  // namespace moraine

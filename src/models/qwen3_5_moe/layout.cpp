@@ -1,0 +1,150 @@
+#include "models/qwen3_5_moe/layout.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "models/param_specs.h"
+
+namespace moraine::qwen3_5_moe {
+namespace {
+
+// What stands before "layers.3…" in the files.
+std::string stored_prefix(const Config& c, const StoredDtype& stored) {
+  const std::string multimodal = "model.language_model.", text_only = "model.";
+  if (stored(multimodal + "embed_tokens.weight")) return multimodal;
+  if (stored(text_only + "embed_tokens.weight")) return text_only;
+  return c.model_class == ModelClass::kConditionalGeneration ? multimodal : text_only;
+}
+
+bool is_full_attention(const Config& c, int64_t layer) { return c.layer_types[layer] == LayerType::kFullAttention; }
+
+// Of the widest layer type: queries, their gates, keys, values and the attention's output.
+int64_t attention_width(const Config& c) {
+  const int64_t full = (3 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim;
+  const int64_t linear = c.linear_conv_dim() + 2 * c.linear_value_dim() + 2 * c.linear_num_value_heads;
+  int64_t widest = 0;
+  for (LayerType type : c.layer_types) widest = std::max(widest, type == LayerType::kFullAttention ? full : linear);
+  return widest;
+}
+
+}  // namespace
+
+Qwen3_5MoeLayout::Qwen3_5MoeLayout(Config config) : config_(std::move(config)) {
+  const Config& c = config_;
+  shape_ = {.num_hidden_layers = c.num_hidden_layers,
+            .hidden_size = c.hidden_size,
+            .vocab_size = c.vocab_size,
+            .num_experts = c.num_experts,
+            .num_experts_per_tok = c.num_experts_per_tok,
+            .dtype = c.dtype,
+            .attention_width = attention_width(c),
+            .expert_intermediate = c.moe_intermediate_size,
+            .shared_intermediate = c.shared_expert_intermediate_size};
+}
+
+ImageSpec Qwen3_5MoeLayout::root_spec(const StoredDtype& stored) const {
+  const Config& c = config_;
+  const std::string prefix = stored_prefix(c, stored);
+  ImageSpec root{"root", ImageKind::kRoot, {}};
+  root.params.push_back(
+      stored_whole("model.embed_tokens.weight", prefix + "embed_tokens.weight", {c.vocab_size, c.hidden_size}, c.dtype));
+  root.params.push_back(stored_whole("model.norm.weight", prefix + "norm.weight", {c.hidden_size}, c.dtype));
+  // Tied weights are one slot: the head is the embedding.
+  if (!c.tie_word_embeddings)
+    root.params.push_back(stored_whole("lm_head.weight", "lm_head.weight", {c.vocab_size, c.hidden_size}, c.dtype));
+  return root;
+}
+
+ImageSpec Qwen3_5MoeLayout::dense_spec(int64_t layer, const StoredDtype& stored) const {
+  const Config& c = config_;
+  const std::string prefix = fmt::format("{}layers.{}.", stored_prefix(c, stored), layer);
+  const int64_t H = c.hidden_size, shared = c.shared_expert_intermediate_size;
+  ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
+  // All in the compute dtype, A_log and the linear attention's norm too, which some releases store in F32: transformers
+  // casts them likewise.
+  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    spec.params.push_back(stored_whole(name, prefix + name, std::move(shape), c.dtype));
+  };
+  add("input_layernorm.weight", {H});
+  if (is_full_attention(c, layer)) {
+    const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
+    add("self_attn.q_proj.weight", {2 * q_width, H});
+    add("self_attn.k_proj.weight", {kv_width, H});
+    add("self_attn.v_proj.weight", {kv_width, H});
+    add("self_attn.o_proj.weight", {H, q_width});
+    if (c.attention_bias) {
+      add("self_attn.q_proj.bias", {2 * q_width});
+      add("self_attn.k_proj.bias", {kv_width});
+      add("self_attn.v_proj.bias", {kv_width});
+      add("self_attn.o_proj.bias", {H});
+    }
+    add("self_attn.q_norm.weight", {c.head_dim});
+    add("self_attn.k_norm.weight", {c.head_dim});
+  } else {
+    add("linear_attn.in_proj_qkv.weight", {c.linear_conv_dim(), H});
+    add("linear_attn.in_proj_z.weight", {c.linear_value_dim(), H});
+    add("linear_attn.in_proj_b.weight", {c.linear_num_value_heads, H});
+    add("linear_attn.in_proj_a.weight", {c.linear_num_value_heads, H});
+    add("linear_attn.conv1d.weight", {c.linear_conv_dim(), 1, c.linear_conv_kernel_dim});
+    add("linear_attn.dt_bias", {c.linear_num_value_heads});
+    add("linear_attn.A_log", {c.linear_num_value_heads});
+    add("linear_attn.norm.weight", {c.linear_value_head_dim});
+    add("linear_attn.out_proj.weight", {H, c.linear_value_dim()});
+  }
+  add("post_attention_layernorm.weight", {H});
+  add("mlp.gate.weight", {c.num_experts, H});
+  add("mlp.shared_expert.gate_proj.weight", {shared, H});
+  add("mlp.shared_expert.up_proj.weight", {shared, H});
+  add("mlp.shared_expert.down_proj.weight", {H, shared});
+  add("mlp.shared_expert_gate.weight", {1, H});
+  return spec;
+}
+
+ImageSpec Qwen3_5MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored) const {
+  const Config& c = config_;
+  const std::string prefix = fmt::format("{}layers.{}.mlp.experts.", stored_prefix(c, stored), layer);
+  const ExpertFiles files = stored(prefix + "0.gate_proj.weight") ? ExpertFiles::kOneEach : ExpertFiles::kFused;
+  return {fmt::format("layers.{}.experts", layer), ImageKind::kExperts,
+          qwen_experts(prefix, files, c.num_experts, c.moe_intermediate_size, c.hidden_size, c.dtype)};
+}
+
+std::optional<std::string> Qwen3_5MoeLayout::why_skipped(const std::string& tensor) const {
+  if (tensor.starts_with("model.visual.")) return "vision tower";
+  if (tensor.starts_with("mtp.")) return "multi-token prediction";
+  if (config_.tie_word_embeddings && tensor == "lm_head.weight") return "tied to the embedding";
+  return std::nullopt;
+}
+
+std::vector<LoraModule> Qwen3_5MoeLayout::lora_modules() const {
+  const Config& c = config_;
+  const int64_t H = c.hidden_size, shared = c.shared_expert_intermediate_size;
+  const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
+  std::vector<LoraModule> modules;
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+    auto add = [&](const std::string& name, int64_t experts, int64_t in, int64_t out) {
+      modules.push_back({fmt::format("model.layers.{}.{}", layer, name), layer, name, experts, in, out});
+    };
+    if (is_full_attention(c, layer)) {
+      add("self_attn.q_proj", 0, H, 2 * q_width);
+      add("self_attn.k_proj", 0, H, kv_width);
+      add("self_attn.v_proj", 0, H, kv_width);
+      add("self_attn.o_proj", 0, q_width, H);
+    } else {
+      add("linear_attn.out_proj", 0, c.linear_value_dim(), H);
+      add("linear_attn.in_proj_qkv", 0, H, c.linear_conv_dim());
+      add("linear_attn.in_proj_z", 0, H, c.linear_value_dim());
+      add("linear_attn.in_proj_b", 0, H, c.linear_num_value_heads);
+      add("linear_attn.in_proj_a", 0, H, c.linear_num_value_heads);
+    }
+    add("mlp.experts.gate_up_proj", c.num_experts, H, 2 * c.moe_intermediate_size);
+    add("mlp.experts.down_proj", c.num_experts, c.moe_intermediate_size, H);
+    add("mlp.shared_expert.gate_proj", 0, H, shared);
+    add("mlp.shared_expert.up_proj", 0, H, shared);
+    add("mlp.shared_expert.down_proj", 0, shared, H);
+    add("mlp.shared_expert_gate", 0, H, 1);
+  }
+  return modules;
+}
+
+}  // namespace moraine::qwen3_5_moe

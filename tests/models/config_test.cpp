@@ -1,0 +1,197 @@
+// Readers of config.json: every field that changes the mathematics, both forms of each, and what is refused.
+#include <gmock/gmock.h>
+
+#include "base/temp_folder.h"
+#include "models/deepseek_v4/config.h"
+#include "models/golden_headers.h"
+#include "models/qwen3_5_moe/config.h"
+
+namespace moraine {
+namespace {
+
+using namespace testing_support;
+using testing::AllOf;
+using testing::HasSubstr;
+
+// A change of a config.json, and what the error must name. null removes the key.
+struct Refusal {
+  std::string key;
+  Json value;
+  std::string named;
+};
+
+// Every key on its own, with a value that cannot be.
+template <typename Read>
+void expect_refusals(const Json& good, const std::vector<Refusal>& refusals, const Read& read) {
+  EXPECT_EQ(error_of([&] { read(good); }), "");
+  for (const Refusal& refusal : refusals) {
+    Json config = good;
+    config[refusal.key] = refusal.value;
+    EXPECT_THAT(error_of([&] { read(config); }), AllOf(HasSubstr("config.json"), HasSubstr(refusal.named)))
+        << refusal.key << " = " << refusal.value;
+  }
+}
+
+namespace v4 = deepseek_v4;
+
+v4::Config read_v4(const Json& json) { return v4::read_config(HfConfig(json, "config.json"), "auto"); }
+
+TEST(DeepseekV4Config, BothFormsSayTheSame) {
+  v4::Config hub = read_v4(GoldenHeaders("deepseek_v4-fp32").config.json());
+  const v4::Config transformers = read_v4(GoldenHeaders("deepseek_v4-bf16").config.json());
+  EXPECT_EQ(hub.dtype, DType::kF32);
+  hub.dtype = DType::kBF16;
+  EXPECT_TRUE(hub == transformers);
+}
+
+TEST(DeepseekV4Config, ReadsTheHubsForm) {
+  using enum v4::LayerType;
+  using enum v4::MlpLayerType;
+  const v4::Config c = read_v4(GoldenHeaders("deepseek_v4-fp32").config.json());
+  EXPECT_THAT(c.layer_types, testing::ElementsAre(kSlidingAttention, kSlidingAttention, kCompressedSparseAttention,
+                                                  kHeavilyCompressedAttention, kCompressedSparseAttention));
+  EXPECT_THAT(c.mlp_layer_types, testing::ElementsAre(kHashMoe, kHashMoe, kHashMoe, kMoe, kMoe));
+  EXPECT_TRUE((c.rope_main == v4::Rope{.rope_theta = 10000, .dim = 8, .yarn = false}));
+  EXPECT_TRUE((c.rope_compress == v4::Rope{.rope_theta = 160000, .dim = 8, .yarn = true, .factor = 16, .beta_fast = 32,
+                                           .beta_slow = 1, .attention_factor = 1, .original_max_position_embeddings = 65536}));
+  EXPECT_EQ(c.compress_rate(kCompressedSparseAttention), 4);
+  EXPECT_EQ(c.compress_rate(kHeavilyCompressedAttention), 8);
+  EXPECT_EQ(c.swiglu_limit, 1.8);
+  EXPECT_EQ(c.sliding_window, 8);
+  EXPECT_EQ(c.routed_scaling_factor, 1.5);
+  EXPECT_FALSE(c.stored.fp8);
+
+  const v4::Config flash = v4::read_config(hub_config("DeepSeek-V4-Flash"), "auto");
+  EXPECT_EQ(flash.layer_types.size(), 43u);
+  EXPECT_EQ(std::count(flash.mlp_layer_types.begin(), flash.mlp_layer_types.end(), kHashMoe), 3);
+  EXPECT_EQ(flash.compress_rate(kHeavilyCompressedAttention), 128);
+  EXPECT_EQ(flash.rope_main.dim, 64);
+  EXPECT_TRUE(flash.stored.fp8 && flash.stored.fp4_experts);
+}
+
+TEST(DeepseekV4Config, AttentionFactorOfYarn) {
+  Json config = GoldenHeaders("deepseek_v4-bf16").config.json();
+  Json& compress = config["rope_parameters"]["compress"];
+  compress["attention_factor"] = 1.25;
+  EXPECT_EQ(read_v4(config).rope_compress.attention_factor, 1.25);
+  // Nested parameters without it are YaRN's own, unlike the hub's form.
+  compress.erase("attention_factor");
+  EXPECT_DOUBLE_EQ(read_v4(config).rope_compress.attention_factor, 0.1 * std::log(16.0) + 1);
+}
+
+TEST(DeepseekV4Config, NamesWhatIsMissingOrImpossible) {
+  std::vector<Refusal> refusals{{"num_experts_per_tok", 9, "num_experts_per_tok 9 is more than n_routed_experts 8"},
+                                {"num_key_value_heads", 2, "num_key_value_heads"},
+                                {"o_groups", 3, "o_groups must divide num_attention_heads"},
+                                {"hidden_act", "gelu", "hidden_act"},
+                                {"scoring_func", "sigmoid", "scoring_func"},
+                                {"attention_bias", true, "attention_bias"},
+                                {"compress_ratios", nullptr, "compress_ratios"},
+                                {"compress_ratios", {0, 0, 4, 128}, "compress_ratios has 4 entries"},
+                                {"compress_ratios", {0, 0, 4, 64, 4}, "compress_ratios: 64"},
+                                {"layer_types", {"full_attention"}, "layer_types: 'full_attention'"},
+                                {"mlp_layer_types", {"dense"}, "mlp_layer_types: 'dense'"},
+                                {"mlp_layer_types", {"moe"}, "mlp_layer_types has 1 entries"},
+                                {"num_hash_layers", -1, "num_hash_layers"},
+                                {"num_hash_layers", nullptr, "num_hash_layers"},
+                                {"qk_rope_head_dim", nullptr, "qk_rope_head_dim"},
+                                {"qk_rope_head_dim", 7, "partial_rotary_factor"},
+                                {"index_head_dim", 4, "index_head_dim"},
+                                {"rope_scaling", {{"type", "linear"}}, "rope_type 'linear'"},
+                                {"rope_scaling", {{"type", "yarn"}}, "factor"},
+                                {"swiglu_limit", 0, "swiglu_limit"},
+                                {"hc_eps", -1, "hc_eps"},
+                                {"torch_dtype", "float16", "float16"},
+                                {"quantization_config", {{"quant_method", "gptq"}}, "quant_method 'gptq'"}};
+  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "q_lora_rank",
+                          "o_groups", "o_lora_rank", "sliding_window", "index_n_heads", "index_head_dim", "index_topk",
+                          "hc_mult", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"}) {
+    refusals.push_back({key, nullptr, std::string("missing key '") + key + "'"});
+    refusals.push_back({key, 0, std::string(key) + " is 0"});
+    refusals.push_back({key, int64_t{1} << 40, key});
+  }
+  expect_refusals(GoldenHeaders("deepseek_v4-fp32").config.json(), refusals, read_v4);
+
+  Json nested = GoldenHeaders("deepseek_v4-bf16").config.json();
+  nested["rope_parameters"].erase("compress");
+  EXPECT_THAT(error_of([&] { read_v4(nested); }), HasSubstr("missing key 'compress'"));
+}
+
+namespace q35 = qwen3_5_moe;
+
+q35::Config read_text(const Json& text) {
+  Json json = GoldenHeaders("qwen3_5_moe-fp32").config.json();
+  json["text_config"] = text;
+  return q35::read_config(HfConfig(json, "config.json"), "auto");
+}
+
+TEST(Qwen3_5MoeConfig, LayerTypesWinOverTheInterval) {
+  using enum q35::LayerType;
+  Json text = GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"];
+  text["layer_types"] = {"full_attention", "linear_attention", "linear_attention", "full_attention"};
+  EXPECT_THAT(read_text(text).layer_types,
+              testing::ElementsAre(kFullAttention, kLinearAttention, kLinearAttention, kFullAttention));
+  text.erase("layer_types");
+  text["full_attention_interval"] = 3;
+  EXPECT_THAT(read_text(text).layer_types,
+              testing::ElementsAre(kLinearAttention, kLinearAttention, kFullAttention, kLinearAttention));
+}
+
+TEST(Qwen3_5MoeConfig, ReadsRopeInEitherForm) {
+  Json text = GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"];
+  const q35::Config nested = read_text(text);
+  EXPECT_EQ(nested.rope_theta, 1e7);
+  EXPECT_EQ(nested.rotary_dim, 8);
+  text.erase("rope_parameters");
+  text["rope_theta"] = 1e7;
+  text.erase("partial_rotary_factor");  // transformers' default for this family is the same quarter
+  EXPECT_TRUE(read_text(text) == nested);
+  text["partial_rotary_factor"] = 0.5;
+  EXPECT_EQ(read_text(text).rotary_dim, 16);
+}
+
+TEST(Qwen3_5MoeConfig, TextClassHasItsFieldsAtTheTop) {
+  const Json outer = GoldenHeaders("qwen3_5_moe-bf16").config.json();
+  q35::Config expected = q35::read_config(HfConfig(outer, "config.json"), "auto");
+  Json text = outer["text_config"];
+  text["architectures"] = {"Qwen3_5MoeForCausalLM"};
+  text["num_local_experts"] = text["num_experts"];  // transformers saves it under this name
+  text.erase("num_experts");
+  const q35::Config flat = q35::read_config(HfConfig(text, "config.json"), "auto");
+  EXPECT_EQ(flat.model_class, q35::ModelClass::kCausalLM);
+  EXPECT_EQ(flat.dtype, DType::kBF16);
+  expected.model_class = flat.model_class;
+  EXPECT_TRUE(flat == expected);
+}
+
+TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
+  std::vector<Refusal> refusals{{"num_experts_per_tok", 9, "num_experts_per_tok 9 is more than num_experts 8"},
+                                {"num_key_value_heads", 3, "num_key_value_heads must divide"},
+                                {"linear_num_key_heads", 3, "linear_num_key_heads must divide"},
+                                {"hidden_act", "gelu", "hidden_act"},
+                                {"attn_output_gate", false, "attn_output_gate"},
+                                {"mlp_only_layers", {0}, "mlp_only_layers"},
+                                {"layer_types", {"linear_attention"}, "layer_types has 1 entries"},
+                                {"layer_types", {"sliding_attention"}, "layer_types: 'sliding_attention'"},
+                                {"rope_parameters", {{"rope_type", "yarn"}}, "rope_type 'yarn'"},
+                                {"rope_parameters", {{"partial_rotary_factor", 0.25}}, "rope_theta"},
+                                {"rope_parameters", {{"partial_rotary_factor", 0.03}, {"rope_theta", 10}}, "partial_rotary_factor"},
+                                {"tie_word_embeddings", true, "tie_word_embeddings"},
+                                {"dtype", "float16", "float16"}};
+  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                          "linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim",
+                          "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size"}) {
+    refusals.push_back({key, nullptr, std::string("missing key '") + key + "'"});
+    refusals.push_back({key, 0, std::string(key) + " is 0"});
+  }
+  refusals.push_back({"num_experts", nullptr, "num_local_experts"});
+  refusals.push_back({"num_experts", 0, "num_experts is 0"});
+  expect_refusals(GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"], refusals, read_text);
+
+  Json outer = GoldenHeaders("qwen3_5_moe-fp32").config.json();
+  outer.erase("text_config");
+  EXPECT_THAT(error_of([&] { q35::read_config(HfConfig(outer, "config.json"), "auto"); }), HasSubstr("'text_config'"));
+}
+
+}  // namespace
+}  // namespace moraine

@@ -1,0 +1,46 @@
+// What may be adapted, against adapters that PEFT made with target_modules "all-linear" and both expert parameters.
+#include <gmock/gmock.h>
+
+#include <map>
+
+#include "models/golden_headers.h"
+
+namespace moraine {
+namespace {
+
+using namespace testing_support;
+
+class LoraModules : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(, LoraModules, testing::ValuesIn(kGoldenModels), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+// PEFT wraps the parameters of one module inside each other: down_proj, the last one, is outermost.
+std::string peft_prefix(const LoraModule& module) {
+  std::string name = module.name;
+  if (module.num_experts > 0) {
+    const bool inner = name.ends_with(".gate_up_proj");
+    name = name.substr(0, name.rfind('.')) + (inner ? ".base_layer" : "");
+  }
+  return "base_model.model." + name;
+}
+
+TEST_P(LoraModules, AreThoseOfTheReferenceAdapter) {
+  constexpr int64_t kRank = 4;
+  std::map<std::string, std::vector<int64_t>> offered, adapter;
+  for (const LoraModule& module : GoldenHeaders(GetParam()).layout()->lora_modules()) {
+    EXPECT_EQ(module.name, "model.layers." + std::to_string(module.layer) + "." + module.local_name);
+    const int64_t rows = kRank * std::max<int64_t>(module.num_experts, 1);
+    offered[peft_prefix(module) + ".lora_A.weight"] = {rows, module.in_features};
+    offered[peft_prefix(module) + ".lora_B.weight"] = {module.out_features, rows};
+  }
+  const Json tensors = read_json_file(headers_folder(GetParam()) / "adapter.json");
+  for (const auto& [name, tensor] : tensors.items())
+    adapter[name] = tensor["shape"].get<std::vector<int64_t>>();
+  EXPECT_EQ(offered, adapter);
+}
+
+}  // namespace
+}  // namespace moraine
