@@ -20,6 +20,17 @@ target_include_directories(moraine_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 target_link_libraries(moraine_torch INTERFACE ${TORCH_LIBRARIES})
 # c10d's headers hide ProcessGroupGloo without this; the wheel's libraries export it (src/dist/gloo_declarations).
 target_compile_definitions(moraine_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
+# NCCL's process group, in a torch that has CUDA. Its headers lie beside torch where pip installed both.
+if(MORAINE_CUDA)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${TORCH_INSTALL_PREFIX}/../nvidia/nccl/include)
+  find_path(CUDA_RUNTIME_INCLUDE_DIR cuda_runtime_api.h
+    HINTS ${TORCH_INSTALL_PREFIX}/../nvidia/cu13/include ${TORCH_INSTALL_PREFIX}/../nvidia/cuda_runtime/include /usr/local/cuda/include)
+  if(NOT NCCL_INCLUDE_DIR OR NOT CUDA_RUNTIME_INCLUDE_DIR)
+    message(FATAL_ERROR "MORAINE_CUDA needs nccl.h and cuda_runtime_api.h: pass -DNCCL_INCLUDE_DIR= and -DCUDA_RUNTIME_INCLUDE_DIR=")
+  endif()
+  target_include_directories(moraine_torch SYSTEM INTERFACE ${NCCL_INCLUDE_DIR} ${CUDA_RUNTIME_INCLUDE_DIR})
+  target_compile_definitions(moraine_torch INTERFACE USE_C10D_NCCL)
+endif()
 # torch's include folder brings a newer fmt than Debian's library: its headers alone serve the code that includes torch.
 target_compile_definitions(moraine_torch INTERFACE FMT_HEADER_ONLY=1)
 

@@ -132,9 +132,10 @@ def skip_reason():
 class Test:
     def __init__(self, program, folder):
         self.program, self.folder, self.failures, self.recipes = program, folder, 0, 0
-        self.model = folder / "model"  # a copy: rank0's test hides its folder
-        shutil.copytree(GOLDEN / "model", self.model)
-        write_tokens(folder / "tokens.safetensors", training_rows())
+        # A folder that only the first host has when load.mode is rank0. An adapter to start from must be on every host.
+        self.inputs = folder / "inputs"
+        shutil.copytree(GOLDEN / "model", self.inputs / "model")
+        write_tokens(self.inputs / "tokens.safetensors", training_rows())
 
     def check(self, ok, text):
         self.failures += not ok
@@ -145,8 +146,8 @@ class Test:
         self.recipes += 1
         out = self.folder / f"run-{self.recipes}"
         path = self.folder / f"recipe-{self.recipes}.json"
-        data = self.folder / "tokens.safetensors"
-        recipe = {"model": {"path": str(model or self.model)}, "data": {"train": [str(data)], "shuffle": False}, "mesh": mesh,
+        data = {"train": [str(self.inputs / "tokens.safetensors")], "shuffle": False}
+        recipe = {"model": {"path": str(model or self.inputs / "model")}, "data": data, "mesh": mesh,
                   "train": {"steps": steps, "batch_size": 6, "learning_rate": 1e-3, "scheduler": "constant"},
                   "load": load or {}, "save": {"dir": str(out)}, "log": {"tensorboard": False}}
         if not model:
@@ -214,7 +215,7 @@ class Test:
             held = sum(r["shard_bytes"] for r in by_host[1])
             self.check(0.95 * held <= sent[0] <= 1.1 * held and sent[1] < size / 10,
                        f"  sent by each host {', '.join(f'{n / 1e6:.2f}' for n in sent)} MB; the second holds {held / 1e6:.2f} MB")
-            losses = {mode: self.train(sharded, FEW, hosts, {"mode": mode}, self.model if mode == "rank0" else None)[0]
+            losses = {mode: self.train(sharded, FEW, hosts, {"mode": mode}, self.inputs if mode == "rank0" else None)[0]
                       for mode in ("direct", "node", "rank0")}
             self.check(losses["node"] == losses["direct"] == losses["rank0"], "losses of the three load modes are equal bit for bit")
 

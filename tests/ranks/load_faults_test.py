@@ -53,6 +53,18 @@ def sound_loads(program):
             yield f"{ranks} ranks {' '.join(mesh)}, {name}", None if wanted else process.stderr[-500:]
 
 
+def other_families(program, load_worker, folder):
+    """FP8 and FP4 weights with scales, fused experts, hash-routed layers: eight experts over three ranks."""
+    for family in ("qwen3_5_moe-bf16", "deepseek_v4-bf16", "deepseek_v4-fp8fp4"):
+        model = folder / family
+        subprocess.run([program, "init", "--config", GOLDEN.parent / "headers" / family / "config.json", "--out", model],
+                       check=True, capture_output=True)
+        for name in ("direct", "node by shm", "rank0"):
+            process = subprocess.run([load_worker, "--ranks", "3", "none", f"model.path={model}", "mesh.ep=3", *MODES[name]],
+                                     capture_output=True, text=True)
+            yield f"{family} on 3 ranks, {name}", None if "verified 3 ranks" in process.stdout else process.stderr[-500:]
+
+
 def sleeping_reader(program):
     for name, mode in MODES.items():
         start = time.monotonic()
@@ -116,7 +128,7 @@ def main():
     program, load_worker = sys.argv[1:3]
     failures = 0
     with tempfile.TemporaryDirectory(prefix="moraine-load-") as folder:
-        for cases in (sound_loads(load_worker), overwritten_experts(load_worker), sleeping_reader(load_worker),
+        for cases in (sound_loads(load_worker), other_families(program, load_worker, pathlib.Path(folder)), overwritten_experts(load_worker), sleeping_reader(load_worker),
                       killed_while_loading(load_worker), same_losses(program, pathlib.Path(folder))):
             for what, failure in cases:
                 failures += failure is not None
