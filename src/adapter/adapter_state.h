@@ -49,6 +49,7 @@ class AdapterState {
   const std::vector<AdapterEntry>& entries() const { return entries_; }
   ExpertRange expert_range() const { return expert_range_; }
   int64_t r() const { return r_; }
+  at::Device device() const { return dense_.values.device(); }
   // Of the whole adapter, all experts counted.
   int64_t num_parameters() const;
 

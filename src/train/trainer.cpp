@@ -5,6 +5,7 @@
 
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
+#include "adapter/replica_check.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -17,6 +18,8 @@
 
 namespace moraine {
 namespace {
+
+constexpr int64_t kReplicaCheckEvery = 100;  // steps; the first and the end are looked at too
 
 void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
@@ -120,6 +123,7 @@ void train(const Recipe& recipe, Control& control) {
         TrainingRow& samples = rows.emplace_back();
         for (int64_t sample : packed[row]) samples.push_back(&data.samples[sample]);
       }
+      if (step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
       const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -137,6 +141,7 @@ void train(const Recipe& recipe, Control& control) {
     }
   }
   control.set_stage("save");
+  check_replicas(adapter.state, groups);
   // The first ep group holds every expert once, and rank 0 is its first rank.
   if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
   log_info("Saved final adapter to {}", run.adapter().string());
