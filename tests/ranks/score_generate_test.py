@@ -17,7 +17,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "qwen3_moe-fp32"
 # ranks, mesh
-MESHES = [(2, ["mesh.ep=2"]), (3, []), (4, ["mesh.ep=2", "mesh.fsdp=2"]), (4, ["mesh.ep=4"])]
+MESHES = [(2, ["mesh.ep=2"]), (3, []), (4, ["mesh.ep=2", "mesh.fsdp=2", "load.mode=node"]), (4, ["mesh.ep=4"])]
 
 
 def read_safetensors(path):

@@ -23,7 +23,7 @@ def tracked_files(root):
     if listing.returncode == 0 and listing.stdout and (pathlib.Path(root) / ".git").exists():
         names = listing.stdout.decode().split("\0")
         return {name for name in names if name and (pathlib.Path(root) / name).is_file()}
-    hidden = re.compile(r"^(\.git|\.venv|\.venv-reference|build|build-[^/]*|runs)/|(^|/)__pycache__/")
+    hidden = re.compile(r"^(\.git|\.venv|\.venv-reference|build|build-[^/]*|runs)(/|$)|(^|/)__pycache__/")
     files = (path.relative_to(root).as_posix() for path in pathlib.Path(root).rglob("*") if path.is_file())
     return {name for name in files if not hidden.search(name)}
 
