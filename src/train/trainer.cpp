@@ -32,6 +32,15 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
 }
 
+// Rank 0's word, for other hosts may not see its folder.
+bool rank0_finds_it_finished(Control& control, const RunFolder& run) {
+  if (!control.world().distributed()) return run.is_finished();
+  if (control.world().rank != 0) return control.wait_for("run/finished", "rank 0's look at save.dir", Patience::kWhileAlive) == "yes";
+  const bool finished = run.is_finished();
+  control.put("run/finished", finished ? "yes" : "no");
+  return finished;
+}
+
 void print_data(const Dataset& data) {
   int64_t tokens = 0, longest = 0;
   for (const Sample& sample : data.samples) {
@@ -64,7 +73,7 @@ void train(const Recipe& recipe, Control& control) {
   const WorldInfo& world = control.world();
   const bool is_writer = world.rank == 0;
   const RunFolder run(recipe.save.dir);
-  if (recipe.save.resume == "auto" && run.is_finished()) {
+  if (recipe.save.resume == "auto" && rank0_finds_it_finished(control, run)) {
     log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
     return;
   }
