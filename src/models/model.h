@@ -26,6 +26,7 @@ struct Batch {
   at::Tensor position_ids_T;  // int64
   at::Tensor targets_T;       // int64: the token to be predicted at each position, -100 = not trained
   std::vector<int64_t> cu_seqlens{0};
+  at::Tensor real_T;          // bool: false for tokens that only fill a sequence up; undefined = all are real
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
@@ -35,12 +36,16 @@ struct ForwardContext {
   RopeTable rope;
   const ExpertParallel* experts = nullptr;
   std::vector<KvCache>* caches = nullptr;  // one a layer when generating, else null
+  bool balance = false;                    // whether layers record probability_sums_E
 };
 
-// What a layer decided in the forward pass and its recomputation must repeat. Empty = decide now and fill in.
+// What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what it tells of
+// its routing. Undefined in a layer without experts.
 struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
+  at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
+  at::Tensor probability_sums_E;  // fp32: the router's probabilities summed over real tokens; differentiable, anew in each run
 };
 
 class Model {

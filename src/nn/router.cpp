@@ -15,7 +15,17 @@ Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_
   at::Tensor weights = probabilities.gather(1, routing.indices_TK);
   if (norm_topk_prob) weights = weights / weights.sum(-1, /*keepdim=*/true);
   routing.weights_TK = weights.to(logits_TE.scalar_type());
+  routing.probabilities_TE = probabilities;
   return routing;
+}
+
+at::Tensor count_choices(const at::Tensor& indices_TK, const at::Tensor& real_T, int64_t num_experts) {
+  const at::Tensor chosen = real_T.defined() ? indices_TK.index({real_T}) : indices_TK;
+  return at::bincount(chosen.reshape({-1}), {}, num_experts);
+}
+
+at::Tensor sum_of_real_rows(const at::Tensor& x_TE, const at::Tensor& real_T) {
+  return real_T.defined() ? at::matmul(real_T.to(x_TE.scalar_type()), x_TE) : x_TE.sum(0);
 }
 
 }  // namespace moraine

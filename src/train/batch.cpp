@@ -15,7 +15,7 @@ at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
 
 Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, int64_t length_alignment) {
   Batch batch;
-  std::vector<int64_t> ids, positions, targets;
+  std::vector<int64_t> ids, positions, targets, fillers;
   for (const Sample* sample : samples) {
     if (sample->input_ids.empty()) continue;
     ids.insert(ids.end(), sample->input_ids.begin(), sample->input_ids.end());
@@ -25,6 +25,7 @@ Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, i
     const int64_t next_position = positions.back() + 1;
     for (int64_t i = static_cast<int64_t>(ids.size()); i < end; ++i) {
       positions.push_back(next_position);
+      fillers.push_back(i);
       ids.push_back(ids.back());
     }
     targets.resize(end, -100);
@@ -33,6 +34,10 @@ Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, i
   batch.input_ids_T = to_device(ids, device);
   batch.position_ids_T = to_device(positions, device);
   batch.targets_T = to_device(targets, device);
+  if (!fillers.empty()) {
+    batch.real_T = at::ones({batch.num_tokens()}, at::TensorOptions().dtype(at::kBool).device(device));
+    batch.real_T.index_fill_(0, to_device(fillers, device), false);
+  }
   return batch;
 }
 

@@ -36,6 +36,8 @@ void MetricsFile::append(const StepMetrics& m) {
                          {"lr", m.learning_rate},
                          {"tokens", m.result.tokens},
                          {"trained_tokens", m.result.trained_tokens},
+                         {"aux_loss", m.result.aux_loss},
+                         {"expert_load_imbalance", m.result.expert_load_imbalance},
                          {"step_seconds", m.step_seconds},
                          {"tokens_per_second", tokens_per_second(m)},
                          {"peak_memory_bytes", m.result.peak_memory_bytes}};

@@ -52,6 +52,7 @@ void prefetch_layer(WeightStore& store, int64_t layer) {
 // A layer run under autograd: what its backward pass needs, its weights among it.
 struct LayerTape {
   at::Tensor input, output;
+  at::Tensor probability_sums_E;
   AdapterState::LayerLeaves leaves;
   std::unique_ptr<LayerWeights> weights;
 };
@@ -65,14 +66,23 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
   tape.output = loaded.model->forward_layer(layer, tape.weights->dense, tape.weights->experts, tape.leaves.adapter,
                                             tape.input, context, record);
+  tape.probability_sums_E = record.probability_sums_E;
+  if (record.probability_sums_E.defined()) record.probability_sums_E = record.probability_sums_E.detach();
   return tape;
 }
 
-// d loss / d output → d loss / d input; the adapter's gradients are added to its flat buffers.
-at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, AdapterState& adapter) {
+// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the adapter's gradients are added
+// to its flat buffers.
+at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, const at::Tensor& grad_sums_E,
+                            AdapterState& adapter) {
+  std::vector<at::Tensor> outputs{tape.output}, grad_outputs{grad_output};
+  if (grad_sums_E.defined() && tape.probability_sums_E.defined()) {
+    outputs.push_back(tape.probability_sums_E);
+    grad_outputs.push_back(grad_sums_E);
+  }
   std::vector<at::Tensor> inputs{tape.input};
   inputs.insert(inputs.end(), tape.leaves.tensors.begin(), tape.leaves.tensors.end());
-  std::vector<at::Tensor> grads = torch::autograd::grad({tape.output}, inputs, {grad_output}, /*retain_graph=*/false,
+  std::vector<at::Tensor> grads = torch::autograd::grad(outputs, inputs, grad_outputs, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
   at::Tensor grad_input = grads.front();
   grads.erase(grads.begin());
@@ -86,18 +96,20 @@ int64_t first_adapted_layer(const AdapterState& adapter) {
   return first;
 }
 
-ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<KvCache>* caches) {
+ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<KvCache>* caches, bool balance) {
   ForwardContext context = loaded.model->prepare(batch);
   context.experts = loaded.experts.get();
   context.caches = caches;
+  context.balance = balance;
   return context;
 }
 
 }  // namespace
 
-at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<KvCache>* caches) {
+at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<KvCache>* caches,
+                   std::vector<LayerRecord>* records) {
   at::NoGradGuard no_grad;
-  const ForwardContext context = make_context(loaded, batch, caches);
+  const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);
   RootWeights root(*loaded.weights);
   at::Tensor hidden = loaded.model->embed(root.view, batch);
   for (int64_t layer = 0; layer < loaded.model->shape().num_hidden_layers; ++layer) {
@@ -106,16 +118,17 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
     const LayerAdapter layer_adapter = adapter ? adapter->layer_leaves(layer, false).adapter : LayerAdapter{};
     LayerRecord record;
     hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context, record);
+    if (records) records->push_back(std::move(record));
   }
   return loaded.model->final_norm(root.view, hidden);
 }
 
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
-                            Recompute recompute) {
+                            Recompute recompute, const AfterForward& after_forward) {
   at::NoGradGuard no_grad;
   const int64_t num_layers = loaded.model->shape().num_hidden_layers;
   const int64_t first_trained = first_adapted_layer(adapter);
-  const ForwardContext context = make_context(loaded, batch, nullptr);
+  const ForwardContext context = make_context(loaded, batch, nullptr, static_cast<bool>(after_forward));
   RootWeights root(*loaded.weights);
 
   // Forwards: keep each layer's input and its routing; with Recompute::kNone its whole tape.
@@ -137,6 +150,8 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
                                          records[layer]);
   }
 
+  const at::Tensor grad_sums_E = after_forward ? after_forward(records) : at::Tensor();
+
   // The head: loss and its gradient in one go, a chunk of tokens at a time.
   at::Tensor normed, head_input = hidden.detach().requires_grad_();
   {
@@ -151,7 +166,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   for (int64_t layer = num_layers - 1; layer >= first_trained; --layer) {
     if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
     if (layer > first_trained) prefetch_layer(*loaded.weights, layer - 1);
-    grad = backward_of_tape(*tapes[layer], grad, adapter);
+    grad = backward_of_tape(*tapes[layer], grad, grad_sums_E, adapter);
     tapes[layer].reset();
     inputs[layer].reset();
   }

@@ -1,6 +1,7 @@
 // One pass of a micro-batch through the model: the explicit layer loop, forwards and backwards.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "adapter/adapter_state.h"
@@ -10,9 +11,13 @@
 namespace moraine {
 
 // The input of the output head, [T, D], without gradients. `adapter` may be null; `caches` (one a layer) only when
-// generating.
+// generating. `records`, when wanted, takes what each layer tells of its routing.
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
-                   std::vector<KvCache>* caches = nullptr);
+                   std::vector<KvCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);
+
+// Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
+// [E] fp32, the same for all layers, or an undefined tensor: no loss on the routing.
+using AfterForward = std::function<at::Tensor(const std::vector<LayerRecord>& records)>;
 
 enum class Recompute {
   kFull,  // keep only each layer's input; run the layer again in the backward pass
@@ -21,6 +26,6 @@ enum class Recompute {
 
 // Loss of the batch and, added to the adapter's gradients, d (loss_scale · Σ token losses) / d adapter.
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
-                            Recompute recompute);
+                            Recompute recompute, const AfterForward& after_forward = {});
 
 }  // namespace moraine

@@ -9,6 +9,7 @@
 #include "data/batch_stream.h"
 #include "train/batch.h"
 #include "train/pass.h"
+#include "train/router_load.h"
 
 namespace moraine {
 
@@ -29,18 +30,46 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   std::vector<int64_t> row_numbers(rows.size());
   std::iota(row_numbers.begin(), row_numbers.end(), 0);
   const int64_t micro_steps = num_micro_steps(row_numbers.size(), config.micro_batch_size, world_size);
-  at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
-  for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
+  const auto batch_of = [&](int64_t micro_step) {
     std::vector<const Sample*> samples;
     for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, config.micro_batch_size))
       samples.insert(samples.end(), rows[row].begin(), rows[row].end());
-    const Batch batch = make_batch(samples, loaded.device, loaded.row_alignment);
-    loss_sum += forward_backward(loaded, adapter, batch, 1.0 / result.trained_tokens, recompute).loss_sum;
+    return make_batch(samples, loaded.device, loaded.row_alignment);
+  };
+  RouterLoad load(loaded.model->shape(), loaded.device);
+  bool load_is_known = false;
+  // The auxiliary loss is one of the whole step, so its gradient needs the choices of all ranks and micro-steps: with a single
+  // micro-step they are exchanged between the halves of the pass, with several they are counted in forward passes of their own.
+  const auto learn_load = [&] {
+    load.reduce(*groups.world);
+    load_is_known = true;
+  };
+  if (config.aux_loss_coef > 0 && micro_steps > 1) {
+    for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
+      std::vector<LayerRecord> records;
+      forward(loaded, &adapter, batch_of(micro_step), nullptr, &records);
+      load.add(records);
+    }
+    learn_load();
   }
+  const auto after_forward = [&](const std::vector<LayerRecord>& records) {
+    if (!load_is_known) load.add(records);
+    if (config.aux_loss_coef == 0) return at::Tensor();
+    if (!load_is_known) learn_load();
+    return load.aux_loss_gradient_E() * config.aux_loss_coef;
+  };
+  at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
+  for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
+    const double loss_scale = 1.0 / result.trained_tokens;
+    loss_sum += forward_backward(loaded, adapter, batch_of(micro_step), loss_scale, recompute, after_forward).loss_sum;
+  }
+  if (!load_is_known) learn_load();
   loss_sum = loss_sum.to(loaded.device);
   groups.world->all_reduce(loss_sum);
   reduce_gradients(adapter, groups);
-  result.loss = loss_sum.item<double>() / result.trained_tokens;
+  result.aux_loss = load.aux_loss();
+  result.expert_load_imbalance = load.imbalance();
+  result.loss = loss_sum.item<double>() / result.trained_tokens + config.aux_loss_coef * result.aux_loss;
   result.grad_norm = global_gradient_norm(adapter, groups);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     throw run_error("step", std::isfinite(result.loss) ? "the gradient is not finite" : "the loss is not finite",

@@ -14,6 +14,8 @@ namespace moraine {
 struct StepResult {
   double loss = 0;       // mean over the step's trained tokens, before the update
   double grad_norm = 0;  // before clipping
+  double aux_loss = 0;   // of the routers; `loss` holds train.aux_loss_coef times it
+  double expert_load_imbalance = 0;  // see RouterLoad
   int64_t tokens = 0;
   int64_t trained_tokens = 0;
   int64_t peak_memory_bytes = 0;  // so far, of the rank that has needed the most

@@ -25,7 +25,6 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
   if (!recipe.data.eval.empty()) refuse("data.eval", "leave it out, and use `moraine score` after the run");
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
-  if (recipe.train.aux_loss_coef != 0) refuse("train.aux_loss_coef", "set it to 0");
   if (recipe.train.stop_after) refuse("train.stop_after", "leave it out");
   if (recipe.save.every != 0) refuse("save.every", "set it to 0: only the final adapter is saved");
   if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");

@@ -2,7 +2,7 @@
 
   python3 exactness_test.py PROGRAM [--full]     (standard library only)
 
-One process is compared with ep x ep_fsdp x replicate x recompute x packing x accumulation, in fp32, on tests/golden/qwen3_moe-fp32
+One process is compared with ep x ep_fsdp x replicate x recompute x packing x accumulation x router loss, in fp32, on tests/golden/qwen3_moe-fp32
 with 20 steps; memory that holds no weights is filled with NaNs (MORAINE_POISON). Without --full a few telling cells; with it
 all of ep, ep_fsdp in 1, 2, 4 and replicate in 1, 2 up to 8 ranks. Limits: 1e-5 relative; the adapter after 20 steps 1e-4 of each
 tensor's largest element, because AdamW divides tiny gradients by their own size.
@@ -36,14 +36,14 @@ def mesh_flags(mesh):
     return flags + (["--ranks", str(ranks)] if ranks > 1 else [])
 
 
-def train(program, folder, mesh, recompute, packing, micro_batch):
-    out = folder / f"{mesh}-{recompute}-{packing}-{micro_batch}".replace(" ", "")
+def train(program, folder, mesh, recompute, packing, micro_batch, aux):
+    out = folder / f"{mesh}-{recompute}-{packing}-{micro_batch}-{aux}".replace(" ", "")
     recipe = folder / "recipe.json"
     recipe.write_text(json.dumps({
         "model": {"path": str(GOLDEN / "model")}, "adapter": {"init_from": str(GOLDEN / "lora" / "adapter")},
         "data": {"train": [str(folder / "tokens.safetensors")], "packing": packing, "max_length": 80},
         "train": {"steps": STEPS, "batch_size": 3 if packing else 6, "micro_batch_size": micro_batch, "learning_rate": 1e-3,
-                  "recompute": recompute}, "save": {"dir": str(out)}}))
+                  "recompute": recompute, "aux_loss_coef": aux}, "save": {"dir": str(out)}}))
     resident = ["mesh.resident=1GiB"] if recompute == "none" else []
     run([program, "train", recipe, *mesh_flags(mesh), *resident])
     return ([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()],
@@ -84,10 +84,10 @@ def main():
     a = parser.parse_args()
     if a.full:
         meshes = [m for m in itertools.product((1, 2, 4), (1, 2, 4), (1, 2)) if math.prod(m) <= 8]
-        ways = list(itertools.product(("full", "none"), (False, True), (1, 3)))
+        ways = list(itertools.product(("full", "none"), (False, True), (1, 3), (0, 0.1)))
     else:
         meshes = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 1, 2), (4, 1, 1)]
-        ways = [("full", False, 1), ("none", True, 3)]
+        ways = [("full", False, 1, 0.1), ("none", True, 3, 0)]
     failures = 0
     with tempfile.TemporaryDirectory(prefix="moraine-exactness-") as temporary:
         folder = pathlib.Path(temporary)
@@ -100,12 +100,12 @@ def main():
             ok = worst <= 1e-5 and ratio <= 1e-5 and grads.keys() == reference_grads.keys()
             failures += not ok
             print(f"{'ok    ' if ok else 'FAILED'}  {mesh}: gradients {worst:.1e}, SGD update ratio 1 within {ratio:.1e}", flush=True)
-        for recompute, packing, micro_batch in ways:
+        for recompute, packing, micro_batch, aux in ways:
             # Each way of cutting a step must give the numbers of one process too, so the reference is that of the plainest.
-            reference = train(a.program, folder, (1, 1, 1), "full", packing, 1)
+            reference = train(a.program, folder, (1, 1, 1), "full", packing, 1, aux)
             for mesh in meshes:
-                failures += not compare(f"{mesh} recompute {recompute}, packing {packing}, micro-batch {micro_batch}",
-                                        train(a.program, folder, mesh, recompute, packing, micro_batch), reference)
+                failures += not compare(f"{mesh} recompute {recompute}, packing {packing}, micro-batch {micro_batch}, router loss {aux}",
+                                        train(a.program, folder, mesh, recompute, packing, micro_batch, aux), reference)
     sys.exit(1 if failures else 0)
 
 

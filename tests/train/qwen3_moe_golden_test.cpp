@@ -154,5 +154,31 @@ TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
   }
 }
 
+// transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the
+// choices are counted ahead.
+TEST(Qwen3MoeFp32, RouterLossAndItsGradient) {
+  Golden golden("qwen3_moe-fp32");
+  const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");
+  const SafetensorsHeader grads = read_safetensors_header(golden.folder / "lora" / "router_loss_grads.safetensors");
+  for (const std::string recompute : {"full", "none"}) {
+    for (int64_t micro_batch_size : {3, 1}) {
+      OpenedAdapter adapter = golden.adapter();
+      TrainConfig config;
+      config.micro_batch_size = micro_batch_size;
+      config.recompute = recompute;
+      config.aux_loss_coef = expected["coefficient"];
+      AdamW optimizer(adapter.state, config);
+      std::vector<TrainingRow> rows;
+      for (const Sample& sample : golden.batch.samples) rows.push_back({&sample});
+      const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, 0.0, golden.groups);
+      EXPECT_NEAR(result.aux_loss, expected["aux_loss"].get<double>(), 1e-5);
+      EXPECT_NEAR(result.loss, expected["loss"].get<double>(), 1e-5);
+      EXPECT_GT(result.expert_load_imbalance, 1.0);
+      for (const auto& [name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep))
+        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), 2e-5) << name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moraine

@@ -63,7 +63,9 @@ at::Tensor Qwen3MoeModel::sparse_moe(const ImageView& dense, const ImageView& ex
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK = routing.indices_TK;
     record.dispatch = context.experts->plan(routing.indices_TK);
+    record.expert_counts_E = count_choices(routing.indices_TK, context.batch->real_T, config_.num_experts);
   }
+  if (context.balance) record.probability_sums_E = sum_of_real_rows(routing.probabilities_TE, context.batch->real_T);
   const std::vector<int64_t>& rows_of_expert = record.dispatch.rows_of_expert;
   at::Tensor x_RD = context.experts->dispatch(x_TD, record.dispatch);
   at::Tensor gate_up_RI = grouped_linear(x_RD, experts["mlp.experts.gate_up_proj"], rows_of_expert,
