@@ -2,6 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdlib>
+
+#include "base/error.h"
+#include "base/file.h"
+
 namespace moraine {
 
 std::string from_rank0(MeshGroups& groups, const std::string& name, const std::function<std::string()>& make) {
@@ -18,6 +23,25 @@ std::string from_rank0(MeshGroups& groups, const std::string& name, const std::f
   const auto options = at::TensorOptions().dtype(at::kByte);
   groups.world->broadcast(at::from_blob(bytes.data(), {static_cast<int64_t>(bytes.size())}, options), 0);
   return bytes;
+}
+
+FolderFromRank0::FolderFromRank0(MeshGroups& groups, const std::string& name, const std::filesystem::path& folder,
+                                 const std::vector<std::string>& files)
+    : path_(folder), is_copy_(groups.world->rank() != 0) {
+  if (is_copy_) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "moraine-XXXXXX").string();
+    if (!mkdtemp(pattern.data())) throw run_error(pattern, "cannot make a temporary folder", "set TMPDIR to a writable one");
+    path_ = pattern;
+  }
+  for (const std::string& file : files) {
+    const std::string bytes = from_rank0(groups, name + "/" + file, [&] { return read_text_file(folder / file, uint64_t{1} << 40); });
+    if (is_copy_) write_file_atomic(path_ / file, bytes);
+  }
+}
+
+FolderFromRank0::~FolderFromRank0() {
+  std::error_code ignored;
+  if (is_copy_) std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace moraine

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "data/batch_stream.h"
 #include "data/packing.h"
+#include "dist/from_rank0.h"
 #include "train/load_report.h"
 #include "train/metrics.h"
 #include "train/run_folder.h"
@@ -101,7 +102,14 @@ void train(const Recipe& recipe, Control& control) {
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
   print_data(data);
-  OpenedAdapter adapter = make_adapter(loaded.model->layout(), recipe.adapter, recipe.model.path, loaded.experts->local_experts(),
+  AdapterConfig wanted = recipe.adapter;
+  std::optional<FolderFromRank0> init_from;
+  if (recipe.load.mode == "rank0" && world.distributed() && !wanted.init_from.empty()) {
+    init_from.emplace(groups, "adapter.init_from", wanted.init_from,
+                      std::vector<std::string>{"adapter_config.json", "adapter_model.safetensors"});
+    wanted.init_from = init_from->path().string();
+  }
+  OpenedAdapter adapter = make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(),
                                        loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   print_targets(adapter);

@@ -132,9 +132,10 @@ def skip_reason():
 class Test:
     def __init__(self, program, folder):
         self.program, self.folder, self.failures, self.recipes = program, folder, 0, 0
-        # A folder that only the first host has when load.mode is rank0. An adapter to start from must be on every host.
+        # A folder that only the first host has when load.mode is rank0.
         self.inputs = folder / "inputs"
         shutil.copytree(GOLDEN / "model", self.inputs / "model")
+        shutil.copytree(GOLDEN / "lora" / "adapter", self.inputs / "adapter")
         write_tokens(self.inputs / "tokens.safetensors", training_rows())
 
     def check(self, ok, text):
@@ -151,7 +152,7 @@ class Test:
                   "train": {"steps": steps, "batch_size": 6, "learning_rate": 1e-3, "scheduler": "constant"},
                   "load": load or {}, "save": {"dir": str(out)}, "log": {"tensorboard": False}}
         if not model:
-            recipe["adapter"] = {"init_from": str(GOLDEN / "lora" / "adapter")}
+            recipe["adapter"] = {"init_from": str(self.inputs / "adapter")}
         path.write_text(json.dumps(recipe))
         return path, out
 
