@@ -33,7 +33,9 @@ void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, co
   }
 }
 
-// One autograd node for W, A and B together: W needs no gradient, and the low-rank activations are kept, not recomputed.
+// One autograd node for W, A and B together: W needs no gradient, and the low-rank activations are kept, not recomputed. A and B come
+// in the dtype of their masters and their gradients leave in it: sums over rows that were rounded to the compute dtype would depend
+// on which rows share a micro-batch or a rank.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
   // `lora_a` and `lora_b` are both there or both not.
@@ -42,7 +44,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
                             std::vector<int64_t> rows_of_expert) {
     at::AutoDispatchBelowAutograd below_autograd;
     const bool adapted = lora_a.has_value();
-    const at::Tensor a = lora_a.value_or(at::Tensor()), b = lora_b.value_or(at::Tensor());
+    const at::Tensor a = adapted ? lora_a->to(x.scalar_type()) : at::Tensor();
+    const at::Tensor b = adapted ? lora_b->to(x.scalar_type()) : at::Tensor();
     at::Tensor y = at::empty({x.size(0), w.size(1)}, x.options());
     at::Tensor low = adapted ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
     for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
@@ -55,6 +58,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     });
     context->save_for_backward({x, w, a, b, low});
     context->saved_data["scaling"] = scaling;
+    context->saved_data["master_dtype"] = static_cast<int64_t>(adapted ? lora_a->scalar_type() : x.scalar_type());
     context->saved_data["rows_of_expert"] = rows_of_expert;
     return y;
   }
@@ -70,7 +74,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const bool adapted = a.defined();
     at::Tensor dx = needs_dx ? at::empty_like(x) : at::Tensor();
     // Experts without rows get a zero gradient, as every other unused parameter does.
-    at::Tensor da = adapted ? at::zeros_like(a) : at::Tensor(), db = adapted ? at::zeros_like(b) : at::Tensor();
+    const auto master = static_cast<at::ScalarType>(context->saved_data["master_dtype"].toInt());
+    at::Tensor da = adapted ? at::zeros_like(a, master) : at::Tensor(), db = adapted ? at::zeros_like(b, master) : at::Tensor();
     at::Tensor dlow = adapted ? at::empty_like(low) : at::Tensor();
     for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
       at::Tensor dy_e = dy.narrow(0, row, n);
@@ -80,8 +85,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
       at::Tensor dlow_e = dlow.narrow(0, row, n), da_e = da[e], db_e = db[e];
       at::mm_out(dlow_e, dy_e, b[e]);
       if (needs_dx) dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
-      db_e.addmm_(dy_e.t(), low.narrow(0, row, n), 0.0, scaling);
-      da_e.addmm_(dlow_e.t(), x.narrow(0, row, n), 0.0, scaling);
+      db_e.addmm_(dy_e.to(master).t(), low.narrow(0, row, n).to(master), 0.0, scaling);
+      da_e.addmm_(dlow_e.to(master).t(), x.narrow(0, row, n).to(master), 0.0, scaling);
     });
     return {dx, at::Tensor(), da, db, at::Tensor(), at::Tensor()};
   }
@@ -95,8 +100,8 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const
   MORAINE_ASSERT(x_RI.scalar_type() == w_EOI.scalar_type(), "activations and weights differ in dtype");
   std::optional<at::Tensor> a, b;
   if (lora) {
-    a = lora->a.to(x_RI.scalar_type());
-    b = lora->b.to(x_RI.scalar_type());
+    a = lora->a;
+    b = lora->b;
   }
   return GroupedLinear::apply(x_RI.contiguous(), w_EOI, a, b, lora ? lora->scaling : 1.0, rows_of_expert);
 }

@@ -18,7 +18,7 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const
                           const LoraPair* lora);
 
 // y_TO = x_TI · w_OIᵀ (+ LoRA), the same for all rows. As in PEFT the adapter's products are taken in the dtype of its
-// factors (fp32) and the sum is rounded once; experts' are taken in x's dtype.
+// factors (fp32) and the sum is rounded once; experts' are taken in x's dtype, the gradients of their factors in that of the factors.
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora);
 
 }  // namespace moraine
