@@ -7,21 +7,27 @@
 
 namespace moraine {
 
-AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts,
-                           at::Device device)
-    : r_(r), scaling_(lora_alpha / static_cast<double>(r)), expert_range_(experts) {
-  int64_t dense_size = 0, expert_size = 0;
+AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts) {
+  AdapterLayout layout;
   for (LoraModule& module : modules) {
     const bool is_experts = module.num_experts > 0;
-    int64_t& size = is_experts ? expert_size : dense_size;
+    int64_t& size = is_experts ? layout.expert_size : layout.dense_size;
     const int64_t copies = is_experts ? experts.count : 1;
     AdapterEntry entry{std::move(module), size, 0};
     entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
     size = entry.b_offset + copies * r * entry.module.out_features;
-    entries_.push_back(std::move(entry));
+    layout.entries.push_back(std::move(entry));
   }
+  return layout;
+}
+
+AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts,
+                           at::Device device)
+    : r_(r), scaling_(lora_alpha / static_cast<double>(r)), expert_range_(experts) {
+  AdapterLayout layout = lay_out_adapter(std::move(modules), r, experts);
+  entries_ = std::move(layout.entries);
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
-  for (auto [section, size] : {std::pair{&dense_, dense_size}, std::pair{&experts_, expert_size}}) {
+  for (auto [section, size] : {std::pair{&dense_, layout.dense_size}, std::pair{&experts_, layout.expert_size}}) {
     section->values = at::zeros({size}, options);
     section->grads = at::zeros({size}, options);
     section->owned_size = size;
@@ -29,7 +35,7 @@ AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lo
 }
 
 void AdapterState::shard_experts(SectionShard shard) {
-  const int64_t part = (experts_.values.numel() + shard.count - 1) / shard.count;
+  const int64_t part = section_part_size(experts_.values.numel(), shard.count);
   const int64_t padding = part * shard.count - experts_.values.numel();
   experts_.values = at::constant_pad_nd(experts_.values, {0, padding});
   experts_.grads = at::constant_pad_nd(experts_.grads, {0, padding});

@@ -31,6 +31,17 @@ struct AdapterEntry {
   int64_t a_offset = 0, b_offset = 0;  // elements within the section
 };
 
+// Where every factor lies, without any tensor: the state allocates by it, and plans count by it.
+struct AdapterLayout {
+  std::vector<AdapterEntry> entries;
+  int64_t dense_size = 0, expert_size = 0;  // elements of the sections
+};
+// `experts`: the expert ids this rank holds.
+AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts);
+
+// Elements of one of `count` equal parts of a section; the section is padded to `count` such parts.
+inline int64_t section_part_size(int64_t elements, int64_t count) { return (elements + count - 1) / count; }
+
 class AdapterState {
  public:
   // Lays out `modules` with zero values. `experts`: the expert ids this rank holds.

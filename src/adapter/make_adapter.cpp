@@ -27,8 +27,8 @@ std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
   return names;
 }
 
-void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const OpenedAdapter& opened) {
-  const LoraConfig& found = opened.config;
+void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const AdapterSelection& read) {
+  const LoraConfig& found = read.config;
   auto given = [&](const char* key) { return std::find(wanted.given.begin(), wanted.given.end(), key) != wanted.given.end(); };
   auto disagree = [&](const std::string& key, const std::string& what) {
     throw input_error("adapter." + key, fmt::format("{} disagrees with {}/adapter_config.json", what, wanted.init_from),
@@ -37,8 +37,7 @@ void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const 
   if (given("r") && wanted.r != found.r) disagree("r", fmt::format("{} (the folder says {})", wanted.r, found.r));
   if (given("lora_alpha") && wanted.lora_alpha != found.lora_alpha)
     disagree("lora_alpha", fmt::format("{} (the folder says {})", wanted.lora_alpha, found.lora_alpha));
-  std::set<std::string> of_folder;
-  for (const AdapterEntry& entry : opened.state.entries()) of_folder.insert(entry.module.name);
+  const std::set<std::string> of_folder = names_of(read.targets.modules);
   for (const char* key : {"target_modules", "exclude_modules", "target_parameters"}) {
     if (!given(key)) continue;
     const TargetSelection selection = select_targets(
@@ -51,25 +50,35 @@ void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const 
 
 }  // namespace
 
+AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& wanted, const std::string& base_model) {
+  if (!wanted.init_from.empty()) {
+    AdapterSelection read = read_adapter_selection(layout, wanted.init_from);
+    check_agrees(layout, wanted, read);
+    read.config.base_model_name_or_path = base_model;
+    return read;
+  }
+  AdapterSelection made{{}, select_targets(layout.lora_modules(), wanted.target_modules, wanted.exclude_modules,
+                                           wanted.target_parameters, wanted.r)};
+  made.config.r = wanted.r;
+  made.config.lora_alpha = wanted.lora_alpha;
+  made.config.target_modules = resolved(wanted.target_modules, made.targets.modules);
+  made.config.exclude_modules = wanted.exclude_modules;
+  made.config.target_parameters = wanted.target_parameters;
+  made.config.base_model_name_or_path = base_model;
+  return made;
+}
+
 OpenedAdapter make_adapter(const ModelLayout& layout, const AdapterConfig& wanted, const std::string& base_model,
                            ExpertRange experts, at::Device device) {
+  AdapterSelection selection = select_adapter(layout, wanted, base_model);
   if (!wanted.init_from.empty()) {
     OpenedAdapter opened = open_adapter(layout, wanted.init_from, experts, device);
-    check_agrees(layout, wanted, opened);
-    opened.config.base_model_name_or_path = base_model;
+    opened.config = std::move(selection.config);
     return opened;
   }
-  TargetSelection selection = select_targets(layout.lora_modules(), wanted.target_modules, wanted.exclude_modules,
-                                             wanted.target_parameters, wanted.r);
-  LoraConfig config;
-  config.r = wanted.r;
-  config.lora_alpha = wanted.lora_alpha;
-  config.target_modules = resolved(wanted.target_modules, selection.modules);
-  config.exclude_modules = wanted.exclude_modules;
-  config.target_parameters = wanted.target_parameters;
-  config.base_model_name_or_path = base_model;
-  OpenedAdapter made{std::move(config), AdapterState(std::move(selection.modules), wanted.r, wanted.lora_alpha, experts, device),
-                     std::move(selection.patterns)};
+  OpenedAdapter made{selection.config,
+                     AdapterState(std::move(selection.targets.modules), wanted.r, wanted.lora_alpha, experts, device),
+                     std::move(selection.targets.patterns)};
   made.state.initialize(wanted.seed);
   return made;
 }

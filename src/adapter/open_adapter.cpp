@@ -23,23 +23,28 @@ std::vector<std::string> matching_names(std::vector<std::string> names, const st
 
 }  // namespace
 
-OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
-                           at::Device device) {
-  const LoraConfig config = read_lora_config(folder);
+AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
+  AdapterSelection selection{read_lora_config(folder), {}};
+  const LoraConfig& config = selection.config;
   const std::vector<LoraModule> offered = layout.lora_modules();
   ModuleSelection target_modules = config.target_modules;
   target_modules.names = matching_names(target_modules.names, offered, /*experts=*/false);
   const auto target_parameters = matching_names(config.target_parameters, offered, /*experts=*/true);
-
-  TargetSelection selection;
   try {
-    selection = select_targets(offered, target_modules, config.exclude_modules, target_parameters, config.r);
+    selection.targets = select_targets(offered, target_modules, config.exclude_modules, target_parameters, config.r);
   } catch (const Error& error) {
     throw input_error((folder / "adapter_config.json").string(), error.where + ": " + error.message,
                       "the adapter was made for another model");
   }
-  OpenedAdapter opened{config, AdapterState(selection.modules, config.r, config.lora_alpha, experts, device),
-                       selection.patterns};
+  return selection;
+}
+
+OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
+                           at::Device device) {
+  AdapterSelection selection = read_adapter_selection(layout, folder);
+  const LoraConfig& config = selection.config;
+  OpenedAdapter opened{config, AdapterState(selection.targets.modules, config.r, config.lora_alpha, experts, device),
+                       selection.targets.patterns};
   import_adapter(opened.state, folder);
   return opened;
 }

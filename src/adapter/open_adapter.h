@@ -10,15 +10,24 @@
 
 namespace moraine {
 
+// What an adapter is made of, before any tensor is allocated.
+struct AdapterSelection {
+  LoraConfig config;
+  TargetSelection targets;
+};
+
 struct OpenedAdapter {
   LoraConfig config;
   AdapterState state;
   std::vector<TargetSelection::Pattern> patterns;  // what each target of the config matched
 };
 
-// Throws input errors that name the adapter's file: not honoured options, targets that this model does not have,
-// tensors that are missing, unexpected or of another shape. As in PEFT a target may match nothing while another one
-// does.
+// What `folder`'s adapter_config.json selects. Throws input errors that name it: not honoured options, targets that this
+// model does not have. As in PEFT a target may match nothing while another one does.
+AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder);
+
+// With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or of
+// another shape.
 OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
                            at::Device device);
 

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cctype>
 #include <charconv>
-#include <utility>
 
 namespace moraine {
 
@@ -17,16 +17,22 @@ std::string format_bytes(uint64_t bytes) {
 
 std::optional<uint64_t> parse_bytes(std::string_view text) {
   double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (error != std::errc() || !(number >= 0)) return std::nullopt;
-  std::string_view unit(end, text.data() + text.size() - end);
-  while (unit.starts_with(' ')) unit.remove_prefix(1);
-  constexpr std::pair<std::string_view, double> kUnits[] = {
-      {"", 1},      {"B", 1},         {"kB", 1e3},       {"KB", 1e3},       {"MB", 1e6},      {"GB", 1e9},
-      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
-  for (const auto& [name, factor] : kUnits)
-    if (unit == name && number * factor < 0x1p63) return static_cast<uint64_t>(number * factor);
-  return std::nullopt;
+  std::string unit;
+  for (char c : text.substr(end - text.data()))
+    if (c != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  double factor = 1;
+  if (!unit.empty() && unit != "b") {
+    static constexpr std::string_view kPrefixes = "kmgtp";
+    const size_t power = kPrefixes.find(unit[0]);
+    const std::string_view rest = std::string_view(unit).substr(1);
+    if (power == kPrefixes.npos || (rest != "" && rest != "b" && rest != "ib")) return std::nullopt;
+    for (size_t i = 0; i <= power; ++i) factor *= rest == "b" ? 1000 : 1024;
+  }
+  const double bytes = number * factor;
+  if (bytes >= 0x1p63) return std::nullopt;
+  return static_cast<uint64_t>(bytes);
 }
 
 }  // namespace moraine

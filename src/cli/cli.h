@@ -10,17 +10,21 @@ namespace moraine {
 // Parses argv, runs the command and returns the exit code. Throws input errors for wrong usage.
 int run_command_line(int argc, char** argv);
 
+// A number that no flag can mean.
+inline constexpr int64_t kNotGiven = INT64_MIN;
+
 // The flags of all commands; a command sees those that the table in commands.cpp lists for it. Empty = not given.
 struct CommandArgs {
-  std::string recipe;                  // positional of train
+  std::string recipe;                  // positional of train and plan
   std::string folder;                  // positional of inspect
   std::vector<std::string> overrides;  // section.key=value
   std::string model, adapter, tokens, out, grads, config, dtype;
-  std::string prompt, chat, text, texts, messages, parse, template_name, template_options;
+  std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
   int64_t ranks = 1;
+  int64_t world = kNotGiven, ranks_per_node = kNotGiven;
   std::vector<std::string> argv;  // the whole command line, the program first
   std::string manifest;
   bool logits = false, json = false, hash = false, check = false;
@@ -28,6 +32,7 @@ struct CommandArgs {
 
 int run_train(const CommandArgs& args);
 int run_verify(const CommandArgs& args);
+int run_plan(const CommandArgs& args);
 int run_score(const CommandArgs& args);
 int run_generate(const CommandArgs& args);
 int run_inspect(const CommandArgs& args);

@@ -49,6 +49,21 @@ Command verify_command() {
   return c;
 }
 
+Command plan_command() {
+  Command c{"plan", "what a run will read, hold and send on each rank, and whether it fits; starts nothing",
+            "RECIPE.yaml [section.key=value ...] [--world N --ranks-per-node M] [flags]"};
+  c.positionals = {{"RECIPE.yaml", "the run; neither weights nor data need to be there, config.json is enough", &CommandArgs::recipe}};
+  c.flags = {{"--world", "N", "ranks (default: the fewest that the recipe's mesh fits)", &CommandArgs::world},
+             {"--ranks-per-node", "M", "ranks a machine (default: up to 8)", &CommandArgs::ranks_per_node},
+             {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB", &CommandArgs::memory_per_rank},
+             json_flag("print one JSON object alone: a row for every rank")};
+  c.takes_overrides = true;
+  c.examples = {"moraine plan recipe.yaml --world 8 mesh.ep=8 --memory-per-rank 80GiB",
+                "moraine plan recipe.yaml model.path=Qwen3-30B-A3B/config.json --world 1024 --ranks-per-node 8 mesh.ep=8 --json"};
+  c.run = run_plan;
+  return c;
+}
+
 Command score_command() {
   Command c{"score", "loss of a file of tokens, with or without an adapter",
             "--model DIR [--adapter DIR] --tokens FILE [flags] [section.key=value ...]"};
@@ -146,13 +161,13 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(), verify_command(), score_command(),    generate_command(),
+  static const std::vector<Command> table{train_command(), plan_command(),    verify_command(),   score_command(), generate_command(),
                                           inspect_command(), tokenize_command(), init_command()};
   return table;
 }
 
 const std::vector<std::string>& commands_not_built() {
-  static const std::vector<std::string> names{"plan", "merge", "convert"};
+  static const std::vector<std::string> names{"merge", "convert"};
   return names;
 }
 
@@ -170,6 +185,7 @@ std::string program_help() {
          "A first run:\n"
          "  moraine inspect MODEL_DIR                              is it a model that can be trained?\n"
          "  moraine tokenize --model MODEL_DIR --messages FILE     what will be trained in the chats?\n"
+         "  moraine plan RECIPE.yaml --memory-per-rank 80GiB       will it fit?\n"
          "  moraine train RECIPE.yaml                              train\n"
          "  moraine generate --model MODEL_DIR --adapter SAVE_DIR/adapter --prompt \"Who are you?\"\n\n"
          "`moraine COMMAND --help` lists a command's flags; `moraine --version` says which version this is.\n"

@@ -26,6 +26,7 @@ struct ModelShape {
   // Widths of a token's largest activations, for memory figures only.
   int64_t residual_streams = 1;    // hidden states carried from layer to layer, hidden_size elements each
   int64_t attention_width = 0;     // queries, keys, values and the attention's output together
+  int64_t attention_tape = 0;      // what autograd keeps of them until the backward pass; 0 = 2.5 times attention_width
   int64_t expert_intermediate = 0; // of one routed expert
   int64_t shared_intermediate = 0; // of the shared expert; 0 = none
 };

@@ -20,6 +20,8 @@ Qwen3MoeLayout::Qwen3MoeLayout(Config config) : config_(std::move(config)) {
             .num_experts_per_tok = c.num_experts_per_tok,
             .dtype = c.dtype,
             .attention_width = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,
+            // Queries before and after RoPE, keys and values for every query head, keys before, the output.
+            .attention_tape = (5 * c.num_attention_heads + c.num_key_value_heads) * c.head_dim,
             .expert_intermediate = c.moe_intermediate_size};
 }
 

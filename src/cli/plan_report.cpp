@@ -1,0 +1,199 @@
+#include "cli/plan_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "base/bytes.h"
+#include "base/text.h"
+
+namespace moraine {
+namespace {
+
+uint64_t whole(double bytes) { return static_cast<uint64_t>(bytes + 0.5); }
+
+OrderedJson bytes_json(const NetworkBytes& bytes) {
+  return {{"within_node", whole(bytes.within_node)}, {"between_nodes", whole(bytes.between_nodes)}};
+}
+
+OrderedJson step_json(const StepTraffic& traffic) {
+  OrderedJson json = bytes_json(traffic.total());
+  json["image_gathers"] = bytes_json(traffic.image_gathers);
+  json["token_exchange"] = bytes_json(traffic.token_exchange);
+  json["gradient_reduction"] = bytes_json(traffic.gradient_reduction);
+  json["updated_values"] = bytes_json(traffic.updated_values);
+  return json;
+}
+
+const PlannedRank& busiest(const RunPlan& plan) {
+  return *std::max_element(plan.ranks.begin(), plan.ranks.end(), [](const PlannedRank& a, const PlannedRank& b) {
+    return a.received.total().total() < b.received.total().total();
+  });
+}
+
+const MemoryStage& fullest_stage(const RankMemory& memory) {
+  return *std::max_element(memory.stages.begin(), memory.stages.end(),
+                           [](const MemoryStage& a, const MemoryStage& b) { return a.bytes < b.bytes; });
+}
+
+std::string ranks_text(int64_t first, int64_t last) {
+  return first == last ? fmt::format("rank {}", first) : fmt::format("ranks {}–{}", first, last);
+}
+
+// "4.2 GiB", or "4.2–4.5 GiB" where ranks differ visibly.
+std::string range_text(uint64_t least, uint64_t most) {
+  const std::string low = format_bytes(least), high = format_bytes(most);
+  return low == high ? high : low + " – " + high;
+}
+
+// Columns as wide as their widest cell, counted in characters.
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  auto width_of = [](const std::string& text) {
+    return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+  };
+  std::vector<int64_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max<int64_t>(widths[i], width_of(row[i]));
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      const std::string fill(widths[i] - width_of(row[i]), ' ');
+      line += i == 0 ? "  " + row[i] + fill : "  " + fill + row[i];
+    }
+    text += line + "\n";
+  }
+  return text;
+}
+
+// Neighbours that hold the same, a row each.
+std::string memory_table(const RunPlan& plan) {
+  std::vector<std::vector<std::string>> rows{
+      {"a rank", "reads", "base", "gather buffers", "adapter", "moments", "activations", "libtorch", "peak"}};
+  std::vector<std::vector<const PlannedRank*>> groups;
+  for (const PlannedRank& rank : plan.ranks) {
+    if (groups.empty() || groups.back().back()->memory != rank.memory) groups.emplace_back();
+    groups.back().push_back(&rank);
+  }
+  constexpr size_t kMostRows = 12;
+  if (groups.size() > kMostRows) {  // classes take turns: by class then, wherever its ranks are
+    groups.assign(plan.memories.size(), {});
+    for (const PlannedRank& rank : plan.ranks) groups[rank.memory].push_back(&rank);
+  }
+  for (const auto& group : groups) {
+    auto [least, most] = std::minmax_element(group.begin(), group.end(), [](const PlannedRank* a, const PlannedRank* b) {
+      return a->bytes_read < b->bytes_read;
+    });
+    const bool together = group.back()->rank - group.front()->rank + 1 == static_cast<int64_t>(group.size());
+    const RankMemory& m = plan.memory_of(*group.front());
+    rows.push_back({together ? ranks_text(group.front()->rank, group.back()->rank)
+                             : fmt::format("{} ranks from {} on", group.size(), group.front()->rank),
+                    range_text((*least)->bytes_read, (*most)->bytes_read), format_bytes(m.resident_base),
+                    format_bytes(m.gather_buffers), format_bytes(m.adapter), format_bytes(m.optimizer),
+                    format_bytes(m.activations), format_bytes(m.base), format_bytes(m.peak())});
+  }
+  return table(rows);
+}
+
+std::string step_table(const RunPlan& plan) {
+  const double ranks = static_cast<double>(plan.ranks.size());
+  std::vector<std::vector<std::string>> rows{{"a step", "within nodes", "between nodes", "a rank receives"}};
+  auto add = [&](const std::string& name, const NetworkBytes& bytes) {
+    rows.push_back({name, format_bytes(whole(bytes.within_node)), format_bytes(whole(bytes.between_nodes)),
+                    format_bytes(whole(bytes.total() / ranks))});
+  };
+  add("base weights gathered", plan.step.image_gathers);
+  add("tokens to experts and back", plan.step.token_exchange);
+  add("gradients summed", plan.step.gradient_reduction);
+  add("updated values", plan.step.updated_values);
+  add("together", plan.step.total());
+  return table(rows);
+}
+
+std::string load_table(const RunPlan& plan) {
+  std::vector<std::vector<std::string>> rows{{"loading", "within nodes", "between nodes"}};
+  for (const auto& [mode, bytes] : {std::pair{"direct", &plan.load.direct}, {"node", &plan.load.node}, {"rank0", &plan.load.rank0}}) {
+    rows.push_back({fmt::format("load.mode {}{}", mode, plan.run.load_mode == mode ? " (this recipe's)" : ""),
+                    format_bytes(whole(bytes->within_node)), format_bytes(whole(bytes->between_nodes))});
+  }
+  return table(rows);
+}
+
+}  // namespace
+
+OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
+  const PlannedRun& run = plan.run;
+  const Mesh& mesh = run.mesh;
+  OrderedJson json;
+  json["world"] = mesh.world_size();
+  json["ranks_per_node"] = run.ranks_per_node;
+  json["mesh"] = {{"ep", mesh.ep}, {"ep_fsdp", mesh.ep_fsdp}, {"fsdp", mesh.fsdp}, {"replicate", mesh.replicate}};
+  json["model"] = {{"architecture", model.architecture},
+                   {"weights", model.has_weights ? "found" : "assumed"},
+                   {"bytes", model.index.total_bytes()},
+                   {"dtype", dtype_name(model.shape.dtype)}};
+  json["batch"] = {{"sequences_a_step", run.batch_size},
+                   {"micro_batch_size", run.micro_batch_size},
+                   {"max_length", run.max_length},
+                   {"micro_steps", run.micro_steps()}};
+  OrderedJson ranks = OrderedJson::array();
+  for (const PlannedRank& rank : plan.ranks) {
+    const RankMemory& m = plan.memory_of(rank);
+    ranks.push_back({{"rank", rank.rank},
+                     {"node", rank.node},
+                     {"bytes_read", rank.bytes_read},
+                     {"resident_base_bytes", m.resident_base},
+                     {"gather_buffer_bytes", m.gather_buffers},
+                     {"adapter_bytes", m.adapter},
+                     {"optimizer_bytes", m.optimizer},
+                     {"activation_bytes", m.activations},
+                     {"activation_bytes_at_double_rows", plan.doubled_activations[rank.memory]},
+                     {"loading_bytes", m.loading},
+                     {"libtorch_base_bytes", m.base},
+                     {"peak_bytes", m.peak()},
+                     {"step_received_bytes", whole(rank.received.total().total())}});
+  }
+  json["ranks"] = std::move(ranks);
+  OrderedJson stages = OrderedJson::object();  // of rank 0
+  for (const MemoryStage& stage : plan.memories.front().stages) stages[stage.name] = whole(std::max(stage.bytes, 0.0));
+  json["stage_bytes"] = std::move(stages);
+  json["step_network_bytes"] = step_json(plan.step);
+  json["busiest_rank_step_network_bytes"] = step_json(busiest(plan).received);
+  json["load_network_bytes"] = {{"direct", whole(plan.load.direct.total())},
+                                {"node", whole(plan.load.node.total())},
+                                {"rank0", whole(plan.load.rank0.total())}};
+  json["load_network_bytes_between_nodes"] = {{"direct", whole(plan.load.direct.between_nodes)},
+                                              {"node", whole(plan.load.node.between_nodes)},
+                                              {"rank0", whole(plan.load.rank0.between_nodes)}};
+  json["memory_per_rank"] = verdict.memory_per_rank ? OrderedJson(*verdict.memory_per_rank) : OrderedJson(nullptr);
+  json["fits"] = verdict.fits ? OrderedJson(*verdict.fits) : OrderedJson(nullptr);
+  json["advice"] = verdict.advice.empty() ? OrderedJson(nullptr) : OrderedJson(verdict.advice);
+  return json;
+}
+
+std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
+  const PlannedRun& run = plan.run;
+  const int64_t nodes = run.mesh.world_size() / run.ranks_per_node;
+  std::string text = fmt::format("{}, {} layers, {} experts, {} ({})\n", model.architecture, model.shape.num_hidden_layers,
+                                 model.shape.num_experts, format_bytes(model.index.total_bytes()),
+                                 model.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
+  text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes, nodes == 1 ? "" : "s");
+  text += fmt::format("batch: {} sequences of {} tokens a step, {} at a time on a rank, {} micro-step{}\n\n", run.batch_size,
+                      run.max_length, run.micro_batch_size, run.micro_steps(), run.micro_steps() == 1 ? "" : "s");
+  text += memory_table(plan) + "\n" + step_table(plan) + "\n" + load_table(plan) + "\n";
+  const RankMemory& fullest = plan.memories.front();
+  text += fmt::format("fullest moment: {} on rank 0. Every sequence is taken to be as long as data.max_length, and tokens to spread evenly "
+                      "over experts;\nif twice as many come to a rank's experts, activations are {}.\n",
+                      fullest.loading > fullest.training() ? "loading" : "the " + fullest_stage(fullest).name,
+                      format_bytes(plan.doubled_activations.front()));
+  if (verdict.fits) {
+    text += fmt::format("{} in {} a rank{}\n", *verdict.fits ? "fits" : "does not fit", format_bytes(*verdict.memory_per_rank),
+                        verdict.advice.empty() ? "" : ": " + verdict.advice);
+  }
+  return text;
+}
+
+}  // namespace moraine

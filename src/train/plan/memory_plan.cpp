@@ -1,0 +1,125 @@
+#include "train/plan/memory_plan.h"
+
+#include <algorithm>
+#include <array>
+
+#include "adapter/adapter_state.h"
+#include "train/plan/activation_plan.h"
+
+namespace moraine {
+namespace {
+
+constexpr double kFloat = 4;
+constexpr double kMiB = 1 << 20;
+
+// libtorch's code, tables and threads in memory, without and with process groups (measured: x86-64, torch 2.13's CPU build).
+constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
+// Readers' pieces while loading and verifying, and what the headers take for each of a checkpoint's tensors.
+constexpr double kReaderBytes = 48 * kMiB, kHeaderBytes = 1500;
+// Elements that reductions and updates take at a time (adapter_collectives, optimizer).
+constexpr double kBucket = 1 << 22;
+// What malloc cannot give back or use again, as a part of what lies in its heap (activations, adapter): blocks of all sizes come and
+// go between ones that stay (measured).
+constexpr double kHeapWaste = 0.1;
+
+// Sizes of a rank's images.
+struct ImageSizes {
+  double shards = 0, buffers = 0;
+  std::array<double, 3> largest_gathered{};  // by ImageKind; 0 = resident
+};
+
+ImageSizes image_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
+  const Mesh& mesh = run.mesh;
+  double room = static_cast<double>(run.resident_bytes);  // spent as WeightStore spends it
+  ImageSizes sizes;
+  std::array<int64_t, 3> gathered{};
+  for (const ImageSpec& spec : model.sizes) {
+    const int64_t shards = num_shards(mesh, spec.kind);
+    const double bytes = static_cast<double>(lay_out_image(spec, experts, shards).nbytes);
+    sizes.shards += bytes / shards;
+    if (shards == 1 || bytes == 0) continue;
+    if (const double more = bytes - bytes / shards; more <= room) {
+      sizes.shards += more;
+      room -= more;
+      continue;
+    }
+    const size_t lane = static_cast<size_t>(spec.kind);
+    sizes.largest_gathered[lane] = std::max(sizes.largest_gathered[lane], bytes);
+    ++gathered[lane];
+  }
+  for (size_t lane = 0; lane < gathered.size(); ++lane)
+    sizes.buffers += std::min<int64_t>(gathered[lane], 2) * sizes.largest_gathered[lane];
+  return sizes;
+}
+
+// Elements of the adapter's sections.
+struct AdapterSizes {
+  double dense = 0, experts = 0, owned_experts = 0, all_experts = 0;
+};
+
+AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
+  const AdapterLayout layout = lay_out_adapter(model.targets, run.r, experts);
+  AdapterSizes sizes;
+  sizes.dense = static_cast<double>(layout.dense_size);
+  sizes.owned_experts = static_cast<double>(section_part_size(layout.expert_size, run.mesh.ep_fsdp));
+  sizes.experts = sizes.owned_experts * run.mesh.ep_fsdp;
+  for (const LoraModule& m : model.targets)
+    if (m.num_experts > 0) sizes.all_experts += static_cast<double>(m.num_experts) * run.r * (m.in_features + m.out_features);
+  return sizes;
+}
+
+// all_reduce_in_rank_order of a bucket: the parts of all ranks, and c10d's copy while the sums are gathered.
+double reduction_bytes(double elements, int64_t group) {
+  return group == 1 ? 0 : 3 * std::min(elements, kBucket) * kFloat;
+}
+
+uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
+
+}  // namespace
+
+std::vector<int64_t> memory_class(const PlannedModel& model, const PlannedRun& run, int64_t rank) {
+  const PassShape pass = plan_pass(model, run, rank);
+  return {pass.local_experts, pass.tokens, pass.world_of_tokens, rank == 0};
+}
+
+RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
+  const Mesh& mesh = run.mesh;
+  const ExpertRange experts = expert_range(model.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank));
+  const ImageSizes images = image_sizes(model, run, experts);
+  const AdapterSizes adapter = adapter_sizes(model, run, experts);
+  const ActivationPlan pass = plan_activations(model, run, plan_pass(model, run, rank, imbalance));
+
+  RankMemory memory;
+  memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
+  memory.resident_base = whole(images.shards);
+  memory.gather_buffers = whole(images.buffers);
+  memory.adapter = whole(2 * kFloat * (adapter.dense + adapter.experts));
+  memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
+  memory.loading = whole(images.shards + kReaderBytes + kHeaderBytes * static_cast<double>(model.index.tensors.size()));
+  memory.kernels = whole(pass.kernels);
+
+  // c10d's Gloo gathers into a copy of its own before it fills the buffer.
+  const auto [root, dense, expert] = images.largest_gathered;
+  memory.stages = {
+      {"first gather", root},
+      {"loss", pass.kept + pass.head},
+      {"backward pass", pass.kept + pass.layer + dense + expert},
+      {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
+                                      reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
+      {"update", 3 * std::min(std::max(adapter.dense, adapter.owned_experts), kBucket) * kFloat},
+      {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
+      // A second copy while the values are cut; there are no moments yet.
+      {"new adapter", adapter.experts * kFloat - static_cast<double>(memory.optimizer)},
+      // Rank 0 collects all experts' factors in PEFT's order, and reads what it wrote.
+      {"saving", rank == 0 ? adapter.all_experts * kFloat : 0},
+  };
+  double most = 0;
+  for (const MemoryStage& stage : memory.stages) most = std::max(most, stage.bytes);
+  const double heap = most + pass.kernels;
+  memory.activations = whole(heap + kHeapWaste * (heap + static_cast<double>(memory.adapter + memory.optimizer)));
+  return memory;
+}
+
+uint64_t largest_peak(const PlannedModel& model, const PlannedRun& run) { return plan_memory(model, run, 0).peak(); }
+
+}  // namespace moraine

@@ -1,0 +1,66 @@
+// What a plan is about: a model with its adapter, and how a run is spread over ranks and fed. Plain values: to see what a
+// change of the recipe would bring is to copy them and change one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/recipe.h"
+#include "dist/mesh.h"
+#include "formats/checkpoint_index.h"
+#include "models/model_layout.h"
+#include "parallel/layer_image.h"
+
+namespace moraine {
+
+// Nothing here depends on the mesh.
+struct PlannedModel {
+  std::string architecture;
+  ModelShape shape;
+  std::vector<ImageSpec> specs;  // in the order of image_specs
+  CheckpointIndex index;         // of the files, or as the hub's would be
+  bool has_weights = false;      // whether there were files
+  std::vector<LoraModule> targets;  // the adapted weights
+  int64_t r = 8;
+
+  // The same images with one source a parameter: laid out a thousand times faster, for who needs sizes only.
+  std::vector<ImageSpec> sizes;
+
+  int64_t first_adapted_layer() const;
+};
+
+// Reads config.json (model.path may name it directly) and, where there are safetensors files, their headers. Without files
+// the hub's layout is assumed. Neither data files nor save.dir are looked at. Throws input errors for what training would
+// refuse about the model, its files or the adapter.
+PlannedModel read_planned_model(const Recipe& recipe);
+
+struct PlannedRun {
+  Mesh mesh;
+  int64_t ranks_per_node = 1;  // neighbours share a node
+  int64_t r = 8;
+  int64_t batch_size = 1;        // sequences a step, the whole world's
+  int64_t micro_batch_size = 1;  // of which a rank takes so many at a time
+  int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
+  bool recompute = true;         // train.recompute: full
+  uint64_t resident_bytes = 0;   // mesh.resident
+  std::string load_mode = "direct";
+
+  int64_t node_of(int64_t rank) const { return rank / ranks_per_node; }
+  int64_t micro_steps() const;
+  // The most sequences that `rank` has at a time, and those it has in a whole step.
+  int64_t sequences_at_once(int64_t rank) const;
+  int64_t sequences_a_step(int64_t rank) const;
+};
+
+// The run that `recipe` describes on `world_size` ranks. Throws the input errors of training about the mesh: sizes that do
+// not divide, more EP ranks than experts.
+PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node);
+
+// The smallest world that the recipe's mesh section fits.
+int64_t smallest_world(const MeshConfig& mesh);
+
+// How many ranks an image of `kind` is sharded over.
+int64_t num_shards(const Mesh& mesh, ImageKind kind);
+
+}  // namespace moraine

@@ -1,0 +1,62 @@
+"""Makes docs/plans.md: what real models need on 1, 8, 64 and 1,024 ranks.
+
+  python tools/plan_table.py PROGRAM CONFIG_FOLDER ... > docs/plans.md     (standard library only; folders with a config.json)
+"""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# ranks, mesh
+MESHES = [(1, {}), (8, {"ep": 8}), (64, {"ep": 8}), (1024, {"ep": 8, "replicate": 16})]
+INTRODUCTION = """# Plans of real models
+
+Made by `tools/plan_table.py` from config.json alone: `moraine plan` with LoRA r 8 on all linear layers and experts, one sequence of 2,048
+tokens a rank and step, 8 ranks a node. Bytes of a rank are those of the fullest one. *Read*: from files in `load.mode` direct.
+*Base*: shards kept all the time. *Buffers*: two gathered layers. *Peak* includes libtorch itself. *A step*: what a rank receives over
+the network. *Load*: what crosses a network or shared memory in the modes node (within nodes) and rank0 (from rank 0); in mode direct
+nothing does. FP8 and FP4 weights stay as they are stored.
+"""
+
+
+def gib(value):
+    return f"{value / 2**30:,.2f}"
+
+
+def plan(program, config, ranks, mesh):
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = pathlib.Path(folder) / "recipe.json"
+        recipe.write_text(json.dumps({"model": {"path": str(config)}, "mesh": mesh, "data": {"max_length": 2048}}))
+        return json.loads(subprocess.run([program, "plan", recipe, "--world", str(ranks), "--ranks-per-node", str(min(ranks, 8)), "--json"],
+                                         check=True, capture_output=True, text=True).stdout)
+
+
+def total(load, mode):
+    value = load[mode]
+    return sum(value.values()) if isinstance(value, dict) else value
+
+
+def main():
+    program, *configs = sys.argv[1:]
+    print(INTRODUCTION)
+    for config in configs:
+        name = pathlib.Path(config).name
+        print(f"## {name}\n")
+        print("| ranks | mesh | read | base | buffers | adapter + moments | activations | peak | a step | load, node | load, rank0 |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        for ranks, mesh in MESHES:
+            p = plan(program, config, ranks, mesh)
+            most = {key: max(rank[key] for rank in p["ranks"]) for key in p["ranks"][0]}
+            m = p["mesh"]
+            adapter = max(rank["adapter_bytes"] + rank["optimizer_bytes"] for rank in p["ranks"])
+            cells = [f"{ranks:,}", f"ep {m['ep']}, fsdp {m['fsdp']}, replicate {m['replicate']}", gib(most["bytes_read"]),
+                     gib(most["resident_base_bytes"]), gib(most["gather_buffer_bytes"]), gib(adapter), gib(most["activation_bytes"]),
+                     f"**{gib(most['peak_bytes'])}**", gib(most["step_received_bytes"]), gib(total(p["load_network_bytes"], "node")),
+                     gib(total(p["load_network_bytes"], "rank0"))]
+            print("| " + " | ".join(cells) + " |")
+        print("\n(GiB)\n")
+
+
+if __name__ == "__main__":
+    main()
