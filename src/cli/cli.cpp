@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/parse_args.h"
 #include "dist/launch.h"
+#include "nn/tensor_memory.h"
 
 namespace moraine {
 namespace {
@@ -55,6 +56,7 @@ void check_one_rank(const Command& command) {
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
+  reuse_tensor_memory();
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.empty()) {
     std::fprintf(stderr,
