@@ -63,7 +63,7 @@ std::vector<int64_t> byte_splits(const at::Tensor& tensor, std::vector<int64_t> 
 // ------------------------------------------------------------------------------------------------ work
 
 struct Work::State {
-  c10::intrusive_ptr<c10d::Work> work;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works;  // one, or the parts of one collective
   Control* control = nullptr;
   uint64_t id = 0;
 };
@@ -73,7 +73,7 @@ void Work::wait() {
   state_ = nullptr;
   if (!state) return;
   try {
-    state->work->wait();
+    for (const auto& work : state->works) work->wait();
   } catch (const std::exception& e) {
     state->control->collective_failed(state->id, exception_text(e));
   }
@@ -87,11 +87,17 @@ Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
   state->control = control_;
   state->id = control_->collectives().start(op, name_, ranks_, bytes);
   try {
-    state->work = start_backend();
+    if constexpr (std::is_same_v<decltype(start_backend()), std::vector<c10::intrusive_ptr<c10d::Work>>>) {
+      state->works = start_backend();
+    } else {
+      state->works = {start_backend()};
+    }
   } catch (const std::exception& e) {
     control_->collective_failed(state->id, exception_text(e));
   }
-  control_->collectives().attach(state->id, [work = state->work] { return work->isCompleted(); });
+  control_->collectives().attach(state->id, [works = state->works] {
+    return std::all_of(works.begin(), works.end(), [](const auto& work) { return work->isCompleted(); });
+  });
   return Work(state);
 }
 
@@ -135,6 +141,22 @@ Work ProcessGroup::all_gather_into_tensor_async(const at::Tensor& output, const 
   if (size() == 1) {
     if (to.data_ptr() != from.data_ptr()) to.copy_(from);
     return {};
+  }
+  // Gloo gathers into a copy of its own; large parts are broadcast straight to where they belong instead.
+  constexpr int64_t kLargePart = int64_t{1} << 20;
+  if (kind_ == BackendKind::kGloo && byte_count(input) >= kLargePart) {
+    return start("all_gather_into_tensor", byte_count(input), [&] {
+      at::Tensor own = to.narrow(0, rank_ * from.numel(), from.numel());
+      if (own.data_ptr() != from.data_ptr()) own.copy_(from);
+      std::vector<c10::intrusive_ptr<c10d::Work>> works;
+      for (int64_t rank = 0; rank < size(); ++rank) {
+        std::vector<at::Tensor> part{to.narrow(0, rank * from.numel(), from.numel())};
+        c10d::BroadcastOptions options;
+        options.rootRank = rank;
+        works.push_back(backend_->broadcast(part, options));
+      }
+      return works;
+    });
   }
   return start("all_gather_into_tensor", byte_count(input), [&] { return backend_->_allgather_base(to, from); });
 }

@@ -98,12 +98,9 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
   memory.loading = whole(images.shards + kReaderBytes + kHeaderBytes * static_cast<double>(model.index.tensors.size()));
   memory.kernels = whole(pass.kernels);
 
-  // c10d's Gloo gathers into a copy of its own before it fills the buffer.
-  const auto [root, dense, expert] = images.largest_gathered;
   memory.stages = {
-      {"first gather", root},
       {"loss", pass.kept + pass.head},
-      {"backward pass", pass.kept + pass.layer + dense + expert},
+      {"backward pass", pass.kept + pass.layer},
       {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
                                       reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
       {"update", 3 * std::min(std::max(adapter.dense, adapter.owned_experts), kBucket) * kFloat},
