@@ -11,6 +11,7 @@
 
 int main(int argc, char** argv) {
   moraine::avoid_undescribed_amx();
+  moraine::enlarge_kernel_cache();
   moraine::keep_freed_memory();
   try {
     return moraine::run_command_line(argc, argv);

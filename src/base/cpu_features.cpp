@@ -18,4 +18,6 @@ void avoid_undescribed_amx() {
 #endif
 }
 
+void enlarge_kernel_cache() { setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192", /*overwrite=*/0); }
+
 }  // namespace moraine

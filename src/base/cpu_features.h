@@ -9,4 +9,8 @@ namespace moraine {
 // tensor operation. Does nothing on other processors.
 void avoid_undescribed_amx();
 
+// Lets oneDNN keep more compiled kernels than its default of 1024: variable batch shapes would evict each other. The same
+// rules hold.
+void enlarge_kernel_cache();
+
 }  // namespace moraine

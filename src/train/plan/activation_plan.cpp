@@ -134,9 +134,9 @@ class LayerCounter {
   bool casts_;  // from the adapter's fp32 to the compute dtype
 };
 
-// oneDNN compiles a kernel for every shape of a bf16 product and keeps the last 1024 of them (its own default). With its
+// oneDNN compiles a kernel for every shape of a bf16 product and keeps the last 8192 of them (base/cpu_features). With its
 // descriptors a kernel takes about this much (measured, oneDNN of torch 2.13), more than many an activation.
-constexpr double kKernelBytes = 0.62 * (1 << 20), kMaxKernels = 1024;
+constexpr double kKernelBytes = 0.62 * (1 << 20), kMaxKernels = 8192;
 
 double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const PassShape& pass) {
   if (model.shape.dtype != DType::kBF16 || pass.tokens == 0) return 0;
