@@ -7,7 +7,7 @@ namespace moraine {
 namespace {
 
 // Elements a bucket: large enough for bandwidth, small enough that a collective's own buffers stay small.
-constexpr int64_t kBucket = int64_t{1} << 22;
+constexpr int64_t kBucket = int64_t{1} << 21;
 
 template <typename Body>
 void for_each_bucket(const at::Tensor& flat, const Body& body) {
@@ -18,7 +18,7 @@ void for_each_bucket(const at::Tensor& flat, const Body& body) {
 double sum_of_squares(const at::Tensor& flat) {
   double sum = 0;
   for_each_bucket(flat, [&](const at::Tensor& bucket) {
-    sum += bucket.to(at::kDouble).square_().sum().item<double>();
+    sum += bucket.to(at::kDouble).square().sum().item<double>();
   });
   return sum;
 }

@@ -29,7 +29,7 @@ AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lo
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
   for (auto [section, size] : {std::pair{&dense_, layout.dense_size}, std::pair{&experts_, layout.expert_size}}) {
     section->values = at::zeros({size}, options);
-    section->grads = at::zeros({size}, options);
+    section->grads = at::zeros({size}, options.dtype(gradient_dtype(device)));
     section->owned_size = size;
   }
 }
@@ -82,26 +82,15 @@ void AdapterState::zero_grads() {
   experts_.grads.zero_();
 }
 
-AdapterState::LayerLeaves AdapterState::layer_leaves(int64_t layer, bool requires_grad) const {
-  LayerLeaves leaves;
+LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients) const {
+  LayerAdapter adapter;
   for (const AdapterEntry& entry : entries_) {
     if (entry.module.layer != layer) continue;
-    LoraPair pair{a(entry).detach(), b(entry).detach(), scaling_};
-    pair.a.set_requires_grad(requires_grad);
-    pair.b.set_requires_grad(requires_grad);
-    leaves.entries.push_back(&entry);
-    leaves.tensors.push_back(pair.a);
-    leaves.tensors.push_back(pair.b);
-    leaves.adapter.pairs.emplace(entry.module.local_name, std::move(pair));
+    LoraPair pair{a(entry), b(entry), scaling_};
+    if (gradients == Gradients::kAdd) pair.a_grad = a_grad(entry), pair.b_grad = b_grad(entry);
+    adapter.pairs.emplace(entry.module.local_name, std::move(pair));
   }
-  return leaves;
-}
-
-void AdapterState::accumulate_layer_grads(const LayerLeaves& leaves, const std::vector<at::Tensor>& grads) {
-  for (size_t i = 0; i < leaves.entries.size(); ++i) {
-    if (grads[2 * i].defined()) a_grad(*leaves.entries[i]).add_(grads[2 * i]);
-    if (grads[2 * i + 1].defined()) b_grad(*leaves.entries[i]).add_(grads[2 * i + 1]);
-  }
+  return adapter;
 }
 
 }  // namespace moraine

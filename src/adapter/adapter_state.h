@@ -1,4 +1,4 @@
-// The only state that training changes: the adapter's tensors and their gradients, in flat fp32 buffers.
+// The only state that training changes: the adapter's tensors in flat fp32 buffers, and their gradients beside them.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -11,10 +11,10 @@
 
 namespace moraine {
 
-// A flat fp32 buffer of adapter elements with its gradients.
+// A flat buffer of adapter elements with its gradients.
 struct AdapterSection {
   at::Tensor values;  // fp32 [n]
-  at::Tensor grads;   // fp32 [n], sums of d loss
+  at::Tensor grads;   // gradient_dtype [n], sums of d loss
   // The elements that this rank updates; other ranks with the same values update the others.
   int64_t owned_begin = 0, owned_size = 0;
 };
@@ -72,16 +72,9 @@ class AdapterState {
 
   void zero_grads();
 
-  // A layer's adapters for a pass. kYes: fresh leaf tensors that require gradients; hand them back to
-  // accumulate_layer_grads after the layer's backward pass.
-  struct LayerLeaves {
-    LayerAdapter adapter;
-    std::vector<const AdapterEntry*> entries;
-    std::vector<at::Tensor> tensors;  // a0, b0, a1, b1, … of `entries`
-  };
-  LayerLeaves layer_leaves(int64_t layer, bool requires_grad) const;
-  // Adds `grads` (in the order of leaves.tensors; undefined = zero) to the flat gradients.
-  void accumulate_layer_grads(const LayerLeaves& leaves, const std::vector<at::Tensor>& grads);
+  // A layer's adapters for a pass: views, with those of the gradients if its backward pass shall add to them.
+  enum class Gradients { kNo, kAdd };
+  LayerAdapter layer_adapter(int64_t layer, Gradients gradients) const;
 
  private:
   enum class Factor { kA, kB };

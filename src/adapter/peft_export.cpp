@@ -44,7 +44,8 @@ std::vector<std::pair<std::string, at::Tensor>> peft_tensors(const AdapterState&
   for (size_t i = 0; i < modules.size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];
     const bool grads = part == AdapterPart::kGrads;
-    at::Tensor a = grads ? state.a_grad(entry) : state.a(entry), b = grads ? state.b_grad(entry) : state.b(entry);
+    at::Tensor a = grads ? state.a_grad(entry).to(at::kFloat) : state.a(entry);
+    at::Tensor b = grads ? state.b_grad(entry).to(at::kFloat) : state.b(entry);
     if (entry.module.num_experts > 0) {
       a = gather_experts(a, entry.module.num_experts, ep);
       b = gather_experts(b, entry.module.num_experts, ep);

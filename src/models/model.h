@@ -45,7 +45,7 @@ struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
   at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
-  at::Tensor probability_sums_E;  // fp32: the router's probabilities summed over real tokens; differentiable, anew in each run
+  at::Tensor probability_sums_E;  // fp64: the router's probabilities summed over real tokens; differentiable, anew in each run
 };
 
 class Model {

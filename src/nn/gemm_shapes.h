@@ -5,11 +5,11 @@
 
 namespace moraine {
 
-// oneDNN, which multiplies bf16 matrices on the CPU, compiles a kernel for every new shape (about half a millisecond) and
-// keeps a limited number of them. Sequences and the rows of an expert have a new length nearly every time, so on the CPU
-// in bf16 they are filled up to a multiple of this; 1 elsewhere.
-inline int64_t gemm_row_alignment(at::Device device, at::ScalarType dtype) {
-  return device.is_cpu() && dtype == at::kBFloat16 ? 16 : 1;
-}
+// On the CPU sequences and the rows of an expert are filled up to a multiple of this; 1 elsewhere. Two reasons:
+// - oneDNN, which multiplies bf16 matrices, compiles a kernel for every new shape (about half a millisecond) and keeps a
+//   limited number of them; sequences and experts' rows have a new length nearly every time.
+// - BLAS takes other kernels for products of very few rows, which round otherwise. Filled up, a row's product has the same
+//   bits whatever rows it shares the call with, and so on every mesh.
+inline int64_t gemm_row_alignment(at::Device device) { return device.is_cpu() ? 16 : 1; }
 
 }  // namespace moraine

@@ -3,13 +3,15 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <array>
+
 #include "base/error.h"
 
 namespace moraine {
 namespace {
 
 using torch::autograd::AutogradContext;
-using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
 // Calls body(expert, first_row, num_rows) for every expert that has rows. On the CPU experts run side by side, each
@@ -33,33 +35,51 @@ void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, co
   }
 }
 
-// One autograd node for W, A and B together: W needs no gradient, and the low-rank activations are kept, not recomputed. A and B come
-// in the dtype of their masters and their gradients leave in it: sums over rows that were rounded to the compute dtype would depend
-// on which rows share a micro-batch or a rank.
+// sum_PQ += scaling · left_RPᵀ · right_RQ, in the dtype of the sum, some rows at a time: the copies in that dtype stay small.
+void add_product(at::Tensor sum_PQ, const at::Tensor& left_RP, const at::Tensor& right_RQ, double scaling) {
+  constexpr int64_t kRows = 1024;
+  for (int64_t row = 0; row < left_RP.size(0); row += kRows) {
+    const int64_t n = std::min(kRows, left_RP.size(0) - row);
+    const at::Tensor left = left_RP.narrow(0, row, n).to(sum_PQ.scalar_type());
+    sum_PQ.addmm_(left.t(), right_RQ.narrow(0, row, n).to(sum_PQ.scalar_type()), 1.0, scaling);
+  }
+}
+
+// What a backward pass needs of the pair besides activations. Kept as plain values: the gradients change between backward passes,
+// which autograd's saved variables do not allow.
+void save_pair(AutogradContext* context, const LoraPair* lora) {
+  context->saved_data["scaling"] = lora ? lora->scaling : 1.0;
+  if (!lora || !lora->a_grad.defined()) return;
+  context->saved_data["a_grad"] = lora->a_grad;
+  context->saved_data["b_grad"] = lora->b_grad;
+}
+
+at::Tensor saved_grad(AutogradContext* context, const char* name) {
+  const auto found = context->saved_data.find(name);
+  return found == context->saved_data.end() ? at::Tensor() : found->second.toTensor();
+}
+
+// One autograd node for W, A and B together: the low-rank activations are kept, not recomputed.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
-  // `lora_a` and `lora_b` are both there or both not.
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w,
-                            const std::optional<at::Tensor>& lora_a, const std::optional<at::Tensor>& lora_b, double scaling,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w, const LoraPair* lora,
                             std::vector<int64_t> rows_of_expert) {
     at::AutoDispatchBelowAutograd below_autograd;
-    const bool adapted = lora_a.has_value();
-    const at::Tensor a = adapted ? lora_a->to(x.scalar_type()) : at::Tensor();
-    const at::Tensor b = adapted ? lora_b->to(x.scalar_type()) : at::Tensor();
+    const at::Tensor a = lora ? lora->a.to(x.scalar_type()) : at::Tensor();
+    const at::Tensor b = lora ? lora->b.to(x.scalar_type()) : at::Tensor();
     at::Tensor y = at::empty({x.size(0), w.size(1)}, x.options());
-    at::Tensor low = adapted ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
+    at::Tensor low = lora ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
     for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
       at::Tensor x_e = x.narrow(0, row, n), y_e = y.narrow(0, row, n);
       at::mm_out(y_e, x_e, w[e].t());
-      if (!adapted) return;
+      if (!lora) return;
       at::Tensor low_e = low.narrow(0, row, n);
       at::mm_out(low_e, x_e, a[e].t());
-      y_e.addmm_(low_e, b[e].t(), 1.0, scaling);
+      y_e.addmm_(low_e, b[e].t(), 1.0, lora->scaling);
     });
-    context->save_for_backward({x, w, a, b, low});
-    context->saved_data["scaling"] = scaling;
-    context->saved_data["master_dtype"] = static_cast<int64_t>(adapted ? lora_a->scalar_type() : x.scalar_type());
-    context->saved_data["rows_of_expert"] = rows_of_expert;
+    context->save_for_backward({lora ? x : at::Tensor(), w, a, b, low});
+    context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
+    save_pair(context, lora);
     return y;
   }
 
@@ -69,26 +89,51 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const at::Tensor &x = saved[0], &w = saved[1], &a = saved[2], &b = saved[3], &low = saved[4];
     const double scaling = context->saved_data["scaling"].toDouble();
     const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
+    const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
-    const bool needs_dx = context->needs_input_grad(0);
-    const bool adapted = a.defined();
-    at::Tensor dx = needs_dx ? at::empty_like(x) : at::Tensor();
-    // Experts without rows get a zero gradient, as every other unused parameter does.
-    const auto master = static_cast<at::ScalarType>(context->saved_data["master_dtype"].toInt());
-    at::Tensor da = adapted ? at::zeros_like(a, master) : at::Tensor(), db = adapted ? at::zeros_like(b, master) : at::Tensor();
-    at::Tensor dlow = adapted ? at::empty_like(low) : at::Tensor();
-    for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
-      at::Tensor dy_e = dy.narrow(0, row, n);
-      at::Tensor dx_e = needs_dx ? dx.narrow(0, row, n) : at::Tensor();
-      if (needs_dx) at::mm_out(dx_e, dy_e, w[e]);
-      if (!adapted) return;
-      at::Tensor dlow_e = dlow.narrow(0, row, n), da_e = da[e], db_e = db[e];
+    at::Tensor dx = at::empty({dy.size(0), w.size(2)}, dy.options());
+    at::Tensor dlow = a.defined() ? at::empty_like(low) : at::Tensor();
+    for_each_expert(rows_of_expert, dy.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
+      const at::Tensor dy_e = dy.narrow(0, row, n);
+      at::Tensor dx_e = dx.narrow(0, row, n);
+      at::mm_out(dx_e, dy_e, w[e]);
+      if (!a.defined()) return;
+      at::Tensor dlow_e = dlow.narrow(0, row, n);
       at::mm_out(dlow_e, dy_e, b[e]);
-      if (needs_dx) dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
-      db_e.addmm_(dy_e.to(master).t(), low.narrow(0, row, n).to(master), 0.0, scaling);
-      da_e.addmm_(dlow_e.to(master).t(), x.narrow(0, row, n).to(master), 0.0, scaling);
+      dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
+      if (!a_grad.defined()) return;
+      add_product(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
+      add_product(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
     });
-    return {dx, at::Tensor(), da, db, at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// y + s · (x·Aᵀ)·Bᵀ in the dtype of the factors, rounded once.
+class AddLora : public torch::autograd::Function<AddLora> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& x, const LoraPair* lora) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const at::ScalarType master = lora->a.scalar_type();
+    const at::Tensor low = at::mm(x.to(master), lora->a.t());
+    context->save_for_backward({x, lora->a, lora->b, low});
+    save_pair(context, lora);
+    return at::addmm(y.to(master), low, lora->b.t(), 1.0, lora->scaling).to(y.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3];
+    const double scaling = context->saved_data["scaling"].toDouble();
+    const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
+    const at::Tensor dy = grads[0].to(a.scalar_type());
+    const at::Tensor dlow = at::mm(dy, b).mul_(scaling);
+    if (a_grad.defined()) {
+      add_product(b_grad, dy, low, scaling);
+      add_product(a_grad, dlow, x, 1.0);
+    }
+    return {grads[0], at::mm(dlow, a).to(x.scalar_type()), at::Tensor()};
   }
 };
 
@@ -98,20 +143,12 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const
                           const LoraPair* lora) {
   MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.size(0), "one row count an expert");
   MORAINE_ASSERT(x_RI.scalar_type() == w_EOI.scalar_type(), "activations and weights differ in dtype");
-  std::optional<at::Tensor> a, b;
-  if (lora) {
-    a = lora->a;
-    b = lora->b;
-  }
-  return GroupedLinear::apply(x_RI.contiguous(), w_EOI, a, b, lora ? lora->scaling : 1.0, rows_of_expert);
+  return GroupedLinear::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }
 
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora) {
   at::Tensor y_TO = grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, nullptr);
-  if (!lora) return y_TO;
-  const at::ScalarType master = lora->a.scalar_type();
-  at::Tensor delta_TO = at::mm(at::mm(x_TI.to(master), lora->a.t()), lora->b.t());
-  return at::add(y_TO.to(master), delta_TO, lora->scaling).to(x_TI.scalar_type());
+  return lora ? AddLora::apply(y_TO, x_TI, lora) : y_TO;
 }
 
 }  // namespace moraine

@@ -25,7 +25,7 @@ at::Tensor count_choices(const at::Tensor& indices_TK, const at::Tensor& real_T,
 }
 
 at::Tensor sum_of_real_rows(const at::Tensor& x_TE, const at::Tensor& real_T) {
-  return real_T.defined() ? at::matmul(real_T.to(x_TE.scalar_type()), x_TE) : x_TE.sum(0);
+  return (real_T.defined() ? x_TE * real_T.unsqueeze(1) : x_TE).sum(0, /*keepdim=*/false, at::kDouble);
 }
 
 }  // namespace moraine

@@ -8,7 +8,7 @@ namespace moraine {
 namespace {
 
 // Elements updated at a time: temporaries stay small whatever the adapter's size.
-constexpr int64_t kChunk = int64_t{1} << 22;
+constexpr int64_t kChunk = int64_t{1} << 20;
 
 template <typename Body>
 void for_each_chunk(int64_t n, const Body& body) {
@@ -46,8 +46,7 @@ void AdamW::step(double learning_rate, double grad_scale) {
     for_each_chunk(m.section->owned_size, [&](int64_t begin, int64_t n) {
       at::Tensor value = m.section->values.narrow(0, m.section->owned_begin + begin, n);
       at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
-      at::Tensor grad = m.section->grads.narrow(0, m.section->owned_begin + begin, n);
-      if (grad_scale != 1.0) grad = grad * grad_scale;
+      const at::Tensor grad = at::mul(m.section->grads.narrow(0, m.section->owned_begin + begin, n), grad_scale).to(at::kFloat);
       value.mul_(1.0 - learning_rate * weight_decay_);
       exp_avg.lerp_(grad, 1.0 - beta1);
       exp_avg_sq.mul_(beta2).addcmul_(grad, grad, 1.0 - beta2);

@@ -53,7 +53,6 @@ void prefetch_layer(WeightStore& store, int64_t layer) {
 struct LayerTape {
   at::Tensor input, output;
   at::Tensor probability_sums_E;
-  AdapterState::LayerLeaves leaves;
   std::unique_ptr<LayerWeights> weights;
 };
 
@@ -62,32 +61,23 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   at::AutoGradMode enable_grad(true);
   LayerTape tape;
   tape.input = input.detach().requires_grad_();
-  tape.leaves = adapter.layer_leaves(layer, /*requires_grad=*/true);
   tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
-  tape.output = loaded.model->forward_layer(layer, tape.weights->dense, tape.weights->experts, tape.leaves.adapter,
-                                            tape.input, context, record);
+  tape.output = loaded.model->forward_layer(layer, tape.weights->dense, tape.weights->experts,
+                                            adapter.layer_adapter(layer, AdapterState::Gradients::kAdd), tape.input, context, record);
   tape.probability_sums_E = record.probability_sums_E;
   if (record.probability_sums_E.defined()) record.probability_sums_E = record.probability_sums_E.detach();
   return tape;
 }
 
-// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the adapter's gradients are added
-// to its flat buffers.
-at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, const at::Tensor& grad_sums_E,
-                            AdapterState& adapter) {
+// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the layers add the gradients of
+// their adapters to the flat buffers.
+at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, const at::Tensor& grad_sums_E) {
   std::vector<at::Tensor> outputs{tape.output}, grad_outputs{grad_output};
   if (grad_sums_E.defined() && tape.probability_sums_E.defined()) {
     outputs.push_back(tape.probability_sums_E);
     grad_outputs.push_back(grad_sums_E);
   }
-  std::vector<at::Tensor> inputs{tape.input};
-  inputs.insert(inputs.end(), tape.leaves.tensors.begin(), tape.leaves.tensors.end());
-  std::vector<at::Tensor> grads = torch::autograd::grad(outputs, inputs, grad_outputs, /*retain_graph=*/false,
-                                                        /*create_graph=*/false, /*allow_unused=*/true);
-  at::Tensor grad_input = grads.front();
-  grads.erase(grads.begin());
-  adapter.accumulate_layer_grads(tape.leaves, grads);
-  return grad_input;
+  return torch::autograd::grad(outputs, {tape.input}, grad_outputs).front();
 }
 
 int64_t first_adapted_layer(const AdapterState& adapter) {
@@ -115,7 +105,7 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
   for (int64_t layer = 0; layer < loaded.model->shape().num_hidden_layers; ++layer) {
     LayerWeights weights(*loaded.weights, layer);
     if (layer + 1 < loaded.model->shape().num_hidden_layers) prefetch_layer(*loaded.weights, layer + 1);
-    const LayerAdapter layer_adapter = adapter ? adapter->layer_leaves(layer, false).adapter : LayerAdapter{};
+    const LayerAdapter layer_adapter = adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
     LayerRecord record;
     hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context, record);
     if (records) records->push_back(std::move(record));
@@ -145,7 +135,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     if (layer >= first_trained) inputs[layer] = hidden;
     LayerWeights weights(*loaded.weights, layer);
     if (layer + 1 < num_layers) prefetch_layer(*loaded.weights, layer + 1);
-    const LayerAdapter layer_adapter = adapter.layer_leaves(layer, false).adapter;
+    const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
     hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context,
                                          records[layer]);
   }
@@ -166,7 +156,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   for (int64_t layer = num_layers - 1; layer >= first_trained; --layer) {
     if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
     if (layer > first_trained) prefetch_layer(*loaded.weights, layer - 1);
-    grad = backward_of_tape(*tapes[layer], grad, grad_sums_E, adapter);
+    grad = backward_of_tape(*tapes[layer], grad, grad_sums_E);
     tapes[layer].reset();
     inputs[layer].reset();
   }

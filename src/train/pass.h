@@ -16,7 +16,7 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
                    std::vector<KvCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);
 
 // Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
-// [E] fp32, the same for all layers, or an undefined tensor: no loss on the routing.
+// [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.
 using AfterForward = std::function<at::Tensor(const std::vector<LayerRecord>& records)>;
 
 enum class Recompute {

@@ -14,7 +14,7 @@ void RouterLoad::add(const std::vector<LayerRecord>& records) {
   for (size_t layer = 0; layer < records.size(); ++layer) {
     const LayerRecord& record = records[layer];
     if (record.expert_counts_E.defined()) counts_LE_[layer] += record.expert_counts_E;
-    if (record.probability_sums_E.defined()) probability_sums_E_ += record.probability_sums_E.detach().to(at::kDouble);
+    if (record.probability_sums_E.defined()) probability_sums_E_ += record.probability_sums_E.detach();
   }
 }
 
@@ -41,8 +41,8 @@ double RouterLoad::aux_loss() const {
 }
 
 at::Tensor RouterLoad::aux_loss_gradient_E() const {
-  if (rows() == 0) return at::zeros_like(probability_sums_E_, at::TensorOptions().dtype(at::kFloat));
-  return (mean_counts_E() * (static_cast<double>(counts_LE_.size(1)) / rows())).to(at::kFloat);
+  if (rows() == 0) return at::zeros_like(probability_sums_E_);
+  return mean_counts_E() * (static_cast<double>(counts_LE_.size(1)) / rows());
 }
 
 }  // namespace moraine

@@ -28,7 +28,7 @@ class RouterLoad {
   // layers at once: transformers' load_balancing_loss_func for Qwen3-MoE (Fedus et al. 2021, https://arxiv.org/abs/2101.03961,
   // eq. 4-6). Perfectly even routing gives num_experts_per_tok. 0 without tokens.
   double aux_loss() const;
-  // d aux_loss / d (sum over tokens of the probabilities), [E] fp32, the same for each layer. Choices have no gradient.
+  // d aux_loss / d (sum over tokens of the probabilities), [E] fp64, the same for each layer. Choices have no gradient.
   at::Tensor aux_loss_gradient_E() const;
 
  private:

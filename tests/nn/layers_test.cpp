@@ -41,10 +41,18 @@ TEST(SwiGlu, ForwardAndGradient) {
   expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
 }
 
+// A pair whose factors are leaves, for the formula in plain autograd, with zero gradients for the layer to add to.
+LoraPair trained_pair(std::vector<int64_t> a_shape, std::vector<int64_t> b_shape, double scaling) {
+  LoraPair pair{leaf(a_shape), leaf(b_shape), scaling};
+  pair.a_grad = at::zeros(a_shape, gradient_dtype(at::kCPU));
+  pair.b_grad = at::zeros(b_shape, gradient_dtype(at::kCPU));
+  return pair;
+}
+
 TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
   const std::vector<int64_t> rows{3, 0, 5, 1};
   at::Tensor x = leaf({9, 8}), w = random({4, 6, 8}), g = random({9, 6});
-  LoraPair lora{leaf({4, 2, 8}), leaf({4, 6, 2}), 1.5};
+  LoraPair lora = trained_pair({4, 2, 8}, {4, 6, 2}, 1.5);
   at::Tensor folded = w + 1.5 * at::bmm(lora.b, lora.a);
   std::vector<at::Tensor> outputs;
   int64_t row = 0;
@@ -54,28 +62,58 @@ TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
   }
   at::Tensor expected = at::cat(outputs), y = grouped_linear(x, w, rows, &lora);
   expect_close(y, expected);
-  auto got = gradients(y, {x, lora.a, lora.b}, g), wanted = gradients(expected, {x, lora.a, lora.b}, g);
-  for (int i = 0; i < 3; ++i) expect_close(got[i], wanted[i]);
-  // The expert without rows has a gradient, and it is zero.
-  EXPECT_EQ(got[1][1].abs().max().item<float>(), 0);
+  const auto wanted = gradients(expected, {x, lora.a, lora.b}, g);
+  expect_close(gradients(y, {x}, g)[0], wanted[0]);
+  expect_close(lora.a_grad, wanted[1]);
+  expect_close(lora.b_grad, wanted[2]);
+  EXPECT_EQ(lora.a_grad[1].abs().max().item<double>(), 0) << "of the expert without rows";
+  // A second pass adds to the first.
+  gradients(grouped_linear(x, w, rows, &lora), {x}, g);
+  expect_close(lora.b_grad, 2 * wanted[2]);
 }
 
 TEST(GroupedLinear, NoRowsAtAll) {
   at::Tensor x = leaf({0, 8});
-  LoraPair lora{leaf({2, 2, 8}), leaf({2, 6, 2}), 1.0};
+  LoraPair lora = trained_pair({2, 2, 8}, {2, 6, 2}, 1.0);
   at::Tensor y = grouped_linear(x, random({2, 6, 8}), {0, 0}, &lora);
   EXPECT_EQ(y.sizes(), (std::vector<int64_t>{0, 6}));
-  auto grads = gradients(y, {x, lora.a, lora.b}, at::zeros({0, 6}));
-  EXPECT_EQ(grads[0].size(0), 0);
-  EXPECT_EQ(grads[1].abs().sum().item<float>() + grads[2].abs().sum().item<float>(), 0);
+  EXPECT_EQ(gradients(y, {x}, at::zeros({0, 6}))[0].size(0), 0);
+  EXPECT_EQ(lora.a_grad.abs().sum().item<double>() + lora.b_grad.abs().sum().item<double>(), 0);
 }
 
-TEST(LoraLinear, MastersInFp32GetFp32Gradients) {
-  at::Tensor x = random({4, 8}).to(at::kBFloat16).requires_grad_(), w = random({6, 8}).to(at::kBFloat16);
-  LoraPair lora{leaf({2, 8}), leaf({6, 2}), 2.0};
-  auto grads = gradients(lora_linear(x, w, &lora), {lora.a, lora.b}, random({4, 6}).to(at::kBFloat16));
-  EXPECT_EQ(grads[0].scalar_type(), at::kFloat);
-  EXPECT_EQ(grads[1].sizes(), lora.b.sizes());
+TEST(LoraLinear, EqualsTheFoldedWeight) {
+  at::Tensor x = leaf({1100, 8}), w = random({6, 8}), g = random({1100, 6});  // more rows than are summed at a time
+  LoraPair lora = trained_pair({2, 8}, {6, 2}, 2.0);
+  at::Tensor expected = at::mm(x, (w + 2.0 * at::mm(lora.b, lora.a)).t()), y = lora_linear(x, w, &lora);
+  expect_close(y, expected);
+  const auto wanted = gradients(expected, {x, lora.a, lora.b}, g);
+  expect_close(gradients(y, {x}, g)[0], wanted[0]);
+  expect_close(lora.a_grad, wanted[1]);
+  expect_close(lora.b_grad, wanted[2]);
+}
+
+TEST(LoraLinear, BitsOfARowAndOfGradientsDoNotDependOnTheOtherRows) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    at::Tensor x = random({64, 40}).to(dtype), w = random({24, 40}).to(dtype), g = random({64, 24}).to(dtype);
+    LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
+    const auto run = [&](const std::vector<int64_t>& lengths) {
+      lora.a_grad.zero_();
+      lora.b_grad.zero_();
+      std::vector<at::Tensor> results;
+      int64_t row = 0;
+      for (int64_t n : lengths) {
+        at::Tensor part = x.narrow(0, row, n).detach().requires_grad_(), y = lora_linear(part, w, &lora);
+        results.push_back(at::cat({y.detach(), gradients(y, {part}, g.narrow(0, row, n))[0]}, 1));
+        row += n;
+      }
+      return std::vector{at::cat(results), lora.a_grad.to(at::kFloat), lora.b_grad.to(at::kFloat)};
+    };
+    const auto whole = run({64}), parts = run({16, 48}), others = run({32, 16, 16});
+    for (size_t i = 0; i < whole.size(); ++i) {
+      EXPECT_TRUE(at::equal(whole[i], parts[i])) << dtype << " " << i;
+      EXPECT_TRUE(at::equal(whole[i], others[i])) << dtype << " " << i;
+    }
+  }
 }
 
 TEST(Attention, SequencesDoNotSeeEachOther) {

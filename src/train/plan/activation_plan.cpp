@@ -6,14 +6,16 @@
 
 #include "base/bytes.h"
 #include "nn/gemm_shapes.h"
+#include "nn/lora.h"
 #include "parallel/torch_dtype.h"
 
 namespace moraine {
 namespace {
 
 constexpr double kFloat = 4, kIndex = 8;  // bytes of an fp32 and of an index
+const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
 
-int64_t row_alignment(const PlannedModel& model) { return gemm_row_alignment(at::kCPU, torch_dtype(model.shape.dtype)); }
+const int64_t kRowAlignment = gemm_row_alignment(at::kCPU);
 
 // Rows of `experts` experts, each expert's filled up to a multiple of `alignment`, when tokens choose at random.
 double filled_rows(double rows, int64_t experts, int64_t alignment) {
@@ -82,9 +84,8 @@ class LayerCounter {
     }
     for (const ParamSpec& param : dense_of(layer).params)
       if (param.name == "mlp.down_proj.weight") elements += 3 * param.shape[1] + H;  // a layer without experts
-    // lora_linear works in the adapter's fp32: a copy of its input, and the product with A.
     for_each_adapter(layer, [&](const LoraModule& module, int64_t) {
-      if (module.num_experts == 0) singles += (casts_ ? module.in_features : 0) + r_;
+      if (module.num_experts == 0) singles += r_;  // the product with A
     });
     return tokens(elements * size_ + singles * kFloat);
   }
@@ -109,13 +110,7 @@ class LayerCounter {
     const double sending = pass_.exchanges ? (2 * S + V + R) * H * size_ : 0;
     const double weighing = (S + R) * H * size_ + S * H * (casts_ ? 2 * kFloat : kFloat);
     // SwiGLU and the first product, when what combine kept is dropped.
-    double factors = 0;
-    for_each_adapter(layer, [&](const LoraModule& module, int64_t copies) {
-      if (module.num_experts == 0) return;
-      const double elements = static_cast<double>(copies) * r_ * (module.in_features + module.out_features);
-      factors += elements * (casts_ ? kFloat + size_ : kFloat);
-    });
-    const double inside = factors + (R * std::max(6 * I, H + 2 * I) - S * H) * size_;
+    const double inside = summing(R, std::max(H, 2 * I)) + (R * std::max(6 * I, H + 2 * I) - S * H) * size_;
     return std::max({sending, weighing, inside});
   }
 
@@ -124,8 +119,11 @@ class LayerCounter {
     double widest = 0;
     for (const ParamSpec& param : dense_of(layer).params)
       if (is_matrix(param)) widest = std::max<double>(widest, std::max(param.shape[0], param.shape[1]));
-    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat);
+    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat) + summing(pass_.tokens, widest);
   }
+
+  // Adding a product of activations to a factor's gradient: some rows at a time in its dtype (add_product of nn/grouped_linear).
+  double summing(double rows, double width) const { return std::min(rows, 1024.0) * (width + r_) * kGradient; }
 
   const PlannedModel& model_;
   const ModelShape& shape_;
@@ -157,7 +155,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
     if (module.num_experts > 0) adapted.insert(module.local_name);
   const double products = 2.0 * expert_weights.size() + 6.0 * adapted.size();
   // A token goes to an expert at most once.
-  const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / row_alignment(model)),
+  const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / kRowAlignment),
                                              static_cast<double>(routing_layers) * pass.local_experts * run.micro_steps());
   const double of_head = 4;
   return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head) * kKernelBytes;
@@ -167,7 +165,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
 
 PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
   const Mesh& mesh = run.mesh;
-  const int64_t alignment = row_alignment(model), length = static_cast<int64_t>(round_up(run.max_length, alignment));
+  const int64_t alignment = kRowAlignment, length = static_cast<int64_t>(round_up(run.max_length, alignment));
   PassShape pass;
   pass.tokens = run.sequences_at_once(rank) * length;
   for (int64_t peer : mesh.group(MeshAxis::kEp, rank)) pass.world_of_tokens += run.sequences_at_once(peer) * length;

@@ -10,6 +10,7 @@ namespace moraine {
 namespace {
 
 constexpr double kFloat = 4;
+const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
 constexpr double kMiB = 1 << 20;
 
 // libtorch's code, tables and threads in memory, without and with process groups (measured: x86-64, torch 2.13's CPU build).
@@ -17,7 +18,7 @@ constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
 // Readers' pieces while loading and verifying, and what the headers take for each of a checkpoint's tensors.
 constexpr double kReaderBytes = 48 * kMiB, kHeaderBytes = 1500;
 // Elements that reductions and updates take at a time (adapter_collectives, optimizer).
-constexpr double kBucket = 1 << 22;
+constexpr double kReduced = 1 << 21, kUpdated = 1 << 20;
 // What malloc cannot give back or use again, as a part of what lies in its heap (activations, adapter): blocks of all sizes come and
 // go between ones that stay (measured).
 constexpr double kHeapWaste = 0.1;
@@ -70,7 +71,7 @@ AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, Exp
 
 // all_reduce_in_rank_order of a bucket: the parts of all ranks, and c10d's copy while the sums are gathered.
 double reduction_bytes(double elements, int64_t group) {
-  return group == 1 ? 0 : 3 * std::min(elements, kBucket) * kFloat;
+  return group == 1 ? 0 : 3 * std::min(elements, kReduced) * kGradient;
 }
 
 uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
@@ -93,7 +94,7 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
   memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
   memory.resident_base = whole(images.shards);
   memory.gather_buffers = whole(images.buffers);
-  memory.adapter = whole(2 * kFloat * (adapter.dense + adapter.experts));
+  memory.adapter = whole((kFloat + kGradient) * (adapter.dense + adapter.experts));
   memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
   memory.loading = whole(images.shards + kReaderBytes + kHeaderBytes * static_cast<double>(model.index.tensors.size()));
   memory.kernels = whole(pass.kernels);
@@ -103,10 +104,10 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
       {"backward pass", pass.kept + pass.layer},
       {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
                                       reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
-      {"update", 3 * std::min(std::max(adapter.dense, adapter.owned_experts), kBucket) * kFloat},
+      {"update", std::min(std::max(adapter.dense, adapter.owned_experts), kUpdated) * (2 * kFloat + kGradient)},
       {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
       // A second copy while the values are cut; there are no moments yet.
-      {"new adapter", adapter.experts * kFloat - static_cast<double>(memory.optimizer)},
+      {"new adapter", adapter.experts * kGradient - static_cast<double>(memory.optimizer)},
       // Rank 0 collects all experts' factors in PEFT's order, and reads what it wrote.
       {"saving", rank == 0 ? adapter.all_experts * kFloat : 0},
   };

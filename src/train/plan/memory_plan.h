@@ -20,7 +20,7 @@ struct MemoryStage {
 struct RankMemory {
   uint64_t resident_base = 0;   // shards, whole images where a group is a single rank
   uint64_t gather_buffers = 0;  // two a lane that has sharded images, one where it has a single one (WeightStore)
-  uint64_t adapter = 0;         // fp32 values and gradients
+  uint64_t adapter = 0;         // values and gradients
   uint64_t optimizer = 0;       // AdamW's two moments, of the elements that this rank updates
   uint64_t activations = 0;     // the fullest of `stages`, with compiled kernels and what malloc cannot give back
   std::vector<MemoryStage> stages;  // of training

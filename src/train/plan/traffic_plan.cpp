@@ -46,10 +46,10 @@ class Group {
     const double bytes = (size_ - 1) * part_bytes;
     return run_.node_of(before) == run_.node_of(rank_) ? NetworkBytes{bytes, 0} : NetworkBytes{0, bytes};
   }
-  // The sum of `elements` fp32 on all ranks.
+  // The sum of `elements` of a gradient on all ranks.
   NetworkBytes all_reduce(int64_t elements) const {
     if (size_ == 1 || elements == 0) return {};
-    const double part = static_cast<double>(section_part_size(elements, size_)) * kFloat;
+    const double part = static_cast<double>(section_part_size(elements, size_)) * c10::elementSize(gradient_dtype(at::kCPU));
     NetworkBytes bytes = from_each(part);
     return bytes += all_gather(part);
   }
