@@ -86,9 +86,9 @@ LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients) con
   LayerAdapter adapter;
   for (const AdapterEntry& entry : entries_) {
     if (entry.module.layer != layer) continue;
-    LoraPair pair{a(entry), b(entry), scaling_};
-    if (gradients == Gradients::kAdd) pair.a_grad = a_grad(entry), pair.b_grad = b_grad(entry);
-    adapter.pairs.emplace(entry.module.local_name, std::move(pair));
+    const bool add = gradients == Gradients::kAdd;
+    adapter.pairs.emplace(entry.module.local_name, LoraPair{a(entry), b(entry), scaling_, add ? a_grad(entry) : at::Tensor(),
+                                                            add ? b_grad(entry) : at::Tensor()});
   }
   return adapter;
 }

@@ -3,10 +3,10 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
 #include <array>
 
 #include "base/error.h"
+#include "nn/outer_products.h"
 
 namespace moraine {
 namespace {
@@ -32,16 +32,6 @@ void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, co
     at::parallel_for(0, static_cast<int64_t>(busy.size()), 1, run);
   } else {
     run(0, static_cast<int64_t>(busy.size()));
-  }
-}
-
-// sum_PQ += scaling · left_RPᵀ · right_RQ, in the dtype of the sum, some rows at a time: the copies in that dtype stay small.
-void add_product(at::Tensor sum_PQ, const at::Tensor& left_RP, const at::Tensor& right_RQ, double scaling) {
-  constexpr int64_t kRows = 1024;
-  for (int64_t row = 0; row < left_RP.size(0); row += kRows) {
-    const int64_t n = std::min(kRows, left_RP.size(0) - row);
-    const at::Tensor left = left_RP.narrow(0, row, n).to(sum_PQ.scalar_type());
-    sum_PQ.addmm_(left.t(), right_RQ.narrow(0, row, n).to(sum_PQ.scalar_type()), 1.0, scaling);
   }
 }
 
@@ -102,8 +92,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
       at::mm_out(dlow_e, dy_e, b[e]);
       dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
       if (!a_grad.defined()) return;
-      add_product(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
-      add_product(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
+      add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
+      add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
     });
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -127,11 +117,11 @@ class AddLora : public torch::autograd::Function<AddLora> {
     const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3];
     const double scaling = context->saved_data["scaling"].toDouble();
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
-    const at::Tensor dy = grads[0].to(a.scalar_type());
+    const at::Tensor dy = grads[0].to(a.scalar_type()).contiguous();
     const at::Tensor dlow = at::mm(dy, b).mul_(scaling);
     if (a_grad.defined()) {
-      add_product(b_grad, dy, low, scaling);
-      add_product(a_grad, dlow, x, 1.0);
+      add_outer_products(b_grad, dy, low, scaling);
+      add_outer_products(a_grad, dlow, x, 1.0);
     }
     return {grads[0], at::mm(dlow, a).to(x.scalar_type()), at::Tensor()};
   }

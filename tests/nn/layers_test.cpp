@@ -6,6 +6,7 @@
 #include "nn/grouped_linear.h"
 #include "nn/loss.h"
 #include "nn/norm.h"
+#include "nn/outer_products.h"
 #include "nn/rope.h"
 #include "nn/router.h"
 #include "nn/swiglu.h"
@@ -43,10 +44,7 @@ TEST(SwiGlu, ForwardAndGradient) {
 
 // A pair whose factors are leaves, for the formula in plain autograd, with zero gradients for the layer to add to.
 LoraPair trained_pair(std::vector<int64_t> a_shape, std::vector<int64_t> b_shape, double scaling) {
-  LoraPair pair{leaf(a_shape), leaf(b_shape), scaling};
-  pair.a_grad = at::zeros(a_shape, gradient_dtype(at::kCPU));
-  pair.b_grad = at::zeros(b_shape, gradient_dtype(at::kCPU));
-  return pair;
+  return {leaf(a_shape), leaf(b_shape), scaling, at::zeros(a_shape, gradient_dtype(at::kCPU)), at::zeros(b_shape, gradient_dtype(at::kCPU))};
 }
 
 TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
@@ -92,26 +90,24 @@ TEST(LoraLinear, EqualsTheFoldedWeight) {
   expect_close(lora.b_grad, wanted[2]);
 }
 
-TEST(LoraLinear, BitsOfARowAndOfGradientsDoNotDependOnTheOtherRows) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    at::Tensor x = random({64, 40}).to(dtype), w = random({24, 40}).to(dtype), g = random({64, 24}).to(dtype);
-    LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
-    const auto run = [&](const std::vector<int64_t>& lengths) {
-      lora.a_grad.zero_();
-      lora.b_grad.zero_();
-      std::vector<at::Tensor> results;
-      int64_t row = 0;
-      for (int64_t n : lengths) {
-        at::Tensor part = x.narrow(0, row, n).detach().requires_grad_(), y = lora_linear(part, w, &lora);
-        results.push_back(at::cat({y.detach(), gradients(y, {part}, g.narrow(0, row, n))[0]}, 1));
-        row += n;
-      }
-      return std::vector{at::cat(results), lora.a_grad.to(at::kFloat), lora.b_grad.to(at::kFloat)};
-    };
-    const auto whole = run({64}), parts = run({16, 48}), others = run({32, 16, 16});
-    for (size_t i = 0; i < whole.size(); ++i) {
-      EXPECT_TRUE(at::equal(whole[i], parts[i])) << dtype << " " << i;
-      EXPECT_TRUE(at::equal(whole[i], others[i])) << dtype << " " << i;
+// So their order, which meshes change, does not show in fp32.
+TEST(LoraLinear, GradientsAreSummedInFp64) {
+  at::Tensor x = leaf({1100, 40}), g = random({1100, 24});
+  LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
+  gradients(lora_linear(x, random({24, 40}), &lora), {x}, g);
+  const at::Tensor low = at::mm(x, lora.a.t()).detach(), dlow = at::mm(g, lora.b).mul_(2.0).detach();
+  const auto sum = [](const at::Tensor& left, const at::Tensor& right) { return at::mm(left.to(at::kDouble).t(), right.to(at::kDouble)); };
+  expect_close(lora.a_grad, sum(dlow, x.detach()), 1e-13);
+  expect_close(lora.b_grad, 2.0 * sum(g, low), 1e-13);
+}
+
+TEST(OuterProducts, AnyShape) {
+  for (const auto& [R, P, Q] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 8, 70}, {130, 200, 17}, {64, 64, 33}, {5, 40, 40}, {0, 4, 9}}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      at::Tensor left = random({R, P}).to(dtype), right = random({R, Q}).to(at::kFloat), start = at::randn({P, Q}, at::kDouble);
+      at::Tensor sum = start.clone();
+      add_outer_products(sum, left, right, 0.7);
+      expect_close(sum, start + 0.7 * at::mm(left.to(at::kDouble).t(), right.to(at::kDouble)), 1e-13);
     }
   }
 }

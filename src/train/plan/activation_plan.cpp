@@ -6,14 +6,12 @@
 
 #include "base/bytes.h"
 #include "nn/gemm_shapes.h"
-#include "nn/lora.h"
 #include "parallel/torch_dtype.h"
 
 namespace moraine {
 namespace {
 
 constexpr double kFloat = 4, kIndex = 8;  // bytes of an fp32 and of an index
-const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
 
 const int64_t kRowAlignment = gemm_row_alignment(at::kCPU);
 
@@ -110,7 +108,7 @@ class LayerCounter {
     const double sending = pass_.exchanges ? (2 * S + V + R) * H * size_ : 0;
     const double weighing = (S + R) * H * size_ + S * H * (casts_ ? 2 * kFloat : kFloat);
     // SwiGLU and the first product, when what combine kept is dropped.
-    const double inside = summing(R, std::max(H, 2 * I)) + (R * std::max(6 * I, H + 2 * I) - S * H) * size_;
+    const double inside = (R * std::max(6 * I, H + 2 * I) - S * H) * size_;
     return std::max({sending, weighing, inside});
   }
 
@@ -119,11 +117,8 @@ class LayerCounter {
     double widest = 0;
     for (const ParamSpec& param : dense_of(layer).params)
       if (is_matrix(param)) widest = std::max<double>(widest, std::max(param.shape[0], param.shape[1]));
-    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat) + summing(pass_.tokens, widest);
+    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat);
   }
-
-  // Adding a product of activations to a factor's gradient: some rows at a time in its dtype (add_product of nn/grouped_linear).
-  double summing(double rows, double width) const { return std::min(rows, 1024.0) * (width + r_) * kGradient; }
 
   const PlannedModel& model_;
   const ModelShape& shape_;
