@@ -28,7 +28,7 @@ LoadedModel open_model(const CheckpointHeaders& headers, const std::string& dtyp
                        MeshGroups& groups) {
   LoadedModel loaded{headers.config, make_model(headers.config, dtype), nullptr, nullptr, {}, settings.device};
   const ModelShape& shape = loaded.model->shape();
-  loaded.row_alignment = gemm_row_alignment(settings.device);
+  loaded.row_alignment = gemm_row_alignment(settings.device, torch_dtype(shape.dtype));
   loaded.experts = std::make_unique<ExpertParallel>(shape.num_experts, loaded.row_alignment, *groups.tokens);
   LoadedWeights weights = load_weights(headers, loaded.model->layout(), settings, groups);
   loaded.weights = std::move(weights.store);

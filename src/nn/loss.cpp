@@ -8,7 +8,7 @@ namespace {
 
 // a · b, by way of a row count that the kernels of earlier chunks serve too.
 at::Tensor aligned_mm(const at::Tensor& a, const at::Tensor& b) {
-  const int64_t rows = a.size(0), step = gemm_row_alignment(a.device());
+  const int64_t rows = a.size(0), step = gemm_row_alignment(a.device(), a.scalar_type());
   const int64_t filled = static_cast<int64_t>(round_up(rows, step));
   if (filled == rows) return at::mm(a, b);
   return at::mm(at::constant_pad_nd(a, {0, 0, 0, filled - rows}), b).narrow(0, 0, rows);

@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kFloat = 4, kIndex = 8;  // bytes of an fp32 and of an index
 
-const int64_t kRowAlignment = gemm_row_alignment(at::kCPU);
+int64_t row_alignment(const PlannedModel& model) { return gemm_row_alignment(at::kCPU, torch_dtype(model.shape.dtype)); }
 
 // Rows of `experts` experts, each expert's filled up to a multiple of `alignment`, when tokens choose at random.
 double filled_rows(double rows, int64_t experts, int64_t alignment) {
@@ -150,7 +150,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
     if (module.num_experts > 0) adapted.insert(module.local_name);
   const double products = 2.0 * expert_weights.size() + 6.0 * adapted.size();
   // A token goes to an expert at most once.
-  const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / kRowAlignment),
+  const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / row_alignment(model)),
                                              static_cast<double>(routing_layers) * pass.local_experts * run.micro_steps());
   const double of_head = 4;
   return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head) * kKernelBytes;
@@ -160,7 +160,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
 
 PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
   const Mesh& mesh = run.mesh;
-  const int64_t alignment = kRowAlignment, length = static_cast<int64_t>(round_up(run.max_length, alignment));
+  const int64_t alignment = row_alignment(model), length = static_cast<int64_t>(round_up(run.max_length, alignment));
   PassShape pass;
   pass.tokens = run.sequences_at_once(rank) * length;
   for (int64_t peer : mesh.group(MeshAxis::kEp, rank)) pass.world_of_tokens += run.sequences_at_once(peer) * length;
