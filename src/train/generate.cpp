@@ -44,7 +44,7 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
   at::NoGradGuard no_grad;
   const bool leads = world.rank() == 0;
   const CounterRandom random(options.seed, "generate");
-  std::vector<KvCache> caches(loaded.model->shape().num_hidden_layers);
+  std::vector<LayerCache> caches(loaded.model->shape().num_hidden_layers);
   std::vector<int64_t> next = prompt_ids, generated;
   int64_t position = 0;
   for (bool goes_on = true; goes_on;) {

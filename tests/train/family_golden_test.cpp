@@ -1,4 +1,4 @@
-// Qwen3-MoE against transformers + PEFT: logits, losses, gradients and a training curve.
+// Each family against transformers + PEFT: logits, losses, gradients and a training curve.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -32,18 +32,32 @@ struct Golden {
   at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
 };
 
+// A family's name in tests/golden, without -fp32 or -bf16.
+class FamilyFp32 : public testing::TestWithParam<const char*> {
+ protected:
+  std::string name() const { return std::string(GetParam()) + "-fp32"; }
+};
+class FamilyBf16 : public testing::TestWithParam<const char*> {
+ protected:
+  std::string name() const { return std::string(GetParam()) + "-bf16"; }
+};
+constexpr const char* kFamilies[] = {"qwen3_moe", "qwen3_5_moe"};
+const auto kName = [](const auto& info) { return std::string(info.param); };
+INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(kFamilies), kName);
+INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(kFamilies), kName);
+
 const Json read_train_json(const Golden& golden) { return read_json_file(golden.folder / "lora" / "train.json"); }
 
-TEST(Qwen3MoeFp32, LogitsAndLossWithoutAdapter) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, LogitsAndLossWithoutAdapter) {
+  Golden golden(name());
   const ScoreResult result = score(golden.loaded, nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "forward.safetensors";
   EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
 }
 
-TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, LogitsAndLossWithAdapter) {
+  Golden golden(name());
   OpenedAdapter adapter = golden.adapter();
   const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "lora" / "forward.safetensors";
@@ -51,8 +65,8 @@ TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
 }
 
-TEST(Qwen3MoeFp32, EveryAdapterGradient) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, EveryAdapterGradient) {
+  Golden golden(name());
   OpenedAdapter adapter = golden.adapter();
   score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
   const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep);
@@ -95,16 +109,16 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
     EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), adapter_tolerance) << tensor_name;
 }
 
-TEST(Qwen3MoeFp32, TrainingCurveAndFinalAdapter) {
-  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kFull, 1e-3);
+TEST_P(FamilyFp32, TrainingCurveAndFinalAdapter) {
+  check_training_curve(name(), 1e-4, 1e-4, Recompute::kFull, 1e-3);
 }
 
-TEST(Qwen3MoeFp32, TrainingCurveWithoutRecompute) {
-  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kNone, 1e-3);
+TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
+  check_training_curve(name(), 1e-4, 1e-4, Recompute::kNone, 1e-3);
 }
 
-TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
-  Golden golden("qwen3_moe-bf16");
+TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
+  Golden golden(name());
   for (const bool adapted : {false, true}) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
@@ -118,7 +132,7 @@ TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
   }
 }
 
-TEST(Qwen3MoeBf16, TrainingCurve) { check_training_curve("qwen3_moe-bf16", 2e-2, 5e-2, Recompute::kFull, 0); }
+TEST_P(FamilyBf16, TrainingCurve) { check_training_curve(name(), 2e-2, 5e-2, Recompute::kFull, 0); }
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
 std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size, const std::vector<std::vector<int64_t>>& packed) {
@@ -135,16 +149,16 @@ std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch
   return {result.loss, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone()};
 }
 
-TEST(Qwen3MoeFp32, GradientDoesNotDependOnMicroBatches) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, GradientDoesNotDependOnMicroBatches) {
+  Golden golden(name());
   const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
   for (int64_t micro_batch_size : {2, 3})
     EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, {{0}, {1}, {2}}).second, grads), 1e-5);
 }
 
 // Packed sequences do not see each other: outputs and gradients are those of separate rows.
-TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
+  Golden golden(name());
   const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
   for (const std::vector<std::vector<int64_t>>& packed :
        std::vector<std::vector<std::vector<int64_t>>>{{{0, 1, 2}}, {{0, 2}, {1}}, {{1, 2}, {0}}}) {
@@ -156,8 +170,8 @@ TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
 
 // transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the
 // choices are counted ahead.
-TEST(Qwen3MoeFp32, RouterLossAndItsGradient) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, RouterLossAndItsGradient) {
+  Golden golden(name());
   const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");
   const SafetensorsHeader grads = read_safetensors_header(golden.folder / "lora" / "router_loss_grads.safetensors");
   for (const std::string recompute : {"full", "none"}) {
