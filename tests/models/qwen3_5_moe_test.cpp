@@ -56,13 +56,14 @@ TEST_P(Parts, EqualTheReference) {
   Layers layers(std::string("qwen3_5_moe-") + GetParam());
   const bool fp32 = layers("embed").scalar_type() == at::kFloat;
   const LayerAdapter none;
-  // fp32: rounding. bf16: an element may be one or two steps of 2^-8 off where a sum was rounded the other way.
+  // fp32: rounding. bf16: a few elements are a step of 2^-8 off where a sum was rounded the other way; in attention more of
+  // them, for the reference rounds scores and probabilities to bf16.
   const auto check = [&](const at::Tensor& found, const at::Tensor& expected, const std::string& name) {
     if (fp32) {
       EXPECT_LT(relative_error(found, expected), 1e-5) << name;
     } else {
       EXPECT_LT(relative_error(found, expected), 2e-2) << name;
-      EXPECT_LT(((found - expected).to(at::kFloat).abs().mean() / expected.to(at::kFloat).abs().mean()).item<double>(), 3e-3) << name;
+      EXPECT_LT(((found - expected).to(at::kFloat).abs().mean() / expected.to(at::kFloat).abs().mean()).item<double>(), 6e-3) << name;
     }
   };
   for (int64_t layer = 0; layer < layers.loaded.model->shape().num_hidden_layers; ++layer) {

@@ -32,17 +32,31 @@ struct Golden {
   at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
 };
 
-// A family's name in tests/golden, without -fp32 or -bf16.
-class FamilyFp32 : public testing::TestWithParam<const char*> {
- protected:
-  std::string name() const { return std::string(GetParam()) + "-fp32"; }
+// How far a training curve may be from the reference's: losses, gradient norms (relative), and the adapter after it.
+struct Curve {
+  double loss, norm, adapter;
 };
-class FamilyBf16 : public testing::TestWithParam<const char*> {
- protected:
-  std::string name() const { return std::string(GetParam()) + "-bf16"; }
+struct Family {
+  const char* name;  // in tests/golden, without -fp32 or -bf16
+  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps: transformers itself, with grouped_mm experts instead of eager
+  // ones, is up to 1.4e-4 and 3.5e-3 from its own curve in fp32 (in bf16 0.16 and 0.66); the first three steps are not yet
+  // amplified.
+  Curve fp32, fp32_first_steps, bf16;
 };
-constexpr const char* kFamilies[] = {"qwen3_moe", "qwen3_5_moe"};
-const auto kName = [](const auto& info) { return std::string(info.param); };
+constexpr Family kFamilies[] = {
+    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}},
+    {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, 1.0, 0}},
+};
+
+class FamilyFp32 : public testing::TestWithParam<Family> {
+ protected:
+  std::string name() const { return std::string(GetParam().name) + "-fp32"; }
+};
+class FamilyBf16 : public testing::TestWithParam<Family> {
+ protected:
+  std::string name() const { return std::string(GetParam().name) + "-bf16"; }
+};
+const auto kName = [](const auto& info) { return std::string(info.param.name); };
 INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(kFamilies), kName);
 INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(kFamilies), kName);
 
@@ -76,9 +90,8 @@ TEST_P(FamilyFp32, EveryAdapterGradient) {
     EXPECT_LT(relative_error(grad, read_tensor(reference, *reference.find(name))), 1e-4) << name;
 }
 
-// 12 steps as the golden's train.json says; compares each step, then the adapter after the last.
-void check_training_curve(const std::string& name, double loss_tolerance, double norm_tolerance, Recompute recompute,
-                          double adapter_tolerance) {
+// 12 steps as the golden's train.json says; compares each step, then the adapter after the last. Returns the losses.
+std::vector<double> check_training_curve(const std::string& name, Curve first_steps, Curve all, Recompute recompute) {
   Golden golden(name);
   OpenedAdapter adapter = golden.adapter();
   TrainConfig config;
@@ -92,6 +105,7 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
   for (const char* prefix : {"0.", "1.", "2."})
     batches.push_back(golden_batch(golden.folder / "lora" / "train_batches.safetensors", prefix));
   const int64_t steps = static_cast<int64_t>(reference["steps"].size());
+  std::vector<double> losses;
   for (int64_t step = 0; step < steps; ++step) {
     const Json& expected = reference["steps"][step];
     const double learning_rate = scheduled_learning_rate(config, step, steps);
@@ -99,22 +113,25 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
     std::vector<TrainingRow> rows;
     for (const Sample& sample : batches[step % 3].samples) rows.push_back({&sample});
     const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
-    EXPECT_NEAR(result.loss, expected["loss"].get<double>(), loss_tolerance) << "step " << step;
-    EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, norm_tolerance) << "step " << step;
+    const Curve& limit = step < 3 ? first_steps : all;
+    EXPECT_NEAR(result.loss, expected["loss"].get<double>(), limit.loss) << "step " << step;
+    EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, limit.norm) << "step " << step;
+    losses.push_back(result.loss);
   }
-  if (adapter_tolerance <= 0) return;
+  if (all.adapter <= 0) return losses;
   const SafetensorsHeader after =
       read_safetensors_header(golden.folder / "lora" / "adapter_after" / "adapter_model.safetensors");
   for (const auto& [tensor_name, value] : peft_tensors(adapter.state, AdapterPart::kValues, *golden.groups.ep))
-    EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), adapter_tolerance) << tensor_name;
+    EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), all.adapter) << tensor_name;
+  return losses;
 }
 
 TEST_P(FamilyFp32, TrainingCurveAndFinalAdapter) {
-  check_training_curve(name(), 1e-4, 1e-4, Recompute::kFull, 1e-3);
+  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kFull);
 }
 
 TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
-  check_training_curve(name(), 1e-4, 1e-4, Recompute::kNone, 1e-3);
+  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kNone);
 }
 
 TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
@@ -132,7 +149,37 @@ TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
   }
 }
 
-TEST_P(FamilyBf16, TrainingCurve) { check_training_curve(name(), 2e-2, 5e-2, Recompute::kFull, 0); }
+// On average over the steps the losses are no further from the reference's than twice what bf16 costs the reference itself.
+TEST_P(FamilyBf16, TrainingCurve) {
+  const std::vector<double> losses = check_training_curve(name(), GetParam().bf16, GetParam().bf16, Recompute::kFull);
+  const Json reference = read_json_file(golden_folder(name()) / "lora" / "train.json");
+  double distance = 0, cost_of_bf16 = 0;
+  for (size_t step = 0; step < losses.size(); ++step) {
+    const double expected = reference["steps"][step]["loss"];
+    distance += std::abs(losses[step] - expected);
+    cost_of_bf16 += std::abs(reference["steps_upcast_fp32"][step]["loss"].get<double>() - expected);
+  }
+  EXPECT_LT(distance, 2 * cost_of_bf16);
+}
+
+// All gradients as one vector: as near to those of the same weights in fp32 as the reference's bf16 gradients are.
+TEST_P(FamilyBf16, GradientsPointWhereFp32OnesDo) {
+  Golden golden(name());
+  OpenedAdapter adapter = golden.adapter();
+  score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
+  std::vector<at::Tensor> found, reference, exact;
+  for (const auto& [tensor_name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep)) {
+    found.push_back(grad.flatten());
+    reference.push_back(golden_tensor(golden.folder / "lora" / "grads.safetensors", tensor_name).flatten());
+    exact.push_back(golden_tensor(golden.folder / "lora" / "grads_upcast_fp32.safetensors", tensor_name).flatten());
+  }
+  const at::Tensor fp32 = at::cat(exact).to(at::kDouble);
+  const auto cosine = [&](const std::vector<at::Tensor>& parts) {
+    const at::Tensor x = at::cat(parts).to(at::kDouble);
+    return (x.dot(fp32) / (x.norm() * fp32.norm())).item<double>();
+  };
+  EXPECT_GT(cosine(found), cosine(reference) - 0.005);
+}
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
 std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size, const std::vector<std::vector<int64_t>>& packed) {
