@@ -25,7 +25,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kRows = 64;
 constexpr double kEpsilon = 1e-6;  // of the unit vectors: transformers' and flash-linear-attention's
 
 at::Tensor transposed(const at::Tensor& x) { return x.transpose(-1, -2); }
@@ -209,22 +208,23 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
     const auto [dr_CKGLW, ds_after_CKDX] = recurrence_backward(in, inverse_CKGLL, s_CKDX, do_CKGLW, chunks);
 
     // Everything else, for all chunks at once.
-    const at::Tensor read_CKGLW = by_value_head(at::matmul(in.k_CKLD, s_CKDX), width);
+    at::Tensor read_CKGLW = by_value_head(at::matmul(in.k_CKLD, s_CKDX), width);
     const at::Tensor dv_CKGLW = dr_CKGLW * column(in.beta_CKGL);
     const at::Tensor da_CKGLL = at::matmul(dr_CKGLW, transposed(u_CKGLW)).neg_().tril_(-1);
     const at::Tensor dp_CKGLL = at::matmul(do_CKGLW, transposed(u_CKGLW));
     // Through R = beta · (V - e·K·S) and A = beta · (KKᵀ ∘ Γ).
-    at::Tensor dbeta_CKGL = (dr_CKGLW * (in.v_CKGLW - read_CKGLW * column(in.e_CKGL))).sum(-1);
+    at::Tensor dbeta_CKGL = (read_CKGLW * column(in.e_CKGL)).neg_().add_(in.v_CKGLW).mul_(dr_CKGLW).sum(-1);
     dbeta_CKGL.add_((at::matmul(in.k_CKLD, transposed(in.k_CKLD)).unsqueeze(2) * in.gamma_CKGLL).mul_(da_CKGLL).sum(-1));
     const at::Tensor dlog_decay_CKGL = [&] {
       // Through Γ, then e, then d and the decay of the whole state.
       at::Tensor dc_CKGL = row_sums_less_column_sums((da_CKGLL * in.a_CKGLL).addcmul_(dp_CKGLL, in.p_CKGLL));
-      const at::Tensor through_e = (by_value_head(at::matmul(in.q_CKLD, s_CKDX), width) * do_CKGLW).sum(-1);
-      dc_CKGL.addcmul_(through_e - (dv_CKGLW * read_CKGLW).sum(-1), in.e_CKGL);
+      const at::Tensor through_e =
+          by_value_head(at::matmul(in.q_CKLD, s_CKDX), width).mul_(do_CKGLW).sub_(read_CKGLW.mul_(dv_CKGLW)).sum(-1);
+      read_CKGLW.reset();
       const at::Tensor through_d =
-          (by_value_head(at::matmul(in.k_CKLD, ds_after_CKDX), width) * u_CKGLW).sum(-1).mul_(in.d_CKGL);
+          by_value_head(at::matmul(in.k_CKLD, ds_after_CKDX), width).mul_(u_CKGLW).sum(-1).mul_(in.d_CKGL);
       const at::Tensor through_state_CKG = (s_CKDX * ds_after_CKDX).unflatten(3, {-1, width}).sum({2, 4}).mul_(in.whole_decay_CKG());
-      dc_CKGL.sub_(through_d);
+      dc_CKGL.addcmul_(through_e, in.e_CKGL).sub_(through_d);
       dc_CKGL.select(-1, chunks.rows - 1).add_(through_d.sum(-1).add_(through_state_CKG));
       return dc_CKGL.flip(-1).cumsum(-1).flip(-1);
     }();
@@ -267,7 +267,7 @@ DeltaChunks plan_delta_chunks(const std::vector<int64_t>& cu_seqlens, at::Device
   std::iota(order.begin(), order.end(), 0);
   const auto length = [&](int64_t sequence) { return cu_seqlens[sequence + 1] - cu_seqlens[sequence]; };
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length(a) > length(b); });
-  chunks.rows = order.empty() ? 0 : std::min(kRows, length(order[0]));
+  chunks.rows = order.empty() ? 0 : std::min(kDeltaChunkRows, length(order[0]));
   std::vector<int64_t> slot_of_token(cu_seqlens.back());
   for (int64_t done = 0; !order.empty(); done += chunks.rows) {
     while (!order.empty() && length(order.back()) <= done) order.pop_back();

@@ -13,6 +13,8 @@
 
 namespace moraine {
 
+constexpr int64_t kDeltaChunkRows = 64;  // of a chunk; shorter ones where no sequence is that long
+
 // How the sequences of a batch are cut into chunks, which are worked on side by side as far as the recurrence allows. The first
 // chunks of all sequences come first, then their second ones, and so on; longer sequences before shorter ones, so that those that
 // go on are always the first of a step.

@@ -7,6 +7,8 @@
 #include "adapter/peft_export.h"
 #include "base/json.h"
 #include "golden.h"
+#include "train/batch.h"
+#include "train/generate.h"
 #include "train/pass.h"
 #include "train/score.h"
 #include "train/step.h"
@@ -213,6 +215,42 @@ TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
     EXPECT_NEAR(packed_loss, loss, 1e-6);
     EXPECT_LT(relative_error(packed_grads, grads), 1e-5);
   }
+}
+
+// What generate does: a prompt, then tokens one at a time with what the layers remember, gives what a pass over the whole does.
+TEST_P(FamilyFp32, CachesContinueTheSequence) {
+  Golden golden(name());
+  OpenedAdapter adapter = golden.adapter();
+  const Sample& row = golden.batch.samples[0];
+  const int64_t length = static_cast<int64_t>(row.input_ids.size()), prompt = length - 6;
+  const auto part = [&](int64_t begin, int64_t n) {
+    Sample sample;
+    for (auto [from, to] : {std::pair{&row.input_ids, &sample.input_ids}, {&row.labels, &sample.labels}, {&row.position_ids, &sample.position_ids}})
+      to->assign(from->begin() + begin, from->begin() + begin + n);
+    return make_batch({&sample}, at::kCPU, 1);
+  };
+  const at::Tensor whole = forward(golden.loaded, &adapter.state, part(0, length));
+  std::vector<LayerCache> caches(golden.loaded.model->shape().num_hidden_layers);
+  std::vector<at::Tensor> pieces{forward(golden.loaded, &adapter.state, part(0, prompt), &caches)};
+  for (int64_t t = prompt; t < length; ++t) pieces.push_back(forward(golden.loaded, &adapter.state, part(t, 1), &caches));
+  EXPECT_LT(relative_error(at::cat(pieces), whole), 2e-5);
+
+  // And generate itself, greedily: each token is the best after all before it.
+  std::vector<int64_t> ids(row.input_ids.begin(), row.input_ids.begin() + 20);
+  GenerateOptions options;
+  options.max_new_tokens = 8;
+  const std::vector<int64_t> made = generate(golden.loaded, &adapter.state, ids, options, [](int64_t) {}, *golden.groups.world);
+  ASSERT_EQ(made.size(), 8u);
+  const ImageView& root = golden.loaded.weights->acquire(LoadedModel::kRootImage);
+  const at::Tensor head = golden.loaded.model->head_weight_VD(root);
+  for (int64_t token : made) {
+    Sample sample{ids, ids, {}};
+    for (size_t t = 0; t < ids.size(); ++t) sample.position_ids.push_back(static_cast<int64_t>(t));
+    const at::Tensor hidden = forward(golden.loaded, &adapter.state, make_batch({&sample}, at::kCPU, 1));
+    EXPECT_EQ(at::mv(head, hidden[hidden.size(0) - 1]).argmax().item<int64_t>(), token);
+    ids.push_back(token);
+  }
+  golden.loaded.weights->release(LoadedModel::kRootImage);
 }
 
 // transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the
