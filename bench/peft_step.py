@@ -19,8 +19,10 @@ parser.add_argument("--out", required=True)
 a = parser.parse_args()
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 model = AutoModelForCausalLM.from_pretrained(a.folder / "model", dtype=torch.bfloat16, experts_implementation=a.experts)
+# What moraine's all-linear is. For Qwen3-MoE PEFT's would include the router and the experts once more.
+linear = "all-linear" if "linear_attention" in (getattr(model.config, "layer_types", None) or []) else ["q_proj", "k_proj", "v_proj", "o_proj"]
 model = get_peft_model(model, LoraConfig(
-    r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+    r=8, lora_alpha=16, target_modules=linear,
     target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], task_type="CAUSAL_LM"))
 params = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01)

@@ -6,7 +6,7 @@ Prints for each contender the median step time, tokens/s, CPU seconds a step and
 the ratios to PEFT and to twinkle on as many ranks. PEFT runs in one process; moraine and twinkle (PYTHON: an interpreter that has
 twinkle-kit 0.5.1; left out, it is not run) on 1 and 2 ranks with the experts split between them and the threads shared out. CPU
 seconds a step are the whole command's over its steps; twinkle's, whose start costs as much as several steps, of its steps alone.
-Contenders alternate and each is run `--rounds` times, because a shared machine's speed moves. bf16, LoRA r 8 on attention and
+Contenders alternate and each is run `--rounds` times, because a shared machine's speed moves. bf16, LoRA r 8 on linear layers and
 experts, AdamW, 2 rows of 256 tokens a step and rank.
 """
 import argparse

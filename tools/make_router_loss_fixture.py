@@ -1,6 +1,8 @@
-"""Makes tests/golden/qwen3_moe-fp32/lora/router_loss.*: the golden batch with transformers' router auxiliary loss.
+"""Makes FOLDER/lora/router_loss.*: the golden batch of FOLDER with transformers' router auxiliary loss.
 
-  python tools/make_router_loss_fixture.py tests/golden/qwen3_moe-fp32     (transformers 5.18.0, peft 0.21.0)
+  python tools/make_router_loss_fixture.py FOLDER     (transformers 5.18.0, peft 0.21.0)
+
+FOLDER: tests/golden/qwen3_moe-fp32 or tests/golden/qwen3_5_moe-fp32.
 """
 import json
 import pathlib
@@ -9,16 +11,17 @@ import sys
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 COEFFICIENT = 0.5  # large, so that its gradient is a good part of the whole
 
 torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
 batch = load_file(folder / "batch.safetensors")
-model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager",
-                                             experts_implementation="eager", output_router_logits=True,
-                                             router_aux_loss_coef=COEFFICIENT)
+config = AutoConfig.from_pretrained(folder / "model").get_text_config()
+config.output_router_logits, config.router_aux_loss_coef = True, COEFFICIENT
+model = AutoModelForCausalLM.from_pretrained(folder / "model", config=config, dtype=torch.float32, attn_implementation="eager",
+                                             experts_implementation="eager")
 model = PeftModel.from_pretrained(model, folder / "lora" / "adapter", is_trainable=True).eval()
 out = model(**batch, use_cache=False)
 out.loss.backward()

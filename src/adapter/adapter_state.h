@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/peft_layout.h"
 #include "models/model.h"
 #include "nn/lora.h"
 
@@ -60,6 +61,9 @@ class AdapterState {
   const std::vector<AdapterEntry>& entries() const { return entries_; }
   ExpertRange expert_range() const { return expert_range_; }
   int64_t r() const { return r_; }
+  // Whose names the files have that this adapter is read from and written to.
+  PeftClass peft_class() const { return peft_class_; }
+  void set_peft_class(PeftClass peft_class) { peft_class_ = peft_class; }
   at::Device device() const { return dense_.values.device(); }
   // Of the whole adapter, all experts counted.
   int64_t num_parameters() const;
@@ -82,6 +86,7 @@ class AdapterState {
 
   int64_t r_;
   double scaling_;
+  PeftClass peft_class_ = PeftClass::kText;
   ExpertRange expert_range_;
   std::vector<AdapterEntry> entries_;
   AdapterSection dense_, experts_;

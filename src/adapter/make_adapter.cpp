@@ -40,8 +40,8 @@ void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const 
   const std::set<std::string> of_folder = names_of(read.targets.modules);
   for (const char* key : {"target_modules", "exclude_modules", "target_parameters"}) {
     if (!given(key)) continue;
-    const TargetSelection selection = select_targets(
-        layout.lora_modules(), given("target_modules") ? wanted.target_modules : found.target_modules,
+    const TargetSelection selection = select_targets_as(
+        read.peft_class, layout, given("target_modules") ? wanted.target_modules : found.target_modules,
         given("exclude_modules") ? wanted.exclude_modules : found.exclude_modules,
         given("target_parameters") ? wanted.target_parameters : found.target_parameters, found.r);
     if (names_of(selection.modules) != of_folder) disagree(key, "the selection");

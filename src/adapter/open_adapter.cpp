@@ -1,6 +1,7 @@
 #include "adapter/open_adapter.h"
 
 #include <algorithm>
+#include <map>
 
 #include "adapter/peft_import.h"
 #include "base/error.h"
@@ -21,17 +22,34 @@ std::vector<std::string> matching_names(std::vector<std::string> names, const st
   return names;
 }
 
+std::vector<LoraModule> modules_as(PeftClass peft_class, const ModelLayout& layout) {
+  std::vector<LoraModule> modules = layout.lora_modules();
+  for (LoraModule& module : modules) module.name = module_name_in(peft_class, module.name);
+  return modules;
+}
+
 }  // namespace
+
+TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout, const ModuleSelection& target_modules,
+                                  const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters, int64_t r) {
+  TargetSelection selection = select_targets(modules_as(peft_class, layout), target_modules, exclude_modules, target_parameters, r);
+  std::map<std::string, std::string> our_name;
+  for (const LoraModule& module : layout.lora_modules()) our_name[module_name_in(peft_class, module.name)] = module.name;
+  for (LoraModule& module : selection.modules) module.name = our_name.at(module.name);
+  return selection;
+}
 
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
   AdapterSelection selection{read_lora_config(folder), {}};
   const LoraConfig& config = selection.config;
-  const std::vector<LoraModule> offered = layout.lora_modules();
+  if (const auto weights = folder / "adapter_model.safetensors"; std::filesystem::exists(weights))
+    selection.peft_class = peft_class_of(read_safetensors_header(weights));
+  const std::vector<LoraModule> offered = modules_as(selection.peft_class, layout);
   ModuleSelection target_modules = config.target_modules;
   target_modules.names = matching_names(target_modules.names, offered, /*experts=*/false);
   const auto target_parameters = matching_names(config.target_parameters, offered, /*experts=*/true);
   try {
-    selection.targets = select_targets(offered, target_modules, config.exclude_modules, target_parameters, config.r);
+    selection.targets = select_targets_as(selection.peft_class, layout, target_modules, config.exclude_modules, target_parameters, config.r);
   } catch (const Error& error) {
     throw input_error((folder / "adapter_config.json").string(), error.where + ": " + error.message,
                       "the adapter was made for another model");

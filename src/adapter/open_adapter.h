@@ -14,7 +14,12 @@ namespace moraine {
 struct AdapterSelection {
   LoraConfig config;
   TargetSelection targets;
+  PeftClass peft_class = PeftClass::kText;  // whose names the config's patterns mean
 };
+
+// select_targets among a model's modules under that class's names; those selected have ours.
+TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout, const ModuleSelection& target_modules,
+                                  const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters, int64_t r);
 
 struct OpenedAdapter {
   LoraConfig config;

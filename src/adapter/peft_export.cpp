@@ -39,7 +39,7 @@ at::Tensor gather_experts(const at::Tensor& part, int64_t num_experts, ProcessGr
 std::vector<std::pair<std::string, at::Tensor>> peft_tensors(const AdapterState& state, AdapterPart part, ProcessGroup& ep) {
   std::vector<LoraModule> modules;
   for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const std::vector<PeftNames> names = peft_names(modules);
+  const std::vector<PeftNames> names = peft_names(modules, state.peft_class());
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (size_t i = 0; i < modules.size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];

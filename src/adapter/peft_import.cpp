@@ -33,7 +33,8 @@ void import_adapter(AdapterState& state, const std::filesystem::path& folder) {
   const SafetensorsHeader header = read_safetensors_header(folder / "adapter_model.safetensors");
   std::vector<LoraModule> modules;
   for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const std::vector<PeftNames> names = peft_names(modules);
+  state.set_peft_class(peft_class_of(header));
+  const std::vector<PeftNames> names = peft_names(modules, state.peft_class());
   std::set<std::string> used;
   const int64_t r = state.r();
   const ExpertRange experts = state.expert_range();

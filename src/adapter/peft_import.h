@@ -8,7 +8,8 @@
 
 namespace moraine {
 
-// Fills `state` (laid out for the adapter's own targets) from FOLDER/adapter_model.safetensors. Throws an input error that
+// Fills `state` (laid out for the adapter's own targets) from FOLDER/adapter_model.safetensors; what is written of it later has the
+// names found there (PeftClass). Throws an input error that
 // names file and tensor: missing, unexpected or wrong-shaped tensors, other dtypes than F32, BF16, F16.
 void import_adapter(AdapterState& state, const std::filesystem::path& folder);
 

@@ -1,5 +1,6 @@
 #include "adapter/peft_layout.h"
 
+#include <algorithm>
 #include <map>
 
 namespace moraine {
@@ -7,19 +8,35 @@ namespace {
 
 constexpr const char* kPrefix = "base_model.model.";
 
+constexpr const char* kOurStem = "model.";
+constexpr const char* kMultimodalStem = "model.language_model.";
+
 std::string parent_module(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
 }  // namespace
 
-std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules) {
+PeftClass peft_class_of(const SafetensorsHeader& weights) {
+  const bool multimodal = std::any_of(weights.entries.begin(), weights.entries.end(), [](const SafetensorsEntry& entry) {
+    return entry.name.starts_with(std::string(kPrefix) + kMultimodalStem);
+  });
+  return multimodal ? PeftClass::kMultimodal : PeftClass::kText;
+}
+
+std::string module_name_in(PeftClass peft_class, const std::string& module) {
+  if (peft_class == PeftClass::kText || !module.starts_with(kOurStem)) return module;
+  return kMultimodalStem + module.substr(std::string(kOurStem).size());
+}
+
+std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftClass peft_class) {
   std::map<std::string, int64_t> wrappers_left;  // of each experts module
   for (const LoraModule& m : modules)
     if (m.num_experts > 0) ++wrappers_left[parent_module(m.name)];
   std::vector<PeftNames> names;
   for (const LoraModule& m : modules) {
-    std::string path = kPrefix + m.name;
+    const std::string name = module_name_in(peft_class, m.name);
+    std::string path = kPrefix + name;
     if (m.num_experts > 0) {
-      path = kPrefix + parent_module(m.name);
+      path = kPrefix + parent_module(name);
       for (int64_t depth = --wrappers_left[parent_module(m.name)]; depth > 0; --depth) path += ".base_layer";
     }
     names.push_back({path + ".lora_A.weight", path + ".lora_B.weight"});

@@ -12,6 +12,7 @@
 
 #include "models/model_layout.h"
 #include "nn/attention.h"
+#include "nn/gated_delta_rule.h"
 #include "nn/lora.h"
 #include "nn/rope.h"
 #include "parallel/expert_parallel.h"
@@ -30,13 +31,23 @@ struct Batch {
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
+// What a layer remembers of the one sequence that is being generated. Each kind of layer uses its own part; undefined = nothing yet.
+struct LayerCache {
+  KvCache kv;              // attention
+  at::Tensor conv_tail;    // linear attention: see causal_conv_silu
+  at::Tensor delta_state;  // linear attention: see gated_delta_rule
+};
+
 // What all layers of one forward pass share.
 struct ForwardContext {
   const Batch* batch = nullptr;
   RopeTable rope;
+  DeltaChunks delta_chunks;  // of families with linear attention
   const ExpertParallel* experts = nullptr;
-  std::vector<KvCache>* caches = nullptr;  // one a layer when generating, else null
-  bool balance = false;                    // whether layers record probability_sums_E
+  std::vector<LayerCache>* caches = nullptr;  // one a layer when generating, else null
+  bool balance = false;                       // whether layers record probability_sums_E
+
+  LayerCache* cache(int64_t layer) const { return caches ? &(*caches)[layer] : nullptr; }
 };
 
 // What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what it tells of

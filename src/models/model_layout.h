@@ -15,6 +15,13 @@
 
 namespace moraine {
 
+// What a layer's attention holds for each token between its input and its output, both not counted: elements of the compute dtype
+// and of fp32. For memory figures only.
+struct AttentionMemory {
+  double tape = 0, tape_fp32 = 0;          // kept by autograd until the backward pass
+  double backward = 0, backward_fp32 = 0;  // besides, at the fullest moment of its backward pass
+};
+
 struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t hidden_size = 0;
@@ -27,6 +34,7 @@ struct ModelShape {
   int64_t residual_streams = 1;    // hidden states carried from layer to layer, hidden_size elements each
   int64_t attention_width = 0;     // queries, keys, values and the attention's output together
   int64_t attention_tape = 0;      // what autograd keeps of them until the backward pass; 0 = 2.5 times attention_width
+  std::vector<AttentionMemory> attention_of_layer = {};  // counted layer by layer; empty = from the two widths above
   int64_t expert_intermediate = 0; // of one routed expert
   int64_t shared_intermediate = 0; // of the shared expert; 0 = none
 };

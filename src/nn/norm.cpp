@@ -8,31 +8,78 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+enum class Centre { kOne, kZero };  // what a weight of no effect is
+
+at::Tensor inverse_rms(const at::Tensor& x32, double eps) {
+  return x32.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+}
+
+// d loss / d x from g = d loss / d (x·rstd), both fp32; g is overwritten.
+at::Tensor backward_of_normed(at::Tensor g, const at::Tensor& x32, const at::Tensor& rstd) {
+  at::Tensor normed = x32 * rstd;
+  const at::Tensor dot = (g * normed).mean(-1, /*keepdim=*/true);
+  return g.sub_(normed.mul_(dot)).mul_(rstd);
+}
+
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps, Centre centre) {
     at::AutoDispatchBelowAutograd below_autograd;
     at::Tensor x32 = x.to(at::kFloat);
-    at::Tensor rstd = x32.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+    at::Tensor rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, weight, rstd});
-    return (x32 * rstd).to(x.scalar_type()).mul_(weight);
+    context->saved_data["zero_centered"] = centre == Centre::kZero;
+    at::Tensor normed = x32 * rstd;
+    if (centre == Centre::kZero) return normed.mul_(weight.to(at::kFloat) + 1.0).to(x.scalar_type());
+    return normed.to(x.scalar_type()).mul_(weight);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    at::Tensor g = grads[0].to(at::kFloat) * weight.to(at::kFloat);
-    at::Tensor normed = x.to(at::kFloat) * rstd;
-    at::Tensor dot = (g * normed).mean(-1, /*keepdim=*/true);
-    return {g.sub_(normed.mul_(dot)).mul_(rstd).to(x.scalar_type()), at::Tensor(), at::Tensor()};
+    const at::Tensor weight32 = weight.to(at::kFloat);
+    at::Tensor g = grads[0].to(at::kFloat) * (context->saved_data["zero_centered"].toBool() ? weight32 + 1.0 : weight32);
+    return {backward_of_normed(g, x.to(at::kFloat), rstd).to(x.scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// Keeps its inputs for the backward pass, and a number a row.
+class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& gate, const at::Tensor& weight,
+                            double eps) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const at::Tensor x32 = x.to(at::kFloat), rstd = inverse_rms(x32, eps);
+    context->save_for_backward({x, gate, weight, rstd});
+    const at::Tensor normed = (x32 * rstd).to(x.scalar_type()).mul_(weight);
+    return at::silu(gate.to(at::kFloat)).mul_(normed).to(x.scalar_type());
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &gate = saved[1], &weight = saved[2], &rstd = saved[3];
+    const at::Tensor x32 = x.to(at::kFloat), gate32 = gate.to(at::kFloat), g = grads[0].to(at::kFloat);
+    const at::Tensor normed = (x32 * rstd).to(x.scalar_type()).mul_(weight);
+    const at::Tensor d_gate = at::silu_backward(g * normed, gate32);
+    const at::Tensor d_normed = at::silu(gate32).mul_(g).mul_(weight.to(at::kFloat));
+    return {backward_of_normed(d_normed, x32, rstd).to(x.scalar_type()), d_gate.to(gate.scalar_type()), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_D, double eps) {
-  return RmsNorm::apply(x, weight_D, eps);
+  return RmsNorm::apply(x, weight_D, eps, Centre::kOne);
+}
+
+at::Tensor rms_norm_zero_centered(const at::Tensor& x, const at::Tensor& weight_D, double eps) {
+  return RmsNorm::apply(x, weight_D, eps, Centre::kZero);
+}
+
+at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& weight_D, double eps) {
+  return GatedRmsNorm::apply(x, gate, weight_D, eps);
 }
 
 }  // namespace moraine

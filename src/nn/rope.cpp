@@ -13,6 +13,8 @@ RopeTable make_rope_table(const at::Tensor& position_ids_T, int64_t head_dim, do
 }
 
 at::Tensor apply_rope(const at::Tensor& x_TND, const RopeTable& table) {
+  const int64_t turned = table.cos_TD.size(1), rest = x_TND.size(2) - turned;
+  if (rest > 0) return at::cat({apply_rope(x_TND.narrow(2, 0, turned), table), x_TND.narrow(2, turned, rest)}, -1);
   std::vector<at::Tensor> halves = x_TND.chunk(2, -1);
   at::Tensor rotated = at::cat({-halves[1], halves[0]}, -1);
   return x_TND * table.cos_TD.unsqueeze(1) + rotated * table.sin_TD.unsqueeze(1);

@@ -44,7 +44,7 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
   at::NoGradGuard no_grad;
   const bool leads = world.rank() == 0;
   const CounterRandom random(options.seed, "generate");
-  std::vector<KvCache> caches(loaded.model->shape().num_hidden_layers);
+  std::vector<LayerCache> caches(loaded.model->shape().num_hidden_layers);
   std::vector<int64_t> next = prompt_ids, generated;
   int64_t position = 0;
   for (bool goes_on = true; goes_on;) {
@@ -72,16 +72,20 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
 
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model_folder) {
   std::set<int64_t> ids;
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    if (!std::filesystem::exists(model_folder / name)) continue;
-    const Json config = read_json_file(model_folder / name);
+  const auto add_from = [&](const Json& config) {
     auto it = config.find("eos_token_id");
-    if (it == config.end()) continue;
+    if (it == config.end()) return;
     if (it->is_number_integer()) ids.insert(it->get<int64_t>());
     if (it->is_array()) {
       for (const Json& id : *it)
         if (id.is_number_integer()) ids.insert(id.get<int64_t>());
     }
+  };
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    if (!std::filesystem::exists(model_folder / name)) continue;
+    const Json config = read_json_file(model_folder / name);
+    add_from(config);
+    if (auto text = config.find("text_config"); text != config.end() && text->is_object()) add_from(*text);
   }
   return {ids.begin(), ids.end()};
 }

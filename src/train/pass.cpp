@@ -86,7 +86,7 @@ int64_t first_adapted_layer(const AdapterState& adapter) {
   return first;
 }
 
-ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<KvCache>* caches, bool balance) {
+ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<LayerCache>* caches, bool balance) {
   ForwardContext context = loaded.model->prepare(batch);
   context.experts = loaded.experts.get();
   context.caches = caches;
@@ -96,7 +96,7 @@ ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::
 
 }  // namespace
 
-at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<KvCache>* caches,
+at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<LayerCache>* caches,
                    std::vector<LayerRecord>* records) {
   at::NoGradGuard no_grad;
   const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);

@@ -13,7 +13,7 @@ namespace moraine {
 // The input of the output head, [T, D], without gradients. `adapter` may be null; `caches` (one a layer) only when
 // generating. `records`, when wanted, takes what each layer tells of its routing.
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
-                   std::vector<KvCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);
+                   std::vector<LayerCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);
 
 // Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
 // [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.

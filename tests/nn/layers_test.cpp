@@ -146,6 +146,13 @@ TEST(Rope, RotatesPairsByPositionTimesFrequency) {
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(y[1][0][i].item<float>(), expected[i], 1e-5);
 }
 
+TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
+  const RopeTable table = make_rope_table(at::tensor({0, 3, 5}, at::kLong), 4, 100.0, at::kFloat);
+  at::Tensor x = random({3, 2, 10}), y = apply_rope(x, table);
+  expect_close(y.narrow(2, 0, 4), apply_rope(x.narrow(2, 0, 4), table));
+  expect_close(y.narrow(2, 4, 6), x.narrow(2, 4, 6));
+}
+
 TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
   at::Tensor logits = at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4});
   const Routing routing = route_softmax_topk(logits, 2, true, {});

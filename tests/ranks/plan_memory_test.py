@@ -1,6 +1,6 @@
 """What `moraine plan` says a rank needs, it needs: the measured peak is at most 15 % above the figure, and not far below it.
 
-  python3 plan_memory_test.py PROGRAM [--all]     (standard library only)
+  python3 plan_memory_test.py PROGRAM [--all] [--shape SHAPE]     (standard library only)
 
 Trains three steps on random checkpoints of a few hundred MB and watches the peak resident memory (VmHWM) of every rank. libtorch's own
 part is measured on the tiny golden model with the same number of ranks. --all adds shapes and bf16 runs with many row counts.
@@ -24,17 +24,29 @@ SHAPES = {  # layers, hidden, experts, top-k, width, vocabulary
     "small": (8, 512, 32, 4, 384, 32000),
     "wide": (4, 1024, 16, 2, 1024, 8000),
     "vocab": (4, 512, 16, 4, 256, 150000),
+    "hybrid": (8, 512, 32, 4, 384, 32000),  # Qwen3.5: three layers of linear attention, then one of full attention
 }
 # shape, dtype, tokens a sequence, ranks, ep, further keys
 CASES = [("small", "float32", 256, 1, 1, []), ("small", "float32", 256, 2, 1, []), ("small", "float32", 256, 2, 2, []),
-         ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, [])]
+         ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, []),
+         ("hybrid", "float32", 1024, 1, 1, []), ("hybrid", "bfloat16", 512, 2, 2, [])]
 MORE = [("wide", "float32", 1024, 1, 1, []), ("wide", "bfloat16", 1024, 2, 2, []), ("vocab", "bfloat16", 256, 1, 1, []),
         ("small", "bfloat16", 256, 1, 1, []), ("small", "bfloat16", 256, 2, 1, []), ("small", "bfloat16", 256, 4, 2, []),
-        ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"])]
+        ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"]),
+        ("hybrid", "float32", 256, 2, 1, []), ("hybrid", "bfloat16", 1024, 1, 1, []),
+        ("hybrid", "float32", 512, 1, 1, ["train.recompute=none"])]
 
 
 def config(shape, dtype):
     layers, hidden, experts, top_k, width, vocabulary = SHAPES[shape]
+    if shape == "hybrid":
+        return {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "full_attention_interval": 4,
+                "head_dim": 128, "hidden_size": hidden, "linear_key_head_dim": 128, "linear_num_key_heads": hidden // 128,
+                "linear_num_value_heads": 2 * hidden // 128, "linear_value_head_dim": 128, "moe_intermediate_size": width,
+                "num_attention_heads": 2 * hidden // 128, "num_experts": experts, "num_experts_per_tok": top_k,
+                "num_hidden_layers": layers, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "partial_rotary_factor": 0.25,
+                "rope_theta": 1e7, "shared_expert_intermediate_size": width, "tie_word_embeddings": False, "torch_dtype": dtype,
+                "vocab_size": vocabulary}
     return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1,
             "head_dim": 64, "hidden_act": "silu", "hidden_size": hidden, "intermediate_size": 3 * hidden,
             "max_position_embeddings": 4096, "mlp_only_layers": [], "moe_intermediate_size": width, "norm_topk_prob": True,
@@ -100,11 +112,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--shape", choices=SHAPES, help="only this one")
     a = parser.parse_args()
     failures, bases, models = 0, {}, {}
     with tempfile.TemporaryDirectory(prefix="moraine-plan-") as temporary:
         folder = pathlib.Path(temporary)
         for shape, dtype, length, ranks, ep, keys in CASES + (MORE if a.all else []):
+            if a.shape not in (None, shape):
+                continue
             if ranks not in bases:
                 path = recipe(folder, GOLDEN / "model", GOLDEN / "batch.safetensors", 40, 3)
                 bases[ranks] = max(peaks([a.program, "train", path, *with_ranks(ranks, 1)], ranks).values())

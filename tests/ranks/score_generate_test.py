@@ -2,12 +2,14 @@
 
   python3 score_generate_test.py PROGRAM     (standard library only)
 
-score runs on tests/golden/qwen3_moe-fp32: three rows, so four ranks leave one without. generate runs on the demo's model.
+score runs on tests/golden/qwen3_moe-fp32 and qwen3_5_moe-fp32: three rows, so four ranks leave one without. generate runs on the
+demo's model, and on a random Qwen3.5 with the demo's tokenizer.
 """
 import array
 import json
 import os
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-GOLDEN = ROOT / "tests" / "golden" / "qwen3_moe-fp32"
+GOLDENS = [ROOT / "tests" / "golden" / name for name in ("qwen3_moe-fp32", "qwen3_5_moe-fp32")]
 # ranks, mesh
 MESHES = [(2, ["mesh.ep=2"]), (3, []), (4, ["mesh.ep=2", "mesh.fsdp=2", "load.mode=node"]), (4, ["mesh.ep=4"])]
 
@@ -48,9 +50,9 @@ def run(command):
     return ended.stdout
 
 
-def score_command(program, folder):
-    return [program, "score", "--json", "--model", GOLDEN / "model", "--adapter", GOLDEN / "lora" / "adapter", "--tokens",
-            GOLDEN / "batch.safetensors", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
+def score_command(program, folder, golden):
+    return [program, "score", "--json", "--model", golden / "model", "--adapter", golden / "lora" / "adapter", "--tokens",
+            golden / "batch.safetensors", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
 
 
 def score_result(stdout, folder):
@@ -61,13 +63,13 @@ def score_result(stdout, folder):
     return result
 
 
-def joined_by_environment(program, folder, ranks):
+def joined_by_environment(program, folder, golden, ranks):
     """As torchrun or a shell script starts ranks: only rank 0 speaks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [subprocess.Popen(score_command(program, folder), env={**os.environ, **world, "RANK": str(rank)},
+    processes = [subprocess.Popen(score_command(program, folder, golden), env={**os.environ, **world, "RANK": str(rank)},
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(ranks)]
     outputs = [process.communicate(timeout=120) for process in processes]
     if any(process.returncode for process in processes) or any(out or err for out, err in outputs[1:]):
@@ -75,10 +77,10 @@ def joined_by_environment(program, folder, ranks):
     return outputs[0][0]
 
 
-def check_score(program, folder):
+def check_score(program, folder, golden_folder):
     failures = 0
-    expected = score_result(run(score_command(program, folder)), folder)
-    golden = read_safetensors(GOLDEN / "lora" / "forward.safetensors")["loss"][1][0]
+    expected = score_result(run(score_command(program, folder, golden_folder)), folder)
+    golden = read_safetensors(golden_folder / "lora" / "forward.safetensors")["loss"][1][0]
     if abs(expected[0]["loss"] / golden - 1) > 1e-5:
         sys.exit(f"FAILED: one rank: loss {expected[0]['loss']}, PEFT {golden}")
 
@@ -91,39 +93,57 @@ def check_score(program, folder):
         ok = (loss <= 1e-6 and tokens <= 1e-5 and logits <= 1e-5 and grad <= 1e-4 and grads.keys() == expected[2].keys()
               and printed["tokens"] == expected[0]["tokens"])
         failures += not ok
-        print(f"score, {title}: loss {loss:.1e}, token_loss {tokens:.1e}, logits {logits:.1e}, gradients {grad:.1e}"
+        print(f"score {golden_folder.name}, {title}: loss {loss:.1e}, token_loss {tokens:.1e}, logits {logits:.1e}, gradients {grad:.1e}"
               f"{'' if ok else '  FAILED'}", flush=True)
 
     for ranks, mesh in MESHES:
-        stdout = run(score_command(program, folder) + ["--ranks", str(ranks), *mesh])
+        stdout = run(score_command(program, folder, golden_folder) + ["--ranks", str(ranks), *mesh])
         compare(f"{ranks} ranks {' '.join(mesh)}", *score_result(stdout, folder))
-    compare("2 ranks by environment", *score_result(joined_by_environment(program, folder, 2), folder))
+    compare("2 ranks by environment", *score_result(joined_by_environment(program, folder, golden_folder, 2), folder))
     return failures
 
 
-def check_generate(program):
+def random_qwen3_5(program, folder):
+    """A random checkpoint of the golden model's shape with the vocabulary of the demo's, and its tokenizer."""
+    demo = ROOT / "examples" / "dictionary_model"
+    config = json.loads((GOLDENS[1] / "model" / "config.json").read_text())
+    config["text_config"]["vocab_size"] = json.loads((demo / "config.json").read_text())["vocab_size"]
+    config["text_config"]["initializer_range"] = 0.2  # so that it says more than one word
+    (folder / "config.json").write_text(json.dumps(config))
+    run([program, "init", "--config", folder / "config.json", "--out", folder / "model"])
+    for file in demo.iterdir():
+        if not (folder / "model" / file.name).exists() and file.suffix in (".json", ".jinja"):
+            shutil.copy(file, folder / "model")
+    return folder / "model"
+
+
+def check_generate(program, model, cells):
     failures = 0
-    command = [program, "generate", "--json", "--model", ROOT / "examples" / "dictionary_model"]
-    # One ends by its length, the other by the model's own choice.
-    greedy = ["--prompt", "hello", "--max-new-tokens", "20"]
-    sampled = ["--prompt", "Who are you?", "--temperature", "1", "--seed", "5"]
-    for options, meshes in ((greedy, [(2, []), (4, ["mesh.ep=2"])]), (sampled, [(2, ["mesh.ep=2"])])):
-        expected = json.loads(run(command + options))
+    for options, meshes in cells:
+        command = [program, "generate", "--json", "--model", model, *options]
+        expected = json.loads(run(command))
         if not expected["text"].strip():
             sys.exit(f"FAILED: one rank answers nothing: {expected}")
         for ranks, mesh in meshes:
-            found = json.loads(run(command + options + ["--ranks", str(ranks), *mesh]))
+            found = json.loads(run(command + ["--ranks", str(ranks), *mesh]))
             failures += found != expected
-            print(f"generate {' '.join(options[:2])}, {ranks} ranks {' '.join(mesh)}: "
+            print(f"generate {model.name} {' '.join(options[:2])}, {ranks} ranks {' '.join(mesh)}: "
                   f"{'the same ' + str(len(found['ids'])) + ' tokens' if found == expected else f'{found} FAILED, one rank: {expected}'}", flush=True)
     return failures
 
 
 def main():
-    program = sys.argv[1]
+    program, failures = sys.argv[1], 0
+    # One ends by its length, the other by the model's own choice.
+    greedy = ["--prompt", "hello", "--max-new-tokens", "20"]
+    sampled = ["--prompt", "Who are you?", "--temperature", "1", "--seed", "5"]
     with tempfile.TemporaryDirectory() as temporary:
-        failures = check_score(program, pathlib.Path(temporary))
-    failures += check_generate(program)
+        folder = pathlib.Path(temporary)
+        for golden in GOLDENS:
+            failures += check_score(program, folder, golden)
+        failures += check_generate(program, random_qwen3_5(program, folder), [(greedy, [(2, ["mesh.ep=2"]), (3, [])])])
+    failures += check_generate(program, ROOT / "examples" / "dictionary_model",
+                               [(greedy, [(2, []), (4, ["mesh.ep=2"])]), (sampled, [(2, ["mesh.ep=2"])])])
     sys.exit(1 if failures else 0)
 
 

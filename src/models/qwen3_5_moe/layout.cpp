@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "models/param_specs.h"
+#include "nn/gated_delta_rule.h"
 
 namespace moraine::qwen3_5_moe {
 namespace {
@@ -28,6 +29,34 @@ int64_t attention_width(const Config& c) {
   return widest;
 }
 
+// The tensors of Qwen3_5MoeModel::self_attn.
+AttentionMemory full_attention_memory(const Config& c) {
+  const double heads = static_cast<double>(c.num_attention_heads), kv_heads = static_cast<double>(c.num_key_value_heads);
+  const double queries = heads * static_cast<double>(c.head_dim), keys = kv_heads * static_cast<double>(c.head_dim);
+  // Queries with their gates, keys, turned queries, keys and values for every query head, the attention's output, open gates,
+  // gated output.
+  return {.tape = 8 * queries + keys,
+          .tape_fp32 = 2 * heads + kv_heads,
+          .backward = 2 * (3 * queries + 2 * keys),
+          .backward_fp32 = 6 * queries};
+}
+
+// The tensors of Qwen3_5MoeModel::linear_attn and, in fp32, of nn/gated_delta_rule for whole chunks.
+AttentionMemory linear_attention_memory(const Config& c) {
+  const double heads = static_cast<double>(c.linear_num_value_heads), values = static_cast<double>(c.linear_value_dim());
+  const double keys = static_cast<double>(c.linear_key_dim());
+  const double square = heads * kDeltaChunkRows;  // a matrix of a chunk's rows by its rows, for each value head
+  const double state = values * static_cast<double>(c.linear_key_head_dim) / kDeltaChunkRows;  // one a chunk
+  // The convolution's input and output; the recurrence's output, gates, and what the norm makes of both.
+  return {.tape = 2 * static_cast<double>(c.linear_conv_dim()) + 3 * values + heads,
+          // (I + A)⁻¹, the corrections and the states; decays.
+          .tape_fp32 = square + values + state + 4 * heads,
+          .backward = values,
+          // Queries, keys and values in chunks with Γ, A and P; gradients of the output, R, the values, A, P and the states; what
+          // was read; a product with the states.
+          .backward_fp32 = 2 * keys + 5 * values + 5 * square + 2 * state};
+}
+
 }  // namespace
 
 Qwen3_5MoeLayout::Qwen3_5MoeLayout(Config config) : config_(std::move(config)) {
@@ -41,6 +70,8 @@ Qwen3_5MoeLayout::Qwen3_5MoeLayout(Config config) : config_(std::move(config)) {
             .attention_width = attention_width(c),
             .expert_intermediate = c.moe_intermediate_size,
             .shared_intermediate = c.shared_expert_intermediate_size};
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer)
+    shape_.attention_of_layer.push_back(is_full_attention(c, layer) ? full_attention_memory(c) : linear_attention_memory(c));
 }
 
 ImageSpec Qwen3_5MoeLayout::root_spec(const StoredDtype& stored) const {

@@ -22,9 +22,6 @@ class Qwen3MoeModel : public Model {
  private:
   at::Tensor self_attn(int64_t layer, const ImageView& dense, const LayerAdapter& adapter, const at::Tensor& x_TD,
                        const ForwardContext& context) const;
-  at::Tensor sparse_moe(const ImageView& dense, const ImageView& experts, const LayerAdapter& adapter,
-                        const at::Tensor& x_TD, const ForwardContext& context, LayerRecord& record) const;
-  at::Tensor dense_mlp(const ImageView& dense, const LayerAdapter& adapter, const at::Tensor& x_TD) const;
 
   Config config_;
   Qwen3MoeLayout layout_;

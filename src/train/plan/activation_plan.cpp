@@ -73,9 +73,13 @@ class LayerCounter {
     // The inputs of attention and experts; the residual stream after the attention and after the layer.
     double elements = (2 + 2 * streams) * H;
     // Queries before and after RoPE, keys and values for every query head, the attention's output.
-    elements += shape_.attention_tape > 0 ? shape_.attention_tape : 2.5 * shape_.attention_width;
+    if (shape_.attention_of_layer.empty()) {
+      elements += shape_.attention_tape > 0 ? shape_.attention_tape : 2.5 * shape_.attention_width;
+    } else {
+      elements += shape_.attention_of_layer[layer].tape;
+    }
     if (shape_.shared_intermediate > 0) elements += 3 * shape_.shared_intermediate + H;
-    double singles = 0;  // fp32
+    double singles = shape_.attention_of_layer.empty() ? 0 : shape_.attention_of_layer[layer].tape_fp32;  // fp32
     if (!experts_of(layer).params.empty()) {
       elements += shape_.num_experts;  // the router's logits
       singles += shape_.num_experts + 2 * shape_.num_experts_per_tok;
@@ -114,6 +118,10 @@ class LayerCounter {
 
   // Besides the dense tape.
   double attention_backward(int64_t layer) const {
+    if (!shape_.attention_of_layer.empty()) {
+      const AttentionMemory& attention = shape_.attention_of_layer[layer];
+      return tokens(attention.backward * size_ + attention.backward_fp32 * kFloat);
+    }
     double widest = 0;
     for (const ParamSpec& param : dense_of(layer).params)
       if (is_matrix(param)) widest = std::max<double>(widest, std::max(param.shape[0], param.shape[1]));

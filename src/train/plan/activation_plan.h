@@ -1,7 +1,8 @@
 // What a pass holds besides weights and adapter: the tensors of train/pass and of the layers, counted.
 //
 // Written beside the code that allocates them: who changes what a layer keeps for its backward pass changes this too, and
-// tests/ranks/plan_memory_test.py compares the two. Where a model family differs in detail, ModelShape's widths stand for it.
+// tests/ranks/plan_memory_test.py compares the two. Where a model family differs in detail, ModelShape's figures stand for it:
+// its layout counts what its own mathematics keeps (AttentionMemory).
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Qwen3-MoE against transformers + PEFT: logits, losses, gradients and a training curve.
+// Each family against transformers + PEFT: logits, losses, gradients and a training curve.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -7,6 +7,8 @@
 #include "adapter/peft_export.h"
 #include "base/json.h"
 #include "golden.h"
+#include "train/batch.h"
+#include "train/generate.h"
 #include "train/pass.h"
 #include "train/score.h"
 #include "train/step.h"
@@ -32,18 +34,46 @@ struct Golden {
   at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
 };
 
+// How far a training curve may be from the reference's: losses, gradient norms (relative), and the adapter after it.
+struct Curve {
+  double loss, norm, adapter;
+};
+struct Family {
+  const char* name;  // in tests/golden, without -fp32 or -bf16
+  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps: transformers itself, with grouped_mm experts instead of eager
+  // ones, is up to 1.4e-4 and 3.5e-3 from its own curve in fp32 (in bf16 0.16 and 0.66); the first three steps are not yet
+  // amplified.
+  Curve fp32, fp32_first_steps, bf16;
+};
+constexpr Family kFamilies[] = {
+    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}},
+    {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, 1.0, 0}},
+};
+
+class FamilyFp32 : public testing::TestWithParam<Family> {
+ protected:
+  std::string name() const { return std::string(GetParam().name) + "-fp32"; }
+};
+class FamilyBf16 : public testing::TestWithParam<Family> {
+ protected:
+  std::string name() const { return std::string(GetParam().name) + "-bf16"; }
+};
+const auto kName = [](const auto& info) { return std::string(info.param.name); };
+INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(kFamilies), kName);
+INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(kFamilies), kName);
+
 const Json read_train_json(const Golden& golden) { return read_json_file(golden.folder / "lora" / "train.json"); }
 
-TEST(Qwen3MoeFp32, LogitsAndLossWithoutAdapter) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, LogitsAndLossWithoutAdapter) {
+  Golden golden(name());
   const ScoreResult result = score(golden.loaded, nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "forward.safetensors";
   EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
 }
 
-TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, LogitsAndLossWithAdapter) {
+  Golden golden(name());
   OpenedAdapter adapter = golden.adapter();
   const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "lora" / "forward.safetensors";
@@ -51,8 +81,8 @@ TEST(Qwen3MoeFp32, LogitsAndLossWithAdapter) {
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
 }
 
-TEST(Qwen3MoeFp32, EveryAdapterGradient) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, EveryAdapterGradient) {
+  Golden golden(name());
   OpenedAdapter adapter = golden.adapter();
   score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
   const auto grads = peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep);
@@ -62,9 +92,8 @@ TEST(Qwen3MoeFp32, EveryAdapterGradient) {
     EXPECT_LT(relative_error(grad, read_tensor(reference, *reference.find(name))), 1e-4) << name;
 }
 
-// 12 steps as the golden's train.json says; compares each step, then the adapter after the last.
-void check_training_curve(const std::string& name, double loss_tolerance, double norm_tolerance, Recompute recompute,
-                          double adapter_tolerance) {
+// 12 steps as the golden's train.json says; compares each step, then the adapter after the last. Returns the losses.
+std::vector<double> check_training_curve(const std::string& name, Curve first_steps, Curve all, Recompute recompute) {
   Golden golden(name);
   OpenedAdapter adapter = golden.adapter();
   TrainConfig config;
@@ -78,6 +107,7 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
   for (const char* prefix : {"0.", "1.", "2."})
     batches.push_back(golden_batch(golden.folder / "lora" / "train_batches.safetensors", prefix));
   const int64_t steps = static_cast<int64_t>(reference["steps"].size());
+  std::vector<double> losses;
   for (int64_t step = 0; step < steps; ++step) {
     const Json& expected = reference["steps"][step];
     const double learning_rate = scheduled_learning_rate(config, step, steps);
@@ -85,26 +115,29 @@ void check_training_curve(const std::string& name, double loss_tolerance, double
     std::vector<TrainingRow> rows;
     for (const Sample& sample : batches[step % 3].samples) rows.push_back({&sample});
     const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
-    EXPECT_NEAR(result.loss, expected["loss"].get<double>(), loss_tolerance) << "step " << step;
-    EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, norm_tolerance) << "step " << step;
+    const Curve& limit = step < 3 ? first_steps : all;
+    EXPECT_NEAR(result.loss, expected["loss"].get<double>(), limit.loss) << "step " << step;
+    EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, limit.norm) << "step " << step;
+    losses.push_back(result.loss);
   }
-  if (adapter_tolerance <= 0) return;
+  if (all.adapter <= 0) return losses;
   const SafetensorsHeader after =
       read_safetensors_header(golden.folder / "lora" / "adapter_after" / "adapter_model.safetensors");
   for (const auto& [tensor_name, value] : peft_tensors(adapter.state, AdapterPart::kValues, *golden.groups.ep))
-    EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), adapter_tolerance) << tensor_name;
+    EXPECT_LT(relative_error(value, read_tensor(after, *after.find(tensor_name))), all.adapter) << tensor_name;
+  return losses;
 }
 
-TEST(Qwen3MoeFp32, TrainingCurveAndFinalAdapter) {
-  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kFull, 1e-3);
+TEST_P(FamilyFp32, TrainingCurveAndFinalAdapter) {
+  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kFull);
 }
 
-TEST(Qwen3MoeFp32, TrainingCurveWithoutRecompute) {
-  check_training_curve("qwen3_moe-fp32", 1e-4, 1e-4, Recompute::kNone, 1e-3);
+TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
+  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kNone);
 }
 
-TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
-  Golden golden("qwen3_moe-bf16");
+TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
+  Golden golden(name());
   for (const bool adapted : {false, true}) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
@@ -118,7 +151,37 @@ TEST(Qwen3MoeBf16, LogitsWithinRoundingOfTheReference) {
   }
 }
 
-TEST(Qwen3MoeBf16, TrainingCurve) { check_training_curve("qwen3_moe-bf16", 2e-2, 5e-2, Recompute::kFull, 0); }
+// On average over the steps the losses are no further from the reference's than twice what bf16 costs the reference itself.
+TEST_P(FamilyBf16, TrainingCurve) {
+  const std::vector<double> losses = check_training_curve(name(), GetParam().bf16, GetParam().bf16, Recompute::kFull);
+  const Json reference = read_json_file(golden_folder(name()) / "lora" / "train.json");
+  double distance = 0, cost_of_bf16 = 0;
+  for (size_t step = 0; step < losses.size(); ++step) {
+    const double expected = reference["steps"][step]["loss"];
+    distance += std::abs(losses[step] - expected);
+    cost_of_bf16 += std::abs(reference["steps_upcast_fp32"][step]["loss"].get<double>() - expected);
+  }
+  EXPECT_LT(distance, 2 * cost_of_bf16);
+}
+
+// All gradients as one vector: as near to those of the same weights in fp32 as the reference's bf16 gradients are.
+TEST_P(FamilyBf16, GradientsPointWhereFp32OnesDo) {
+  Golden golden(name());
+  OpenedAdapter adapter = golden.adapter();
+  score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
+  std::vector<at::Tensor> found, reference, exact;
+  for (const auto& [tensor_name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep)) {
+    found.push_back(grad.flatten());
+    reference.push_back(golden_tensor(golden.folder / "lora" / "grads.safetensors", tensor_name).flatten());
+    exact.push_back(golden_tensor(golden.folder / "lora" / "grads_upcast_fp32.safetensors", tensor_name).flatten());
+  }
+  const at::Tensor fp32 = at::cat(exact).to(at::kDouble);
+  const auto cosine = [&](const std::vector<at::Tensor>& parts) {
+    const at::Tensor x = at::cat(parts).to(at::kDouble);
+    return (x.dot(fp32) / (x.norm() * fp32.norm())).item<double>();
+  };
+  EXPECT_GT(cosine(found), cosine(reference) - 0.005);
+}
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
 std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size, const std::vector<std::vector<int64_t>>& packed) {
@@ -135,16 +198,16 @@ std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch
   return {result.loss, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone()};
 }
 
-TEST(Qwen3MoeFp32, GradientDoesNotDependOnMicroBatches) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, GradientDoesNotDependOnMicroBatches) {
+  Golden golden(name());
   const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
   for (int64_t micro_batch_size : {2, 3})
     EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, {{0}, {1}, {2}}).second, grads), 1e-5);
 }
 
 // Packed sequences do not see each other: outputs and gradients are those of separate rows.
-TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
+  Golden golden(name());
   const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
   for (const std::vector<std::vector<int64_t>>& packed :
        std::vector<std::vector<std::vector<int64_t>>>{{{0, 1, 2}}, {{0, 2}, {1}}, {{1, 2}, {0}}}) {
@@ -154,10 +217,46 @@ TEST(Qwen3MoeFp32, PackedRowsEqualSeparateOnes) {
   }
 }
 
+// What generate does: a prompt, then tokens one at a time with what the layers remember, gives what a pass over the whole does.
+TEST_P(FamilyFp32, CachesContinueTheSequence) {
+  Golden golden(name());
+  OpenedAdapter adapter = golden.adapter();
+  const Sample& row = golden.batch.samples[0];
+  const int64_t length = static_cast<int64_t>(row.input_ids.size()), prompt = length - 6;
+  const auto part = [&](int64_t begin, int64_t n) {
+    Sample sample;
+    for (auto [from, to] : {std::pair{&row.input_ids, &sample.input_ids}, {&row.labels, &sample.labels}, {&row.position_ids, &sample.position_ids}})
+      to->assign(from->begin() + begin, from->begin() + begin + n);
+    return make_batch({&sample}, at::kCPU, 1);
+  };
+  const at::Tensor whole = forward(golden.loaded, &adapter.state, part(0, length));
+  std::vector<LayerCache> caches(golden.loaded.model->shape().num_hidden_layers);
+  std::vector<at::Tensor> pieces{forward(golden.loaded, &adapter.state, part(0, prompt), &caches)};
+  for (int64_t t = prompt; t < length; ++t) pieces.push_back(forward(golden.loaded, &adapter.state, part(t, 1), &caches));
+  EXPECT_LT(relative_error(at::cat(pieces), whole), 2e-5);
+
+  // And generate itself, greedily: each token is the best after all before it.
+  std::vector<int64_t> ids(row.input_ids.begin(), row.input_ids.begin() + 20);
+  GenerateOptions options;
+  options.max_new_tokens = 8;
+  const std::vector<int64_t> made = generate(golden.loaded, &adapter.state, ids, options, [](int64_t) {}, *golden.groups.world);
+  ASSERT_EQ(made.size(), 8u);
+  const ImageView& root = golden.loaded.weights->acquire(LoadedModel::kRootImage);
+  const at::Tensor head = golden.loaded.model->head_weight_VD(root);
+  for (int64_t token : made) {
+    Sample sample{ids, ids, {}};
+    for (size_t t = 0; t < ids.size(); ++t) sample.position_ids.push_back(static_cast<int64_t>(t));
+    const at::Tensor hidden = forward(golden.loaded, &adapter.state, make_batch({&sample}, at::kCPU, 1));
+    EXPECT_EQ(at::mv(head, hidden[hidden.size(0) - 1]).argmax().item<int64_t>(), token);
+    ids.push_back(token);
+  }
+  golden.loaded.weights->release(LoadedModel::kRootImage);
+}
+
 // transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the
 // choices are counted ahead.
-TEST(Qwen3MoeFp32, RouterLossAndItsGradient) {
-  Golden golden("qwen3_moe-fp32");
+TEST_P(FamilyFp32, RouterLossAndItsGradient) {
+  Golden golden(name());
   const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");
   const SafetensorsHeader grads = read_safetensors_header(golden.folder / "lora" / "router_loss_grads.safetensors");
   for (const std::string recompute : {"full", "none"}) {
