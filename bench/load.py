@@ -1,12 +1,14 @@
 """Loading a checkpoint: moraine beside plain reads, twinkle and fastsafetensors, on the same files in one run.
 
+  cmake --build --preset release --target load_speed
   python bench/load.py --program build/moraine [--twinkle PYTHON] [--fastsafetensors PYTHON] [--preset medium] [--rounds 3]
 
 PYTHON: an interpreter that has twinkle-kit 0.5.1 (with transformers 5.18), or fastsafetensors 0.5.0. Every contender reads a random
 checkpoint from a warm page cache; they alternate, `--rounds` times each, and medians are printed. "load" is what a contender says
 of itself, from before the first read until the weights are in their places (plain reads: in fresh memory); "wall" is the whole
 command with its start. Memory is sampled over the process tree: VmHWM of the worst process, and the sum of PSS (shared pages
-counted once), which is what the node pays. moraine's ranks split the experts (ep = ranks) and the rest between them.
+counted once), which is what the node pays. moraine's ranks split the experts (ep = ranks) and the rest between them. Its share of
+plain reads' speed is measured apart, by load_speed beside the program: both turn by turn in the same ranks, the median of rounds.
 """
 import argparse
 import collections
@@ -140,11 +142,13 @@ def moraine(a, folder, memory, ranks, mode, verify):
     return Run(load, verification, wall, cpu, hwm, pss, sum(r["bytes_read"] + r["bytes_verify_read"] for r in report) / MB)
 
 
-def pread(a, folder, memory, files, ranks):
-    memory.release()
-    output, wall, cpu, hwm, pss = watch([folder / "pread", ranks, threads_of(a, ranks), *files], 1, None, 0)
-    result = json.loads(output)
-    return Run(result["seconds"], 0, wall, cpu, hwm, pss, result["bytes"] / MB)
+def share_of_pread(a, folder, files, ranks):
+    """Seconds of plain reads / seconds of a load, by round."""
+    memory = WarmMemory(folder, files, 1)
+    command = [pathlib.Path(a.program).parent / "load_speed", "--ranks", ranks, 2 * a.rounds, f"model.path={folder / 'model'}",
+               "data.train=[not read]", f"save.dir={folder / 'run'}", f"mesh.ep={ranks}"]
+    output, *_ = watch(command, threads_of(a, ranks), memory, 80 * (ranks + 1))
+    return [pair["pread"] / pair["load"] for pair in map(json.loads, output.splitlines())]
 
 
 def twinkle(a, folder, memory, ranks):
@@ -163,8 +167,8 @@ def fastsafetensors(a, folder, memory):
     return Run(result["load_seconds"], 0, *rest, result["bytes"] / MB)
 
 
-def print_ratios(a, rows, size):
-    """`rows`: contender -> Run of medians."""
+def print_ratios(a, rows, size, shares):
+    """`rows`: contender -> Run of medians; `shares`: ranks -> what share_of_pread found."""
     print(f"\n{'moraine, load.verify=off':30} {'of pread speed':>15} {'x twinkle':>10} {'x twinkle wall':>15} {'x fastsafet.':>13} "
           f"{'node peak / limit':>18} {'verify full':>12} {'CPU of it':>12}")
     print(f"{'wanted':30} {'>= 0.85':>15} {'>= 8':>10} {'':>15} {'> 1':>13} {'<= 1':>18}")
@@ -173,7 +177,8 @@ def print_ratios(a, rows, size):
             own, full = rows[f"moraine {ranks} ranks {mode} off"], rows[f"moraine {ranks} ranks {mode} full"]
             peer, single = rows.get(f"twinkle {ranks} ranks"), rows.get("fastsafetensors 1 process")
             limit = 1.15 * size + 150 * ranks  # MB: the weights once, some slack, and the program itself on every rank
-            print(f"{f'{ranks} ranks {mode}':30} {rows[f'pread {ranks} processes'].load / own.load:15.2f} "
+            share = f"{statistics.median(shares[ranks]):.2f}" if mode == "direct" else "-"
+            print(f"{f'{ranks} ranks {mode}':30} {share:>15} "
                   f"{f'{peer.load / own.load:.1f}' if peer else '-':>10} {f'{peer.wall / own.wall:.1f}' if peer else '-':>15} "
                   f"{f'{single.load / own.load:.1f}' if single else '-':>13} {own.pss / limit:18.2f} "
                   f"{f'{full.verify:.2f} s':>12} {f'{full.cpu - own.cpu:+.2f} s':>12}")
@@ -200,7 +205,6 @@ def main():
         subprocess.run(["c++", "-O2", "-std=c++20", "-pthread", HERE / "pread.cpp", "-o", folder / "pread"], check=True)
         contenders = {}
         for ranks in a.ranks:
-            contenders[f"pread {ranks} processes"] = lambda m, r=ranks: pread(a, folder, m, files, r)
             for mode in a.modes:
                 for verify in ("off", "full"):
                     contenders[f"moraine {ranks} ranks {mode} {verify}"] = lambda m, c=(ranks, mode, verify): moraine(a, folder, m, *c)
@@ -222,7 +226,10 @@ def main():
         for name, row in rows.items():
             print(f"{name:30} {row.load:8.2f} {size / 1e3 / row.load:6.2f} {row.verify:9.2f} {row.wall:8.2f} {row.cpu:8.2f} {row.hwm:13.0f} "
                   f"{row.pss:12.0f} {'' if row.read != row.read else f'{row.read:.0f}':>9}")
-        print_ratios(a, rows, size)
+        shares = {ranks: share_of_pread(a, folder, files, ranks) for ranks in a.ranks}
+        for ranks, by_round in shares.items():
+            print(f"share of plain reads' speed, {ranks} ranks, by round: {' '.join(f'{share:.2f}' for share in by_round)}")
+        print_ratios(a, rows, size, shares)
 
 
 main()

@@ -1,5 +1,5 @@
-// The limit that load.py measures moraine against: what plain reads of the same bytes cost. PROCESSES processes of THREADS
-// threads read disjoint parts of every file, 8 MiB at a time, into fresh memory of huge pages, as moraine's ranks do.
+// Plain reads, by which load.py warms page cache and memory. PROCESSES processes of THREADS threads read disjoint parts of every
+// file, 8 MiB at a time, into fresh memory of huge pages.
 //
 //   pread PROCESSES THREADS [hold] FILE...     prints {"seconds": of the slowest process, "bytes": of all}
 //
