@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include "base/error.h"
+#include "models/deepseek_v4/model.h"
 #include "models/qwen3_moe/model.h"
 
 namespace moraine {
@@ -10,9 +11,12 @@ std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dty
   if (architecture == "Qwen3MoeForCausalLM") {
     return std::make_unique<qwen3_moe::Qwen3MoeModel>(qwen3_moe::read_config(config, dtype));
   }
+  if (architecture == "DeepseekV4ForCausalLM") {
+    return std::make_unique<deepseek_v4::DeepseekV4Model>(deepseek_v4::read_config(config, dtype));
+  }
   make_layout(config, dtype);  // says what else is wrong with it
   throw input_error(config.where(), "architecture " + architecture + " can be planned, loaded and verified, but not trained yet",
-                    "architectures that can be trained: Qwen3MoeForCausalLM");
+                    "architectures that can be trained: Qwen3MoeForCausalLM, DeepseekV4ForCausalLM");
 }
 
 }  // namespace moraine

@@ -1,7 +1,8 @@
 // The mathematics of a model: one function a layer.
 //
 // Model code reads as if on one device. A model owns no weights: they come in as ImageViews, one layer at a time.
-// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary.
+// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary. `hidden`, what layers pass on, is [T, D], or [T, N, D] where a
+// family carries N residual streams: only the model looks inside.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -30,6 +31,11 @@ struct Batch {
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
+// What layers of one family share besides.
+struct FamilyContext {
+  virtual ~FamilyContext() = default;
+};
+
 // What all layers of one forward pass share.
 struct ForwardContext {
   const Batch* batch = nullptr;
@@ -37,6 +43,7 @@ struct ForwardContext {
   const ExpertParallel* experts = nullptr;
   std::vector<KvCache>* caches = nullptr;  // one a layer when generating, else null
   bool balance = false;                    // whether layers record probability_sums_E
+  std::shared_ptr<const FamilyContext> family;  // null where RoPE's table is all
 };
 
 // What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what it tells of
@@ -44,7 +51,9 @@ struct ForwardContext {
 struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
+  std::vector<at::Tensor> chosen_entries;  // of a sparse attention: which keys, as the family has it; empty elsewhere
   at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
+  at::Tensor favoured_counts_E;   // int64: what the auxiliary loss counts instead, where choices follow more than probabilities
   at::Tensor probability_sums_E;  // fp32: the router's probabilities summed over real tokens; differentiable, anew in each run
 };
 
@@ -54,6 +63,8 @@ class Model {
   virtual const ModelLayout& layout() const = 0;
   const ModelShape& shape() const { return layout().shape(); }
 
+  // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for every token.
+  virtual bool has_cache() const { return true; }
   virtual ForwardContext prepare(const Batch& batch) const = 0;
   virtual at::Tensor embed(const ImageView& root, const Batch& batch) const = 0;
   // One decoder layer. Differentiable in hidden and in the adapter's tensors.

@@ -262,9 +262,8 @@ TEST(ModelLayout, WidthsForMemoryFigures) {
 }
 
 TEST(MakeModel, SaysWhatCannotBeTrainedYet) {
-  for (const char* model : {"qwen3_5_moe-fp32", "deepseek_v4-fp8fp4"})
-    EXPECT_THAT(error_of([&] { make_model(GoldenHeaders(model).config, "auto"); }),
-                HasSubstr("can be planned, loaded and verified, but not trained yet"));
+  EXPECT_THAT(error_of([&] { make_model(GoldenHeaders("qwen3_5_moe-fp32").config, "auto"); }),
+              HasSubstr("can be planned, loaded and verified, but not trained yet"));
   const HfConfig dense(Json{{"architectures", {"LlamaForCausalLM"}}}, "config.json");
   EXPECT_THAT(error_of([&] { make_model(dense, "auto"); }), HasSubstr("LlamaForCausalLM is not supported"));
 }

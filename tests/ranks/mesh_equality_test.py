@@ -1,8 +1,8 @@
 """The golden training curve on many meshes: every combination of ranks, ep and fsdp gives the losses of one rank.
 
-  python3 mesh_equality_test.py PROGRAM [--torchrun PATH]     (standard library only)
+  python3 mesh_equality_test.py PROGRAM [--golden NAME] [--torchrun PATH]     (standard library only)
 
-Trains tests/golden/qwen3_moe-fp32 from its adapter for 12 steps. Losses and gradient norms must agree with one rank within
+Trains tests/golden/NAME (qwen3_moe-fp32; other families on a few meshes) from its adapter for 12 steps in fp32. Losses and gradient norms must agree with one rank within
 1e-5 and with transformers + PEFT (train.json) within 1e-4; final adapters with one rank's within 1e-5 of their largest element.
 """
 import argparse
@@ -18,6 +18,13 @@ GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "qwen3_moe-
 # ranks, ep, fsdp, replicate
 MESHES = [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 1, 1), (2, 2, 2, 1), (2, 1, 1, 2), (3, 1, 3, 1), (3, 3, 3, 1), (4, 1, 4, 1),
           (4, 2, 4, 1), (4, 2, 2, 1), (4, 4, 4, 1), (4, 2, 2, 2)]
+MESHES_OF_OTHER_FAMILIES = [(1, 1, 1, 1), (2, 2, 1, 1), (3, 3, 3, 1), (4, 2, 4, 1), (4, 2, 2, 2)]
+
+
+def use_golden(name):
+    """Which of tests/golden the functions below use."""
+    global GOLDEN
+    GOLDEN = GOLDEN.parent / name
 
 
 def read_safetensors(path):
@@ -61,7 +68,7 @@ def training_rows():
 def train(program, folder, mesh, launcher=None, overrides=()):
     ranks, ep, fsdp, replicate = mesh
     out = folder / f"run-{'-'.join(map(str, mesh))}{'-t' if launcher else ''}{'-'.join(overrides)}"
-    recipe = {"model": {"path": str(GOLDEN / "model")}, "adapter": {"init_from": str(GOLDEN / "lora" / "adapter")},
+    recipe = {"model": {"path": str(GOLDEN / "model"), "dtype": "float32"}, "adapter": {"init_from": str(GOLDEN / "lora" / "adapter")},
               "data": {"train": [str(folder / "tokens.safetensors")], "shuffle": False},
               "mesh": {"ep": ep, "fsdp": fsdp, "replicate": replicate}, "save": {"dir": str(out)},
               "train": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2},
@@ -103,15 +110,18 @@ def largest_difference(a, b):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
+    parser.add_argument("--golden", default=GOLDEN.name)
     parser.add_argument("--torchrun", help="also run two ranks under this torchrun: the same losses bit for bit")
     a = parser.parse_args()
+    meshes = MESHES if a.golden == GOLDEN.name else MESHES_OF_OTHER_FAMILIES
+    use_golden(a.golden)
     reference = json.loads((GOLDEN / "lora" / "train.json").read_text())["steps"]
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         write_tokens(folder / "tokens.safetensors", training_rows())
         one_rank = one_adapter = None
-        for mesh in MESHES:
+        for mesh in meshes:
             steps, adapter = train(a.program, folder, mesh)
             if one_rank is None:
                 one_rank, one_adapter = steps, adapter

@@ -1,13 +1,16 @@
 """score and generate on several ranks: the loss, logits, gradients and text of one rank.
 
-  python3 score_generate_test.py PROGRAM     (standard library only)
+  python3 score_generate_test.py PROGRAM [--golden NAME]     (standard library only)
 
-score runs on tests/golden/qwen3_moe-fp32: three rows, so four ranks leave one without. generate runs on the demo's model.
+score runs on tests/golden/NAME (qwen3_moe-fp32): three rows, so four ranks leave one without. generate runs on the demo's model, or
+on a random one of the golden's architecture with the demo's tokenizer.
 """
+import argparse
 import array
 import json
 import os
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -101,9 +104,21 @@ def check_score(program, folder):
     return failures
 
 
-def check_generate(program):
+def random_model(program, folder):
+    """Of the golden's architecture, with the demo's tokenizer."""
+    demo = ROOT / "examples" / "dictionary_model"
+    config = json.loads((GOLDEN / "model" / "config.json").read_text())
+    config["vocab_size"] = json.loads((demo / "config.json").read_text())["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    run([program, "init", "--config", folder / "config.json", "--out", folder / "model"])
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(demo / name, folder / "model")
+    return folder / "model"
+
+
+def check_generate(program, model):
     failures = 0
-    command = [program, "generate", "--json", "--model", ROOT / "examples" / "dictionary_model"]
+    command = [program, "generate", "--json", "--model", model]
     # One ends by its length, the other by the model's own choice.
     greedy = ["--prompt", "hello", "--max-new-tokens", "20"]
     sampled = ["--prompt", "Who are you?", "--temperature", "1", "--seed", "5"]
@@ -120,10 +135,17 @@ def check_generate(program):
 
 
 def main():
-    program = sys.argv[1]
+    global GOLDEN
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--golden", default=GOLDEN.name)
+    a = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        failures = check_score(program, pathlib.Path(temporary))
-    failures += check_generate(program)
+        folder = pathlib.Path(temporary)
+        demo = a.golden == GOLDEN.name
+        GOLDEN = GOLDEN.parent / a.golden
+        failures = check_score(a.program, folder)
+        failures += check_generate(a.program, ROOT / "examples" / "dictionary_model" if demo else random_model(a.program, folder))
     sys.exit(1 if failures else 0)
 
 
