@@ -1,6 +1,6 @@
 """What `moraine plan` says a rank needs, it needs: the measured peak is at most 15 % above the figure, and not far below it.
 
-  python3 plan_memory_test.py PROGRAM [--all]     (standard library only)
+  python3 plan_memory_test.py PROGRAM [--all] [--only SHAPE]     (standard library only)
 
 Trains three steps on random checkpoints of a few hundred MB and watches the peak resident memory (VmHWM) of every rank. libtorch's own
 part is measured on the tiny golden model with the same number of ranks. --all adds shapes and bf16 runs with many row counts.
@@ -25,15 +25,39 @@ SHAPES = {  # layers, hidden, experts, top-k, width, vocabulary
     "wide": (4, 1024, 16, 2, 1024, 8000),
     "vocab": (4, 512, 16, 4, 256, 150000),
 }
+# DeepSeek-V4: layers, hidden, experts, top-k, width, vocabulary
+V4_SHAPES = {
+    "v4": (6, 512, 16, 4, 384, 16000),
+    "v4-quantised": (6, 512, 32, 4, 768, 16000),
+}
 # shape, dtype, tokens a sequence, ranks, ep, further keys
 CASES = [("small", "float32", 256, 1, 1, []), ("small", "float32", 256, 2, 1, []), ("small", "float32", 256, 2, 2, []),
-         ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, [])]
+         ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, []),
+         ("v4", "float32", 512, 1, 1, []), ("v4-quantised", "bfloat16", 512, 2, 2, [])]
 MORE = [("wide", "float32", 1024, 1, 1, []), ("wide", "bfloat16", 1024, 2, 2, []), ("vocab", "bfloat16", 256, 1, 1, []),
         ("small", "bfloat16", 256, 1, 1, []), ("small", "bfloat16", 256, 2, 1, []), ("small", "bfloat16", 256, 4, 2, []),
-        ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"])]
+        ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"]),
+        ("v4", "float32", 2048, 1, 1, []), ("v4", "bfloat16", 2048, 2, 2, []), ("v4-quantised", "bfloat16", 1024, 1, 1, []),
+        ("v4", "float32", 512, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"])]
+
+
+def v4_config(shape, dtype):
+    layers, hidden, experts, top_k, width, vocabulary = V4_SHAPES[shape]
+    quantised = {"expert_dtype": "fp4", "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                                                                "weight_block_size": [128, 128]}} if "quantised" in shape else {}
+    return {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hc_eps": 1e-6, "hc_mult": 4, "hc_sinkhorn_iters": 20,
+            "head_dim": 128, "hidden_act": "silu", "hidden_size": hidden, "index_head_dim": 64, "index_n_heads": 16, "index_topk": 64,
+            "max_position_embeddings": 1048576, "moe_intermediate_size": width, "n_routed_experts": experts, "n_shared_experts": 1,
+            "num_attention_heads": 16, "num_experts_per_tok": top_k, "num_hidden_layers": layers, "num_hash_layers": 2,
+            "num_key_value_heads": 1, "o_groups": 4, "o_lora_rank": 128, "q_lora_rank": 256, "qk_rope_head_dim": 32, "rms_norm_eps": 1e-6,
+            "rope_theta": 10000, "compress_rope_theta": 160000, "sliding_window": 128, "swiglu_limit": 10.0, "routed_scaling_factor": 1.5,
+            "tie_word_embeddings": False, "torch_dtype": dtype, "vocab_size": vocabulary,
+            "compress_ratios": [0, 0] + [4, 128] * ((layers - 2) // 2), **quantised}
 
 
 def config(shape, dtype):
+    if shape in V4_SHAPES:
+        return v4_config(shape, dtype)
     layers, hidden, experts, top_k, width, vocabulary = SHAPES[shape]
     return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1,
             "head_dim": 64, "hidden_act": "silu", "hidden_size": hidden, "intermediate_size": 3 * hidden,
@@ -100,11 +124,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", default="", help="shapes whose name has this in it")
     a = parser.parse_args()
     failures, bases, models = 0, {}, {}
     with tempfile.TemporaryDirectory(prefix="moraine-plan-") as temporary:
         folder = pathlib.Path(temporary)
-        for shape, dtype, length, ranks, ep, keys in CASES + (MORE if a.all else []):
+        cases = [case for case in CASES + (MORE if a.all else []) if a.only in case[0]]
+        for shape, dtype, length, ranks, ep, keys in cases:
             if ranks not in bases:
                 path = recipe(folder, GOLDEN / "model", GOLDEN / "batch.safetensors", 40, 3)
                 bases[ranks] = max(peaks([a.program, "train", path, *with_ranks(ranks, 1)], ranks).values())
@@ -113,7 +139,7 @@ def main():
                 (folder / "config.json").write_text(json.dumps(config(shape, dtype)))
                 subprocess.run([a.program, "init", "--config", folder / "config.json", "--out", model], check=True, capture_output=True)
             tokens = folder / "tokens.safetensors"
-            write_tokens(tokens, 3 * ranks, length, SHAPES[shape][5])
+            write_tokens(tokens, 3 * ranks, length, {**SHAPES, **V4_SHAPES}[shape][5])
             path = recipe(folder, model, tokens, length, ranks)
             measured = peaks([a.program, "train", path, *with_ranks(ranks, ep), *keys], ranks)
             plan = json.loads(subprocess.run([a.program, "plan", path, f"mesh.ep={ep}", *keys, "--world", str(ranks), "--json"],

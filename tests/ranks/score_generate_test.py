@@ -53,7 +53,7 @@ def run(command):
 
 def score_command(program, folder):
     return [program, "score", "--json", "--model", GOLDEN / "model", "--adapter", GOLDEN / "lora" / "adapter", "--tokens",
-            GOLDEN / "batch.safetensors", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
+            GOLDEN / "batch.safetensors", "model.dtype=float32", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
 
 
 def score_result(stdout, folder):

@@ -118,6 +118,16 @@ TEST(DeepseekV4Fp32, FillingTokensAreNotSeen) {
   EXPECT_LT(relative_error(forward(golden.loaded, nullptr, filled).index({filled.real_T}), plain), 1e-6);
 }
 
+// A rank without rows takes part all the same.
+TEST(DeepseekV4Fp32, NoTokens) {
+  Golden golden("deepseek_v4-fp32");
+  OpenedAdapter adapter = golden.adapter();
+  adapter.state.zero_grads();
+  for (const Recompute recompute : {Recompute::kFull, Recompute::kNone})
+    EXPECT_EQ(forward_backward(golden.loaded, adapter.state, make_batch({}, at::kCPU, 1), 1.0, recompute).loss_sum, 0);
+  EXPECT_EQ(adapter.state.dense().grads.abs().sum().item<float>() + adapter.state.experts().grads.abs().sum().item<float>(), 0);
+}
+
 // Greedy text: each token is the best one after all before it, as one pass over the whole sequence has it.
 TEST(DeepseekV4Fp32, GeneratesWhatTheWholeSequenceSays) {
   Golden golden("deepseek_v4-fp32");

@@ -123,8 +123,8 @@ TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
   check_training_curve(name(), 1e-4, 1e-4, Recompute::kNone, 1e-3);
 }
 
-// Quantised weights under fp32 activations, as the reference has them. Its indexer has near ties from step 2 on: from an adapter moved by
-// a millionth the reference's own gradient norms differ by up to 3e-3 (ten runs).
+// Quantised weights under fp32 activations, as the reference has them. Clamps and choices have near ties from step 2 on: from an adapter
+// moved by a millionth the reference's own gradient norms differ by up to 3e-3 (ten runs, two of which give the very norms found here).
 TEST(QuantisedFp32, TrainingCurveAndFinalAdapter) {
   check_training_curve("deepseek_v4-fp8fp4", 1e-4, 3e-3, Recompute::kFull, 1e-3, "float32");
 }

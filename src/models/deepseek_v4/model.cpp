@@ -115,8 +115,8 @@ at::Tensor DeepseekV4Model::self_attn(int64_t layer, const ImageView& dense, con
   // Keys are values, so values were rotated: turned back at the token's own place only distances remain.
   out_TND = rotate(out_TND, rotation, Turn::kBack);
   // o_a_proj is block-diagonal: a matrix for each group of heads, every token in each group.
-  const int64_t groups = config_.o_groups;
-  const at::Tensor by_group = out_TND.view({T, groups, heads / groups * head_dim}).transpose(0, 1).reshape({groups * T, -1});
+  const int64_t groups = config_.o_groups, width = heads / groups * head_dim;
+  const at::Tensor by_group = out_TND.view({T, groups, width}).transpose(0, 1).reshape({groups * T, width});
   const at::Tensor low = grouped_linear(by_group, weight_of(dense, "self_attn.o_a_proj.weight").split_rows(groups),
                                         std::vector<int64_t>(groups, T), nullptr);
   return linear(dense, adapter, "self_attn.o_b_proj",
