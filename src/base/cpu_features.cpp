@@ -18,6 +18,16 @@ void avoid_undescribed_amx() {
 #endif
 }
 
+bool multiplies_bf16() {
+#if defined(__x86_64__)
+  static const bool has_avx512 =
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has_avx512;
+#else
+  return true;
+#endif
+}
+
 void enlarge_kernel_cache() { setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192", /*overwrite=*/0); }
 
 }  // namespace moraine

@@ -13,4 +13,7 @@ void avoid_undescribed_amx();
 // rules hold.
 void enlarge_kernel_cache();
 
+// Whether libtorch's bf16 matrix products are made for this processor. On x86 they want AVX-512 (BW, VL, DQ).
+bool multiplies_bf16();
+
 }  // namespace moraine

@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include "base/error.h"
+#include "models/deepseek_v4/model.h"
 #include "models/qwen3_5_moe/model.h"
 #include "models/qwen3_moe/model.h"
 
@@ -14,10 +15,13 @@ std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dty
   if (architecture == "Qwen3_5MoeForConditionalGeneration" || architecture == "Qwen3_5MoeForCausalLM") {
     return std::make_unique<qwen3_5_moe::Qwen3_5MoeModel>(qwen3_5_moe::read_config(config, dtype));
   }
-  make_layout(config, dtype);  // says what else is wrong with it
+  if (architecture == "DeepseekV4ForCausalLM") {
+    return std::make_unique<deepseek_v4::DeepseekV4Model>(deepseek_v4::read_config(config, dtype));
+  }
+  make_layout(config, dtype);  // says what is wrong with it
   throw input_error(config.where(), "architecture " + architecture + " can be planned, loaded and verified, but not trained yet",
                     "architectures that can be trained: Qwen3MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, "
-                    "Qwen3_5MoeForCausalLM");
+                    "Qwen3_5MoeForCausalLM, DeepseekV4ForCausalLM");
 }
 
 }  // namespace moraine

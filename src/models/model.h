@@ -1,7 +1,8 @@
 // The mathematics of a model: one function a layer.
 //
 // Model code reads as if on one device. A model owns no weights: they come in as ImageViews, one layer at a time.
-// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary.
+// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary. `hidden`, what layers pass on, is [T, D], or [T, N, D] where a
+// family carries N residual streams: only the model looks inside.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -38,6 +39,11 @@ struct LayerCache {
   at::Tensor delta_state;  // linear attention: see gated_delta_rule
 };
 
+// What layers of one family share besides.
+struct FamilyContext {
+  virtual ~FamilyContext() = default;
+};
+
 // What all layers of one forward pass share.
 struct ForwardContext {
   const Batch* batch = nullptr;
@@ -46,6 +52,7 @@ struct ForwardContext {
   const ExpertParallel* experts = nullptr;
   std::vector<LayerCache>* caches = nullptr;  // one a layer when generating, else null
   bool balance = false;                       // whether layers record probability_sums_E
+  std::shared_ptr<const FamilyContext> family;  // null where what is above is all
 
   LayerCache* cache(int64_t layer) const { return caches ? &(*caches)[layer] : nullptr; }
 };
@@ -55,7 +62,9 @@ struct ForwardContext {
 struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
+  std::vector<at::Tensor> chosen_entries;  // of a sparse attention: which keys, as the family has it; empty elsewhere
   at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
+  at::Tensor favoured_counts_E;   // int64: what the auxiliary loss counts instead, where choices follow more than probabilities
   at::Tensor probability_sums_E;  // fp64: the router's probabilities summed over real tokens; differentiable, anew in each run
 };
 
@@ -65,6 +74,8 @@ class Model {
   virtual const ModelLayout& layout() const = 0;
   const ModelShape& shape() const { return layout().shape(); }
 
+  // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for every token.
+  virtual bool has_cache() const { return true; }
   virtual ForwardContext prepare(const Batch& batch) const = 0;
   virtual at::Tensor embed(const ImageView& root, const Batch& batch) const = 0;
   // One decoder layer. Differentiable in hidden and in the adapter's tensors.

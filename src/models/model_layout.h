@@ -35,6 +35,11 @@ struct ModelShape {
   int64_t attention_width = 0;     // queries, keys, values and the attention's output together
   int64_t attention_tape = 0;      // what autograd keeps of them until the backward pass; 0 = 2.5 times attention_width
   std::vector<AttentionMemory> attention_of_layer = {};  // counted layer by layer; empty = from the two widths above
+  int64_t tape_singles = 0;        // fp32 numbers that it keeps besides
+  // An attention that makes its scores itself, a block of tokens at a time: score_block tokens of score_heads each against the tokens
+  // of a block and a window, and an entry for every score_rate tokens before (0 = none). score_heads 0: libtorch's attention.
+  int64_t score_block = 0, score_heads = 0, score_window = 0, score_rate = 0;
+  int64_t chosen_entries = 0;      // of which a token chooses so many, kept for the recomputation; 0 = no choice
   int64_t expert_intermediate = 0; // of one routed expert
   int64_t shared_intermediate = 0; // of the shared expert; 0 = none
 };

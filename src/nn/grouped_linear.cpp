@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "nn/matmul.h"
 #include "nn/outer_products.h"
 
 namespace moraine {
@@ -14,24 +15,38 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Calls body(expert, first_row, num_rows) for every expert that has rows. On the CPU experts run side by side, each
-// single-threaded: their GEMMs are too small to be worth splitting.
+// Calls body(expert, its weight [O, I] in `dtype`, first_row, num_rows) for every expert that has rows. On the CPU experts run side by
+// side, each single-threaded: their GEMMs are too small to be worth splitting. Quantised experts come in waves that fit their buffer.
 template <typename Body>
-void for_each_expert(const std::vector<int64_t>& rows_of_expert, bool on_cpu, const Body& body) {
+void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert, bool on_cpu,
+                     const Body& body) {
   std::vector<std::array<int64_t, 3>> busy;
   int64_t row = 0;
   for (size_t e = 0; e < rows_of_expert.size(); ++e) {
     if (rows_of_expert[e] > 0) busy.push_back({static_cast<int64_t>(e), row, rows_of_expert[e]});
     row += rows_of_expert[e];
   }
-  auto run = [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowAutograd below_autograd;  // thread-local: worker threads do not inherit the caller's
-    for (int64_t i = begin; i < end; ++i) body(busy[i][0], busy[i][1], busy[i][2]);
-  };
-  if (on_cpu && busy.size() > 1) {
-    at::parallel_for(0, static_cast<int64_t>(busy.size()), 1, run);
-  } else {
-    run(0, static_cast<int64_t>(busy.size()));
+  const int64_t count = static_cast<int64_t>(busy.size()), O = w.out_features(), I = w.in_features();
+  const int64_t expert_bytes = O * I * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t wave = std::min(count, w.quantized() ? experts_dequantized_at_once(expert_bytes) : count);
+  at::Tensor buffer;  // of one wave
+  if (w.quantized()) buffer = at::empty({wave, O, I}, w.values.options().dtype(dtype));
+  for (int64_t first = 0; first < count; first += wave) {
+    const int64_t last = std::min(first + wave, count);
+    if (w.quantized())
+      for (int64_t i = first; i < last; ++i) dequantize_into(buffer[i - first], w.of_expert(busy[i][0]));
+    auto run = [&](int64_t begin, int64_t end) {
+      at::AutoDispatchBelowAutograd below_autograd;  // thread-local: worker threads do not inherit the caller's
+      for (int64_t i = begin; i < end; ++i) {
+        const auto& [expert, first_row, num_rows] = busy[i];
+        body(expert, w.quantized() ? buffer[i - first] : w.values[expert], first_row, num_rows);
+      }
+    };
+    if (on_cpu && last - first > 1) {
+      at::parallel_for(first, last, 1, run);
+    } else {
+      run(first, last);
+    }
   }
 }
 
@@ -52,22 +67,22 @@ at::Tensor saved_grad(AutogradContext* context, const char* name) {
 // One autograd node for W, A and B together: the low-rank activations are kept, not recomputed.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& w, const LoraPair* lora,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const FrozenWeight& w, const LoraPair* lora,
                             std::vector<int64_t> rows_of_expert) {
     at::AutoDispatchBelowAutograd below_autograd;
     const at::Tensor a = lora ? lora->a.to(x.scalar_type()) : at::Tensor();
     const at::Tensor b = lora ? lora->b.to(x.scalar_type()) : at::Tensor();
-    at::Tensor y = at::empty({x.size(0), w.size(1)}, x.options());
+    at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
     at::Tensor low = lora ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
-    for_each_expert(rows_of_expert, x.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
+    for_each_expert(w, x.scalar_type(), rows_of_expert, x.is_cpu(), [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
       at::Tensor x_e = x.narrow(0, row, n), y_e = y.narrow(0, row, n);
-      at::mm_out(y_e, x_e, w[e].t());
+      matmul_into(y_e, x_e, w_e.t());
       if (!lora) return;
       at::Tensor low_e = low.narrow(0, row, n);
-      at::mm_out(low_e, x_e, a[e].t());
-      y_e.addmm_(low_e, b[e].t(), 1.0, lora->scaling);
+      matmul_into(low_e, x_e, a[e].t());
+      add_matmul(y_e, low_e, b[e].t(), lora->scaling);
     });
-    context->save_for_backward({lora ? x : at::Tensor(), w, a, b, low});
+    context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
     context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
     save_pair(context, lora);
     return y;
@@ -76,21 +91,22 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &w = saved[1], &a = saved[2], &b = saved[3], &low = saved[4];
+    const FrozenWeight w(saved[1], saved[2]);
+    const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
     const double scaling = context->saved_data["scaling"].toDouble();
     const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
-    at::Tensor dx = at::empty({dy.size(0), w.size(2)}, dy.options());
+    at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
     at::Tensor dlow = a.defined() ? at::empty_like(low) : at::Tensor();
-    for_each_expert(rows_of_expert, dy.is_cpu(), [&](int64_t e, int64_t row, int64_t n) {
+    for_each_expert(w, dy.scalar_type(), rows_of_expert, dy.is_cpu(), [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
       const at::Tensor dy_e = dy.narrow(0, row, n);
       at::Tensor dx_e = dx.narrow(0, row, n);
-      at::mm_out(dx_e, dy_e, w[e]);
+      matmul_into(dx_e, dy_e, w_e);
       if (!a.defined()) return;
       at::Tensor dlow_e = dlow.narrow(0, row, n);
-      at::mm_out(dlow_e, dy_e, b[e]);
-      dx_e.addmm_(dlow_e, a[e], 1.0, scaling);
+      matmul_into(dlow_e, dy_e, b[e]);
+      add_matmul(dx_e, dlow_e, a[e], scaling);
       if (!a_grad.defined()) return;
       add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
       add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
@@ -129,15 +145,15 @@ class AddLora : public torch::autograd::Function<AddLora> {
 
 }  // namespace
 
-at::Tensor grouped_linear(const at::Tensor& x_RI, const at::Tensor& w_EOI, const std::vector<int64_t>& rows_of_expert,
+at::Tensor grouped_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
                           const LoraPair* lora) {
-  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.size(0), "one row count an expert");
-  MORAINE_ASSERT(x_RI.scalar_type() == w_EOI.scalar_type(), "activations and weights differ in dtype");
+  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
+  MORAINE_ASSERT(w_EOI.quantized() || x_RI.scalar_type() == w_EOI.values.scalar_type(), "activations and weights differ in dtype");
   return GroupedLinear::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }
 
-at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& w_OI, const LoraPair* lora) {
-  at::Tensor y_TO = grouped_linear(x_TI, w_OI.unsqueeze(0), {x_TI.size(0)}, nullptr);
+at::Tensor lora_linear(const at::Tensor& x_TI, const FrozenWeight& w_OI, const LoraPair* lora) {
+  at::Tensor y_TO = grouped_linear(x_TI, w_OI.split_rows(1), {x_TI.size(0)}, nullptr);
   return lora ? AddLora::apply(y_TO, x_TI, lora) : y_TO;
 }
 

@@ -10,15 +10,13 @@
 namespace moraine {
 namespace {
 
-Batch batch_of(const std::vector<int64_t>& ids, int64_t first_position, at::Device device) {
-  Batch batch;
-  const auto options = at::TensorOptions().dtype(at::kLong);
-  const int64_t n = static_cast<int64_t>(ids.size());
-  batch.input_ids_T = at::tensor(ids, options).to(device);
-  batch.position_ids_T = at::arange(first_position, first_position + n, options).to(device);
-  batch.targets_T = at::full({n}, -100, options.device(device));
-  batch.cu_seqlens.push_back(n);
-  return batch;
+Batch batch_of(const std::vector<int64_t>& ids, int64_t first_position, const LoadedModel& loaded) {
+  Sample sample;
+  sample.input_ids = ids;
+  sample.labels.assign(ids.size(), -100);
+  for (size_t i = 0; i < ids.size(); ++i) sample.position_ids.push_back(first_position + static_cast<int64_t>(i));
+  // A cache takes what there is; whole sequences get lengths that kernels are there for.
+  return make_batch({&sample}, loaded.device, loaded.model->has_cache() ? 1 : loaded.row_alignment);
 }
 
 // `draw` in [0, 1): the first token whose cumulative probability exceeds it.
@@ -44,24 +42,27 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
   at::NoGradGuard no_grad;
   const bool leads = world.rank() == 0;
   const CounterRandom random(options.seed, "generate");
+  const bool has_cache = loaded.model->has_cache();
   std::vector<LayerCache> caches(loaded.model->shape().num_hidden_layers);
-  std::vector<int64_t> next = prompt_ids, generated;
-  int64_t position = 0;
+  std::vector<int64_t> sequence = prompt_ids, generated;
+  int64_t cached = 0;  // tokens of the sequence that the caches know
   for (bool goes_on = true; goes_on;) {
     // Without a sequence there is nothing to attend to: a batch of no tokens takes part in what ranks do together.
-    const Batch batch = leads ? batch_of(next, position, loaded.device) : make_batch({}, loaded.device, 1);
-    const at::Tensor hidden = forward(loaded, adapter, batch, leads ? &caches : nullptr);
+    const std::vector<int64_t> next(sequence.begin() + cached, sequence.end());
+    const Batch batch = leads ? batch_of(next, cached, loaded) : make_batch({}, loaded.device, 1);
+    const at::Tensor hidden = forward(loaded, adapter, batch, leads && has_cache ? &caches : nullptr);
     const ImageView& root = loaded.weights->acquire(LoadedModel::kRootImage);
     if (leads) {
-      position += static_cast<int64_t>(next.size());
-      const at::Tensor logits = at::mm(hidden.narrow(0, hidden.size(0) - 1, 1), loaded.model->head_weight_VD(root).t());
+      if (has_cache) cached = static_cast<int64_t>(sequence.size());
+      const at::Tensor last = hidden.narrow(0, static_cast<int64_t>(next.size()) - 1, 1);
+      const at::Tensor logits = at::mm(last, loaded.model->head_weight_VD(root).t());
       const int64_t token = choose(logits[0].to(at::kFloat), options.temperature, random.uniform(generated.size()));
       goes_on = std::find(options.stop_ids.begin(), options.stop_ids.end(), token) == options.stop_ids.end();
       if (goes_on) {
         generated.push_back(token);
         on_token(token);
         goes_on = static_cast<int64_t>(generated.size()) < options.max_new_tokens;
-        next = {token};
+        sequence.push_back(token);
       }
     }
     loaded.weights->release(LoadedModel::kRootImage);

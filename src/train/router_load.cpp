@@ -7,6 +7,7 @@ namespace moraine {
 RouterLoad::RouterLoad(const ModelShape& shape, at::Device device) : num_experts_per_tok_(shape.num_experts_per_tok) {
   const auto options = at::TensorOptions().device(device);
   counts_LE_ = at::zeros({shape.num_hidden_layers, shape.num_experts}, options.dtype(at::kLong));
+  favoured_counts_E_ = at::zeros({shape.num_experts}, options.dtype(at::kLong));
   probability_sums_E_ = at::zeros({shape.num_experts}, options.dtype(at::kDouble));
 }
 
@@ -14,16 +15,21 @@ void RouterLoad::add(const std::vector<LayerRecord>& records) {
   for (size_t layer = 0; layer < records.size(); ++layer) {
     const LayerRecord& record = records[layer];
     if (record.expert_counts_E.defined()) counts_LE_[layer] += record.expert_counts_E;
+    const at::Tensor& favoured_E = record.favoured_counts_E.defined() ? record.favoured_counts_E : record.expert_counts_E;
+    if (favoured_E.defined()) favoured_counts_E_ += favoured_E;
     if (record.probability_sums_E.defined()) probability_sums_E_ += record.probability_sums_E.detach();
   }
 }
 
 void RouterLoad::reduce(ProcessGroup& group) {
   group.all_reduce(counts_LE_);
+  group.all_reduce(favoured_counts_E_);
   group.all_reduce(probability_sums_E_);
 }
 
-double RouterLoad::rows() const { return counts_LE_.sum().item<double>() / static_cast<double>(std::max<int64_t>(1, num_experts_per_tok_)); }
+double RouterLoad::rows() const {
+  return favoured_counts_E_.sum().item<double>() / static_cast<double>(std::max<int64_t>(1, num_experts_per_tok_));
+}
 
 double RouterLoad::imbalance() const {
   const at::Tensor counts = counts_LE_.to(at::kDouble).cpu();
@@ -32,7 +38,7 @@ double RouterLoad::imbalance() const {
   return (std::get<0>(counts.max(1)).masked_select(used) / mean.masked_select(used)).mean().item<double>();
 }
 
-at::Tensor RouterLoad::mean_counts_E() const { return counts_LE_.sum(0).to(at::kDouble) / rows(); }
+at::Tensor RouterLoad::mean_counts_E() const { return favoured_counts_E_.to(at::kDouble) / rows(); }
 
 double RouterLoad::aux_loss() const {
   if (rows() == 0) return 0;

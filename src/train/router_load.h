@@ -25,7 +25,7 @@ class RouterLoad {
   // Busiest expert's tokens / mean over experts, averaged over the layers with experts; 1 = even, 0 = no token at all.
   double imbalance() const;
   // E · Σ_e f_e · P_e, f_e the mean number of times that a token chooses e and P_e the mean probability of e, over all tokens and
-  // layers at once: transformers' load_balancing_loss_func for Qwen3-MoE (Fedus et al. 2021, https://arxiv.org/abs/2101.03961,
+  // layers at once: transformers' load_balancing_loss_func (Fedus et al. 2021, https://arxiv.org/abs/2101.03961,
   // eq. 4-6). Perfectly even routing gives num_experts_per_tok. 0 without tokens.
   double aux_loss() const;
   // d aux_loss / d (sum over tokens of the probabilities), [E] fp64, the same for each layer. Choices have no gradient.
@@ -33,10 +33,11 @@ class RouterLoad {
 
  private:
   at::Tensor mean_counts_E() const;  // f, double
-  double rows() const;               // tokens × layers with experts
+  double rows() const;               // tokens × layers that the auxiliary loss counts
 
   int64_t num_experts_per_tok_;
   at::Tensor counts_LE_;           // int64
+  at::Tensor favoured_counts_E_;   // int64: what the auxiliary loss counts, all layers together
   at::Tensor probability_sums_E_;  // double
 };
 

@@ -26,18 +26,42 @@ SHAPES = {  # layers, hidden, experts, top-k, width, vocabulary
     "vocab": (4, 512, 16, 4, 256, 150000),
     "hybrid": (8, 512, 32, 4, 384, 32000),  # Qwen3.5: three layers of linear attention, then one of full attention
 }
+# DeepSeek-V4: layers, hidden, experts, top-k, width, vocabulary
+V4_SHAPES = {
+    "v4": (6, 512, 16, 4, 384, 16000),
+    "v4-quantised": (6, 512, 32, 4, 768, 16000),
+}
 # shape, dtype, tokens a sequence, ranks, ep, further keys
 CASES = [("small", "float32", 256, 1, 1, []), ("small", "float32", 256, 2, 1, []), ("small", "float32", 256, 2, 2, []),
          ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, []),
-         ("hybrid", "float32", 1024, 1, 1, []), ("hybrid", "bfloat16", 512, 2, 2, [])]
+         ("hybrid", "float32", 1024, 1, 1, []), ("hybrid", "bfloat16", 512, 2, 2, []),
+         ("v4", "float32", 512, 1, 1, []), ("v4-quantised", "bfloat16", 512, 2, 2, [])]
 MORE = [("wide", "float32", 1024, 1, 1, []), ("wide", "bfloat16", 1024, 2, 2, []), ("vocab", "bfloat16", 256, 1, 1, []),
         ("small", "bfloat16", 256, 1, 1, []), ("small", "bfloat16", 256, 2, 1, []), ("small", "bfloat16", 256, 4, 2, []),
         ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"]),
         ("hybrid", "float32", 256, 2, 1, []), ("hybrid", "bfloat16", 1024, 1, 1, []),
-        ("hybrid", "float32", 512, 1, 1, ["train.recompute=none"])]
+        ("hybrid", "float32", 512, 1, 1, ["train.recompute=none"]),
+        ("v4", "float32", 2048, 1, 1, []), ("v4", "bfloat16", 2048, 2, 2, []), ("v4-quantised", "bfloat16", 1024, 1, 1, []),
+        ("v4", "float32", 512, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"])]
+
+
+def v4_config(shape, dtype):
+    layers, hidden, experts, top_k, width, vocabulary = V4_SHAPES[shape]
+    quantised = {"expert_dtype": "fp4", "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                                                                "weight_block_size": [128, 128]}} if "quantised" in shape else {}
+    return {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hc_eps": 1e-6, "hc_mult": 4, "hc_sinkhorn_iters": 20,
+            "head_dim": 128, "hidden_act": "silu", "hidden_size": hidden, "index_head_dim": 64, "index_n_heads": 16, "index_topk": 64,
+            "max_position_embeddings": 1048576, "moe_intermediate_size": width, "n_routed_experts": experts, "n_shared_experts": 1,
+            "num_attention_heads": 16, "num_experts_per_tok": top_k, "num_hidden_layers": layers, "num_hash_layers": 2,
+            "num_key_value_heads": 1, "o_groups": 4, "o_lora_rank": 128, "q_lora_rank": 256, "qk_rope_head_dim": 32, "rms_norm_eps": 1e-6,
+            "rope_theta": 10000, "compress_rope_theta": 160000, "sliding_window": 128, "swiglu_limit": 10.0, "routed_scaling_factor": 1.5,
+            "tie_word_embeddings": False, "torch_dtype": dtype, "vocab_size": vocabulary,
+            "compress_ratios": [0, 0] + [4, 128] * ((layers - 2) // 2), **quantised}
 
 
 def config(shape, dtype):
+    if shape in V4_SHAPES:
+        return v4_config(shape, dtype)
     layers, hidden, experts, top_k, width, vocabulary = SHAPES[shape]
     if shape == "hybrid":
         return {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "full_attention_interval": 4,
@@ -112,7 +136,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--shape", choices=SHAPES, help="only this one")
+    parser.add_argument("--shape", choices=[*SHAPES, *V4_SHAPES], help="only this one")
     a = parser.parse_args()
     failures, bases, models = 0, {}, {}
     with tempfile.TemporaryDirectory(prefix="moraine-plan-") as temporary:
@@ -128,7 +152,7 @@ def main():
                 (folder / "config.json").write_text(json.dumps(config(shape, dtype)))
                 subprocess.run([a.program, "init", "--config", folder / "config.json", "--out", model], check=True, capture_output=True)
             tokens = folder / "tokens.safetensors"
-            write_tokens(tokens, 3 * ranks, length, SHAPES[shape][5])
+            write_tokens(tokens, 3 * ranks, length, {**SHAPES, **V4_SHAPES}[shape][5])
             path = recipe(folder, model, tokens, length, ranks)
             measured = peaks([a.program, "train", path, *with_ranks(ranks, ep), *keys], ranks)
             plan = json.loads(subprocess.run([a.program, "plan", path, f"mesh.ep={ep}", *keys, "--world", str(ranks), "--json"],

@@ -1,10 +1,11 @@
 """score and generate on several ranks: the loss, logits, gradients and text of one rank.
 
-  python3 score_generate_test.py PROGRAM     (standard library only)
+  python3 score_generate_test.py PROGRAM [--golden NAME]     (standard library only)
 
-score runs on tests/golden/qwen3_moe-fp32 and qwen3_5_moe-fp32: three rows, so four ranks leave one without. generate runs on the
-demo's model, and on a random Qwen3.5 with the demo's tokenizer.
+score runs on tests/golden/NAME (qwen3_moe-fp32): three rows, so four ranks leave one without. generate runs on the demo's model, or
+on a random one of the golden's architecture with the demo's tokenizer.
 """
+import argparse
 import array
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-GOLDENS = [ROOT / "tests" / "golden" / name for name in ("qwen3_moe-fp32", "qwen3_5_moe-fp32")]
+DEFAULT = "qwen3_moe-fp32"
 # ranks, mesh
 MESHES = [(2, ["mesh.ep=2"]), (3, []), (4, ["mesh.ep=2", "mesh.fsdp=2", "load.mode=node"]), (4, ["mesh.ep=4"])]
 
@@ -52,7 +53,8 @@ def run(command):
 
 def score_command(program, folder, golden):
     return [program, "score", "--json", "--model", golden / "model", "--adapter", golden / "lora" / "adapter", "--tokens",
-            golden / "batch.safetensors", "--out", folder / "out.safetensors", "--logits", "--grads", folder / "grads.safetensors"]
+            golden / "batch.safetensors", "model.dtype=float32", "--out", folder / "out.safetensors", "--logits",
+            "--grads", folder / "grads.safetensors"]
 
 
 def score_result(stdout, folder):
@@ -103,17 +105,17 @@ def check_score(program, folder, golden_folder):
     return failures
 
 
-def random_qwen3_5(program, folder):
-    """A random checkpoint of the golden model's shape with the vocabulary of the demo's, and its tokenizer."""
+def random_model(program, folder, golden):
+    """Of the golden's architecture, with the vocabulary of the demo's model and its tokenizer."""
     demo = ROOT / "examples" / "dictionary_model"
-    config = json.loads((GOLDENS[1] / "model" / "config.json").read_text())
-    config["text_config"]["vocab_size"] = json.loads((demo / "config.json").read_text())["vocab_size"]
-    config["text_config"]["initializer_range"] = 0.2  # so that it says more than one word
+    config = json.loads((golden / "model" / "config.json").read_text())
+    text = config.get("text_config", config)
+    text["vocab_size"] = json.loads((demo / "config.json").read_text())["vocab_size"]
+    text["initializer_range"] = 0.2  # so that it says more than one word
     (folder / "config.json").write_text(json.dumps(config))
     run([program, "init", "--config", folder / "config.json", "--out", folder / "model"])
-    for file in demo.iterdir():
-        if not (folder / "model" / file.name).exists() and file.suffix in (".json", ".jinja"):
-            shutil.copy(file, folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(demo / name, folder / "model")
     return folder / "model"
 
 
@@ -133,17 +135,22 @@ def check_generate(program, model, cells):
 
 
 def main():
-    program, failures = sys.argv[1], 0
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--golden", default=DEFAULT)
+    a = parser.parse_args()
     # One ends by its length, the other by the model's own choice.
     greedy = ["--prompt", "hello", "--max-new-tokens", "20"]
     sampled = ["--prompt", "Who are you?", "--temperature", "1", "--seed", "5"]
+    golden = ROOT / "tests" / "golden" / a.golden
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        for golden in GOLDENS:
-            failures += check_score(program, folder, golden)
-        failures += check_generate(program, random_qwen3_5(program, folder), [(greedy, [(2, ["mesh.ep=2"]), (3, [])])])
-    failures += check_generate(program, ROOT / "examples" / "dictionary_model",
-                               [(greedy, [(2, []), (4, ["mesh.ep=2"])]), (sampled, [(2, ["mesh.ep=2"])])])
+        failures = check_score(a.program, folder, golden)
+        if a.golden == DEFAULT:
+            failures += check_generate(a.program, ROOT / "examples" / "dictionary_model",
+                                       [(greedy, [(2, []), (4, ["mesh.ep=2"])]), (sampled, [(2, ["mesh.ep=2"])])])
+        else:
+            failures += check_generate(a.program, random_model(a.program, folder, golden), [(greedy, [(2, ["mesh.ep=2"]), (3, [])])])
     sys.exit(1 if failures else 0)
 
 

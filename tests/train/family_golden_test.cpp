@@ -23,8 +23,8 @@ struct Golden {
   TokensFile batch;
   at::Tensor mask;  // bool [B, T]
 
-  explicit Golden(const std::string& name)
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", "auto", {}, groups)),
+  explicit Golden(const std::string& name, const std::string& dtype = "auto")
+      : folder(golden_folder(name)), loaded(open_model(folder / "model", dtype, {}, groups)),
         batch(golden_batch(folder / "batch.safetensors")),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 
@@ -48,6 +48,8 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}},
     {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, 1.0, 0}},
+    // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
+    {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}},
 };
 
 class FamilyFp32 : public testing::TestWithParam<Family> {
@@ -93,8 +95,9 @@ TEST_P(FamilyFp32, EveryAdapterGradient) {
 }
 
 // 12 steps as the golden's train.json says; compares each step, then the adapter after the last. Returns the losses.
-std::vector<double> check_training_curve(const std::string& name, Curve first_steps, Curve all, Recompute recompute) {
-  Golden golden(name);
+std::vector<double> check_training_curve(const std::string& name, Curve first_steps, Curve all, Recompute recompute,
+                                         const std::string& dtype = "auto") {
+  Golden golden(name, dtype);
   OpenedAdapter adapter = golden.adapter();
   TrainConfig config;
   config.learning_rate = 1e-3;
@@ -134,6 +137,13 @@ TEST_P(FamilyFp32, TrainingCurveAndFinalAdapter) {
 
 TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
   check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kNone);
+}
+
+// Quantised weights under fp32 activations, as the reference has them. Clamps and choices have near ties from step 2 on: from an adapter
+// moved by a millionth the reference's own gradient norms differ by up to 3e-3 (ten runs, two of which give the very norms found here).
+TEST(QuantisedFp32, TrainingCurveAndFinalAdapter) {
+  const Curve limit{1e-4, 3e-3, 1e-3};
+  check_training_curve("deepseek_v4-fp8fp4", limit, limit, Recompute::kFull, "float32");
 }
 
 TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
@@ -220,6 +230,7 @@ TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
 // What generate does: a prompt, then tokens one at a time with what the layers remember, gives what a pass over the whole does.
 TEST_P(FamilyFp32, CachesContinueTheSequence) {
   Golden golden(name());
+  if (!golden.loaded.model->has_cache()) GTEST_SKIP() << "generate runs the whole text again for every token";
   OpenedAdapter adapter = golden.adapter();
   const Sample& row = golden.batch.samples[0];
   const int64_t length = static_cast<int64_t>(row.input_ids.size()), prompt = length - 6;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "models/deepseek_v4/attention.h"
 #include "models/param_specs.h"
 
 namespace moraine::deepseek_v4 {
@@ -26,6 +27,29 @@ int64_t attention_width(const Config& c) {
     widest = std::max(widest, width);
   }
   return widest;
+}
+
+bool has_layer(const Config& c, LayerType type) {
+  return std::find(c.layer_types.begin(), c.layer_types.end(), type) != c.layer_types.end();
+}
+
+// What autograd keeps of a token in the widest attention, elements in the compute dtype: what hyper-connections pass to and take from
+// attention and experts; low-rank queries before and after their norm; queries before and after RoPE, the key before and after its norm
+// and RoPE, the output turned back, its low-rank projection; windows of a compressor's keys and their softmax.
+int64_t attention_tape(const Config& c) {
+  int64_t compressed = 0;
+  for (LayerType type : c.layer_types)
+    if (type != LayerType::kSlidingAttention) compressed = std::max(compressed, 2 * compressed_width(type, c.head_dim));
+  return 3 * c.hidden_size + 2 * c.q_lora_rank + 3 * c.num_attention_heads * c.head_dim + 2 * c.head_dim + c.o_groups * c.o_lora_rank +
+         compressed;
+}
+
+// The smallest window of an entry, whose entries are the most; 0 = no layer has any.
+int64_t smallest_rate(const Config& c) {
+  int64_t rate = 0;
+  for (LayerType type : c.layer_types)
+    if (type != LayerType::kSlidingAttention) rate = rate == 0 ? c.compress_rate(type) : std::min(rate, c.compress_rate(type));
+  return rate;
 }
 
 // How `tensor`.weight is stored; `assumed` where the checkpoint lacks it.
@@ -141,6 +165,15 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
             .dtype = c.dtype,
             .residual_streams = c.hc_mult,
             .attention_width = attention_width(c),
+            .attention_tape = attention_tape(c),
+            // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn and as it
+            // is used; the softmax's denominators; a compressor's softmax.
+            .tape_singles = 2 * (4 * (2 + c.hc_mult) * c.hc_mult) + c.num_attention_heads + 2 * c.head_dim,
+            .score_block = kQueryBlock,
+            .score_heads = c.num_attention_heads,
+            .score_window = c.sliding_window,
+            .score_rate = smallest_rate(c),
+            .chosen_entries = has_layer(c, LayerType::kCompressedSparseAttention) ? c.index_topk : 0,
             .expert_intermediate = c.moe_intermediate_size,
             .shared_intermediate = c.moe_intermediate_size};
 }

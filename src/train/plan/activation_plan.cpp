@@ -5,7 +5,9 @@
 #include <set>
 
 #include "base/bytes.h"
+#include "models/param_specs.h"
 #include "nn/gemm_shapes.h"
+#include "nn/quantized_weight.h"
 #include "parallel/torch_dtype.h"
 
 namespace moraine {
@@ -43,22 +45,55 @@ class LayerCounter {
     // The gradient of the output, and that of the residual stream.
     const double gradients = 2 * tokens(shape_.residual_streams * shape_.hidden_size) * size_;
     // The experts' backward pass comes first, with the whole tape alive; the attention's finds the experts' tape dropped.
-    double most = attention_backward(layer) - experts;
-    if (routes) most = std::max(most, experts_backward(layer));
+    double most = attention_backward(layer) + dequantized(dense_of(layer)) - experts;
+    if (routes) most = std::max(most, experts_backward(layer) + dequantized(experts_of(layer)));
     return {dense + experts, gradients + std::max(most, 0.0)};
   }
 
   // What a layer leaves behind for its recomputation: its input and where its rows went (LayerRecord).
   double input() const { return tokens(shape_.residual_streams * shape_.hidden_size) * size_; }
-  double record() const {
+  double record(int64_t layer) const {
     const double exchange = pass_.exchanges ? pass_.received_rows + pass_.expert_rows : 0;
-    return (2 * tokens(shape_.num_experts_per_tok) + 2 * pass_.sent_rows + exchange) * kIndex;
+    return (2 * tokens(shape_.num_experts_per_tok) + 2 * pass_.sent_rows + exchange) * kIndex + choice(layer);
   }
 
  private:
   const ImageSpec& dense_of(int64_t layer) const { return model_.sizes[1 + 2 * layer]; }
   const ImageSpec& experts_of(int64_t layer) const { return model_.sizes[2 + 2 * layer]; }
   double tokens(double width) const { return pass_.tokens * width; }
+
+  // The entries that tokens of a sparse attention chose, when there are more than they may choose.
+  double choice(int64_t layer) const {
+    if (shape_.chosen_entries == 0 || pass_.length / shape_.score_rate <= shape_.chosen_entries) return 0;
+    const auto& params = dense_of(layer).params;
+    const bool chooses = std::any_of(params.begin(), params.end(),
+                                     [](const ParamSpec& param) { return param.name.find(".indexer.") != std::string::npos; });
+    const double choosing = pass_.length - static_cast<double>(shape_.chosen_entries * shape_.score_rate);
+    return chooses ? tokens(choosing / pass_.length) * shape_.chosen_entries * 4 : 0;
+  }
+
+  // Weights that are dequantised for their use: a matrix, or a wave of experts (nn/quantized_weight).
+  double dequantized(const ImageSpec& image) const {
+    double most = 0;
+    for (const ParamSpec& scale : image.params) {
+      const ParamSpec* param = scaled_param(image, scale);
+      if (!param) continue;
+      const bool experts = param->kind == ParamKind::kExperts;
+      const int64_t copies = experts ? param->shape[0] : 1;
+      const double bytes = static_cast<double>(num_elements(param->shape) / copies) * (param->dtype == DType::kI8 ? 2 : 1) * size_;
+      const int64_t at_once = experts ? std::min(pass_.local_experts, experts_dequantized_at_once(static_cast<int64_t>(bytes))) : 1;
+      most = std::max(most, bytes * at_once);
+    }
+    return most;
+  }
+
+  // A block of scores: themselves, their gradient and the product of both in fp32, and what goes into products.
+  double score_block() const {
+    if (shape_.score_heads == 0) return 0;
+    const double keys = std::min<int64_t>(pass_.length, shape_.score_window + shape_.score_block) +
+                        (shape_.score_rate > 0 ? static_cast<double>(pass_.length) / shape_.score_rate : 0);
+    return std::min(shape_.score_block, pass_.length) * shape_.score_heads * keys * (3 * kFloat + (casts_ ? size_ : 0));
+  }
 
   // Calls body(module, experts' copies or 1) for the adapters of a layer.
   template <typename Body>
@@ -79,7 +114,8 @@ class LayerCounter {
       elements += shape_.attention_of_layer[layer].tape;
     }
     if (shape_.shared_intermediate > 0) elements += 3 * shape_.shared_intermediate + H;
-    double singles = shape_.attention_of_layer.empty() ? 0 : shape_.attention_of_layer[layer].tape_fp32;  // fp32
+    double singles = shape_.tape_singles;  // fp32
+    if (!shape_.attention_of_layer.empty()) singles += shape_.attention_of_layer[layer].tape_fp32;
     if (!experts_of(layer).params.empty()) {
       elements += shape_.num_experts;  // the router's logits
       singles += shape_.num_experts + 2 * shape_.num_experts_per_tok;
@@ -125,7 +161,7 @@ class LayerCounter {
     double widest = 0;
     for (const ParamSpec& param : dense_of(layer).params)
       if (is_matrix(param)) widest = std::max<double>(widest, std::max(param.shape[0], param.shape[1]));
-    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat);
+    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat) + score_block();
   }
 
   const PlannedModel& model_;
@@ -153,7 +189,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
   std::set<std::string> expert_weights, adapted;
   for (const ImageSpec& spec : model.sizes)
     for (const ParamSpec& param : spec.params)
-      if (param.kind == ParamKind::kExperts && param.shape.size() == 3) expert_weights.insert(param.name);
+      if (param.kind == ParamKind::kExperts && param.shape.size() == 3 && !scaled_param(spec, param)) expert_weights.insert(param.name);
   for (const LoraModule& module : model.targets)
     if (module.num_experts > 0) adapted.insert(module.local_name);
   const double products = 2.0 * expert_weights.size() + 6.0 * adapted.size();
@@ -161,7 +197,13 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
   const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / row_alignment(model)),
                                              static_cast<double>(routing_layers) * pass.local_experts * run.micro_steps());
   const double of_head = 4;
-  return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head) * kKernelBytes;
+  // Seven products of scores, for every number of keys that a block of an attention of its own has.
+  double of_scores = 0;
+  if (model.shape.score_heads > 0) {
+    const int64_t keys = pass.length / std::max<int64_t>(1, model.shape.score_rate) + model.shape.score_window;
+    of_scores = 7 * (1 + static_cast<double>(keys) / model.shape.score_block);
+  }
+  return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head + of_scores) * kKernelBytes;
 }
 
 }  // namespace
@@ -170,6 +212,7 @@ PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t ra
   const Mesh& mesh = run.mesh;
   const int64_t alignment = row_alignment(model), length = static_cast<int64_t>(round_up(run.max_length, alignment));
   PassShape pass;
+  pass.length = length;
   pass.tokens = run.sequences_at_once(rank) * length;
   for (int64_t peer : mesh.group(MeshAxis::kEp, rank)) pass.world_of_tokens += run.sequences_at_once(peer) * length;
   pass.local_experts = expert_range(model.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank)).count;
@@ -192,7 +235,7 @@ ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run
   double tapes = 0;
   const int64_t first = model.first_adapted_layer();
   for (int64_t layer = 0; layer < shape.num_hidden_layers; ++layer) {
-    plan.kept += counter.record();
+    plan.kept += counter.record(layer);
     if (layer < first) continue;
     const LayerMemory memory = counter.count(layer);
     if (memory.total() > widest.total()) widest = memory;

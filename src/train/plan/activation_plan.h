@@ -20,6 +20,7 @@ struct PassShape {
   double expert_rows = 0;     // the same with the rows that only fill up
   int64_t local_experts = 0;
   bool exchanges = false;     // rows travel between ranks
+  int64_t length = 0;         // of a sequence
 };
 
 // Routing is taken to be balanced: every expert gets the same share of the tokens, times `imbalance` on this rank.

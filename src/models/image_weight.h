@@ -1,0 +1,18 @@
+// A weight of an image, with its scales where it is quantised.
+#pragma once
+
+#include <string>
+
+#include "nn/quantized_weight.h"
+#include "parallel/weight_store.h"
+
+namespace moraine {
+
+// The slot `name`; the slot of its scales is called `name`_scale (models/param_specs.h).
+inline FrozenWeight weight_of(const ImageView& image, const std::string& name) {
+  const std::string scale = name + "_scale";
+  if (!image.has(scale)) return {image[name]};
+  return {image[name], image[scale]};
+}
+
+}  // namespace moraine

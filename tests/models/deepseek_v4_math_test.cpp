@@ -1,0 +1,175 @@
+// DeepSeek-V4's parts against the same formulas in plain autograd.
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <limits>
+
+#include "models/deepseek_v4/attention.h"
+#include "models/deepseek_v4/head_norm.h"
+#include "models/deepseek_v4/hyper_connection.h"
+#include "models/deepseek_v4/indexer.h"
+#include "models/deepseek_v4/rope.h"
+#include "models/deepseek_v4/router.h"
+
+namespace moraine::deepseek_v4 {
+namespace {
+
+at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+at::Tensor leaf(std::vector<int64_t> shape) { return random(std::move(shape)).requires_grad_(); }
+
+void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = 1e-5) {
+  ASSERT_EQ(a.sizes(), b.sizes());
+  EXPECT_LT((a - b).abs().max().item<double>(), tolerance * (1 + b.abs().max().item<double>()));
+}
+
+// Outputs agree, and so do the gradients of all inputs.
+void expect_same(const at::Tensor& got, const at::Tensor& wanted, const std::vector<at::Tensor>& inputs) {
+  expect_close(got, wanted);
+  const at::Tensor g = random(got.sizes().vec());
+  const auto got_grads = torch::autograd::grad({got}, inputs, {g}, true), wanted_grads = torch::autograd::grad({wanted}, inputs, {g}, true);
+  for (size_t i = 0; i < inputs.size(); ++i) expect_close(got_grads[i], wanted_grads[i]);
+}
+
+TEST(HyperConnection, SinkhornMakesRowsAndColumnsSumToOne) {
+  const at::Tensor logits = leaf({5, 4, 4});
+  const at::Tensor comb = sinkhorn(logits, 20, 1e-6);
+  expect_close(comb.sum(1), at::ones({5, 4}), 1e-4);
+  expect_close(comb.sum(2), at::ones({5, 4}), 1e-3);
+  at::Tensor expected = at::softmax(logits, -1) + 1e-6;
+  expected = expected / (expected.sum(1, true) + 1e-6);
+  for (int i = 1; i < 20; ++i) {
+    expected = expected / (expected.sum(2, true) + 1e-6);
+    expected = expected / (expected.sum(1, true) + 1e-6);
+  }
+  expect_same(comb, expected, {logits});
+}
+
+TEST(HyperConnection, ReadsAndWritesStreams) {
+  const int64_t T = 131, N = 4, D = 24;  // more tokens than a run
+  const at::Tensor streams = leaf({T, N, D}), y = leaf({T, D});
+  const StreamWeights weights{random({24, N * D}), random({24}), random({3})};
+  const HyperConnection connection = connect(streams, weights, {1e-6, 1e-6, 3});
+  const at::Tensor flat = streams.flatten(1);
+  const at::Tensor mix = at::mm(flat * (flat.square().mean(-1, true) + 1e-6).rsqrt(), weights.fn_WD.t());
+  const auto part = [&](int64_t begin, int64_t count, int64_t i) {
+    return mix.narrow(1, begin, count) * weights.scale[i] + weights.base_W.narrow(0, begin, count);
+  };
+  const at::Tensor input = ((at::sigmoid(part(0, N, 0)) + 1e-6).unsqueeze(2) * streams).sum(1);
+  expect_same(connection.input_TD, input, {streams});
+  const at::Tensor post = 2 * at::sigmoid(part(N, N, 1)), comb = sinkhorn(part(2 * N, N * N, 2).view({T, N, N}), 3, 1e-6);
+  const at::Tensor written = post.unsqueeze(2) * y.unsqueeze(1) + at::matmul(comb.transpose(1, 2), streams);
+  expect_same(write_back(y, streams, connection), written, {streams, y});
+}
+
+TEST(HeadNorm, NormsEachHead) {
+  const at::Tensor x = leaf({70, 3, 8});
+  expect_same(head_norm(x, 1e-6), x * (x.square().mean(-1, true) + 1e-6).rsqrt(), {x});
+}
+
+TEST(Rope, TurnsInterleavedPairsOfTheLastDimsAndBack) {
+  const Rope rope{.rope_theta = 100, .dim = 4, .yarn = false};
+  const Rotation rotation = make_rotation(at::tensor({0, 3}, at::kLong), rope, at::kFloat);
+  const at::Tensor x = at::tensor({9.f, 1.f, 0.f, 0.f, 2.f}).view({1, 1, 5}).expand({2, 1, 5}).contiguous().requires_grad_();
+  const at::Tensor y = rotate(x, rotation);
+  expect_close(y[0], x[0]);
+  const float expected[] = {9, std::cos(3.f), std::sin(3.f), -2 * std::sin(.3f), 2 * std::cos(.3f)};
+  for (int i = 0; i < 5; ++i) EXPECT_NEAR(y[1][0][i].item<float>(), expected[i], 1e-5);
+  expect_close(rotate(y, rotation, Turn::kBack), x);
+  // The gradient turns back.
+  const at::Tensor g = random({2, 1, 5});
+  expect_close(torch::autograd::grad({y}, {x}, {g})[0], rotate(g, rotation, Turn::kBack));
+}
+
+TEST(Rope, YarnSlowsSlowPairsDown) {
+  Rope rope{.rope_theta = 10000, .dim = 64, .yarn = true};
+  rope.factor = 16;
+  rope.original_max_position_embeddings = 4096;
+  const Rope plain{.rope_theta = 10000, .dim = 64, .yarn = false};
+  const at::Tensor position = at::tensor({1}, at::kLong);
+  const auto angle = [&](const Rope& r) { return at::angle(make_rotation(position, r, at::kFloat).turn_TP[0]); };
+  const at::Tensor slowed = angle(plain) / angle(rope);
+  EXPECT_NEAR(slowed[0].item<float>(), 1, 1e-4);    // turns often within 4096 tokens
+  EXPECT_NEAR(slowed[31].item<float>(), 16, 1e-2);  // never once
+}
+
+// The whole score matrix at once: [N, T, T + E] and the sink.
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& entries, const at::Tensor& sinks, double scale,
+                           const AttentionPattern& pattern) {
+  std::vector<at::Tensor> outputs;
+  for (size_t s = 0; s + 1 < pattern.cu_seqlens.size(); ++s) {
+    const int64_t begin = pattern.cu_seqlens[s], T = pattern.cu_seqlens[s + 1] - begin;
+    const int64_t E = pattern.rate ? pattern.cu_entries[s + 1] - pattern.cu_entries[s] : 0;
+    at::Tensor keys = kv.narrow(0, begin, T), hidden = at::ones({T, T + E}, at::kBool);
+    if (E > 0) keys = at::cat({keys, entries.narrow(0, pattern.cu_entries[s], E)});
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t k = std::max<int64_t>(0, t - pattern.window + 1); k <= t; ++k) hidden[t][k] = false;
+      for (int64_t e = 0; e < E && e < (t + 1) / pattern.rate; ++e) hidden[t][T + e] = false;
+      if (pattern.chosen.empty() || !pattern.chosen[s].defined() || t < pattern.first_choosing) continue;
+      for (int64_t e = 0; e < E; ++e) hidden[t][T + e] = !pattern.chosen[s][t - pattern.first_choosing].eq(e).any().item<bool>();
+    }
+    at::Tensor scores = at::matmul(q.narrow(0, begin, T).transpose(0, 1), keys.t()) * scale;
+    scores = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+    const at::Tensor sink = sinks.view({-1, 1, 1}).expand({sinks.size(0), T, 1});
+    const at::Tensor probabilities = at::softmax(at::cat({scores, sink}, -1), -1).narrow(-1, 0, T + E);
+    outputs.push_back(at::matmul(probabilities, keys).transpose(0, 1));
+  }
+  return at::cat(outputs);
+}
+
+TEST(SinkAttention, BlocksEqualTheWholeMatrix) {
+  const at::Tensor q = leaf({370, 3, 8}), kv = leaf({370, 8}), sinks = random({3});
+  AttentionPattern pattern;
+  pattern.cu_seqlens = {0, 300, 311, 370};  // three blocks, one, one
+  pattern.window = 20;
+  expect_same(sink_attention(q, kv, {}, sinks, 0.3, pattern), plain_attention(q, kv, {}, sinks, 0.3, pattern), {q, kv});
+  pattern.rate = 4;
+  pattern.cu_entries = {0, 75, 77, 91};
+  const at::Tensor more = leaf({91, 8});
+  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern), {q, kv, more});
+  // The first sequence's tokens choose 5 entries from the first token on that sees 6.
+  pattern.first_choosing = first_choosing_token(5, 4);
+  pattern.chosen = {{}, {}, {}};
+  std::vector<at::Tensor> chosen;
+  for (int64_t t = pattern.first_choosing; t < 300; ++t) chosen.push_back(at::randperm((t + 1) / 4).narrow(0, 0, 5));
+  pattern.chosen[0] = at::stack(chosen).to(at::kInt);
+  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern), {q, kv, more});
+}
+
+// In bf16 on the CPU blocks are filled up.
+TEST(SinkAttention, Bf16IsNearFp32) {
+  const at::Tensor q = leaf({150, 2, 16}), kv = leaf({150, 16}), more = leaf({37, 16}), sinks = random({2}), g = random({150, 2, 16});
+  AttentionPattern pattern;
+  pattern.cu_seqlens = {0, 150};
+  pattern.window = 16;
+  pattern.rate = 4;
+  pattern.cu_entries = {0, 37};
+  const auto run = [&](at::ScalarType dtype) {
+    at::Tensor out = sink_attention(q.to(dtype), kv.to(dtype), more.to(dtype), sinks, 0.25, pattern);
+    auto results = torch::autograd::grad({out}, {q, kv, more}, {g.to(dtype)}, true);
+    results.push_back(out.detach().to(at::kFloat));
+    return results;
+  };
+  const auto got = run(at::kBFloat16), wanted = run(at::kFloat);
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_LT((got[i] - wanted[i]).norm().item<double>(), 0.02 * wanted[i].norm().item<double>()) << i;
+}
+
+TEST(SinkAttention, NoTokens) {
+  AttentionPattern pattern;
+  pattern.window = 4;
+  EXPECT_EQ(sink_attention(random({0, 3, 8}), random({0, 8}), {}, random({3}), 1, pattern).numel(), 0);
+}
+
+TEST(Router, BiasChoosesButWeighsNothing) {
+  const at::Tensor logits = at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4});
+  EXPECT_TRUE(at::equal(choose_by_score(logits, at::zeros({4}), 2), at::tensor({1, 3}, at::kLong).view({1, 2})));
+  const at::Tensor chosen = choose_by_score(logits, at::tensor({0.f, 0.f, 9.f, 0.f}), 2);
+  EXPECT_TRUE(at::equal(chosen, at::tensor({1, 2}, at::kLong).view({1, 2})));
+  const at::Tensor scores = at::softplus(logits).sqrt().index_select(1, at::tensor({1, 2}, at::kLong));
+  expect_close(routing_weights(logits, chosen, 1.5), scores / scores.sum() * 1.5);
+  const at::Tensor table = at::tensor({3, 0, 2, 1}, at::kLong).view({2, 2});
+  EXPECT_TRUE(at::equal(choose_by_token(at::tensor({1, 0, 1}, at::kLong), table), at::tensor({1, 2, 0, 3, 1, 2}, at::kLong).view({3, 2})));
+}
+
+}  // namespace
+}  // namespace moraine::deepseek_v4

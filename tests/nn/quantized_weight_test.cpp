@@ -1,0 +1,95 @@
+// Quantised weights in linear layers, and SwiGLU's limit.
+#include "nn/quantized_weight.h"
+
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "nn/grouped_linear.h"
+#include "nn/swiglu.h"
+
+namespace moraine {
+namespace {
+
+at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+
+// Scales of powers of two, as E8M0.
+at::Tensor random_scales(std::vector<int64_t> shape) {
+  return at::randint(120, 132, shape, at::kByte).view(at::kFloat8_e8m0fnu);
+}
+FrozenWeight random_fp4(std::vector<int64_t> shape, int64_t block) {
+  std::vector<int64_t> codes = shape, scales = shape;
+  codes.back() /= 2;
+  scales.back() /= block;
+  return {at::randint(0, 256, codes, at::kByte).view(at::kChar), random_scales(scales)};
+}
+FrozenWeight random_fp8(std::vector<int64_t> shape, int64_t block_rows, int64_t block_columns) {
+  std::vector<int64_t> scales = shape;
+  scales[shape.size() - 2] /= block_rows;
+  scales.back() /= block_columns;
+  return {random(shape).to(at::kFloat8_e4m3fn), random_scales(scales)};
+}
+
+void expect_equal(const at::Tensor& a, const at::Tensor& b) {
+  ASSERT_EQ(a.sizes(), b.sizes());
+  EXPECT_TRUE(at::equal(a, b));
+}
+
+TEST(QuantizedWeight, EveryFp4CodeInBothHalvesOfAByte) {
+  std::vector<int64_t> bytes(256);
+  for (int64_t byte = 0; byte < 256; ++byte) bytes[byte] = byte;
+  const at::Tensor codes = at::tensor(bytes).to(at::kByte).view({8, 32});
+  const FrozenWeight weight(codes.view(at::kChar), at::full({8, 2}, 128, at::kByte).view(at::kFloat8_e8m0fnu));  // 2^1
+  const at::Tensor values = dequantize(weight, at::kFloat);
+  const double table[] = {0, .5, 1, 1.5, 2, 3, 4, 6, 0, -.5, -1, -1.5, -2, -3, -4, -6};
+  for (int64_t byte = 0; byte < 256; ++byte) {
+    EXPECT_EQ(values[byte / 32][byte % 32 * 2].item<double>(), 2 * table[byte % 16]);
+    EXPECT_EQ(values[byte / 32][byte % 32 * 2 + 1].item<double>(), 2 * table[byte / 16]);
+  }
+}
+
+TEST(QuantizedWeight, TheKernelEqualsTensorOperations) {
+  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 8, 24}, 4, 8), random_fp8({8, 24}, 8, 24)}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+      expect_equal(dequantize(weight, dtype), dequantize_by_tensor_ops(weight, dtype));
+  }
+  // Scales of the older release.
+  const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8), fp32(e8m0.values, e8m0.scale.to(at::kFloat));
+  expect_equal(dequantize(fp32, at::kFloat), dequantize(e8m0, at::kFloat));
+}
+
+TEST(QuantizedWeight, RowsSplitIntoGroupsWhateverTheBlocks) {
+  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{4, 8}, {16, 8}, {8, 24}}) {
+    const FrozenWeight weight = random_fp8({16, 24}, rows, columns);
+    expect_equal(dequantize(weight.split_rows(4), at::kFloat), dequantize(weight, at::kFloat).view({4, 4, 24}));
+  }
+}
+
+// Outputs and gradients are those of the dequantised weight, bit for bit.
+TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
+  const std::vector<int64_t> rows{3, 0, 5};
+  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32)}) {
+    const FrozenWeight plain(dequantize(weight, at::kFloat));
+    at::Tensor x = random({8, 64}).requires_grad_(), g = random({8, 6});
+    const LoraPair lora{random({3, 2, 64}).requires_grad_(), random({3, 6, 2}).requires_grad_(), 1.5};
+    const auto run = [&](const FrozenWeight& w) {
+      at::Tensor y = grouped_linear(x, w, rows, &lora);
+      std::vector<at::Tensor> results = torch::autograd::grad({y}, {x, lora.a, lora.b}, {g});
+      results.push_back(y.detach());
+      return results;
+    };
+    const auto got = run(weight), wanted = run(plain);
+    for (size_t i = 0; i < got.size(); ++i) expect_equal(got[i], wanted[i]);
+  }
+}
+
+TEST(SwiGlu, ClampsAtItsLimitAndPassesNoGradientBeyond) {
+  at::Tensor x = (random({7, 24}) * 3).requires_grad_(), g = random({7, 12});
+  at::Tensor expected = at::silu(x.narrow(1, 0, 12).clamp_max(1.5)) * x.narrow(1, 12, 12).clamp(-1.5, 1.5);
+  at::Tensor y = swiglu(x, 1.5);
+  EXPECT_LT((y - expected).abs().max().item<double>(), 1e-6);
+  const at::Tensor got = torch::autograd::grad({y}, {x}, {g})[0], wanted = torch::autograd::grad({expected}, {x}, {g})[0];
+  EXPECT_LT((got - wanted).abs().max().item<double>(), 1e-5);
+}
+
+}  // namespace
+}  // namespace moraine
