@@ -267,7 +267,8 @@ DeltaChunks plan_delta_chunks(const std::vector<int64_t>& cu_seqlens, at::Device
   std::iota(order.begin(), order.end(), 0);
   const auto length = [&](int64_t sequence) { return cu_seqlens[sequence + 1] - cu_seqlens[sequence]; };
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length(a) > length(b); });
-  chunks.rows = order.empty() ? 0 : std::min(kDeltaChunkRows, length(order[0]));
+  // Not fewer for shorter sequences: a row's bits then do not depend on the others of its batch. One when generating.
+  chunks.rows = order.empty() ? 0 : length(order[0]) == 1 ? 1 : kDeltaChunkRows;
   std::vector<int64_t> slot_of_token(cu_seqlens.back());
   for (int64_t done = 0; !order.empty(); done += chunks.rows) {
     while (!order.empty() && length(order.back()) <= done) order.pop_back();

@@ -1,9 +1,13 @@
 #include "models/deepseek_v4/router.h"
 
+#include "nn/whole_vectors.h"
+
 namespace moraine::deepseek_v4 {
 namespace {
 
-at::Tensor scores_of(const at::Tensor& logits_TE) { return at::softplus(logits_TE.to(at::kFloat)).sqrt(); }
+at::Tensor scores_of(const at::Tensor& logits_TE) {
+  return on_whole_vectors(logits_TE.to(at::kFloat), [](const at::Tensor& x) { return at::softplus(x).sqrt(); });
+}
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include "models/qwen_blocks.h"
 #include "nn/causal_conv.h"
 #include "nn/norm.h"
+#include "nn/whole_vectors.h"
 #include "parallel/torch_dtype.h"
 
 namespace moraine::qwen3_5_moe {
@@ -84,7 +85,8 @@ at::Tensor Qwen3_5MoeModel::delta_rule_TVW(const ImageView& dense, const LayerAd
 at::Tensor Qwen3_5MoeModel::sparse_moe(const ImageView& dense, const ImageView& experts, const LayerAdapter& adapter,
                                        const at::Tensor& x_TD, const ForwardContext& context, LayerRecord& record) const {
   at::Tensor routed_TD = routed_experts(dense, experts, adapter, shape(), TopK::kNormalised, x_TD, context, record);
-  at::Tensor gate_T1 = adapted_linear(dense, adapter, "mlp.shared_expert_gate", x_TD).sigmoid();
+  at::Tensor gate_T1 = on_whole_vectors(adapted_linear(dense, adapter, "mlp.shared_expert_gate", x_TD),
+                                        [](const at::Tensor& x) { return x.sigmoid(); });
   return routed_TD + gate_T1 * swiglu_mlp(dense, adapter, "mlp.shared_expert.", x_TD);
 }
 
