@@ -31,8 +31,8 @@ struct Block {
   int64_t all_tokens() const { return count + filling_tokens; }
 };
 
-// oneDNN compiles a kernel for every new shape of a bf16 product on the CPU (nn/gemm_shapes.h), and lengths of sequences are many: blocks
-// are filled up to few shapes.
+// On the CPU products want shapes that occur often and not too few rows (nn/gemm_shapes.h), and lengths of sequences are many: blocks are
+// filled up to few shapes.
 void fill_up(Block& block, int64_t alignment) {
   if (alignment == 1) return;
   int64_t tokens = alignment;

@@ -34,13 +34,13 @@ bool has_layer(const Config& c, LayerType type) {
 }
 
 // What autograd keeps of a token in the widest attention, elements in the compute dtype: what hyper-connections pass to and take from
-// attention and experts; low-rank queries before and after their norm; queries before and after RoPE, the key before and after its norm
-// and RoPE, the output turned back, its low-rank projection; windows of a compressor's keys and their softmax.
+// attention and experts; low-rank queries before and after their norm; queries before and after norm and RoPE, the key likewise, the
+// output's low-rank projection; windows of a compressor's keys and their softmax.
 int64_t attention_tape(const Config& c) {
   int64_t compressed = 0;
   for (LayerType type : c.layer_types)
     if (type != LayerType::kSlidingAttention) compressed = std::max(compressed, 2 * compressed_width(type, c.head_dim));
-  return 3 * c.hidden_size + 2 * c.q_lora_rank + 3 * c.num_attention_heads * c.head_dim + 2 * c.head_dim + c.o_groups * c.o_lora_rank +
+  return 3 * c.hidden_size + 2 * c.q_lora_rank + 2 * c.num_attention_heads * c.head_dim + 2 * c.head_dim + c.o_groups * c.o_lora_rank +
          compressed;
 }
 
