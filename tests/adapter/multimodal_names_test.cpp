@@ -1,4 +1,5 @@
 // Adapters that PEFT made of Qwen3.5's multimodal class: the same tensors under that class's names.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "adapter/make_adapter.h"
@@ -15,9 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string multimodal(const std::string& name) {
-  const std::string stem = "base_model.model.model.";
+  const std::string_view stem = "base_model.model.model.";
   EXPECT_TRUE(name.starts_with(stem)) << name;
-  return stem + "language_model." + name.substr(stem.size());
+  return fmt::format("{}language_model.{}", stem, name.substr(stem.size()));
 }
 
 // The golden adapter as the multimodal class has it; `target_modules` goes into its adapter_config.json unless null.
