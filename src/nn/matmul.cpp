@@ -9,6 +9,10 @@ bool wants_fp32(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == a
 
 }  // namespace
 
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
+  return wants_fp32(a) ? at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type()) : at::mm(a, b);
+}
+
 void matmul_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   if (wants_fp32(out)) {
     out.copy_(at::mm(a.to(at::kFloat), b.to(at::kFloat)));

@@ -8,7 +8,8 @@
 
 namespace moraine {
 
-// out = a · b; all of one dtype.
+// a · b, both of one dtype; and into `out` of that dtype.
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 void matmul_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 // out += scaling · a · b
 void add_matmul(at::Tensor out, const at::Tensor& a, const at::Tensor& b, double scaling);

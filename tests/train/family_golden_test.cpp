@@ -45,6 +45,7 @@ struct Family {
   // amplified. So its bf16 norms say nothing, and the curve is judged by its mean distance.
   Curve fp32, fp32_first_steps, bf16;
 };
+void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
     {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}},
     {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}},

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "nn/gemm_shapes.h"
+#include "nn/matmul.h"
 
 namespace moraine::deepseek_v4 {
 namespace {
@@ -108,7 +109,8 @@ struct Inputs {
 
   // q·kᵀ·scale in fp32, -inf where hidden.
   at::Tensor scores_QNS(const at::Tensor& q_rows, const at::Tensor& keys_SD, const Block& block) const {
-    at::Tensor scores = at::mm(q_rows, keys_SD.t()).to(at::kFloat).mul_(scale).view({block.all_tokens(), q_TND.size(1), keys_SD.size(0)});
+    at::Tensor scores = matrix_product(q_rows, keys_SD.t()).to(at::kFloat).mul_(scale);
+    scores = scores.view({block.all_tokens(), q_TND.size(1), keys_SD.size(0)});
     return scores.masked_fill_(hidden_QS(block).unsqueeze(1), -std::numeric_limits<double>::infinity());
   }
 
@@ -139,7 +141,7 @@ class SinkAttention : public torch::autograd::Function<SinkAttention> {
       const at::Tensor log_sum = at::logaddexp(scores.logsumexp(-1), sinks);
       log_sum_TN.narrow(0, in.first_token(block), block.count).copy_(log_sum.narrow(0, 0, block.count));
       const at::Tensor probabilities = scores.sub_(log_sum.unsqueeze(-1)).exp_().to(q.scalar_type());
-      in.put_rows(out, at::mm(probabilities.view({-1, keys.size(0)}), keys), block);
+      in.put_rows(out, matrix_product(probabilities.view({-1, keys.size(0)}), keys), block);
     });
     context->save_for_backward({q, kv, entries_ED, sinks, log_sum_TN});
     context->saved_data["scale"] = scale;
@@ -161,13 +163,13 @@ class SinkAttention : public torch::autograd::Function<SinkAttention> {
       const int64_t S = keys.size(0);
       at::Tensor probabilities = in.scores_QNS(q_rows, keys, block);
       probabilities.sub_(in.tokens(log_sum_TN, block).unsqueeze(-1)).exp_();
-      at::Tensor d_scores = at::mm(d_out_rows, keys.t()).to(at::kFloat).view_as(probabilities);
+      at::Tensor d_scores = matrix_product(d_out_rows, keys.t()).to(at::kFloat).view_as(probabilities);
       const at::Tensor dot = (probabilities * d_scores).sum(-1, /*keepdim=*/true);
       d_scores = d_scores.sub_(dot).mul_(probabilities).mul_(in.scale).to(q.scalar_type()).view({-1, S});
-      in.put_rows(d_q, at::mm(d_scores, keys), block);
+      in.put_rows(d_q, matrix_product(d_scores, keys), block);
       // As keys and as values.
-      const at::Tensor d_keys = at::mm(d_scores.t(), q_rows).to(at::kFloat) +
-                                at::mm(probabilities.to(q.scalar_type()).view({-1, S}).t(), d_out_rows);
+      const at::Tensor d_keys = matrix_product(d_scores.t(), q_rows).to(at::kFloat) +
+                                matrix_product(probabilities.to(q.scalar_type()).view({-1, S}).t(), d_out_rows);
       d_kv.narrow(0, in.first_key(block), block.keys).add_(d_keys.narrow(0, 0, block.keys));
       if (block.entries > 0)
         d_entries.narrow(0, in.first_entry(block), block.entries).add_(d_keys.narrow(0, block.keys, block.entries));

@@ -185,14 +185,14 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
     for (const ParamSpec& param : spec.params)
       if (is_matrix(param)) linear_shapes.insert(param.shape);
   }
-  // An expert's product forwards and backwards, and with an adapter six thin ones more, for every row count that occurs.
+  // An expert's product forwards and backwards, and with an adapter four thin ones more, for every row count that occurs.
   std::set<std::string> expert_weights, adapted;
   for (const ImageSpec& spec : model.sizes)
     for (const ParamSpec& param : spec.params)
       if (param.kind == ParamKind::kExperts && param.shape.size() == 3 && !scaled_param(spec, param)) expert_weights.insert(param.name);
   for (const LoraModule& module : model.targets)
     if (module.num_experts > 0) adapted.insert(module.local_name);
-  const double products = 2.0 * expert_weights.size() + 6.0 * adapted.size();
+  const double products = 2.0 * expert_weights.size() + 4.0 * adapted.size();
   // A token goes to an expert at most once.
   const double row_counts = std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / row_alignment(model)),
                                              static_cast<double>(routing_layers) * pass.local_experts * run.micro_steps());
