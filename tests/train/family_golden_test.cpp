@@ -286,7 +286,7 @@ TEST_P(FamilyFp32, RouterLossAndItsGradient) {
       EXPECT_NEAR(result.loss, expected["loss"].get<double>(), 1e-5);
       EXPECT_GT(result.expert_load_imbalance, 1.0);
       for (const auto& [name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep))
-        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), 2e-5) << name;
+        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), 1e-4) << name;  // as EveryAdapterGradient
     }
   }
 }
