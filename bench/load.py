@@ -84,7 +84,7 @@ class WarmMemory:
     contender itself begins to take memory."""
 
     def __init__(self, folder, files, copies):
-        self.holder = subprocess.Popen([folder / "pread", str(os.cpu_count()), "1", "hold", *files * copies],
+        self.holder = subprocess.Popen([folder / "warm_memory", str(os.cpu_count()), *files * copies],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.holder.stdout.readline()
 
@@ -204,7 +204,7 @@ def main():
         size = sum(file.stat().st_size for file in files) / MB
         (folder / "recipe.yaml").write_text(json.dumps({
             "model": {"path": str(folder / "model")}, "data": {"train": ["not read"]}, "save": {"dir": str(folder / "run")}}))
-        subprocess.run(["c++", "-O2", "-std=c++20", "-pthread", HERE / "pread.cpp", "-o", folder / "pread"], check=True)
+        subprocess.run(["c++", "-O2", "-std=c++20", HERE / "warm_memory.cpp", "-o", folder / "warm_memory"], check=True)
         contenders = {}
         for ranks in a.ranks:
             for mode in a.modes:

@@ -3,9 +3,8 @@
 
 #include <map>
 
-#include "adapter/open_adapter.h"
 #include "adapter/peft_export.h"
-#include "golden.h"
+#include "opened_golden.h"
 #include "models/image_weight.h"
 #include "train/batch.h"
 #include "train/generate.h"
@@ -15,30 +14,6 @@
 
 namespace moraine {
 namespace {
-
-struct Golden {
-  std::filesystem::path folder;
-  MeshGroups groups = single_rank_groups();
-  LoadedModel loaded;
-  TokensFile batch;
-  at::Tensor mask;  // bool [B, T]
-
-  explicit Golden(const std::string& name, const std::string& dtype = "auto")
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", dtype, {}, groups)),
-        batch(golden_batch(folder / "batch.safetensors")),
-        mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
-
-  at::Tensor forward(const std::string& name) const { return golden_tensor(folder / "forward.safetensors", name); }
-  at::Tensor at_tokens(const at::Tensor& x_BT) const { return x_BT.index({mask}); }
-  Batch one_batch(int64_t alignment = 1) const {
-    std::vector<const Sample*> samples;
-    for (const Sample& sample : batch.samples) samples.push_back(&sample);
-    return make_batch(samples, at::kCPU, alignment);
-  }
-  OpenedAdapter adapter() {
-    return open_adapter(loaded.model->layout(), folder / "lora" / "adapter", loaded.experts->local_experts(), at::kCPU);
-  }
-};
 
 // Runs layer by layer, each from the reference's output of the one before. body(layer, output, expected, record).
 template <typename Body>

@@ -3,10 +3,9 @@
 
 #include <fstream>
 
-#include "adapter/open_adapter.h"
 #include "adapter/peft_export.h"
 #include "base/json.h"
-#include "golden.h"
+#include "opened_golden.h"
 #include "train/batch.h"
 #include "train/generate.h"
 #include "train/pass.h"
@@ -15,24 +14,6 @@
 
 namespace moraine {
 namespace {
-
-struct Golden {
-  std::filesystem::path folder;
-  MeshGroups groups = single_rank_groups();
-  LoadedModel loaded;
-  TokensFile batch;
-  at::Tensor mask;  // bool [B, T]
-
-  explicit Golden(const std::string& name, const std::string& dtype = "auto")
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", dtype, {}, groups)),
-        batch(golden_batch(folder / "batch.safetensors")),
-        mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
-
-  OpenedAdapter adapter(const std::string& which = "adapter") {
-    return open_adapter(loaded.model->layout(), folder / "lora" / which, loaded.experts->local_experts(), at::kCPU);
-  }
-  at::Tensor at_tokens(const at::Tensor& logits_BTV) const { return logits_BTV.index({mask}); }
-};
 
 // How far a training curve may be from the reference's: losses, gradient norms (relative), and the adapter after it.
 struct Curve {
@@ -44,13 +25,14 @@ struct Family {
   // ones, is up to 1.4e-4 and 3.5e-3 from its own curve in fp32 (in bf16 0.16 and 0.66); the first three steps are not yet
   // amplified. So its bf16 norms say nothing, and the curve is judged by its mean distance.
   Curve fp32, fp32_first_steps, bf16;
+  double router_loss_gradient;  // relative, of each tensor
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
-    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}},
-    {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}},
+    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}, 2e-5},
+    {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
     // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
-    {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}},
+    {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
 };
 
 class FamilyFp32 : public testing::TestWithParam<Family> {
@@ -286,7 +268,7 @@ TEST_P(FamilyFp32, RouterLossAndItsGradient) {
       EXPECT_NEAR(result.loss, expected["loss"].get<double>(), 1e-5);
       EXPECT_GT(result.expert_load_imbalance, 1.0);
       for (const auto& [name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep))
-        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), 1e-4) << name;  // as EveryAdapterGradient
+        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), GetParam().router_loss_gradient) << name;
     }
   }
 }
