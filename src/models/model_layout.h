@@ -15,11 +15,19 @@
 
 namespace moraine {
 
+// An attention that makes its scores itself, a block of tokens at a time: `block` tokens of `heads` each against the tokens of a block
+// and a `window`, and an entry for every `rate` tokens before (0 = none). block 0: libtorch's attention.
+struct BlockedScores {
+  int64_t block = 0, heads = 0, window = 0, rate = 0;
+  int64_t chosen_entries = 0;  // of the entries a token chooses so many, kept for the recomputation; 0 = no choice
+};
+
 // What a layer's attention holds for each token between its input and its output, both not counted: elements of the compute dtype
 // and of fp32. For memory figures only.
 struct AttentionMemory {
   double tape = 0, tape_fp32 = 0;          // kept by autograd until the backward pass
   double backward = 0, backward_fp32 = 0;  // besides, at the fullest moment of its backward pass
+  BlockedScores scores = {};
 };
 
 struct ModelShape {
@@ -31,17 +39,10 @@ struct ModelShape {
   DType dtype = DType::kF32;  // compute dtype of activations
 
   // Widths of a token's largest activations, for memory figures only.
-  int64_t residual_streams = 1;    // hidden states carried from layer to layer, hidden_size elements each
-  int64_t attention_width = 0;     // queries, keys, values and the attention's output together
-  int64_t attention_tape = 0;      // what autograd keeps of them until the backward pass; 0 = 2.5 times attention_width
-  std::vector<AttentionMemory> attention_of_layer = {};  // counted layer by layer; empty = from the two widths above
-  int64_t tape_singles = 0;        // fp32 numbers that it keeps besides
-  // An attention that makes its scores itself, a block of tokens at a time: score_block tokens of score_heads each against the tokens
-  // of a block and a window, and an entry for every score_rate tokens before (0 = none). score_heads 0: libtorch's attention.
-  int64_t score_block = 0, score_heads = 0, score_window = 0, score_rate = 0;
-  int64_t chosen_entries = 0;      // of which a token chooses so many, kept for the recomputation; 0 = no choice
-  int64_t expert_intermediate = 0; // of one routed expert
-  int64_t shared_intermediate = 0; // of the shared expert; 0 = none
+  int64_t residual_streams = 1;     // hidden states carried from layer to layer, hidden_size elements each
+  int64_t expert_intermediate = 0;  // of one routed expert
+  int64_t shared_intermediate = 0;  // of the shared expert; 0 = none
+  std::vector<AttentionMemory> attention = {};  // of each layer
 };
 
 // A weight that LoRA can adapt.

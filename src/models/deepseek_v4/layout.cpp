@@ -15,41 +15,30 @@ int64_t compressed_width(LayerType type, int64_t head_dim) {
   return type == LayerType::kCompressedSparseAttention ? 2 * head_dim : head_dim;
 }
 
-// Of the widest layer type: queries, the one key that is the value too, the attention's output, and what compressor and
-// indexer make of a token.
-int64_t attention_width(const Config& c) {
-  int64_t widest = 0;
-  for (LayerType type : c.layer_types) {
-    int64_t width = (2 * c.num_attention_heads + 1) * c.head_dim;
-    if (type != LayerType::kSlidingAttention) width += 2 * compressed_width(type, c.head_dim);
-    if (type == LayerType::kCompressedSparseAttention)
-      width += c.index_n_heads * c.index_head_dim + 2 * compressed_width(type, c.index_head_dim);
-    widest = std::max(widest, width);
-  }
-  return widest;
-}
-
-bool has_layer(const Config& c, LayerType type) {
-  return std::find(c.layer_types.begin(), c.layer_types.end(), type) != c.layer_types.end();
-}
-
-// What autograd keeps of a token in the widest attention, elements in the compute dtype: what hyper-connections pass to and take from
-// attention and experts; low-rank queries before and after their norm; queries before and after norm and RoPE, the key likewise, the
-// output's low-rank projection; windows of a compressor's keys and their softmax.
-int64_t attention_tape(const Config& c) {
-  int64_t compressed = 0;
-  for (LayerType type : c.layer_types)
-    if (type != LayerType::kSlidingAttention) compressed = std::max(compressed, 2 * compressed_width(type, c.head_dim));
-  return 3 * c.hidden_size + 2 * c.q_lora_rank + 2 * c.num_attention_heads * c.head_dim + 2 * c.head_dim + c.o_groups * c.o_lora_rank +
-         compressed;
-}
-
-// The smallest window of an entry, whose entries are the most; 0 = no layer has any.
-int64_t smallest_rate(const Config& c) {
-  int64_t rate = 0;
-  for (LayerType type : c.layer_types)
-    if (type != LayerType::kSlidingAttention) rate = rate == 0 ? c.compress_rate(type) : std::min(rate, c.compress_rate(type));
-  return rate;
+// The tensors of DeepseekV4Model::attend and of the hyper-connections around attention and experts.
+AttentionMemory attention_memory(const Config& c, LayerType type) {
+  const bool compresses = type != LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
+  const int64_t heads = c.num_attention_heads * c.head_dim, compressed = compresses ? 2 * compressed_width(type, c.head_dim) : 0;
+  const int64_t indexer = chooses ? c.index_n_heads * c.index_head_dim + 2 * compressed_width(type, c.index_head_dim) : 0;
+  // What hyper-connections pass to and take from attention and experts; low-rank queries before and after their norm; queries before and
+  // after norm and RoPE, the key likewise, the output's low-rank projection; windows of a compressor's keys and their softmax.
+  const int64_t tape = 3 * c.hidden_size + 2 * c.q_lora_rank + 2 * heads + 2 * c.head_dim + c.o_groups * c.o_lora_rank + compressed;
+  // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn and as it is used;
+  // the softmax's denominators; a compressor's softmax.
+  const int64_t tape_fp32 =
+      2 * (4 * (2 + c.hc_mult) * c.hc_mult) + c.num_attention_heads + (compresses ? 2 * c.head_dim : 0);
+  // Queries, the one key that is the value too, the attention's output, and what compressor and indexer make of a token.
+  const int64_t width = 2 * heads + c.head_dim + compressed + indexer;
+  const int64_t widest = std::max({heads, c.hidden_size, c.o_groups * c.o_lora_rank, c.n_routed_experts});
+  return {.tape = static_cast<double>(tape),
+          .tape_fp32 = static_cast<double>(tape_fp32),
+          .backward = 2.0 * static_cast<double>(width),
+          .backward_fp32 = 3.0 * static_cast<double>(widest),
+          .scores = {.block = kQueryBlock,
+                     .heads = c.num_attention_heads,
+                     .window = c.sliding_window,
+                     .rate = compresses ? c.compress_rate(type) : 0,
+                     .chosen_entries = chooses ? c.index_topk : 0}};
 }
 
 // How `tensor`.weight is stored; `assumed` where the checkpoint lacks it.
@@ -164,18 +153,9 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
             .num_experts_per_tok = c.num_experts_per_tok,
             .dtype = c.dtype,
             .residual_streams = c.hc_mult,
-            .attention_width = attention_width(c),
-            .attention_tape = attention_tape(c),
-            // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn and as it
-            // is used; the softmax's denominators; a compressor's softmax.
-            .tape_singles = 2 * (4 * (2 + c.hc_mult) * c.hc_mult) + c.num_attention_heads + 2 * c.head_dim,
-            .score_block = kQueryBlock,
-            .score_heads = c.num_attention_heads,
-            .score_window = c.sliding_window,
-            .score_rate = smallest_rate(c),
-            .chosen_entries = has_layer(c, LayerType::kCompressedSparseAttention) ? c.index_topk : 0,
             .expert_intermediate = c.moe_intermediate_size,
             .shared_intermediate = c.moe_intermediate_size};
+  for (LayerType type : c.layer_types) shape_.attention.push_back(attention_memory(c, type));
 }
 
 ImageSpec DeepseekV4Layout::root_spec(const StoredDtype&) const {

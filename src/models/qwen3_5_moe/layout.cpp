@@ -20,15 +20,6 @@ std::string stored_prefix(const Config& c, const StoredDtype& stored) {
 
 bool is_full_attention(const Config& c, int64_t layer) { return c.layer_types[layer] == LayerType::kFullAttention; }
 
-// Of the widest layer type: queries, their gates, keys, values and the attention's output.
-int64_t attention_width(const Config& c) {
-  const int64_t full = (3 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim;
-  const int64_t linear = c.linear_conv_dim() + 2 * c.linear_value_dim() + 2 * c.linear_num_value_heads;
-  int64_t widest = 0;
-  for (LayerType type : c.layer_types) widest = std::max(widest, type == LayerType::kFullAttention ? full : linear);
-  return widest;
-}
-
 // The tensors of Qwen3_5MoeModel::self_attn.
 AttentionMemory full_attention_memory(const Config& c) {
   const double heads = static_cast<double>(c.num_attention_heads), kv_heads = static_cast<double>(c.num_key_value_heads);
@@ -67,11 +58,10 @@ Qwen3_5MoeLayout::Qwen3_5MoeLayout(Config config) : config_(std::move(config)) {
             .num_experts = c.num_experts,
             .num_experts_per_tok = c.num_experts_per_tok,
             .dtype = c.dtype,
-            .attention_width = attention_width(c),
             .expert_intermediate = c.moe_intermediate_size,
             .shared_intermediate = c.shared_expert_intermediate_size};
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer)
-    shape_.attention_of_layer.push_back(is_full_attention(c, layer) ? full_attention_memory(c) : linear_attention_memory(c));
+    shape_.attention.push_back(is_full_attention(c, layer) ? full_attention_memory(c) : linear_attention_memory(c));
 }
 
 ImageSpec Qwen3_5MoeLayout::root_spec(const StoredDtype& stored) const {

@@ -2,12 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "models/param_specs.h"
 
 namespace moraine::qwen3_moe {
 namespace {
 
 std::string layer_prefix(int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+
+// The tensors of nn/attention and of the linear layers around it.
+AttentionMemory attention_memory(const Config& c, int64_t layer) {
+  const int64_t queries = c.num_attention_heads * c.head_dim, keys = c.num_key_value_heads * c.head_dim;
+  const int64_t widest = std::max({queries, c.hidden_size, c.is_moe_layer(layer) ? c.num_experts : c.intermediate_size});
+  // Queries before and after RoPE, keys and values for every query head, keys before, the output.
+  return {.tape = static_cast<double>(5 * queries + keys),
+          .backward = 2.0 * static_cast<double>(2 * queries + 2 * keys),
+          .backward_fp32 = 3.0 * static_cast<double>(widest)};
+}
 
 }  // namespace
 
@@ -19,10 +31,8 @@ Qwen3MoeLayout::Qwen3MoeLayout(Config config) : config_(std::move(config)) {
             .num_experts = c.num_experts,
             .num_experts_per_tok = c.num_experts_per_tok,
             .dtype = c.dtype,
-            .attention_width = (2 * c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,
-            // Queries before and after RoPE, keys and values for every query head, keys before, the output.
-            .attention_tape = (5 * c.num_attention_heads + c.num_key_value_heads) * c.head_dim,
             .expert_intermediate = c.moe_intermediate_size};
+  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) shape_.attention.push_back(attention_memory(c, layer));
 }
 
 ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {

@@ -64,12 +64,10 @@ class LayerCounter {
 
   // The entries that tokens of a sparse attention chose, when there are more than they may choose.
   double choice(int64_t layer) const {
-    if (shape_.chosen_entries == 0 || pass_.length / shape_.score_rate <= shape_.chosen_entries) return 0;
-    const auto& params = dense_of(layer).params;
-    const bool chooses = std::any_of(params.begin(), params.end(),
-                                     [](const ParamSpec& param) { return param.name.find(".indexer.") != std::string::npos; });
-    const double choosing = pass_.length - static_cast<double>(shape_.chosen_entries * shape_.score_rate);
-    return chooses ? tokens(choosing / pass_.length) * shape_.chosen_entries * 4 : 0;
+    const BlockedScores& scores = shape_.attention[layer].scores;
+    if (scores.chosen_entries == 0 || pass_.length / scores.rate <= scores.chosen_entries) return 0;
+    const double choosing = pass_.length - static_cast<double>(scores.chosen_entries * scores.rate);
+    return tokens(choosing / pass_.length) * scores.chosen_entries * 4;
   }
 
   // Weights that are dequantised for their use: a matrix, or a wave of experts (nn/quantized_weight).
@@ -88,11 +86,10 @@ class LayerCounter {
   }
 
   // A block of scores: themselves, their gradient and the product of both in fp32, and what goes into products.
-  double score_block() const {
-    if (shape_.score_heads == 0) return 0;
-    const double keys = std::min<int64_t>(pass_.length, shape_.score_window + shape_.score_block) +
-                        (shape_.score_rate > 0 ? static_cast<double>(pass_.length) / shape_.score_rate : 0);
-    return std::min(shape_.score_block, pass_.length) * shape_.score_heads * keys * (3 * kFloat + (casts_ ? size_ : 0));
+  double score_block(const BlockedScores& scores) const {
+    const double keys = std::min<int64_t>(pass_.length, scores.window + scores.block) +
+                        (scores.rate > 0 ? static_cast<double>(pass_.length) / scores.rate : 0);
+    return std::min(scores.block, pass_.length) * scores.heads * keys * (3 * kFloat + (casts_ ? size_ : 0));
   }
 
   // Calls body(module, experts' copies or 1) for the adapters of a layer.
@@ -106,16 +103,9 @@ class LayerCounter {
   double dense_tape(int64_t layer) const {
     const double H = shape_.hidden_size, streams = shape_.residual_streams;
     // The inputs of attention and experts; the residual stream after the attention and after the layer.
-    double elements = (2 + 2 * streams) * H;
-    // Queries before and after RoPE, keys and values for every query head, the attention's output.
-    if (shape_.attention_of_layer.empty()) {
-      elements += shape_.attention_tape > 0 ? shape_.attention_tape : 2.5 * shape_.attention_width;
-    } else {
-      elements += shape_.attention_of_layer[layer].tape;
-    }
+    double elements = (2 + 2 * streams) * H + shape_.attention[layer].tape;
+    double singles = shape_.attention[layer].tape_fp32;
     if (shape_.shared_intermediate > 0) elements += 3 * shape_.shared_intermediate + H;
-    double singles = shape_.tape_singles;  // fp32
-    if (!shape_.attention_of_layer.empty()) singles += shape_.attention_of_layer[layer].tape_fp32;
     if (!experts_of(layer).params.empty()) {
       elements += shape_.num_experts;  // the router's logits
       singles += shape_.num_experts + 2 * shape_.num_experts_per_tok;
@@ -154,14 +144,8 @@ class LayerCounter {
 
   // Besides the dense tape.
   double attention_backward(int64_t layer) const {
-    if (!shape_.attention_of_layer.empty()) {
-      const AttentionMemory& attention = shape_.attention_of_layer[layer];
-      return tokens(attention.backward * size_ + attention.backward_fp32 * kFloat);
-    }
-    double widest = 0;
-    for (const ParamSpec& param : dense_of(layer).params)
-      if (is_matrix(param)) widest = std::max<double>(widest, std::max(param.shape[0], param.shape[1]));
-    return tokens(2.0 * shape_.attention_width * size_ + 3 * widest * kFloat) + score_block();
+    const AttentionMemory& attention = shape_.attention[layer];
+    return tokens(attention.backward * size_ + attention.backward_fp32 * kFloat) + score_block(attention.scores);
   }
 
   const PlannedModel& model_;
@@ -199,9 +183,11 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
   const double of_head = 4;
   // Seven products of scores, for every number of keys that a block of an attention of its own has.
   double of_scores = 0;
-  if (model.shape.score_heads > 0) {
-    const int64_t keys = pass.length / std::max<int64_t>(1, model.shape.score_rate) + model.shape.score_window;
-    of_scores = 7 * (1 + static_cast<double>(keys) / model.shape.score_block);
+  for (const AttentionMemory& attention : model.shape.attention) {
+    const BlockedScores& scores = attention.scores;
+    if (scores.block == 0) continue;
+    const int64_t keys = (scores.rate > 0 ? pass.length / scores.rate : 0) + scores.window;
+    of_scores = std::max(of_scores, 7 * (1 + static_cast<double>(keys) / scores.block));
   }
   return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head + of_scores) * kKernelBytes;
 }
