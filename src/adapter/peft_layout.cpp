@@ -1,5 +1,7 @@
 #include "adapter/peft_layout.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 
@@ -16,9 +18,9 @@ std::string parent_module(const std::string& parameter) { return parameter.subst
 }  // namespace
 
 PeftClass peft_class_of(const SafetensorsHeader& weights) {
-  const bool multimodal = std::any_of(weights.entries.begin(), weights.entries.end(), [](const SafetensorsEntry& entry) {
-    return entry.name.starts_with(std::string(kPrefix) + kMultimodalStem);
-  });
+  const std::string prefix = fmt::format("{}{}", kPrefix, kMultimodalStem);
+  const bool multimodal = std::any_of(weights.entries.begin(), weights.entries.end(),
+                                      [&](const SafetensorsEntry& entry) { return entry.name.starts_with(prefix); });
   return multimodal ? PeftClass::kMultimodal : PeftClass::kText;
 }
 
