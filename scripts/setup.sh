@@ -26,9 +26,10 @@ missing_packages() {
   command -v ninja >/dev/null || echo ninja-build
   command -v ccache >/dev/null || echo ccache
   command -v pkg-config >/dev/null || echo pkg-config
+  command -v protoc >/dev/null || echo protobuf-compiler
   python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
-  local libraries=(libyaml-cpp-dev nlohmann-json3-dev libcli11-dev  libfmt-dev libgtest-dev libgmock-dev
-                   libpcre2-dev libutf8proc-dev libxxhash-dev libbenchmark-dev)
+  local libraries=(libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev libgmock-dev
+                   libpcre2-dev libutf8proc-dev libxxhash-dev libprotobuf-dev libbenchmark-dev)
   local installed library
   # dpkg-query fails when it does not know one of the names: that one is missing.
   installed=$(dpkg-query -W -f '${Status} ${Package}\n' "${libraries[@]}" 2>/dev/null || true)

@@ -82,6 +82,7 @@ struct TrainConfig {
   uint64_t seed = 0;
   std::string recompute = "full";  // full | none
   double aux_loss_coef = 0;
+  int64_t eval_every = 0;  // steps between evaluations on data.eval; 0: at the end only
 };
 
 struct SaveConfig {

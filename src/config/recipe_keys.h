@@ -84,6 +84,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.seed", recipe.train.seed, AnyValue{});
   visit("train.recompute", recipe.train.recompute, OneOf{{"full", "none"}});
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative);
+  visit("train.eval_every", recipe.train.eval_every, Whole{0});
 
   visit("save.dir", recipe.save.dir, AnyValue{});
   visit("save.every", recipe.save.every, Whole{0});

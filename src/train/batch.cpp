@@ -1,8 +1,10 @@
 #include "train/batch.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/bytes.h"
+#include "data/batch_stream.h"
 
 namespace moraine {
 namespace {
@@ -12,6 +14,16 @@ at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
 }
 
 }  // namespace
+
+std::vector<const Sample*> samples_of_micro_step(const std::vector<TrainingRow>& rows, int64_t micro_step, int64_t rank,
+                                                 int64_t world_size, int64_t micro_batch_size) {
+  std::vector<int64_t> row_numbers(rows.size());
+  std::iota(row_numbers.begin(), row_numbers.end(), 0);
+  std::vector<const Sample*> samples;
+  for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, micro_batch_size))
+    samples.insert(samples.end(), rows[row].begin(), rows[row].end());
+  return samples;
+}
 
 Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, int64_t length_alignment) {
   Batch batch;

@@ -113,6 +113,13 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
   return loaded.model->final_norm(root.view, hidden);
 }
 
+LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch) {
+  at::NoGradGuard no_grad;
+  const at::Tensor hidden = forward(loaded, adapter, batch);
+  const RootWeights root(*loaded.weights);
+  return chunked_cross_entropy(hidden, loaded.model->head_weight_VD(root.view), batch.targets_T, WithGradient::kNo, 1.0);
+}
+
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
                             Recompute recompute, const AfterForward& after_forward) {
   at::NoGradGuard no_grad;

@@ -15,6 +15,9 @@ namespace moraine {
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
                    std::vector<LayerCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);
 
+// Loss of the batch without gradients.
+LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch);
+
 // Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
 // [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.
 using AfterForward = std::function<at::Tensor(const std::vector<LayerRecord>& records)>;

@@ -1,13 +1,11 @@
 #include "train/step.h"
 
 #include <cmath>
-#include <numeric>
 
 #include "adapter/adapter_collectives.h"
 #include "base/error.h"
 #include "base/process.h"
 #include "data/batch_stream.h"
-#include "train/batch.h"
 #include "train/pass.h"
 #include "train/router_load.h"
 
@@ -27,14 +25,10 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   adapter.zero_grads();
   const Recompute recompute = config.recompute == "none" ? Recompute::kNone : Recompute::kFull;
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
-  std::vector<int64_t> row_numbers(rows.size());
-  std::iota(row_numbers.begin(), row_numbers.end(), 0);
-  const int64_t micro_steps = num_micro_steps(row_numbers.size(), config.micro_batch_size, world_size);
+  const int64_t micro_steps = num_micro_steps(rows.size(), config.micro_batch_size, world_size);
   const auto batch_of = [&](int64_t micro_step) {
-    std::vector<const Sample*> samples;
-    for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, config.micro_batch_size))
-      samples.insert(samples.end(), rows[row].begin(), rows[row].end());
-    return make_batch(samples, loaded.device, loaded.row_alignment);
+    return make_batch(samples_of_micro_step(rows, micro_step, rank, world_size, config.micro_batch_size), loaded.device,
+                      loaded.row_alignment);
   };
   RouterLoad load(loaded.model->shape(), loaded.device);
   bool load_is_known = false;

@@ -5,8 +5,8 @@
 
 #include "adapter/adapter_state.h"
 #include "config/recipe.h"
-#include "data/dataset.h"
 #include "models/loaded_model.h"
+#include "train/batch.h"
 #include "train/optimizer.h"
 
 namespace moraine {
@@ -20,9 +20,6 @@ struct StepResult {
   int64_t trained_tokens = 0;
   int64_t peak_memory_bytes = 0;  // so far, of the rank that has needed the most
 };
-
-// The sequences that share a row of the batch: one, or several when they are packed.
-using TrainingRow = std::vector<const Sample*>;
 
 // Trains `rows` (the whole step's, the same on every rank) in micro-batches of config.micro_batch_size a rank; a rank may get
 // none and takes part all the same. All ranks of the world must call this. The loss is the sum of token losses over

@@ -1,0 +1,34 @@
+#include "train/evaluate.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "base/error.h"
+#include "data/batch_stream.h"
+#include "train/pass.h"
+
+namespace moraine {
+
+EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
+                    int64_t micro_batch_size, MeshGroups& groups) {
+  at::NoGradGuard no_grad;
+  const auto start = std::chrono::steady_clock::now();
+  EvalResult result;
+  for (const TrainingRow& row : rows)
+    for (const Sample* sample : row) result.trained_tokens += count_trained_tokens(*sample);
+  const int64_t rank = groups.world->rank(), world_size = groups.world->size();
+  at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
+  const int64_t micro_steps = num_micro_steps(static_cast<int64_t>(rows.size()), micro_batch_size, world_size);
+  for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
+    const auto samples = samples_of_micro_step(rows, micro_step, rank, world_size, micro_batch_size);
+    loss_sum += forward_loss(loaded, &adapter, make_batch(samples, loaded.device, loaded.row_alignment)).loss_sum;
+  }
+  loss_sum = loss_sum.to(loaded.device);
+  groups.world->all_reduce(loss_sum);
+  result.loss = loss_sum.item<double>() / static_cast<double>(result.trained_tokens);
+  if (!std::isfinite(result.loss)) throw run_error("data.eval", "the loss is not finite", "lower train.learning_rate");
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace moraine

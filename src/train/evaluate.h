@@ -1,0 +1,24 @@
+// The loss on rows that are not trained.
+#pragma once
+
+#include <vector>
+
+#include "adapter/adapter_state.h"
+#include "dist/mesh_groups.h"
+#include "models/loaded_model.h"
+#include "train/batch.h"
+
+namespace moraine {
+
+struct EvalResult {
+  double loss = 0;  // mean over the trained tokens of all rows
+  int64_t trained_tokens = 0;
+  double seconds = 0;
+};
+
+// Forward passes over `rows` (the same on every rank), dealt to the ranks like a step's. All ranks of the world must call this.
+// Throws a run error when the loss is not finite. `rows` must hold a token to score.
+EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
+                    int64_t micro_batch_size, MeshGroups& groups);
+
+}  // namespace moraine
