@@ -17,8 +17,12 @@ enum class AdapterPart { kValues, kGrads };
 // by expert id.
 std::vector<std::pair<std::string, at::Tensor>> peft_tensors(const AdapterState& state, AdapterPart part, ProcessGroup& ep);
 
-// Rank 0 of `ep` writes `folder` whole or not at all, reads the tensors back and compares: throws a run error when they
-// differ. All ranks of that ep group must call this, and only one ep group.
+// Rank 0 of `ep` writes the files into `folder`, tensor by tensor as they are gathered, reads the tensors back and compares: throws a
+// run error when they differ. All ranks of that ep group must call this, and only one ep group.
+void write_adapter_files(const AdapterState& state, const LoraConfig& config, const std::filesystem::path& folder,
+                         ProcessGroup& ep);
+
+// The same, `folder` whole or not at all.
 void export_adapter(const AdapterState& state, const LoraConfig& config, const std::filesystem::path& folder,
                     ProcessGroup& ep);
 

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -24,7 +25,10 @@ Error write_failure(const fs::path& path, int code) {
   return run_error(path.string(), fmt::format("cannot write: {}", std::strerror(code)));
 }
 
-// A name beside `path` that no other writer uses, hidden from listings.
+// What names beside a path are for.
+constexpr const char kTemporary[] = "tmp", kReplaced[] = "old", kGone[] = "gone";
+
+// A name beside `path` that no other writer uses, hidden from listings: remove_leftovers knows it by its form.
 fs::path name_beside(const fs::path& path, const char* purpose) {
   static std::atomic<uint64_t> count{0};
   return path.parent_path() / fmt::format(".{}.{}-{}-{}", path.filename().string(), purpose, ::getpid(), count++);
@@ -74,7 +78,7 @@ void replace_folder(const fs::path& fresh, const fs::path& path) {
   }
   if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) throw write_failure(path, errno);
   // File systems without an exchange (NFS): for a moment nothing is at `path`, but both folders lie beside it.
-  fs::path aside = name_beside(path, "old");
+  fs::path aside = name_beside(path, kReplaced);
   if (::rename(path.c_str(), aside.c_str()) != 0) throw write_failure(path, errno);
   if (::rename(fresh.c_str(), path.c_str()) != 0) {
     int code = errno;
@@ -152,7 +156,7 @@ std::string read_text_file(const fs::path& path, uint64_t max_bytes) {
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   do {
-    temporary_ = name_beside(path_, "tmp");
+    temporary_ = name_beside(path_, kTemporary);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   } while (fd_ < 0 && errno == EEXIST);  // left by a killed process with our id
   if (fd_ < 0) throw write_failure(path_, errno);
@@ -188,9 +192,9 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
 
 void write_folder_atomic(const fs::path& path, const std::function<void(const fs::path& temporary)>& fill) {
   const fs::path target = without_trailing_slash(path);
-  const fs::path temporary = name_beside(target, "tmp");
+  const fs::path temporary = name_beside(target, kTemporary);
   try {
-    fs::create_directories(target.parent_path());
+    make_folders(target.parent_path());
     if (fs::exists(target) && !fs::is_directory(target)) throw run_error(path.string(), "is a file, not a folder");
     fs::remove_all(temporary);  // left by a killed process with our id
     fs::create_directory(temporary);
@@ -210,6 +214,38 @@ void write_folder_atomic(const fs::path& path, const std::function<void(const fs
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
     throw;
+  }
+}
+
+void make_folders(const fs::path& path) {
+  std::vector<fs::path> missing;  // the innermost first
+  for (fs::path folder = without_trailing_slash(path); !fs::exists(folder); folder = folder.parent_path()) missing.push_back(folder);
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw run_error(path.string(), fmt::format("cannot make the folder: {}", error.message()));
+  for (const fs::path& folder : missing) sync_folder(folder.parent_path(), folder);
+}
+
+bool remove_folder(const fs::path& path) {
+  const fs::path aside = name_beside(without_trailing_slash(path), kGone);
+  std::error_code error;
+  fs::rename(path, aside, error);
+  if (!error) fs::remove_all(aside, error);
+  return !error;
+}
+
+void remove_leftovers(const fs::path& folder) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const size_t number = name.rfind('-'), process = number == name.npos ? name.npos : name.rfind('-', number - 1);
+    const size_t purpose_at = process == name.npos ? name.npos : name.rfind('.', process);
+    if (name.front() != '.' || purpose_at == name.npos || purpose_at < 2) continue;
+    const std::string digits = name.substr(process + 1), purpose = name.substr(purpose_at + 1, process - purpose_at - 1);
+    if (digits.find_first_not_of("0123456789-") != digits.npos) continue;
+    // What replace_folder moved aside may be the only copy.
+    const bool replaced = purpose == kReplaced && fs::exists(folder / name.substr(1, purpose_at - 1), ignored);
+    if (purpose == kTemporary || purpose == kGone || replaced) fs::remove_all(entry.path(), ignored);
   }
 }
 

@@ -65,4 +65,14 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view bytes
 void write_folder_atomic(const std::filesystem::path& path,
                          const std::function<void(const std::filesystem::path& temporary)>& fill);
 
+// Makes `path` and its missing parents so that they survive a loss of power. Throws a run error that names the path.
+void make_folders(const std::filesystem::path& path);
+
+// Removes a folder so that it is whole under its name or not there. Returns whether it is gone; never throws.
+bool remove_folder(const std::filesystem::path& path);
+
+// Removes what killed processes left in `folder` of the functions above: their temporary files and folders. No process may be
+// writing there. A folder that is not there has none.
+void remove_leftovers(const std::filesystem::path& folder);
+
 }  // namespace moraine

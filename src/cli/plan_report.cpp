@@ -168,6 +168,7 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
   json["load_network_bytes_between_nodes"] = {{"direct", whole(plan.load.direct.between_nodes)},
                                               {"node", whole(plan.load.node.between_nodes)},
                                               {"rank0", whole(plan.load.rank0.between_nodes)}};
+  json["snapshot_bytes"] = snapshot_bytes(model, run);
   json["memory_per_rank"] = verdict.memory_per_rank ? OrderedJson(*verdict.memory_per_rank) : OrderedJson(nullptr);
   json["fits"] = verdict.fits ? OrderedJson(*verdict.fits) : OrderedJson(nullptr);
   json["advice"] = verdict.advice.empty() ? OrderedJson(nullptr) : OrderedJson(verdict.advice);
@@ -189,6 +190,8 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
                       "over experts;\nif twice as many come to a rank's experts, activations are {}.\n",
                       fullest.loading > fullest.training() ? "loading" : "the " + fullest_stage(fullest).name,
                       format_bytes(plan.doubled_activations.front()));
+  text += fmt::format("a snapshot takes {} on disk; save.keep of them are kept, and one more while it is written\n",
+                      format_bytes(snapshot_bytes(model, run)));
   if (verdict.fits) {
     text += fmt::format("{} in {} a rank{}\n", *verdict.fits ? "fits" : "does not fit", format_bytes(*verdict.memory_per_rank),
                         verdict.advice.empty() ? "" : ": " + verdict.advice);

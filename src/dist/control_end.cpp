@@ -12,6 +12,7 @@ using std::chrono::milliseconds;
 // thread gets a moment to look for the reason and to tell it; a user's own signal has none, and nothing is said.
 void Control::Impl::asked_to_end(EndSignals& signals, int number) {
   if (!beating) return;  // nobody could be told yet
+  if (world.source == LaunchSource::kLocal) return;  // the parent of `--ranks N` has sent it, and looks after its children
   {
     const std::lock_guard lock(mutex);
     end_signal = number;

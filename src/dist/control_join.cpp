@@ -16,10 +16,7 @@ std::string place_key() { return "place/" + process_place(); }
 
 void Control::Impl::join() {
   quiet_torch_logs();
-  // The parent of `--ranks N` takes signals itself, and looks after its children.
-  if (world.source != LaunchSource::kLocal) {
-    end_signals = std::make_unique<EndSignals>([this](EndSignals& signals, int number) { asked_to_end(signals, number); });
-  }
+  end_signals = std::make_unique<EndSignals>([this](EndSignals& signals, int number) { asked_to_end(signals, number); });
   const std::string prefix = control_prefix(world);
   if (world.rank == 0 && !world.agent_store) server = with_prefix(prefix, serve_store(world));
   main_store = with_prefix(prefix, connect_store(world, options.start_timeout));

@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "dist/stop_request.h"
+
 namespace moraine {
 
 namespace {
@@ -32,7 +34,7 @@ void EndSignals::run() {
   int number = 0;
   do {
     sigwait(&taken_, &number);
-  } while (!stop_ && is_ignored(number));
+  } while (!stop_ && (is_ignored(number) || StopRequest::take(number)));
   if (stop_) return;
   asked_(*this, number);
   if (!stop_) end_process_by(number);

@@ -14,7 +14,8 @@ namespace moraine {
 class EndSignals {
  public:
   // When one of the signals comes, calls `asked` on the thread, and when that returns ends the process by the signal. Blocks
-  // the signals for this thread and those that it will start: make it before others. Signals that are ignored (nohup) stay so.
+  // the signals for this thread and those that it will start: make it before others. Signals that are ignored (nohup) stay so,
+  // and one that a StopRequest takes is only noted there.
   explicit EndSignals(std::function<void(EndSignals&, int number)> asked);
   // From here on they end the process the usual way.
   ~EndSignals();

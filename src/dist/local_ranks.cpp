@@ -170,6 +170,11 @@ class Supervisor {
     exit_codes_[rank] = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
     if (!first_failed_) first_failed_ = rank;
     read_stderr(rank);
+    // It ended in order, because somebody asked one of the ranks to; they have agreed on it (StopRequest).
+    if (!forwarded_ && WIFEXITED(status) && (exit_codes_[rank] == 128 + SIGTERM || exit_codes_[rank] == 128 + SIGINT)) {
+      forwarded_ = exit_codes_[rank] - 128;
+      forwarded_at_ = Clock::now();
+    }
     // Ranks that end because they were told to may take their time: the others save what they have.
     if (forwarded_ || report_) return;
     if (!failed_at_) failed_at_ = Clock::now();

@@ -1,7 +1,6 @@
 #include "load/manifest.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <memory>
@@ -11,6 +10,7 @@
 #include "base/json.h"
 #include "base/workers.h"
 #include "formats/checkpoint_index.h"
+#include "load/fingerprint.h"
 
 namespace moraine {
 namespace {
@@ -30,20 +30,6 @@ struct HashedFile {
   bool has_tensors = false;
   std::vector<Part> parts;
 };
-
-std::string hash_part(const File& file, const Part& part) {
-  constexpr uint64_t kPiece = uint64_t{4} << 20;
-  thread_local std::vector<std::byte> buffer(kPiece);
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  for (uint64_t done = 0; done < part.nbytes; done += kPiece) {
-    const std::span<std::byte> piece(buffer.data(), std::min(kPiece, part.nbytes - done));
-    file.read_exact(piece, part.offset + done);
-    XXH3_128bits_update(state.get(), piece.data(), piece.size());
-  }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-}
 
 // Calls work(file, part) for every part, from several threads. `open` is null for a file that cannot be opened.
 template <typename Files, typename Work>
@@ -128,7 +114,10 @@ ManifestTotals write_manifest(const fs::path& folder, const fs::path& manifest, 
   read_checkpoint_index(folder);  // a folder that is no checkpoint gets no manifest
   std::vector<HashedFile> files = files_of(folder, manifest);
   for_each_part(folder, files, num_threads,
-                [&](size_t f, size_t p, const File& file) { files[f].parts[p].hash = hash_part(file, files[f].parts[p]); });
+                [&](size_t f, size_t p, const File& file) {
+                  Part& part = files[f].parts[p];
+                  part.hash = hash_range(file, part.offset, part.nbytes);
+                });
   write_file_atomic(manifest, to_json(files).dump() + "\n");
   return totals_of(files);
 }
@@ -148,7 +137,8 @@ std::vector<std::string> check_manifest(const fs::path& folder, const fs::path& 
   std::vector<std::vector<char>> differs;
   for (const HashedFile& file : files) differs.emplace_back(file.parts.size(), 0);
   for_each_part(folder, files, num_threads, [&](size_t f, size_t p, const File& file) {
-    differs[f][p] = hash_part(file, files[f].parts[p]) != files[f].parts[p].hash;
+    const Part& part = files[f].parts[p];
+    differs[f][p] = hash_range(file, part.offset, part.nbytes) != part.hash;
   });
   for (size_t f = 0; f < files.size(); ++f) {
     for (size_t p = 0; p < files[f].parts.size(); ++p) {

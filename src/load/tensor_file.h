@@ -20,4 +20,27 @@ at::Tensor read_tensor(const SafetensorsHeader& header, const SafetensorsEntry& 
 void write_tensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                    const std::map<std::string, std::string>& metadata = {});
 
+// Writes a file tensor by tensor, for files larger than the memory that may be spent on them. It lies whole under its name, read back
+// and compared, or not at all.
+class TensorFileWriter {
+ public:
+  struct Declared {
+    std::string name;
+    std::vector<int64_t> shape;
+  };
+  // All tensors are fp32.
+  TensorFileWriter(const std::filesystem::path& path, const std::vector<Declared>& tensors,
+                   const std::map<std::string, std::string>& metadata = {});
+  // The next declared tensor, on any device.
+  void append(const at::Tensor& tensor);
+  // Throws a run error that names the tensor when the file does not hold what was appended.
+  void finish();
+
+ private:
+  std::filesystem::path path_;
+  std::vector<Declared> tensors_;
+  SafetensorsStream stream_;
+  std::vector<std::string> hashes_;  // of what was appended
+};
+
 }  // namespace moraine

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -21,9 +22,26 @@ std::string clock_text(double seconds) {
 
 double tokens_per_second(const StepMetrics& m) { return m.step_seconds > 0 ? m.result.tokens / m.step_seconds : 0; }
 
+// The lines of the first `steps` steps; fewer where a step's is missing or torn.
+std::string lines_until(const std::filesystem::path& path, int64_t steps) {
+  if (steps == 0 || !std::filesystem::exists(path)) return "";
+  const std::string text = read_text_file(path, uint64_t{1} << 40);
+  size_t end = 0;
+  for (int64_t step = 1; step <= steps; ++step) {
+    const size_t line_end = text.find('\n', end);
+    if (line_end == text.npos) break;
+    const Json line = Json::parse(text.substr(end, line_end - end), nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object() || line.value("step", int64_t{0}) != step) break;
+    end = line_end + 1;
+  }
+  return text.substr(0, end);
+}
+
 }  // namespace
 
-MetricsFile::MetricsFile(const std::filesystem::path& path) : path_(path), file_(std::fopen(path.c_str(), "w")) {
+MetricsFile::MetricsFile(const std::filesystem::path& path, int64_t steps_kept) : path_(path), file_(nullptr) {
+  write_file_atomic(path, lines_until(path, steps_kept));
+  file_ = std::fopen(path.c_str(), "a");
   if (!file_) throw run_error(path.string(), std::strerror(errno), "check save.dir");
 }
 
@@ -47,8 +65,12 @@ void MetricsFile::append(const StepMetrics& m) {
   }
 }
 
-ProgressPrinter::ProgressPrinter(int64_t total_steps, int64_t every)
-    : total_steps_(total_steps), every_(every), terminal_(isatty(STDOUT_FILENO)) {}
+void MetricsFile::sync() {
+  if (fsync(fileno(file_)) != 0 && errno != EINVAL) throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno));
+}
+
+ProgressPrinter::ProgressPrinter(int64_t total_steps, int64_t steps_done, int64_t every)
+    : total_steps_(total_steps), steps_done_(steps_done), every_(every), terminal_(isatty(STDOUT_FILENO)) {}
 
 ProgressPrinter::~ProgressPrinter() {
   if (bar_shown_) std::fputs("\r\033[K", stdout);
@@ -57,16 +79,16 @@ ProgressPrinter::~ProgressPrinter() {
 void ProgressPrinter::print(const StepMetrics& m) {
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   if (bar_shown_) std::fputs("\r\033[K", stdout);
-  if (m.step % every_ == 0 || m.step == total_steps_ || m.step == 1) {
+  if (m.step % every_ == 0 || m.step == total_steps_ || m.step == steps_done_ + 1) {
     log_info("step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} tokens/s | {}",
              m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,
-             m.learning_rate, clock_text(elapsed), m.step / std::max(elapsed, 1e-9), tokens_per_second(m),
+             m.learning_rate, clock_text(elapsed), (m.step - steps_done_) / std::max(elapsed, 1e-9), tokens_per_second(m),
              format_bytes(m.result.peak_memory_bytes));
   }
   if (!terminal_) return;
   constexpr int kWidth = 40;
   const int filled = static_cast<int>(kWidth * m.step / total_steps_);
-  const double left = elapsed / m.step * (total_steps_ - m.step);
+  const double left = elapsed / (m.step - steps_done_) * (total_steps_ - m.step);
   const std::string bar = fmt::format("[{:#>{}}{:.>{}}] {:3}% | {} left", "", filled, "", kWidth - filled,
                                       100 * m.step / total_steps_, clock_text(left));
   std::fputs(bar.c_str(), stdout);

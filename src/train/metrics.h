@@ -19,12 +19,15 @@ struct StepMetrics {
 // Appends one JSON object a step, flushed at once.
 class MetricsFile {
  public:
-  // Starts the file anew. Throws a run error that names the path.
-  explicit MetricsFile(const std::filesystem::path& path);
+  // Goes on behind the lines of the first `steps_kept` steps; what follows them, a torn line too, is cut off. 0 starts the file anew.
+  // Throws a run error that names the path.
+  MetricsFile(const std::filesystem::path& path, int64_t steps_kept);
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;
   MetricsFile& operator=(const MetricsFile&) = delete;
   void append(const StepMetrics& metrics);
+  // What was appended survives a loss of power.
+  void sync();
 
  private:
   std::filesystem::path path_;
@@ -34,12 +37,13 @@ class MetricsFile {
 // Step lines on stdout; on a terminal a progress bar below them.
 class ProgressPrinter {
  public:
-  ProgressPrinter(int64_t total_steps, int64_t every);
+  // `steps_done`: of an earlier part of the run.
+  ProgressPrinter(int64_t total_steps, int64_t steps_done, int64_t every);
   ~ProgressPrinter();
   void print(const StepMetrics& metrics);
 
  private:
-  int64_t total_steps_, every_;
+  int64_t total_steps_, steps_done_, every_;
   bool terminal_;
   bool bar_shown_ = false;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

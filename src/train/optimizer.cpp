@@ -36,6 +36,10 @@ AdamW::AdamW(AdapterState& adapter, const TrainConfig& config)
                         at::zeros({section->owned_size}, section->values.options())});
 }
 
+const AdamW::Moments& AdamW::moments_of(const AdapterSection& section) const {
+  return *std::find_if(moments_.begin(), moments_.end(), [&](const Moments& m) { return m.section == &section; });
+}
+
 void AdamW::step(double learning_rate, double grad_scale) {
   at::NoGradGuard no_grad;
   ++num_steps_;

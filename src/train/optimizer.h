@@ -24,13 +24,18 @@ class AdamW {
 
   // One update of the elements that this rank owns, with gradients multiplied by `grad_scale` (clipping).
   void step(double learning_rate, double grad_scale);
-  int64_t num_steps() const { return num_steps_; }
 
- private:
+  // What a snapshot holds: the number of updates so far, and for each section of the adapter the moments of the elements that this rank
+  // owns.
   struct Moments {
     AdapterSection* section;
     at::Tensor exp_avg, exp_avg_sq;  // fp32 [owned_size]
   };
+  const Moments& moments_of(const AdapterSection& section) const;
+  int64_t num_steps() const { return num_steps_; }
+  void set_num_steps(int64_t steps) { num_steps_ = steps; }
+
+ private:
   std::vector<Moments> moments_;
   std::array<double, 2> betas_;
   double eps_, weight_decay_;

@@ -9,17 +9,20 @@ namespace fs = std::filesystem;
 
 bool RunFolder::is_finished() const { return fs::exists(adapter() / "adapter_model.safetensors"); }
 
-void RunFolder::check_unused(const SaveConfig& config) const {
+void RunFolder::check_unused(const std::string& hint) const {
   std::error_code error;
-  if (config.resume == "never" && fs::exists(dir_) && (!fs::is_directory(dir_) || !fs::is_empty(dir_, error))) {
-    throw input_error("save.dir", dir_.string() + " is not empty", "choose another folder, or save.resume: auto");
-  }
+  if (fs::exists(dir_) && (!fs::is_directory(dir_) || !fs::is_empty(dir_, error)))
+    throw input_error("save.dir", dir_.string() + " is not empty", hint);
 }
 
 void RunFolder::prepare() const {
-  std::error_code error;
-  fs::create_directories(dir_, error);
-  if (error) throw input_error("save.dir", "cannot make " + dir_.string() + ": " + error.message(), "choose another folder");
+  try {
+    make_folders(dir_);
+  } catch (const Error& error) {
+    throw input_error("save.dir", error.where + ": " + error.message, "choose another folder");
+  }
+  remove_leftovers(dir_);
+  remove_leftovers(checkpoints());
 }
 
 void RunFolder::write_recipe(const Recipe& recipe) const { write_file_atomic(dir_ / "recipe.yaml", recipe_to_yaml(recipe)); }

@@ -15,12 +15,13 @@ class RunFolder {
 
   std::filesystem::path adapter() const { return dir_ / "adapter"; }
   std::filesystem::path metrics() const { return dir_ / "metrics.jsonl"; }
+  std::filesystem::path checkpoints() const { return dir_ / "checkpoints"; }
 
   // Whether an earlier run ended here.
   bool is_finished() const;
-  // Throws an input error when `resume` is never and the folder holds an earlier run. Writes nothing.
-  void check_unused(const SaveConfig& config) const;
-  // Makes the folder.
+  // Throws an input error, with `hint`, when the folder holds anything. Writes nothing.
+  void check_unused(const std::string& hint) const;
+  // Makes the folder, or removes what a killed run has left half-written in it.
   void prepare() const;
   void write_recipe(const Recipe& recipe) const;
   // load.json: what each rank read. `ranks`: gather_load_reports.

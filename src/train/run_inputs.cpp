@@ -35,16 +35,6 @@ bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
   return recipe.load.mode == "rank0" && groups.control != nullptr;
 }
 
-std::string hash_rows(const Dataset& data) {
-  std::string rows;
-  for (const Sample& sample : data.samples) {
-    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
-      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
-    rows = hash_text(rows);
-  }
-  return rows;
-}
-
 }  // namespace
 
 RunGroups make_run_groups(const Recipe& recipe, Control& control) {
@@ -81,6 +71,16 @@ Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups&
   if (!only_rank0_sees_files(recipe, groups)) return load_training_data(recipe, vocab_size);
   return dataset_from_bytes(
       from_rank0(groups, "training rows", [&] { return dataset_to_bytes(load_training_data(recipe, vocab_size)); }));
+}
+
+std::string hash_rows(const Dataset& data) {
+  std::string rows;
+  for (const Sample& sample : data.samples) {
+    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
+      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
+    rows = hash_text(rows);
+  }
+  return rows;
 }
 
 void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers, const Dataset* data) {

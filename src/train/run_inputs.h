@@ -22,6 +22,9 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world);
 CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups);
 Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups& groups);
 
+// One hash (load/fingerprint) of all samples.
+std::string hash_rows(const Dataset& data);
+
 // Refuses a world whose ranks were given different recipes, checkpoints, data or programs: they would train something nobody
 // asked for. `data` may be null.
 void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers, const Dataset* data);

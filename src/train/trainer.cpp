@@ -12,10 +12,12 @@
 #include "data/batch_stream.h"
 #include "data/packing.h"
 #include "dist/from_rank0.h"
+#include "dist/stop_request.h"
 #include "train/load_report.h"
 #include "train/metrics.h"
 #include "train/run_folder.h"
 #include "train/run_inputs.h"
+#include "train/snapshot.h"
 
 namespace moraine {
 namespace {
@@ -26,9 +28,6 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
   if (!recipe.data.eval.empty()) refuse("data.eval", "leave it out, and use `moraine score` after the run");
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
-  if (recipe.train.stop_after) refuse("train.stop_after", "leave it out");
-  if (recipe.save.every != 0) refuse("save.every", "set it to 0: only the final adapter is saved");
-  if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");
   if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
 }
 
@@ -65,9 +64,14 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
 }
 
+void say_how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe, const Snapshots& snapshots) {
+  log_info("{}: stopped after step {}, saved in {}; {} to go on", why, step, snapshots.path_of(step).string(),
+           recipe.save.resume == "auto" ? "start the same command again" : "start again with save.resume=auto");
+}
+
 }  // namespace
 
-void train(const Recipe& recipe, Control& control) {
+int train(const Recipe& recipe, Control& control) {
   require_for_training(recipe);
   refuse_what_is_not_built(recipe);
   const WorldInfo& world = control.world();
@@ -75,10 +79,10 @@ void train(const Recipe& recipe, Control& control) {
   const RunFolder run(recipe.save.dir);
   if (recipe.save.resume == "auto" && rank0_finds_it_finished(control, run)) {
     log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
-    return;
+    return 0;
   }
-
-  run.check_unused(recipe.save);  // hours of loading come later; rank 0 writes only after all have loaded
+  // Hours of loading come later; rank 0 writes only after all have loaded.
+  if (recipe.save.resume == "never") run.check_unused("choose another folder, or save.resume: auto");
 
   // What is cheap to find wrong comes first: mesh, configuration, data, then weights.
   control.set_stage("read the data");
@@ -89,6 +93,16 @@ void train(const Recipe& recipe, Control& control) {
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
   const Dataset data = read_training_data(recipe, shape.vocab_size, groups);
   check_same_on_all_ranks(control, recipe, headers, &data);
+  const auto packed = recipe.data.packing ? pack_samples(data.samples, recipe.data.max_length) : one_sample_a_row(data.samples);
+  const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
+  const int64_t steps = total_steps(recipe.train, packed.size(), batch_size);
+  const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
+  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {headers, data, packed, steps, batch_size}); });
+  const int64_t first_step = snapshots.steps_done();
+  if (first_step >= last_step && last_step < steps) {
+    log_info("train.stop_after: {} steps are done already", first_step);
+    return 0;
+  }
 
   control.set_stage("load");
   LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world), groups);
@@ -121,17 +135,18 @@ void train(const Recipe& recipe, Control& control) {
     run.write_load_report(load_reports);
   }
 
-  const auto packed = recipe.data.packing ? pack_samples(data.samples, recipe.data.max_length) : one_sample_a_row(data.samples);
   if (recipe.data.packing) log_info("packing: {} rows of up to {} tokens", packed.size(), recipe.data.max_length);
-  const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
-  const int64_t steps = total_steps(recipe.train, packed.size(), batch_size);
   const BatchStream stream(packed.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
+  snapshots.restore(adapter.state, optimizer);
+  if (first_step > 0) log_info("going on after step {} of {}", first_step, steps);
   std::optional<MetricsFile> metrics;
-  if (is_writer) metrics.emplace(run.metrics());
+  if (is_writer) metrics.emplace(run.metrics(), first_step);
+  const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
+                                 is_writer ? "asked to end: after this step and a snapshot (asked again: at once)\n" : "");
   {
-    ProgressPrinter progress(steps, recipe.log.every);
-    for (int64_t step = 0; step < steps; ++step) {
+    ProgressPrinter progress(steps, first_step, recipe.log.every);
+    for (int64_t step = first_step; step < last_step; ++step) {
       control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
       std::vector<TrainingRow> rows;
@@ -139,7 +154,7 @@ void train(const Recipe& recipe, Control& control) {
         TrainingRow& samples = rows.emplace_back();
         for (int64_t sample : packed[row]) samples.push_back(&data.samples[sample]);
       }
-      if (step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
+      if (step == first_step || step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
       const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -151,9 +166,21 @@ void train(const Recipe& recipe, Control& control) {
         throw run_error(fmt::format("step {}", step + 1), "no gradient reached the adapter: nothing would change",
                         "check adapter.target_modules and the data's labels");
       }
-      if (!is_writer) continue;
-      metrics->append({step + 1, result, learning_rate, seconds});
-      progress.print({step + 1, result, learning_rate, seconds});
+      if (is_writer) {
+        metrics->append({step + 1, result, learning_rate, seconds});
+        progress.print({step + 1, result, learning_rate, seconds});
+      }
+      const int64_t done = step + 1;
+      const int signal = stop_request.agreed(*groups.world, loaded.device);
+      const bool ends_early = done < steps && (done == last_step || signal != 0);
+      if (ends_early || (recipe.save.every > 0 && done % recipe.save.every == 0)) {
+        if (is_writer) metrics->sync();  // a snapshot's steps are in the file, whatever happens
+        snapshots.save(done, adapter, optimizer);
+      }
+      if (ends_early) {
+        say_how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe, snapshots);
+        return signal != 0 ? 128 + signal : 0;
+      }
     }
   }
   control.set_stage("save");
@@ -161,6 +188,7 @@ void train(const Recipe& recipe, Control& control) {
   // The first ep group holds every expert once, and rank 0 is its first rank.
   if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
   log_info("Saved final adapter to {}", run.adapter().string());
+  return 0;
 }
 
 }  // namespace moraine

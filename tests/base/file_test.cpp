@@ -151,5 +151,28 @@ TEST(AtomicFolder, IsThereAtEveryMoment) {
   EXPECT_EQ(missing, 0) << "of " << checks;
 }
 
+TEST(Leftovers, OnlyWhatThisProgramLeftHalfWritten) {
+  TempFolder folder;
+  for (const char* gone : {".metrics.jsonl.tmp-12-0", ".step-4.tmp-3-17/state.json", ".step-2.gone-1-1/a/b", ".kept.old-1-0/x"}) folder.write(gone, "x");
+  for (const char* stays : {"kept/x", ".lost.old-1-0/x", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2", "b.tmp-1-2", ".c.tmp-1-2x", ".d.new-1-2"}) folder.write(stays, "x");
+  remove_leftovers(folder.path());
+  remove_leftovers(folder / "nowhere");
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder.path())) names.push_back(entry.path().filename().string());
+  EXPECT_THAT(names, testing::UnorderedElementsAre("kept", ".lost.old-1-0", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2", "b.tmp-1-2", ".c.tmp-1-2x", ".d.new-1-2"));
+}
+
+TEST(Folders, AreMadeAndRemoved) {
+  TempFolder folder;
+  make_folders(folder / "a/b/c");
+  make_folders(folder / "a/b/c/");
+  EXPECT_TRUE(fs::is_directory(folder / "a/b/c"));
+  folder.write("a/b/c/file", "x");
+  EXPECT_TRUE(remove_folder(folder / "a/b"));
+  EXPECT_TRUE(fs::is_empty(folder / "a"));
+  EXPECT_FALSE(remove_folder(folder / "a/b"));
+  EXPECT_NE(error_of([&] { make_folders(folder.write("file", "x") / "below"); }), "");
+}
+
 }  // namespace
 }  // namespace moraine

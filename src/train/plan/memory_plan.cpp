@@ -56,6 +56,7 @@ ImageSizes image_sizes(const PlannedModel& model, const PlannedRun& run, ExpertR
 // Elements of the adapter's sections.
 struct AdapterSizes {
   double dense = 0, experts = 0, owned_experts = 0, all_experts = 0;
+  double largest_expert_factor = 0;  // of all experts
 };
 
 AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
@@ -64,8 +65,11 @@ AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, Exp
   sizes.dense = static_cast<double>(layout.dense_size);
   sizes.owned_experts = static_cast<double>(section_part_size(layout.expert_size, run.mesh.ep_fsdp));
   sizes.experts = sizes.owned_experts * run.mesh.ep_fsdp;
-  for (const LoraModule& m : model.targets)
-    if (m.num_experts > 0) sizes.all_experts += static_cast<double>(m.num_experts) * run.r * (m.in_features + m.out_features);
+  for (const LoraModule& m : model.targets) {
+    const double rows = static_cast<double>(m.num_experts) * run.r;
+    sizes.all_experts += rows * (m.in_features + m.out_features);
+    sizes.largest_expert_factor = std::max(sizes.largest_expert_factor, rows * std::max(m.in_features, m.out_features));
+  }
   return sizes;
 }
 
@@ -108,14 +112,19 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
       {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
       // A second copy while the values are cut; there are no moments yet.
       {"new adapter", adapter.experts * kGradient - static_cast<double>(memory.optimizer)},
-      // Rank 0 collects all experts' factors in PEFT's order, and reads what it wrote.
-      {"saving", rank == 0 ? adapter.all_experts * kFloat : 0},
+      // Rank 0 has one factor of all experts at a time, as it was gathered and in PEFT's order; cut for the ranks when it is put back.
+      {"saving", rank == 0 ? 4 * adapter.largest_expert_factor * kFloat : 0},
   };
   double most = 0;
   for (const MemoryStage& stage : memory.stages) most = std::max(most, stage.bytes);
   const double heap = most + pass.kernels;
   memory.activations = whole(heap + kHeapWaste * (heap + static_cast<double>(memory.adapter + memory.optimizer)));
   return memory;
+}
+
+uint64_t snapshot_bytes(const PlannedModel& model, const PlannedRun& run) {
+  const AdapterSizes adapter = adapter_sizes(model, run, expert_range(model.shape.num_experts, run.mesh.ep, 0));
+  return whole(3 * kFloat * (adapter.dense + adapter.all_experts));
 }
 
 uint64_t largest_peak(const PlannedModel& model, const PlannedRun& run) { return plan_memory(model, run, 0).peak(); }

@@ -35,6 +35,9 @@ struct RankMemory {
 // Of `rank`; see plan_pass for `imbalance`. Ranks of one memory_class have the same.
 RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance = 1.0);
 
+// A snapshot on disk: the adapter's fp32 values and two moments. save.keep of them are kept, and one more while it is written.
+uint64_t snapshot_bytes(const PlannedModel& model, const PlannedRun& run);
+
 // What plan_memory depends on: the number of experts, the tokens of the rank and of its EP group, and whether it writes.
 std::vector<int64_t> memory_class(const PlannedModel& model, const PlannedRun& run, int64_t rank);
 

@@ -1,0 +1,89 @@
+#include "dist/stop_request.h"
+
+#include <ATen/ATen.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+
+namespace moraine {
+namespace {
+
+constexpr int64_t kSameRequest = 1'000'000'000;  // nanoseconds
+
+// What a signal handler may reach: a process has one set of signals.
+std::atomic<bool> is_armed{false};
+std::atomic<int> asked_by{0};
+std::atomic<int64_t> asked_at{0};
+char notice_text[256];
+size_t notice_size = 0;
+
+int64_t now() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+void on_signal(int number) {
+  const int error = errno;
+  if (!StopRequest::take(number)) {
+    signal(number, SIG_DFL);
+    raise(number);  // comes when this handler returns
+  }
+  errno = error;
+}
+
+// Signals that are ignored (nohup) stay so.
+void handle(int number, struct sigaction& before) {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(number, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);
+}
+
+}  // namespace
+
+// Ranks of a world block these signals and take them on a thread (EndSignals); the handlers are for a process without one.
+StopRequest::StopRequest(Armed armed, const std::string& notice) : armed_(armed == Armed::kYes) {
+  if (!armed_) return;
+  notice_size = std::min(notice.size(), sizeof notice_text);
+  memcpy(notice_text, notice.data(), notice_size);
+  asked_by = 0;
+  is_armed = true;
+  handle(SIGTERM, terminate_before_);
+  handle(SIGINT, interrupt_before_);
+}
+
+StopRequest::~StopRequest() {
+  if (!armed_) return;
+  is_armed = false;
+  sigaction(SIGTERM, &terminate_before_, nullptr);
+  sigaction(SIGINT, &interrupt_before_, nullptr);
+}
+
+bool StopRequest::take(int number) {
+  if (!is_armed || (number != SIGTERM && number != SIGINT)) return false;
+  int none = 0;
+  if (!asked_by.compare_exchange_strong(none, number)) return now() - asked_at < kSameRequest;
+  asked_at = now();
+  [[maybe_unused]] const ssize_t written = write(STDOUT_FILENO, notice_text, notice_size);
+  return true;
+}
+
+int StopRequest::agreed(ProcessGroup& world, at::Device device) const {
+  if (!armed_) return 0;
+  at::Tensor number = at::full({1}, int64_t{asked_by}, at::TensorOptions().dtype(at::kLong)).to(device);
+  world.all_reduce(number, ReduceKind::kMax);
+  return static_cast<int>(number.item<int64_t>());
+}
+
+std::string signal_name(int number) {
+  const char* name = sigabbrev_np(number);
+  return std::string("SIG") + (name ? name : "?");
+}
+
+}  // namespace moraine
