@@ -50,8 +50,9 @@ void handle(int number, struct sigaction& before) {
 // Ranks of a world block these signals and take them on a thread (EndSignals); the handlers are for a process without one.
 StopRequest::StopRequest(Armed armed, const std::string& notice) : armed_(armed == Armed::kYes) {
   if (!armed_) return;
-  notice_size = std::min(notice.size(), sizeof notice_text);
-  memcpy(notice_text, notice.data(), notice_size);
+  const std::string line = notice.empty() ? "" : (isatty(STDOUT_FILENO) ? "\r\033[K" : "") + notice + "\n";  // over a progress bar
+  notice_size = std::min(line.size(), sizeof notice_text);
+  memcpy(notice_text, line.data(), notice_size);
   asked_by = 0;
   is_armed = true;
   handle(SIGTERM, terminate_before_);

@@ -72,13 +72,21 @@ void MetricsFile::sync() {
 ProgressPrinter::ProgressPrinter(int64_t total_steps, int64_t steps_done, int64_t every)
     : total_steps_(total_steps), steps_done_(steps_done), every_(every), terminal_(isatty(STDOUT_FILENO)) {}
 
-ProgressPrinter::~ProgressPrinter() {
+ProgressPrinter::~ProgressPrinter() { clear_bar(); }
+
+void ProgressPrinter::clear_bar() {
   if (bar_shown_) std::fputs("\r\033[K", stdout);
+  bar_shown_ = false;
+}
+
+void ProgressPrinter::say(const std::string& line) {
+  clear_bar();
+  log_line(line);
 }
 
 void ProgressPrinter::print(const StepMetrics& m) {
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  if (bar_shown_) std::fputs("\r\033[K", stdout);
+  clear_bar();
   if (m.step % every_ == 0 || m.step == total_steps_ || m.step == steps_done_ + 1) {
     log_info("step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} tokens/s | {}",
              m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,

@@ -41,8 +41,12 @@ class ProgressPrinter {
   ProgressPrinter(int64_t total_steps, int64_t steps_done, int64_t every);
   ~ProgressPrinter();
   void print(const StepMetrics& metrics);
+  // Another line, in the bar's place.
+  void say(const std::string& line);
 
  private:
+  void clear_bar();
+
   int64_t total_steps_, steps_done_, every_;
   bool terminal_;
   bool bar_shown_ = false;

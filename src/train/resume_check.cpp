@@ -98,7 +98,7 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   const auto layout = make_layout(shape.headers.config, recipe.model.dtype);
   const AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);
   add("model.path", hash_text(fingerprint(shape.headers) + sample_weights(shape.headers.index)));
-  add("model.dtype", std::string(dtype_name(layout->shape().dtype)));
+  add("model.dtype", layout->shape().dtype == DType::kBF16 ? "bfloat16" : "float32");
   add("adapter.r", fmt::format("{}", adapter.config.r));
   add("adapter.lora_alpha", fmt::format("{}", adapter.config.lora_alpha));
   add("adapter.target_modules", adapter_tensors_hash(adapter));

@@ -7,7 +7,6 @@
 #include "adapter/replica_check.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "dist/from_rank0.h"
 #include "load/tensor_file.h"
 
@@ -51,7 +50,8 @@ Snapshots::Snapshots(const Recipe& recipe, const RunFolder& run, Control& contro
 std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolder& run) const {
   if (config.resume == "never") return std::nullopt;
   if (config.resume == "auto") return folder_.newest();
-  const fs::path wanted = config.resume;
+  fs::path wanted = fs::absolute(config.resume).lexically_normal();
+  if (!wanted.has_filename()) wanted = wanted.parent_path();  // ended in a slash
   std::optional<Snapshot> found;
   std::error_code none;
   if (fs::is_directory(wanted / "checkpoints", none)) {
@@ -60,7 +60,7 @@ std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolde
   } else if (fs::is_directory(wanted, none)) {
     found = open_snapshot(wanted);
   }
-  if (!found) throw input_error("save.resume", wanted.string() + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
+  if (!found) throw input_error("save.resume", config.resume + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
   // From a run's own past it may go on only where nothing would be overwritten.
   if (!fs::equivalent(found->folder.parent_path(), run.checkpoints(), none)) {
     run.check_unused("save.resume: auto goes on from save.dir's own snapshots; to begin from another run's, choose an empty save.dir");
@@ -130,12 +130,11 @@ void Snapshots::save(int64_t steps, OpenedAdapter& adapter, const AdamW& optimiz
         write_snapshot_state(temporary, steps, facts_.to_json());
       });
     } catch (const Error& error) {
-      // Its temporary name tells a user nothing.
-      if (!error.where.starts_with(folder.parent_path().string())) throw;
+      // Its temporary name tells a user nothing. Other errors are those of other ranks.
+      if (!fs::path(error.where).is_absolute() && error.where != folder.string()) throw;
       throw run_error(folder.string(), error.message, "earlier snapshots are as they were; make room, then start again to go on from the newest");
     }
     folder_.remove_old(steps, keep_);
-    log_info("Saved snapshot {}", folder.string());
   } else {
     write_files({}, adapter, optimizer);
   }

@@ -64,9 +64,9 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
 }
 
-void say_how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe, const Snapshots& snapshots) {
-  log_info("{}: stopped after step {}, saved in {}; {} to go on", why, step, snapshots.path_of(step).string(),
-           recipe.save.resume == "auto" ? "start the same command again" : "start again with save.resume=auto");
+std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
+  return fmt::format("{}: stopped after step {}; {} to go on", why, step,
+                     recipe.save.resume == "auto" ? "start the same command again" : "start again with save.resume=auto");
 }
 
 }  // namespace
@@ -143,7 +143,7 @@ int train(const Recipe& recipe, Control& control) {
   std::optional<MetricsFile> metrics;
   if (is_writer) metrics.emplace(run.metrics(), first_step);
   const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
-                                 is_writer ? "asked to end: after this step and a snapshot (asked again: at once)\n" : "");
+                                 is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
   {
     ProgressPrinter progress(steps, first_step, recipe.log.every);
     for (int64_t step = first_step; step < last_step; ++step) {
@@ -176,9 +176,10 @@ int train(const Recipe& recipe, Control& control) {
       if (ends_early || (recipe.save.every > 0 && done % recipe.save.every == 0)) {
         if (is_writer) metrics->sync();  // a snapshot's steps are in the file, whatever happens
         snapshots.save(done, adapter, optimizer);
+        progress.say("Saved snapshot " + snapshots.path_of(done).string());
       }
       if (ends_early) {
-        say_how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe, snapshots);
+        progress.say(how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe));
         return signal != 0 ? 128 + signal : 0;
       }
     }
