@@ -47,7 +47,7 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Cont
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
   expert_range(make_layout(headers.config, recipe.model.dtype)->shape().num_experts, run.groups.mesh.ep, 0);
-  check_same_on_all_ranks(control, recipe, headers, nullptr);
+  check_same_on_all_ranks(control, recipe, headers);
   check_same_inputs(control, args);
 
   control.set_stage("load");

@@ -27,7 +27,7 @@ void verify(const Recipe& recipe, Control& control, bool json) {
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
   const auto layout = make_layout(headers.config, recipe.model.dtype);
-  check_same_on_all_ranks(control, recipe, headers, nullptr);
+  check_same_on_all_ranks(control, recipe, headers);
   const LoadedWeights loaded = load_weights(headers, *layout, load_settings(recipe, control.world()), run.groups);
   const std::vector<OrderedJson> reports = gather_load_reports(loaded.report, run.groups);
   if (control.world().rank != 0) return;

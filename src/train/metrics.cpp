@@ -47,18 +47,31 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, int64_t steps_kept) 
 
 MetricsFile::~MetricsFile() { std::fclose(file_); }
 
+std::vector<std::pair<std::string, double>> tensorboard_scalars(const StepMetrics& m) {
+  std::vector<std::pair<std::string, double>> scalars{{"train/loss", m.result.loss},
+                                                      {"train/grad_norm", m.result.grad_norm},
+                                                      {"train/learning_rate", m.learning_rate},
+                                                      {"train/aux_loss", m.result.aux_loss},
+                                                      {"train/expert_load_imbalance", m.result.expert_load_imbalance},
+                                                      {"train/tokens_per_second", tokens_per_second(m)},
+                                                      {"train/peak_memory_bytes", static_cast<double>(m.result.peak_memory_bytes)}};
+  if (m.eval) scalars.emplace_back("eval/loss", m.eval->loss);
+  return scalars;
+}
+
 void MetricsFile::append(const StepMetrics& m) {
-  const OrderedJson line{{"step", m.step},
-                         {"loss", m.result.loss},
-                         {"grad_norm", m.result.grad_norm},
-                         {"lr", m.learning_rate},
-                         {"tokens", m.result.tokens},
-                         {"trained_tokens", m.result.trained_tokens},
-                         {"aux_loss", m.result.aux_loss},
-                         {"expert_load_imbalance", m.result.expert_load_imbalance},
-                         {"step_seconds", m.step_seconds},
-                         {"tokens_per_second", tokens_per_second(m)},
-                         {"peak_memory_bytes", m.result.peak_memory_bytes}};
+  OrderedJson line{{"step", m.step},
+                   {"loss", m.result.loss},
+                   {"grad_norm", m.result.grad_norm},
+                   {"lr", m.learning_rate},
+                   {"tokens", m.result.tokens},
+                   {"trained_tokens", m.result.trained_tokens},
+                   {"aux_loss", m.result.aux_loss},
+                   {"expert_load_imbalance", m.result.expert_load_imbalance},
+                   {"step_seconds", m.step_seconds},
+                   {"tokens_per_second", tokens_per_second(m)},
+                   {"peak_memory_bytes", m.result.peak_memory_bytes}};
+  if (m.eval) line.update(OrderedJson{{"eval_loss", m.eval->loss}, {"eval_tokens", m.eval->trained_tokens}, {"eval_seconds", m.eval->seconds}});
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
@@ -93,6 +106,7 @@ void ProgressPrinter::print(const StepMetrics& m) {
              m.learning_rate, clock_text(elapsed), (m.step - steps_done_) / std::max(elapsed, 1e-9), tokens_per_second(m),
              format_bytes(m.result.peak_memory_bytes));
   }
+  if (m.eval) log_info("eval_loss {:.4f} over {} tokens | {:.1f} s", m.eval->loss, m.eval->trained_tokens, m.eval->seconds);
   if (!terminal_) return;
   constexpr int kWidth = 40;
   const int filled = static_cast<int>(kWidth * m.step / total_steps_);

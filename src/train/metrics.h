@@ -1,10 +1,15 @@
-// What a run reports of each step: metrics.jsonl and the lines a user reads.
+// What a run reports of each step, and how metrics.jsonl and the terminal show it.
 #pragma once
 
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "train/evaluate.h"
 #include "train/step.h"
 
 namespace moraine {
@@ -14,7 +19,11 @@ struct StepMetrics {
   StepResult result;
   double learning_rate = 0;
   double step_seconds = 0;
+  std::optional<EvalResult> eval = {};  // after this step
 };
+
+// Named as transformers' Trainer names them in TensorBoard.
+std::vector<std::pair<std::string, double>> tensorboard_scalars(const StepMetrics& metrics);
 
 // Appends one JSON object a step, flushed at once.
 class MetricsFile {

@@ -1,14 +1,12 @@
 #include "train/resume_check.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "adapter/make_adapter.h"
 #include "load/fingerprint.h"
 #include "models/model_layout.h"
-#include "train/run_inputs.h"
 
 namespace moraine {
 namespace {
@@ -20,7 +18,7 @@ using Values = std::vector<std::pair<std::string, std::string>>;
 bool is_compared_as_written(const std::string& key) {
   for (const char* section : {"model.", "adapter.", "data.", "mesh.", "load.", "save.", "dist.", "log."})
     if (key.starts_with(section)) return key == "model.base_format" || key == "adapter.lora_dropout" || key == "adapter.seed" || key == "data.shuffle";
-  for (const char* other : {"steps", "epochs", "stop_after", "batch_size", "micro_batch_size", "recompute"})
+  for (const char* other : {"steps", "epochs", "stop_after", "batch_size", "micro_batch_size", "recompute", "eval_every"})
     if (key == std::string("train.") + other) return false;
   return true;
 }
@@ -104,9 +102,7 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   add("adapter.target_modules", adapter_tensors_hash(adapter));
   const std::filesystem::path init_from = recipe.adapter.init_from;
   add("adapter.init_from", init_from.empty() ? "null" : hash_file(File(init_from / "adapter_model.safetensors")));
-  std::string rows;
-  for (const std::vector<int64_t>& row : shape.rows) rows += fmt::format("{}\n", fmt::join(row, " "));
-  add("data.train", hash_text(hash_rows(shape.data) + hash_text(rows)));
+  add("data.train", hash_rows(shape.training));
   add(recipe.train.steps ? "train.steps" : "train.epochs", fmt::format("{} steps", shape.steps));
   add("train.batch_size", fmt::format("{}", shape.batch_size));
   for (const auto& [key, value] : facts.recipe)

@@ -10,8 +10,8 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "config/recipe.h"
-#include "data/dataset.h"
 #include "load/checkpoint_headers.h"
+#include "train/run_inputs.h"
 
 namespace moraine {
 
@@ -27,8 +27,7 @@ struct RunFacts {
 // What a run is about, as all its ranks see it.
 struct RunShape {
   const CheckpointHeaders& headers;
-  const Dataset& data;
-  const std::vector<std::vector<int64_t>>& rows;  // of samples of `data`
+  const DataRows& training;
   int64_t steps = 0;                              // of the schedule
   int64_t batch_size = 0;
 };

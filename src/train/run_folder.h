@@ -15,6 +15,7 @@ class RunFolder {
 
   std::filesystem::path adapter() const { return dir_ / "adapter"; }
   std::filesystem::path metrics() const { return dir_ / "metrics.jsonl"; }
+  std::filesystem::path tensorboard() const { return dir_ / "tensorboard"; }
   std::filesystem::path checkpoints() const { return dir_ / "checkpoints"; }
 
   // Whether an earlier run ended here.

@@ -1,5 +1,6 @@
 #include "train/run_inputs.h"
 
+#include <numeric>
 #include <optional>
 
 #include "base/bytes.h"
@@ -8,6 +9,7 @@
 #include "base/version.h"
 #include "data/chat_template.h"
 #include "data/dataset_bytes.h"
+#include "data/packing.h"
 #include "dist/agreement.h"
 #include "dist/from_rank0.h"
 #include "load/fingerprint.h"
@@ -16,9 +18,9 @@
 namespace moraine {
 namespace {
 
-Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
+Dataset load_files(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size) {
   bool any_text = false, any_chat = false;
-  for (const std::string& file : recipe.data.train) {
+  for (const std::string& file : files) {
     const DataFormat format = data_format_of(file, recipe.data);
     any_text |= format != DataFormat::kTokens;
     any_chat |= format != DataFormat::kTokens && format != DataFormat::kText;
@@ -28,7 +30,7 @@ Dataset load_training_data(const Recipe& recipe, int64_t vocab_size) {
   if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   std::unique_ptr<ChatTemplate> chat;
   if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
-  return load_dataset(recipe.data.train, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
+  return load_dataset(files, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
 }
 
 bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
@@ -67,28 +69,53 @@ CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
   return rank0_only ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
 }
 
-Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups& groups) {
-  if (!only_rank0_sees_files(recipe, groups)) return load_training_data(recipe, vocab_size);
-  return dataset_from_bytes(
-      from_rank0(groups, "training rows", [&] { return dataset_to_bytes(load_training_data(recipe, vocab_size)); }));
-}
-
-std::string hash_rows(const Dataset& data) {
-  std::string rows;
-  for (const Sample& sample : data.samples) {
-    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids})
-      rows.append(reinterpret_cast<const char*>(column->data()), column->size() * sizeof(int64_t));
-    rows = hash_text(rows);
-  }
+DataRows read_rows(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size, MeshGroups& groups) {
+  DataRows rows;
+  rows.data = only_rank0_sees_files(recipe, groups)
+                  ? dataset_from_bytes(from_rank0(groups, "rows", [&] { return dataset_to_bytes(load_files(recipe, files, vocab_size)); }))
+                  : load_files(recipe, files, vocab_size);
+  rows.rows = recipe.data.packing ? pack_samples(rows.data.samples, recipe.data.max_length) : one_sample_a_row(rows.data.samples);
   return rows;
 }
 
-void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers, const Dataset* data) {
+std::vector<TrainingRow> DataRows::at(const std::vector<int64_t>& numbers) const {
+  std::vector<TrainingRow> wanted;
+  for (int64_t number : numbers) {
+    TrainingRow& row = wanted.emplace_back();
+    for (int64_t sample : rows[number]) row.push_back(&data.samples[sample]);
+  }
+  return wanted;
+}
+
+std::vector<TrainingRow> DataRows::all() const {
+  std::vector<int64_t> numbers(rows.size());
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return at(numbers);
+}
+
+std::string hash_rows(const DataRows& rows) {
+  std::string hash;
+  const auto add = [&](const std::vector<int64_t>& numbers) {
+    hash.append(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(int64_t));
+  };
+  for (const Sample& sample : rows.data.samples) {
+    for (const std::vector<int64_t>* column : {&sample.input_ids, &sample.labels, &sample.position_ids}) add(*column);
+    hash = hash_text(hash);
+  }
+  for (const std::vector<int64_t>& row : rows.rows) {
+    add(row);
+    hash = hash_text(hash);
+  }
+  return hash;
+}
+
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers,
+                             const std::vector<std::pair<std::string, const DataRows*>>& rows) {
   if (!control.world().distributed()) return;
   std::vector<std::pair<std::string, std::string>> values{{"program version", kProgramVersion}};
   for (auto& [key, value] : recipe_entries(recipe)) values.emplace_back("recipe key " + key, value);
   values.emplace_back("checkpoint headers", fingerprint(headers));
-  if (data) values.emplace_back("training data", hash_rows(*data));
+  for (const auto& [key, data] : rows) values.emplace_back("rows of " + key, hash_rows(*data));
   check_agreement(control, "start", values);
 }
 

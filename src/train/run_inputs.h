@@ -1,4 +1,4 @@
-// What a run reads before its weights, on every rank: the checkpoint's headers and the training rows.
+// What a run reads before its weights, on every rank: the checkpoint's headers and the rows of its data.
 #pragma once
 
 #include "config/recipe.h"
@@ -6,6 +6,7 @@
 #include "dist/mesh_groups.h"
 #include "load/checkpoint_headers.h"
 #include "load/load.h"
+#include "train/batch.h"
 
 namespace moraine {
 
@@ -18,15 +19,27 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control);
 
 LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world);
 
+// What data files hold: sequences, and which of them share a row of a batch (data.packing).
+struct DataRows {
+  Dataset data;
+  std::vector<std::vector<int64_t>> rows;  // of samples
+
+  int64_t size() const { return static_cast<int64_t>(rows.size()); }
+  // The rows of these numbers; they point into `data`.
+  std::vector<TrainingRow> at(const std::vector<int64_t>& numbers) const;
+  std::vector<TrainingRow> all() const;
+};
+
 // Read by every rank, or in load.mode rank0 by rank 0 for all. All ranks of the world must call these. Throw input errors.
 CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups);
-Dataset read_training_data(const Recipe& recipe, int64_t vocab_size, MeshGroups& groups);
+DataRows read_rows(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size, MeshGroups& groups);
 
-// One hash (load/fingerprint) of all samples.
-std::string hash_rows(const Dataset& data);
+// One hash (load/fingerprint) of all rows.
+std::string hash_rows(const DataRows& rows);
 
-// Refuses a world whose ranks were given different recipes, checkpoints, data or programs: they would train something nobody
-// asked for. `data` may be null.
-void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers, const Dataset* data);
+// Refuses a world whose ranks were given different recipes, checkpoints, rows (of each recipe key in `rows`) or programs: they would train
+// something nobody asked for.
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers,
+                             const std::vector<std::pair<std::string, const DataRows*>>& rows = {});
 
 }  // namespace moraine

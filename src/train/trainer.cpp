@@ -10,13 +10,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/batch_stream.h"
-#include "data/packing.h"
 #include "dist/from_rank0.h"
 #include "dist/stop_request.h"
+#include "train/evaluate.h"
 #include "train/load_report.h"
-#include "train/metrics.h"
 #include "train/run_folder.h"
 #include "train/run_inputs.h"
+#include "train/run_log.h"
 #include "train/snapshot.h"
 
 namespace moraine {
@@ -26,7 +26,6 @@ constexpr int64_t kReplicaCheckEvery = 100;  // steps; the first and the end are
 
 void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
-  if (!recipe.data.eval.empty()) refuse("data.eval", "leave it out, and use `moraine score` after the run");
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
   if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
 }
@@ -40,15 +39,16 @@ bool rank0_finds_it_finished(Control& control, const RunFolder& run) {
   return finished;
 }
 
-void print_data(const Dataset& data) {
+void print_data(const std::string& what, const DataRows& rows) {
+  const Dataset& data = rows.data;
   int64_t tokens = 0, longest = 0;
   for (const Sample& sample : data.samples) {
     tokens += static_cast<int64_t>(sample.input_ids.size());
     longest = std::max<int64_t>(longest, sample.input_ids.size());
   }
-  log_info("data: {} rows, {} tokens, longest {}{}{}", data.samples.size(), tokens, longest,
-           data.truncated ? fmt::format(", {} truncated", data.truncated) : "",
-           data.dropped ? fmt::format(", {} dropped", data.dropped) : "");
+  log_info("{}: {} rows, {} tokens, longest {}{}{}{}", what, data.samples.size(), tokens, longest,
+           data.truncated ? fmt::format(", {} truncated", data.truncated) : "", data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
+           rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
 }
 
 void print_targets(const OpenedAdapter& adapter) {
@@ -63,6 +63,9 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
   if (config.steps) return *config.steps;
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
 }
+
+// Every `every` steps (0 = never) and after the last one.
+bool is_due(int64_t every, int64_t done, int64_t steps) { return done == steps || (every > 0 && done % every == 0); }
 
 std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
   return fmt::format("{}: stopped after step {}; {} to go on", why, step,
@@ -91,13 +94,13 @@ int train(const Recipe& recipe, Control& control) {
   const CheckpointHeaders headers = read_run_headers(recipe, groups);
   const ModelShape shape = make_model(headers.config, recipe.model.dtype)->shape();
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
-  const Dataset data = read_training_data(recipe, shape.vocab_size, groups);
-  check_same_on_all_ranks(control, recipe, headers, &data);
-  const auto packed = recipe.data.packing ? pack_samples(data.samples, recipe.data.max_length) : one_sample_a_row(data.samples);
+  const DataRows training = read_rows(recipe, recipe.data.train, shape.vocab_size, groups);
+  const DataRows held_out = recipe.data.eval.empty() ? DataRows{} : read_rows(recipe, recipe.data.eval, shape.vocab_size, groups);
+  check_same_on_all_ranks(control, recipe, headers, {{"data.train", &training}, {"data.eval", &held_out}});
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
-  const int64_t steps = total_steps(recipe.train, packed.size(), batch_size);
+  const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
   const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
-  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {headers, data, packed, steps, batch_size}); });
+  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {headers, training, steps, batch_size}); });
   const int64_t first_step = snapshots.steps_done();
   if (first_step >= last_step && last_step < steps) {
     log_info("train.stop_after: {} steps are done already", first_step);
@@ -115,7 +118,8 @@ int train(const Recipe& recipe, Control& control) {
            dtype_name(shape.dtype));
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
-  print_data(data);
+  print_data("data", training);
+  if (held_out.size() > 0) print_data("data.eval", held_out);
   AdapterConfig wanted = recipe.adapter;
   std::optional<FolderFromRank0> init_from;
   if (recipe.load.mode == "rank0" && world.distributed() && !wanted.init_from.empty()) {
@@ -128,35 +132,27 @@ int train(const Recipe& recipe, Control& control) {
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   print_targets(adapter);
 
-  if (recipe.log.tensorboard) log_info("log.tensorboard: not built yet; metrics.jsonl holds every figure");
   if (is_writer) {
     run.prepare();
     run.write_recipe(recipe);
     run.write_load_report(load_reports);
   }
 
-  if (recipe.data.packing) log_info("packing: {} rows of up to {} tokens", packed.size(), recipe.data.max_length);
-  const BatchStream stream(packed.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
+  const BatchStream stream(training.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
   snapshots.restore(adapter.state, optimizer);
   if (first_step > 0) log_info("going on after step {} of {}", first_step, steps);
-  std::optional<MetricsFile> metrics;
-  if (is_writer) metrics.emplace(run.metrics(), first_step);
   const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
                                  is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
   {
-    ProgressPrinter progress(steps, first_step, recipe.log.every);
+    RunLog log(world, run, recipe.log, first_step, steps);
     for (int64_t step = first_step; step < last_step; ++step) {
       control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
-      std::vector<TrainingRow> rows;
-      for (int64_t row : stream.rows_of_step(step)) {
-        TrainingRow& samples = rows.emplace_back();
-        for (int64_t sample : packed[row]) samples.push_back(&data.samples[sample]);
-      }
       if (step == first_step || step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
-      const StepResult result = train_step(loaded, adapter.state, optimizer, rows, recipe.train, learning_rate, groups);
+      const StepResult result = train_step(loaded, adapter.state, optimizer, training.at(stream.rows_of_step(step)), recipe.train,
+                                           learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (step == 0 && is_writer && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
         log_warning(fmt::format("the first loss {:.2f} is far above ln(vocabulary) = {:.2f}: does the tokenizer belong to this model?",
@@ -166,20 +162,22 @@ int train(const Recipe& recipe, Control& control) {
         throw run_error(fmt::format("step {}", step + 1), "no gradient reached the adapter: nothing would change",
                         "check adapter.target_modules and the data's labels");
       }
-      if (is_writer) {
-        metrics->append({step + 1, result, learning_rate, seconds});
-        progress.print({step + 1, result, learning_rate, seconds});
-      }
       const int64_t done = step + 1;
+      std::optional<EvalResult> eval;
+      if (held_out.size() > 0 && is_due(recipe.train.eval_every, done, steps)) {
+        control.set_stage(fmt::format("evaluation after step {}", done));
+        eval = evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups);
+      }
+      log.add({done, result, learning_rate, seconds, eval});
       const int signal = stop_request.agreed(*groups.world, loaded.device);
       const bool ends_early = done < steps && (done == last_step || signal != 0);
       if (ends_early || (recipe.save.every > 0 && done % recipe.save.every == 0)) {
-        if (is_writer) metrics->sync();  // a snapshot's steps are in the file, whatever happens
+        log.sync();  // a snapshot's steps are in the file, whatever happens
         snapshots.save(done, adapter, optimizer);
-        progress.say("Saved snapshot " + snapshots.path_of(done).string());
+        log.say("Saved snapshot " + snapshots.path_of(done).string());
       }
       if (ends_early) {
-        progress.say(how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe));
+        log.say(how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe));
         return signal != 0 ? 128 + signal : 0;
       }
     }
