@@ -29,10 +29,11 @@ void check_flags(const CommandArgs& args) {
   const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty() + !args.parse.empty();
   if (given != 1) {
     throw input_error("tokenize", given == 0 ? "nothing to tokenize" : "more than one input is given",
-                      "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl, --parse FILE.jsonl");
+                      "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl or --parse FILE.jsonl");
   }
   if (args.messages.empty() && args.parse.empty() && !(args.template_name.empty() && args.template_options.empty())) {
-    throw input_error(args.template_name.empty() ? "--template-options" : "--template", "is for --messages and --parse only");
+    throw input_error(args.template_name.empty() ? "--template-options" : "--template",
+                      "is for --messages and --parse only");
   }
   // The named format alone says how completions are read.
   const bool knows_format = !args.template_name.empty() && args.template_name != "auto";
@@ -86,7 +87,8 @@ class RowPrinter {
       print_json({{"text", text.text},
                   {"ids", tokens.ids},
                   {"loss_mask", tokens.loss_mask},
-                  {"generation_prompt", format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
+                  {"generation_prompt",
+                   format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
     } else {
       print_row(text.text, tokenizer_.encode(text.text), tokens.loss_mask);
     }
@@ -161,7 +163,8 @@ deepseek_v4::ThinkingMode mode_of(const OrderedJson& row, const DeepseekV4Option
 void parse_completions(const CommandArgs& args) {
   const std::string name = open_template(args)->name();
   if (name != "deepseek_v4")
-    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name), "--template deepseek_v4");
+    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
+                      "--template deepseek_v4");
   const DeepseekV4Options options = read_deepseek_v4_options(read_options(args));
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     text_of(row, "completion", where);
@@ -178,7 +181,8 @@ void parse_completions(const CommandArgs& args) {
     if (args.json) {
       fmt::print("{}\n", OrderedJson{{"message", message}, {"error", error}}.dump());
     } else {
-      fmt::print("── row {} ──\n{}\n", ++rows, error.is_null() ? message.dump(2) : "malformed: " + error.get<std::string>());
+      const std::string shown = error.is_null() ? message.dump(2) : "malformed: " + error.get<std::string>();
+      fmt::print("── row {} ──\n{}\n", ++rows, shown);
     }
   });
 }

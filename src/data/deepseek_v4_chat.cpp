@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "data/deepseek_v4_dsml.h"
-#include "data/deepseek_v4_message.h"
+#include "data/deepseek_v4_turns.h"
 #include "data/tojson.h"
 
 namespace moraine {
@@ -108,7 +108,7 @@ class DeepseekV4Chat final : public ChatTemplate {
   }
 
   Rendered render(const OrderedJson& json, const OrderedJson& tools, const std::string& where) const {
-    std::vector<Message> messages = read_conversation(json, tools, where);
+    std::vector<Message> messages = read_turns(json, tools, where);
     const auto has_tools = [](const Message& message) { return !message.tools.empty(); };
     const bool drops = thinks_ && options_.drop_thinking && std::none_of(messages.begin(), messages.end(), has_tools);
     if (drops) {

@@ -17,7 +17,7 @@ struct DeepseekV4Options {
   bool max_effort = false;    // with thinking: the instruction to reason at length comes first
 };
 
-// thinking_mode: chat or thinking; drop_thinking: true or false; reasoning_effort: max, high or null (the same as none).
+// thinking_mode: chat or thinking; drop_thinking: true or false; reasoning_effort: max, high or null (both no word).
 // Throws input errors that name data.template_options and list what is known.
 DeepseekV4Options read_deepseek_v4_options(const Json& options);
 

@@ -26,8 +26,8 @@ OrderedJson read_calls(std::string_view text, const std::string& where);
 // What a system's or developer's message says about its tools.
 std::string describe_tools(const std::vector<OrderedJson>& functions);
 
-// Throws an input error (where = `place`) when `text`, which is `what` of an assistant's message, holds a token that the
-// parser would take for the format's: the begin or end of a sentence, DSML.
+// Throws an input error (where = `place`) when `text`, which is `what` of an assistant's message, holds a token that
+// the parser would take for the format's: the begin or end of a sentence, DSML.
 void refuse_control_tokens(std::string_view text, const char* what, const std::string& place);
 
 }  // namespace moraine::deepseek_v4

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -70,7 +69,7 @@ std::string content_text(const OrderedJson& content, const std::string& place) {
 }
 
 std::vector<UserBlock> user_blocks(const OrderedJson& content, const std::string& place) {
-  if (!content.is_array()) return {{content_text(content, place)}};
+  if (!content.is_array()) return {{content_text(content, place), false, ""}};
   std::vector<UserBlock> blocks;
   for (const OrderedJson& part : content) {
     if (const OrderedJson* type = part.is_object() ? find(part, "type") : nullptr; type && *type == "tool_result") {
@@ -78,7 +77,7 @@ std::vector<UserBlock> user_blocks(const OrderedJson& content, const std::string
       if (result == nullptr) throw input_error(place, "a tool_result without content");
       blocks.push_back({content_text(*result, place), true, optional_text(part, "tool_use_id", place)});
     } else if (const OrderedJson* text = text_of_part(part)) {
-      blocks.push_back({text->get<std::string>()});
+      blocks.push_back({text->get<std::string>(), false, ""});
     } else {
       throw input_error(place, "a part of content is neither text nor a tool_result", "no images or audio");
     }
@@ -111,17 +110,6 @@ Call read_call(const OrderedJson& json, const std::string& place) {
   return {text, id, call_arguments(*arguments, place + ": call of " + quoted_for_error(text))};
 }
 
-std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string& place) {
-  std::vector<OrderedJson> functions;
-  for (const OrderedJson& tool : tools) {
-    if (!tool.is_object()) throw input_error(place, "a tool is not an object");
-    const OrderedJson* function = find(tool, "function");
-    if (function != nullptr && !function->is_object()) throw input_error(place, "a tool's function is not an object");
-    functions.push_back(function != nullptr ? *function : tool);
-  }
-  return functions;
-}
-
 // Both keys are in use for an assistant's thinking.
 std::string read_reasoning(const OrderedJson& json, const std::string& place) {
   const std::string content = optional_text(json, "reasoning_content", place);
@@ -146,6 +134,19 @@ std::string read_task(const OrderedJson& json, const std::string& place) {
   const std::string task = optional_text(json, "task", place);
   if (task.empty() || std::find(kTasks.begin(), kTasks.end(), task) != kTasks.end()) return task;
   throw input_error(place, "unknown task " + quoted_for_error(task), "tasks: " + join_words(kTasks));
+}
+
+}  // namespace
+
+std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string& place) {
+  std::vector<OrderedJson> functions;
+  for (const OrderedJson& tool : tools) {
+    if (!tool.is_object()) throw input_error(place, "a tool is not an object");
+    const OrderedJson* function = find(tool, "function");
+    if (function != nullptr && !function->is_object()) throw input_error(place, "a tool's function is not an object");
+    functions.push_back(function != nullptr ? *function : tool);
+  }
+  return functions;
 }
 
 Message read_message(const OrderedJson& json, std::string place) {
@@ -195,86 +196,6 @@ Message read_message(const OrderedJson& json, std::string place) {
   }
   if (message.role == Role::kDeveloper && message.content.empty()) throw input_error(at, "a developer's empty content");
   return message;
-}
-
-// Every result answers a call of the last assistant's message that has any.
-void check_results(const Message& message, const std::vector<Call>* calls) {
-  for (const UserBlock& block : message.blocks) {
-    if (!block.is_result) continue;
-    if (calls == nullptr) throw input_error(message.place, "the result of a tool without a call before it");
-    const auto has_id = [](const Call& call) { return !call.id.empty(); };
-    if (block.call_id.empty() || std::none_of(calls->begin(), calls->end(), has_id)) continue;
-    const auto answered = [&](const Call& call) { return call.id == block.call_id; };
-    if (std::none_of(calls->begin(), calls->end(), answered)) {
-      throw input_error(message.place, fmt::format("the result of {}, which is no call of the turn before",
-                                                   quoted_for_error(block.call_id)));
-    }
-  }
-}
-
-void sort_results(std::vector<UserBlock>& blocks, const std::vector<Call>& calls) {
-  std::vector<UserBlock> results;
-  for (const UserBlock& block : blocks)
-    if (block.is_result) results.push_back(block);
-  const auto call_of = [&](const UserBlock& block) -> size_t {
-    for (size_t i = calls.size(); i-- > 0;)
-      if (!block.call_id.empty() && calls[i].id == block.call_id) return i;
-    return 0;
-  };
-  std::stable_sort(results.begin(), results.end(),
-                   [&](const UserBlock& a, const UserBlock& b) { return call_of(a) < call_of(b); });
-  size_t next = 0;
-  for (UserBlock& block : blocks)
-    if (block.is_result) block = results[next++];
-}
-
-// Users' messages and results that follow each other become one turn, which a task ends.
-std::vector<Message> merge(std::vector<Message> messages) {
-  std::vector<Message> turns;
-  for (Message& message : messages) {
-    const bool after_user = !turns.empty() && turns.back().role == Role::kUser && turns.back().task.empty();
-    if (message.role != Role::kUser || !after_user) {
-      turns.push_back(std::move(message));
-      continue;
-    }
-    if (!message.task.empty()) {
-      throw input_error(message.place, "task on a message that joins the turn of the one before",
-                        "the format knows it on the first message of a turn only");
-    }
-    for (UserBlock& block : message.blocks) turns.back().blocks.push_back(std::move(block));
-  }
-  return turns;
-}
-
-}  // namespace
-
-std::vector<Message> read_conversation(const OrderedJson& messages, const OrderedJson& tools,
-                                       const std::string& where) {
-  if (!messages.is_array()) throw input_error(where, "messages is not a list");
-  if (messages.empty()) throw input_error(where, "no messages");
-  if (!tools.is_null() && !tools.is_array()) throw input_error(where, "tools is not a list");
-  std::vector<Message> read;
-  read.reserve(messages.size() + 1);
-  if (!tools.empty()) {
-    Message system;
-    system.place = where;
-    system.tools = read_tools(tools, where);
-    read.push_back(std::move(system));
-  }
-  std::optional<size_t> last_caller;
-  for (const OrderedJson& message : messages) {
-    const size_t index = static_cast<size_t>(&message - &messages.front());
-    read.push_back(read_message(message, fmt::format("{}: messages[{}]", where, index)));
-    check_results(read.back(), last_caller ? &read[*last_caller].calls : nullptr);
-    if (!read.back().calls.empty()) last_caller = read.size() - 1;
-  }
-  std::vector<Message> turns = merge(std::move(read));
-  const std::vector<Call>* calls = nullptr;
-  for (Message& turn : turns) {
-    if (!turn.calls.empty()) calls = &turn.calls;
-    if (calls != nullptr && turn.blocks.size() > 1) sort_results(turn.blocks, *calls);
-  }
-  return turns;
 }
 
 }  // namespace moraine::deepseek_v4

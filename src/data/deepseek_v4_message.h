@@ -1,4 +1,4 @@
-// A conversation for DeepSeek-V4's format: its messages checked, typed, and merged into the turns that are rendered.
+// One message of a conversation for DeepSeek-V4's format, checked and typed.
 #pragma once
 
 #include <string>
@@ -35,7 +35,7 @@ struct Message {
   bool wo_eos = false;             // an assistant's: the turn is not ended
 };
 
-// The turns of a conversation.
+// Reads a message:
 //
 //   role             keys besides content
 //   system           tools, response_format
@@ -43,17 +43,16 @@ struct Message {
 //   user             content may be a list of {"type": "text", "text"} and {"type": "tool_result", "tool_use_id",
 //                    "content"}
 //   latest_reminder
-//   assistant        reasoning_content or reasoning, tool_calls ({"id", "function": {"name", "arguments"}}, or the inner
-//                    object itself; arguments are an object or one as JSON text), wo_eos
-//   tool             tool_call_id
+//   assistant        reasoning_content or reasoning, tool_calls, wo_eos. A call is {"id", "function": {"name",
+//                    "arguments"}} or the inner object itself; arguments are an object, or one as JSON text
+//   tool             tool_call_id; becomes a user's message of one result
 //   all but tool     task
 //
-// Other content may be a list of texts; lists are joined by empty lines. `tools`, an array or null, come as a system
-// message of their own before all others. Tool messages and users' messages that follow each other become one user's
-// turn, whose results are put in the order of the calls they answer (ids that are missing count as the first's).
-//
-// Throws an input error that names the message (where = `where`) on anything else: wrong types, an unknown role or task,
-// a result without a call before it, a task that merging would lose.
-std::vector<Message> read_conversation(const OrderedJson& messages, const OrderedJson& tools, const std::string& where);
+// Other content may be a list of texts; lists are joined by empty lines. Keys that are not of the role are refused where
+// they would change what the model sees. Throws an input error (where = `place`) on anything else, wrong types included.
+Message read_message(const OrderedJson& json, std::string place);
+
+// The functions of an array of tools: {"type": "function", "function": {…}} or the inner object itself.
+std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string& place);
 
 }  // namespace moraine::deepseek_v4

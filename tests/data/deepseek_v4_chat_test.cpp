@@ -109,14 +109,16 @@ TEST(DeepseekV4Chat, GenerationPromptsOfOtherEnds) {
   const std::string asked = R"([{"role":"user","content":"q"},{"role":"assistant","content":"a")";
   EXPECT_EQ(prompt_of(asked + "}]"), begin + "<｜User｜>q<｜Assistant｜></think>a" + end + "<｜Assistant｜></think>");
   EXPECT_EQ(prompt_of(asked + R"(,"wo_eos":true}])", kThinking), begin + "<｜User｜>q<｜Assistant｜><think></think>a");
-  EXPECT_EQ(prompt_of(asked + R"(,"task":"title"}])"), begin + "<｜User｜>q<｜Assistant｜></think>a" + end + "<｜title｜>");
+  EXPECT_EQ(prompt_of(asked + R"(,"task":"title"}])"),
+            begin + "<｜User｜>q<｜Assistant｜></think>a" + end + "<｜title｜>");
   EXPECT_EQ(prompt_of(R"([{"role":"system","content":"s"}])", kThinking), begin + "s<｜Assistant｜><think>");
   EXPECT_EQ(prompt_of(R"([{"role":"user","content":"q"},{"role":"latest_reminder","content":"r"}])"),
             begin + "<｜User｜>q<｜Assistant｜></think><｜latest_reminder｜>r");
 }
 
 TEST(DeepseekV4Chat, UsersMessagesThatFollowEachOtherAreOneTurn) {
-  EXPECT_EQ(text_of(R"([{"role":"user","content":"a"},{"role":"user","content":[{"text":"b"},{"type":"text","text":"c"}]},
+  EXPECT_EQ(text_of(R"([{"role":"user","content":"a"},
+                        {"role":"user","content":[{"text":"b"},{"type":"text","text":"c"}]},
                         {"role":"user","content":""},{"role":"assistant","content":"d"}])"),
             "<｜User｜>a\n\nb\n\nc\n\n<｜Assistant｜></think>d<｜end▁of▁sentence｜>");
 }
@@ -228,12 +230,16 @@ TEST(DeepseekV4Chat, MalformedMessagesAreNamed) {
   EXPECT_THAT(first(R"({"role":"user","content":"a","tools":[{}]})"), HasSubstr("tools are for system and developer"));
   EXPECT_THAT(first(R"({"role":"system","content":"a","tools":{}})"), HasSubstr("tools is not a list"));
   EXPECT_THAT(first(R"({"role":"system","content":"a","tools":[1]})"), HasSubstr("a tool is not an object"));
-  EXPECT_THAT(first(R"({"role":"system","content":"a","tools":[{"function":1}]})"), HasSubstr("function is not an object"));
-  EXPECT_THAT(first(R"({"role":"system","content":"a","response_format":"json"})"), HasSubstr("response_format is not"));
+  EXPECT_THAT(first(R"({"role":"system","content":"a","tools":[{"function":1}]})"),
+              HasSubstr("function is not an object"));
+  EXPECT_THAT(first(R"({"role":"system","content":"a","response_format":"json"})"),
+              HasSubstr("response_format is not"));
   EXPECT_THAT(error_in("[" + user + "]", "{}", R"({"a":1})"), HasSubstr("chats.jsonl:7: tools is not a list"));
   EXPECT_THAT(error_in("[" + user + "]", "{}", "[1]"), HasSubstr("chats.jsonl:7: a tool is not an object"));
 
-  const auto answer = [&](const std::string& keys) { return first(R"({"role":"assistant","content":"",)" + keys + "}"); };
+  const auto answer = [&](const std::string& keys) {
+    return first(R"({"role":"assistant","content":"",)" + keys + "}");
+  };
   EXPECT_THAT(answer(R"("reasoning":1)"), HasSubstr("reasoning is of type number"));
   EXPECT_THAT(answer(R"("reasoning":"a","reasoning_content":"b")"), HasSubstr("differ"));
   EXPECT_THAT(answer(R"("wo_eos":1)"), HasSubstr("wo_eos is not true or false"));
@@ -242,12 +248,15 @@ TEST(DeepseekV4Chat, MalformedMessagesAreNamed) {
   EXPECT_THAT(answer(R"("tool_calls":[{"arguments":{}}])"), HasSubstr("without a name"));
   EXPECT_THAT(answer(R"("tool_calls":[{"function":"f"}])"), HasSubstr("without a name"));
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f"}])"), HasSubstr("without arguments"));
-  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":[1]}])"), HasSubstr("call of 'f': arguments are of type array"));
-  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{"}])"), HasSubstr("call of 'f': arguments: malformed JSON"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":[1]}])"),
+              HasSubstr("call of 'f': arguments are of type array"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{"}])"),
+              HasSubstr("call of 'f': arguments: malformed JSON"));
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"3"}])"), HasSubstr("of type number"));
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":{},"id":1}])"), HasSubstr("id is of type number"));
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
-  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{\"a\":)" + deep + R"(}"}])"), HasSubstr("nested deeper"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{\"a\":)" + deep + R"(}"}])"),
+              HasSubstr("nested deeper"));
 }
 
 TEST(DeepseekV4Chat, WhatWouldBeLostIsRefused) {
@@ -269,12 +278,14 @@ TEST(DeepseekV4Chat, OptionsAreListed) {
             "(deepseek_v4 takes thinking_mode, drop_thinking and reasoning_effort)");
   EXPECT_THAT(error_of([] { make(R"({"thinking_mode":true})"); }), HasSubstr("thinking_mode: is chat or thinking"));
   EXPECT_THAT(error_of([] { make(R"({"drop_thinking":"no"})"); }), HasSubstr("drop_thinking: not true or false"));
-  EXPECT_THAT(error_of([] { make(R"({"reasoning_effort":"low"})"); }), HasSubstr("reasoning_effort: is max, high or null"));
+  EXPECT_THAT(error_of([] { make(R"({"reasoning_effort":"low"})"); }),
+              HasSubstr("reasoning_effort: is max, high or null"));
   EXPECT_THAT(error_of([] { make("[1]"); }), HasSubstr("not a mapping"));
   EXPECT_EQ(make("null")->name(), "deepseek_v4");
   const std::string messages = R"([{"role":"user","content":"q"}])";
   EXPECT_EQ(text_of(messages), "<｜User｜>q<｜Assistant｜></think>") << "chat is the default";
-  EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":"high"})"), text_of(messages, kThinking));
+  EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":"high"})"),
+            text_of(messages, kThinking));
 }
 
 TEST(DeepseekV4Chat, IsDetectedByTheConfig) {

@@ -63,13 +63,13 @@ TEST(DeepseekV4Parse, EqualsTheGoldens) {
 
 TEST(DeepseekV4Parse, JsonOfTheModelStaysAsItIs) {
   const OrderedJson message =
-      parse_completion("x" + calls(invoke(parameter(R"(name="n" string="false")", "[1,2,  123456789012345678901234567890]") +
+      parse_completion("x" + calls(invoke(parameter(R"(name="n" string="false")", "[1,  12345678901234567890123]") +
                                           parameter(R"(name="t" string="true")", "[1,2]")) +
                                    invoke("\n") + invoke("")),
                        ThinkingMode::kChat, "row");
   EXPECT_EQ(message["content"], "x");
   EXPECT_EQ(message["tool_calls"][0]["function"]["arguments"],
-            R"({"n": [1,2,  123456789012345678901234567890], "t": "[1,2]"})");
+            R"({"n": [1,  12345678901234567890123], "t": "[1,2]"})");
   for (int i : {1, 2}) EXPECT_EQ(message["tool_calls"][i]["function"]["arguments"], "{}");
 }
 
@@ -83,7 +83,8 @@ TEST(DeepseekV4Parse, MalformedCompletionsAreRefusedWithTheReason) {
   EXPECT_THAT(error_of("a</think>b</think>c" + kEnd, ThinkingMode::kThinking), HasSubstr("</think> in the content"));
   EXPECT_THAT(error_of("<think>a</think>b" + kEnd, ThinkingMode::kThinking), HasSubstr("<think> in the thinking"));
   EXPECT_THAT(error_of("a" + calls(invoke("")), ThinkingMode::kThinking), HasSubstr("no </think>"));
-  EXPECT_THAT(error_of("a" + calls(invoke("") + "</think>"), ThinkingMode::kThinking), HasSubstr("｜DSML｜ in the thinking"));
+  EXPECT_THAT(error_of("a" + calls(invoke("") + "</think>"), ThinkingMode::kThinking),
+              HasSubstr("｜DSML｜ in the thinking"));
   EXPECT_THAT(error_of("a\n<｜DSML｜tool_calls>\n</｜DSML｜tool_calls>" + kEnd), HasSubstr("｜DSML｜ in the content"));
   EXPECT_THAT(error_of(calls("")), HasSubstr("without a call"));
   EXPECT_THAT(error_of("\n\n<｜DSML｜tool_calls>\n" + kEnd), HasSubstr("end of the tool calls, at the end"));
@@ -96,12 +97,13 @@ TEST(DeepseekV4Parse, MalformedCompletionsAreRefusedWithTheReason) {
   EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="maybe")", "1")))), HasSubstr("without string="));
   EXPECT_THAT(error_of(calls(invoke(parameter(R"(string="true" name="a")", "1")))), HasSubstr("expected a parameter"));
   EXPECT_THAT(error_of(calls(invoke("<｜DSML｜parameter name=\"a\" string=\"true\">1\n"))), HasSubstr("not closed"));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", "")))), HasSubstr("parameter 'a': malformed JSON"));
+  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", "")))),
+              HasSubstr("parameter 'a': malformed JSON"));
   EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", "yes")))), HasSubstr("malformed JSON"));
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
   EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", deep)))), HasSubstr("nested deeper"));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="true")", "1") + parameter(R"(name="a" string="true")", "1")))),
-              HasSubstr("'a' is given twice"));
+  const std::string once = parameter(R"(name="a" string="true")", "1");
+  EXPECT_THAT(error_of(calls(invoke(once + once))), HasSubstr("'a' is given twice"));
 }
 
 // Messages made of pieces that look like the format's own.
@@ -113,10 +115,11 @@ class Random {
 
   std::string text() {
     static const std::vector<std::string> kPieces{
-        "a",    "中",    "👍",   " ",      "\n",     "\n\n",       "\t",           "\"",      "'",        "\\",
-        "<",    ">",     "</",   "｜",     "<｜",    "DSML",       "tool_calls>",  "invoke ", "name=\"x", "\">\n",
-        "{}",   "</b>",  "é",    "&lt;",   "null",   "<tool_call>", "\" string=\"true\">", "</tool_result>", "<｜User｜>", "\x01",
-        "｜>",  "think>", "<|im_end|>", "parameter>", "\r\n", "123", "｜DSML", "DSML｜", "<think", "<｜end▁of▁sentence"};
+        "a",      "中",         "👍",         " ",      "\n",   "\n\n",        "\t",          "\"",      "'",
+        "\\",     "<",          ">",          "</",     "｜",   "<｜",         "DSML",        "invoke ", "name=\"x",
+        "\">\n",  "{}",         "</b>",       "é",      "&lt;", "null",        "tool_calls>", "\x01",    "｜>",
+        "think>", "<|im_end|>", "parameter>", "\r\n",   "123",  "｜DSML",      "DSML｜",      "<think",  "<tool_call>",
+        "</tool_result>", "<｜User｜>", "\" string=\"true\">", "<｜end▁of▁sentence"};
     std::string text;
     for (uint64_t n = below(7); n > 0; --n) text += kPieces[below(kPieces.size())];
     return text;
@@ -217,13 +220,15 @@ TEST(DeepseekV4Parse, WhatTheEncoderWritesComesBack) {
 // The parser reads what a model wrote: any cut or damage of a good completion ends in a message or in one line.
 TEST(DeepseekV4Parse, DamagedCompletionsEndInOrder) {
   Random random(8);
-  const std::string good = "plan</think>Go." + calls(invoke(parameter(R"(name="a" string="false")", "[1, {\"k\": \"v\"}]") +
-                                                            parameter(R"(name="s" string="true")", "x")));
+  const std::string good =
+      "plan</think>Go." + calls(invoke(parameter(R"(name="a" string="false")", R"([1, {"k": "v"}])") +
+                                       parameter(R"(name="s" string="true")", "x")));
   for (int i = 0; i < 20000; ++i) {
     std::string damaged = good;
     for (uint64_t n = 1 + random.below(3); n > 0; --n) {
       const size_t at = random.below(damaged.size()), length = random.below(30);
-      damaged.replace(at, length, random.below(2) == 0 ? "" : damaged.substr(random.below(damaged.size()), random.below(30)));
+      const std::string piece = damaged.substr(random.below(damaged.size()), random.below(30));
+      damaged.replace(at, length, random.below(2) == 0 ? "" : piece);
     }
     try {
       EXPECT_TRUE(parse_completion(damaged, ThinkingMode::kThinking, "row")["tool_calls"].is_array());
