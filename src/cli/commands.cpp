@@ -121,18 +121,21 @@ Command inspect_command() {
 
 Command tokenize_command() {
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
-            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl) [flags]"};
+            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl | --parse FILE.jsonl) [flags]"};
   c.flags = {
-      model_flag(),
+      {"--model", "DIR", "the checkpoint: a Hugging Face folder (--parse with --template needs none)", &CommandArgs::model},
       {"--text", "TEXT", "one text", &CommandArgs::text},
       {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
       {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
-      {"--parse", "FILE", "JSON lines of completions (not built yet)", &CommandArgs::parse},
-      {"--template", "NAME", "chat format: auto (default), qwen3 or qwen3_instruct_2507", &CommandArgs::template_name},
+      {"--parse", "FILE", "JSON lines of {\"completion\", \"thinking_mode\"} to take apart (deepseek_v4)",
+       &CommandArgs::parse},
+      {"--template", "NAME", "chat format: auto (default), qwen3, qwen3_instruct_2507 or deepseek_v4",
+       &CommandArgs::template_name},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
-      json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt")};
-  c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl"};
+      json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
+  c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
+                "moraine tokenize --template deepseek_v4 --parse completions.jsonl --json"};
   c.run = run_tokenize;
   return c;
 }

@@ -73,8 +73,10 @@ std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, co
 // A base checkpoint names only the end of a text; an adapter trained on chats ends its turns.
 std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, const Tokenizer& tokenizer) {
   std::vector<int64_t> ids = stop_ids_of(args.model);
-  const int64_t end_of_turn = tokenizer.token_to_id("<|im_end|>");
-  if (prompt.is_chat && end_of_turn >= 0) ids.push_back(end_of_turn);
+  if (!prompt.is_chat) return ids;
+  for (const char* end_of_turn : {"<|im_end|>", "<｜end▁of▁sentence｜>"}) {
+    if (const int64_t id = tokenizer.token_to_id(end_of_turn); id >= 0) ids.push_back(id);
+  }
   return ids;
 }
 

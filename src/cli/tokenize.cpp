@@ -1,4 +1,4 @@
-// moraine tokenize: text and chats as the trainer sees them.
+// moraine tokenize: text and chats as the trainer sees them, and completions taken apart.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -11,6 +11,8 @@
 #include "cli/show_tokens.h"
 #include "data/chat_formats.h"
 #include "data/chat_template.h"
+#include "data/deepseek_v4_chat.h"
+#include "data/deepseek_v4_parse.h"
 #include "data/row_reader.h"
 #include "data/tokenizer.h"
 
@@ -24,15 +26,19 @@ OrderedJson before_last_answer(OrderedJson messages) {
 }
 
 void check_flags(const CommandArgs& args) {
-  if (!args.parse.empty()) throw input_error("--parse", "not built yet", "it needs the deepseek_v4 format");
-  const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty();
+  const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty() + !args.parse.empty();
   if (given != 1) {
     throw input_error("tokenize", given == 0 ? "nothing to tokenize" : "more than one input is given",
-                      "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl");
+                      "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl or --parse FILE.jsonl");
   }
-  if (args.messages.empty() && !(args.template_name.empty() && args.template_options.empty())) {
-    throw input_error(args.template_name.empty() ? "--template-options" : "--template", "is for --messages only");
+  if (args.messages.empty() && args.parse.empty() && !(args.template_name.empty() && args.template_options.empty())) {
+    throw input_error(args.template_name.empty() ? "--template-options" : "--template",
+                      "is for --messages and --parse only");
   }
+  // The named format alone says how completions are read.
+  const bool knows_format = !args.template_name.empty() && args.template_name != "auto";
+  if (args.model.empty() && (args.parse.empty() || !knows_format))
+    throw input_error("tokenize", "--model DIR is missing", "see moraine tokenize --help");
   if (!is_utf8(args.text)) throw input_error("--text", "is not UTF-8 text");
 }
 
@@ -46,9 +52,12 @@ std::string as_flags(std::string text) {
   return text;
 }
 
+Json read_options(const CommandArgs& args) {
+  return args.template_options.empty() ? Json::object() : parse_json(args.template_options, "--template-options");
+}
+
 std::unique_ptr<ChatTemplate> open_template(const CommandArgs& args) {
-  Json options = Json::object();
-  if (!args.template_options.empty()) options = parse_json(args.template_options, "--template-options");
+  const Json options = read_options(args);
   try {
     return make_chat_template(args.template_name.empty() ? "auto" : args.template_name, options, args.model);
   } catch (const Error& error) {
@@ -78,7 +87,8 @@ class RowPrinter {
       print_json({{"text", text.text},
                   {"ids", tokens.ids},
                   {"loss_mask", tokens.loss_mask},
-                  {"generation_prompt", format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
+                  {"generation_prompt",
+                   format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
     } else {
       print_row(text.text, tokenizer_.encode(text.text), tokens.loss_mask);
     }
@@ -114,18 +124,19 @@ void for_each_row(const std::string& file, const Use& use) {
   if (rows == 0) throw input_error(file, "holds no rows");
 }
 
-const std::string& text_of(const OrderedJson& row, const std::string& where) {
-  const auto text = row.find("text");
+const std::string& text_of(const OrderedJson& row, const char* key, const std::string& where) {
+  const auto text = row.find(key);
   if (text == row.end() || !text->is_string())
-    throw input_error(where, "has no key 'text' with a text", "{\"text\": \"...\"}");
+    throw input_error(where, fmt::format("has no key '{}' with a text", key), fmt::format("{{\"{}\": \"...\"}}", key));
   return text->get_ref<const std::string&>();
 }
 
 // Files are read twice, first to check every row: nothing is printed of a file with a mistake in it.
 void tokenize_texts(const std::string& file, RowPrinter& printer) {
-  for_each_row(file, [](const OrderedJson& row, const std::string& where) { text_of(row, where); });
-  for_each_row(file,
-               [&](const OrderedJson& row, const std::string& where) { printer.print_text(text_of(row, where)); });
+  for_each_row(file, [](const OrderedJson& row, const std::string& where) { text_of(row, "text", where); });
+  for_each_row(file, [&](const OrderedJson& row, const std::string& where) {
+    printer.print_text(text_of(row, "text", where));
+  });
 }
 
 void tokenize_messages(const std::string& file, const ChatTemplate& format, RowPrinter& printer) {
@@ -139,10 +150,51 @@ void tokenize_messages(const std::string& file, const ChatTemplate& format, RowP
   });
 }
 
+// A row's own thinking_mode goes before the option.
+deepseek_v4::ThinkingMode mode_of(const OrderedJson& row, const DeepseekV4Options& options, const std::string& where) {
+  const auto mode = row.find("thinking_mode");
+  if (mode == row.end() || mode->is_null()) return options.thinking_mode;
+  if (*mode == "chat") return deepseek_v4::ThinkingMode::kChat;
+  if (*mode == "thinking") return deepseek_v4::ThinkingMode::kThinking;
+  throw input_error(where, "thinking_mode is not chat or thinking");
+}
+
+// A completion that is malformed is a result, not a mistake of the file.
+void parse_completions(const CommandArgs& args) {
+  const std::string name = open_template(args)->name();
+  if (name != "deepseek_v4")
+    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
+                      "--template deepseek_v4");
+  const DeepseekV4Options options = read_deepseek_v4_options(read_options(args));
+  for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
+    text_of(row, "completion", where);
+    mode_of(row, options, where);
+  });
+  int64_t rows = 0;
+  for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
+    OrderedJson message, error;
+    try {
+      message = deepseek_v4::parse_completion(text_of(row, "completion", where), mode_of(row, options, where), where);
+    } catch (const Error& malformed) {
+      error = malformed.what();
+    }
+    if (args.json) {
+      fmt::print("{}\n", OrderedJson{{"message", message}, {"error", error}}.dump());
+    } else {
+      const std::string shown = error.is_null() ? message.dump(2) : "malformed: " + error.get<std::string>();
+      fmt::print("── row {} ──\n{}\n", ++rows, shown);
+    }
+  });
+}
+
 }  // namespace
 
 int run_tokenize(const CommandArgs& args) {
   check_flags(args);
+  if (!args.parse.empty()) {
+    parse_completions(args);
+    return 0;
+  }
   const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
   RowPrinter printer(tokenizer, args.json);
   if (!args.text.empty()) {

@@ -194,7 +194,7 @@ void fill_variables(OrderedJson& messages, const std::map<std::string, std::stri
   if (!messages.is_array()) return;  // the chat template says so
   for (OrderedJson& message : messages) {
     if (!message.is_object()) continue;
-    for (const char* key : {"content", "reasoning_content"}) {
+    for (const char* key : {"content", "reasoning_content", "reasoning"}) {
       auto it = message.find(key);
       if (it == message.end()) continue;
       fill(*it);

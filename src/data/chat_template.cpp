@@ -6,15 +6,16 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/deepseek_v4_chat.h"
 #include "data/qwen_chat.h"
 #include "data/template_detection.h"
 
 namespace moraine {
 namespace {
 
-const std::vector<std::string> kTemplates{"auto", "qwen3", "qwen3_instruct_2507"};
+const std::vector<std::string> kTemplates{"auto", "qwen3", "qwen3_instruct_2507", "deepseek_v4"};
 // Formats that the design names and a later version encodes.
-const std::vector<std::string> kNotBuiltYet{"qwen3_5", "deepseek_v4", "react"};
+const std::vector<std::string> kNotBuiltYet{"qwen3_5", "react"};
 
 void check_name(const std::string& name) {
   if (std::find(kTemplates.begin(), kTemplates.end(), name) != kTemplates.end()) return;
@@ -50,6 +51,7 @@ std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const 
                                                  const std::filesystem::path& model_folder) {
   check_name(name);
   const std::string found = name == "auto" ? detect_chat_template(model_folder) : name;
+  if (found == "deepseek_v4") return make_deepseek_v4_chat(read_deepseek_v4_options(options));
   const bool enable_thinking = read_enable_thinking(found, options);
   if (found == "qwen3_instruct_2507") return make_qwen3_chat(QwenThinking::kNone);
   MORAINE_ASSERT(found == "qwen3", "a template without an encoder");

@@ -37,10 +37,11 @@ class ChatTemplate {
                                         const std::string& where) const = 0;
 };
 
-// `name`: qwen3, qwen3_instruct_2507 or auto. auto compares the checkpoint's own chat_template (chat_template.jinja or
-// tokenizer_config.json in `model_folder`) with the known formats and throws an input error when none fits.
-// `options`: enable_thinking (default true) for qwen3; qwen3_instruct_2507, which never thinks, takes only false there.
-// Unknown names and options are input errors that list the known ones.
+// `name`: qwen3, qwen3_instruct_2507, deepseek_v4 or auto. auto compares the checkpoint's own chat_template
+// (chat_template.jinja or tokenizer_config.json in `model_folder`) with the known formats and throws an input error when
+// none fits; a DeepSeek-V4 checkpoint, which has none, is known by its config.json.
+// `options`: enable_thinking (default true) for qwen3; qwen3_instruct_2507, which never thinks, takes only false there;
+// read_deepseek_v4_options for deepseek_v4. Unknown names and options are input errors that list the known ones.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder);
 

@@ -9,7 +9,7 @@
 namespace moraine {
 namespace {
 
-constexpr const char* kHowToMend = "say which format: data.template: qwen3 or qwen3_instruct_2507";
+constexpr const char* kHowToMend = "say which format: data.template: qwen3, qwen3_instruct_2507 or deepseek_v4";
 
 struct Found {
   std::string jinja, where;
@@ -35,14 +35,21 @@ std::optional<std::string> from_tokenizer_config(const std::filesystem::path& pa
   throw input_error(path.string(), "chat_template is a list without a default", kHowToMend);
 }
 
-Found read_template(const std::filesystem::path& folder) {
+// nullopt when the folder has none.
+std::optional<Found> read_template(const std::filesystem::path& folder) {
   const std::filesystem::path jinja = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
-  if (std::filesystem::exists(jinja)) return {read_text_file(jinja), jinja.string()};
+  if (std::filesystem::exists(jinja)) return Found{read_text_file(jinja), jinja.string()};
   if (std::filesystem::exists(config)) {
-    if (auto text = from_tokenizer_config(config)) return {*text, config.string()};
+    if (auto text = from_tokenizer_config(config)) return Found{*text, config.string()};
   }
-  throw input_error(folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
-                    kHowToMend);
+  return std::nullopt;
+}
+
+// Its checkpoints come with an encoder in Python instead of a template.
+bool is_deepseek_v4(const std::filesystem::path& folder) {
+  if (!std::filesystem::exists(folder / "config.json")) return false;
+  const Json config = read_json_file(folder / "config.json");
+  return config.is_object() && config.value("model_type", Json()) == "deepseek_v4";
 }
 
 }  // namespace
@@ -68,9 +75,14 @@ std::optional<std::string> recognise_chat_template(std::string_view jinja) {
 }
 
 std::string detect_chat_template(const std::filesystem::path& model_folder) {
-  const Found found = read_template(model_folder);
-  if (auto name = recognise_chat_template(found.jinja)) return *name;
-  throw input_error(found.where, "the chat template is of no format known here", kHowToMend);
+  const std::optional<Found> found = read_template(model_folder);
+  if (!found) {
+    if (is_deepseek_v4(model_folder)) return "deepseek_v4";
+    throw input_error(model_folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
+                      kHowToMend);
+  }
+  if (auto name = recognise_chat_template(found->jinja)) return *name;
+  throw input_error(found->where, "the chat template is of no format known here", kHowToMend);
 }
 
 }  // namespace moraine

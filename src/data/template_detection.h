@@ -13,8 +13,8 @@ namespace moraine {
 std::optional<std::string> recognise_chat_template(std::string_view jinja);
 
 // Reads chat_template.jinja, or chat_template in tokenizer_config.json (text, or a list of {name, template} of which
-// "default" is taken), in `model_folder`. Throws an input error that says how to mend it when there is none or none
-// fits.
+// "default" is taken), in `model_folder`; where there is neither, a config.json of DeepSeek-V4 decides. Throws an input
+// error that says how to mend it when there is none or none fits.
 std::string detect_chat_template(const std::filesystem::path& model_folder);
 
 }  // namespace moraine

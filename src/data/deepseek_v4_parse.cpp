@@ -1,0 +1,40 @@
+#include "data/deepseek_v4_parse.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "data/deepseek_v4_dsml.h"
+
+namespace moraine::deepseek_v4 {
+namespace {
+
+void refuse_tokens(std::string_view text, const char* what, const std::string& where) {
+  for (std::string_view token : {kBeginOfSentence, kThinkBegin, kThinkEnd, kDsml}) {
+    if (text.find(token) != text.npos) throw input_error(where, fmt::format("{} in the {}", token, what));
+  }
+}
+
+}  // namespace
+
+OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, const std::string& where) {
+  const size_t end = completion.find(kEndOfSentence);
+  if (end == completion.npos) throw input_error(where, fmt::format("no {} at the end", kEndOfSentence));
+  if (end + kEndOfSentence.size() != completion.size())
+    throw input_error(where, fmt::format("text after {}", kEndOfSentence));
+  std::string_view rest = completion.substr(0, end), reasoning;
+  if (mode == ThinkingMode::kThinking) {
+    const size_t thought = rest.find(kThinkEnd);
+    if (thought == rest.npos) throw input_error(where, fmt::format("no {} after the thinking", kThinkEnd));
+    reasoning = rest.substr(0, thought);
+    rest.remove_prefix(thought + kThinkEnd.size());
+    refuse_tokens(reasoning, "thinking", where);
+  }
+  const size_t calls_at = rest.find(kCallsBegin);
+  const std::string_view content = rest.substr(0, calls_at);
+  refuse_tokens(content, "content", where);
+  OrderedJson calls = OrderedJson::array();
+  if (calls_at != rest.npos) calls = read_calls(rest.substr(calls_at + kCallsBegin.size()), where);
+  return {{"role", "assistant"}, {"content", content}, {"reasoning", reasoning}, {"tool_calls", std::move(calls)}};
+}
+
+}  // namespace moraine::deepseek_v4
