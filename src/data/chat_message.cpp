@@ -19,6 +19,7 @@ struct Place {
   Error error(const std::string& what, const std::string& hint = "") const {
     return message_error(where, index, what, hint);
   }
+  std::string text() const { return fmt::format("{}: messages[{}]", where, index); }
 };
 
 // nullptr when missing or null.
@@ -59,24 +60,6 @@ ToolCall read_tool_call(const OrderedJson& json, const Place& place) {
   return {name->get<std::string>(), *arguments};
 }
 
-// What the message's own flags say about training it; nullopt when they say nothing.
-std::optional<bool> read_train_flags(const OrderedJson& json, const Place& place) {
-  std::optional<bool> trained;
-  for (const char* key : {"weight", "train", "loss"}) {
-    const OrderedJson* flag = find(json, key);
-    if (flag == nullptr) continue;
-    const bool is_weight = std::string_view(key) == "weight";
-    if (is_weight ? *flag != 0 && *flag != 1 : !flag->is_boolean()) {
-      throw place.error(fmt::format("'{}' is not {}", key, is_weight ? "0 or 1" : "true or false"),
-                        "1 or true trains an assistant's message, 0 or false leaves it out");
-    }
-    const bool value = is_weight ? *flag == 1 : flag->get<bool>();
-    if (trained.value_or(value) != value) throw place.error("weight, train and loss contradict each other");
-    trained = value;
-  }
-  return trained;
-}
-
 ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>& roles, const Place& place) {
   if (!json.is_object()) throw place.error("not an object", "messages are {\"role\": …, \"content\": …}");
   const OrderedJson* role = find(json, "role");
@@ -100,13 +83,7 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
       for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, place));
     }
   }
-  if (const std::optional<bool> trained = read_train_flags(json, place)) {
-    if (*trained && message.role != "assistant") {
-      throw place.error("a message that is not an assistant's cannot be trained by itself",
-                        "leave the flag out; data.loss_on: all trains every token");
-    }
-    message.is_trained = *trained;
-  }
+  message.is_trained = read_train_flag(json, place.text());
   if (content == nullptr && message.tool_calls.empty() && !message.reasoning_content) {
     throw place.error("no content", "an empty one is \"\"");
   }
@@ -123,6 +100,27 @@ std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const s
   result.reserve(messages.size());
   for (const OrderedJson& message : messages) result.push_back(read_message(message, roles, {where, result.size()}));
   return result;
+}
+
+bool read_train_flag(const OrderedJson& message, const std::string& place) {
+  std::optional<bool> trained;
+  for (const char* key : {"weight", "train", "loss"}) {
+    const OrderedJson* flag = find(message, key);
+    if (flag == nullptr) continue;
+    const bool is_weight = std::string_view(key) == "weight";
+    if (is_weight ? *flag != 0 && *flag != 1 : !flag->is_boolean()) {
+      throw input_error(place, fmt::format("'{}' is not {}", key, is_weight ? "0 or 1" : "true or false"),
+                        "1 or true trains an assistant's message, 0 or false leaves it out");
+    }
+    const bool value = is_weight ? *flag == 1 : flag->get<bool>();
+    if (trained.value_or(value) != value) throw input_error(place, "weight, train and loss contradict each other");
+    trained = value;
+  }
+  if (trained.value_or(false) && message.value("role", OrderedJson()) != "assistant") {
+    throw input_error(place, "a message that is not an assistant's cannot be trained by itself",
+                      "leave the flag out; data.loss_on: all trains every token");
+  }
+  return trained.value_or(true);
 }
 
 Error message_error(const std::string& where, size_t index, const std::string& what, const std::string& hint) {

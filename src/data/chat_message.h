@@ -26,13 +26,16 @@ struct ChatMessage {
 
 // Reads an array of {"role", "content", "reasoning_content"?, "tool_calls"?}. `content` is text or a list of
 // {"type": "text", "text"} parts, which are joined. A tool call is {"function": {"name", "arguments"}} or the inner
-// object itself. An assistant's message that is not to be trained says "weight": 0 (OpenAI's files), "train": false
-// (axolotl's) or "loss": false (ms-swift's).
-// Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is not text, an
-// assistant's message with nothing in it, a call without name or arguments, another weight, a flag that would train
-// another role, no message at all.
+// object itself. Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is
+// not text, an assistant's message with nothing in it, a call without name or arguments, what read_train_flag refuses,
+// no message at all.
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
                                             const std::string& where);
+
+// Whether a message's own flags let it be trained: "weight": 0 (OpenAI's files), "train": false (axolotl's) or "loss":
+// false (ms-swift's) keep it out. Throws an input error (where = `place`) on other values, flags that contradict each
+// other, and a flag that would train another role than the assistant.
+bool read_train_flag(const OrderedJson& message, const std::string& place);
 
 // An input error about message `index` of the conversation at `where`.
 Error message_error(const std::string& where, size_t index, const std::string& what, const std::string& hint = "");

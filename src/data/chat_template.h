@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/json.h"
-#include "data/chat_message.h"
 #include "data/tokenizer.h"
 
 namespace moraine {
@@ -22,8 +21,10 @@ struct ChatText {
   std::string text;
   std::vector<std::pair<size_t, size_t>> trained, withheld;
 
-  // The end of `message`'s turn, which began at byte `begin`: every encoder calls it after each assistant turn.
-  void add_answer(size_t begin, const ChatMessage& message) {
+  // The end of an assistant's turn, which began at byte `begin`: every encoder calls it for each. `message` says
+  // is_trained, of read_train_flag.
+  template <typename Message>
+  void add_answer(size_t begin, const Message& message) {
     trained.emplace_back(begin, text.size());
     if (!message.is_trained) withheld.push_back(trained.back());
   }
