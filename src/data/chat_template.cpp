@@ -52,8 +52,9 @@ bool read_enable_thinking(const std::string& name, const Json& options, bool thi
 // react's own option is `base`; the others are its base's.
 std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::path& model_folder) {
   const std::string where = "data.template_options", where_base = where + ".base";
+  if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
   std::string base = "auto";
-  if (options.is_object() && options.contains("base")) {
+  if (options.contains("base")) {
     if (!options["base"].is_string()) throw input_error(where_base, "not the name of a template");
     base = options["base"].get<std::string>();
     options.erase("base");
