@@ -43,12 +43,15 @@ struct CountingIterator {
   bool operator!=(const CountingIterator& other) const { return at != other.at; }
 };
 
+enum class BigIntegers { kFloats, kDigits };  // what becomes of those beyond 64 bits
+
 // Builds the document from the parser's events. nlohmann's own builder keeps the last of two equal keys and has no
 // limit of depth.
 template <typename J>
 class Builder {
  public:
-  Builder(std::string_view text, const std::string& where) : text_(text), where_(where), furthest_(text.data()) {}
+  Builder(std::string_view text, const std::string& where, BigIntegers big_integers = BigIntegers::kFloats)
+      : text_(text), where_(where), big_integers_(big_integers), furthest_(text.data()) {}
 
   J build() {
     // The parser takes a NUL byte for the end of the text.
@@ -62,7 +65,10 @@ class Builder {
   bool boolean(bool value) { return add(J(value)); }
   bool number_integer(int64_t value) { return add(J(value)); }
   bool number_unsigned(uint64_t value) { return add(J(value)); }
-  bool number_float(double value, const std::string&) { return add(J(value)); }
+  bool number_float(double value, const std::string& written) {
+    if (big_integers_ == BigIntegers::kFloats || written.find_first_of(".eE") != written.npos) return add(J(value));
+    return add(J::binary({written.begin(), written.end()}));
+  }
   bool string(std::string& value) { return add(J(std::move(value))); }
   bool binary(typename J::binary_t&) { return false; }  // not in JSON text
 
@@ -155,6 +161,7 @@ class Builder {
   }
   std::string_view text_;
   const std::string& where_;
+  BigIntegers big_integers_;
   const char* furthest_;
   J root_;
   std::vector<Level> levels_;
@@ -168,6 +175,16 @@ Json parse_json(std::string_view text, const std::string& where) {
 
 OrderedJson parse_ordered_json(std::string_view text, const std::string& where) {
   return Builder<OrderedJson>(text, where).build();
+}
+
+OrderedJson parse_exact_json(std::string_view text, const std::string& where) {
+  return Builder<OrderedJson>(text, where, BigIntegers::kDigits).build();
+}
+
+std::optional<std::string> big_integer_digits(const OrderedJson& value) {
+  if (!value.is_binary()) return std::nullopt;
+  const auto& digits = value.get_binary();
+  return std::string(digits.begin(), digits.end());
 }
 
 Json read_json_file(const std::filesystem::path& path) {

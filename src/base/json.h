@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,13 @@ using OrderedJson = nlohmann::ordered_json;
 // invalid UTF-8, on a key given twice in one object, and on nesting deeper than 256.
 Json parse_json(std::string_view text, const std::string& where);
 OrderedJson parse_ordered_json(std::string_view text, const std::string& where);
+
+// For the rows of a data file, whose numbers are printed again: as parse_ordered_json, but an integer beyond 64 bits is
+// no float. It keeps its digits, as a binary value, which JSON text has no other use for.
+OrderedJson parse_exact_json(std::string_view text, const std::string& where);
+
+// The digits of an integer beyond 64 bits that parse_exact_json read; nullopt for every other value.
+std::optional<std::string> big_integer_digits(const OrderedJson& value);
 
 Json read_json_file(const std::filesystem::path& path);
 

@@ -32,7 +32,7 @@ void check_flags(const CommandArgs& args) {
 }
 
 Prompt chat_prompt(const CommandArgs& args, const DataConfig& config) {
-  OrderedJson chat = parse_ordered_json(read_text_file(args.chat), args.chat);
+  OrderedJson chat = parse_exact_json(read_text_file(args.chat), args.chat);
   OrderedJson messages = chat, tools;
   if (chat.is_object()) {
     if (!chat.contains("messages")) throw input_error(args.chat, "has no key 'messages'", "{\"messages\": [...]}");

@@ -117,7 +117,7 @@ void for_each_row(const std::string& file, const Use& use) {
   int64_t rows = 0;
   for (JsonRow row; reader.next(row); ++rows) {
     const std::string where = fmt::format("{}:{}", file, row.line);
-    OrderedJson json = parse_ordered_json(row.text, where);
+    OrderedJson json = parse_exact_json(row.text, where);
     if (!json.is_object()) throw input_error(where, "is not a JSON object");
     use(std::move(json), where);
   }

@@ -42,7 +42,7 @@ OrderedJson tools_of_row(OrderedJson& row, const std::string& where) {
   if (tools.is_string()) {
     const std::string& text = tools.get_ref<const std::string&>();
     if (text.find_first_not_of(" \t\r\n") == text.npos) return nullptr;
-    tools = parse_ordered_json(text, where + ": tools");
+    tools = parse_exact_json(text, where + ": tools");
   }
   return tools;
 }
@@ -51,18 +51,14 @@ OrderedJson tools_of_row(OrderedJson& row, const std::string& where) {
 OrderedJson message_of_function_call(const std::string& value, const std::string& where) {
   size_t json_begin = value.rfind("</think>");
   json_begin = json_begin == value.npos ? 0 : json_begin + std::string_view("</think>").size();
-  OrderedJson calls = parse_ordered_json(std::string_view(value).substr(json_begin), where + ": function_call");
+  OrderedJson calls = parse_exact_json(std::string_view(value).substr(json_begin), where + ": function_call");
   if (!calls.is_array()) calls = OrderedJson::array({std::move(calls)});
   OrderedJson result = message("assistant", value.substr(0, json_begin));
   result["tool_calls"] = std::move(calls);
   return result;
 }
 
-OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& where) {
-  const std::string place = fmt::format("{}: conversations[{}]", where, index);
-  if (!turn.is_object()) throw input_error(place, "not an object", "turns are {\"from\": …, \"value\": …}");
-  if (turn.contains("role")) return turn;
-  const std::string from = required_text(turn, "from", place), value = required_text(turn, "value", place);
+OrderedJson message_of_value(const std::string& from, const std::string& value, const std::string& place) {
   if (from == "human" || from == "user") return message("user", value);
   if (from == "gpt" || from == "assistant") return message("assistant", value);
   if (from == "system") return message("system", value);
@@ -70,6 +66,18 @@ OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& w
   if (from == "function_call") return message_of_function_call(value, place);
   throw input_error(place, "unknown role " + quoted_for_error(from),
                     "from: human, gpt, system, tool, function_call and observation");
+}
+
+OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& where) {
+  const std::string place = fmt::format("{}: conversations[{}]", where, index);
+  if (!turn.is_object()) throw input_error(place, "not an object", "turns are {\"from\": …, \"value\": …}");
+  if (turn.contains("role")) return turn;
+  const std::string from = required_text(turn, "from", place), value = required_text(turn, "value", place);
+  OrderedJson result = message_of_value(from, value, place);
+  for (const char* flag : {"weight", "train", "loss"}) {
+    if (const OrderedJson* given = find(turn, flag)) result[flag] = *given;
+  }
+  return result;
 }
 
 ChatRow sharegpt_row(OrderedJson row, const std::string& where) {

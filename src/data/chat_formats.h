@@ -25,7 +25,8 @@ DataFormat format_of_row(const OrderedJson& row, const std::string& where);
 //   system,
 //             tool or observation, function_call (a JSON object or list of {"name", "arguments"}, after
 //             <think>…</think> if any: it becomes an assistant's tool calls). Entries with "role" and "content" are
-//             messages as they are. A tool without the {"type": "function", "function": …} around it gets it.
+//             messages as they are; the flags weight, train and loss stay. A tool without the {"type": "function",
+//             "function": …} around it gets it.
 //   alpaca    {"instruction", "input"?, "output", "system"?, "history"? ([[question, answer], …])}; instruction and
 //   input
 //             are joined by a newline.

@@ -17,8 +17,9 @@ struct Place {
   size_t index;
 
   Error error(const std::string& what, const std::string& hint = "") const {
-    return input_error(where, fmt::format("messages[{}]: {}", index, what), hint);
+    return message_error(where, index, what, hint);
   }
+  std::string text() const { return fmt::format("{}: messages[{}]", where, index); }
 };
 
 // nullptr when missing or null.
@@ -30,7 +31,8 @@ const OrderedJson* find(const OrderedJson& object, const char* key) {
 std::string content_text(const OrderedJson& content, const Place& place) {
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) {
-    throw place.error(fmt::format("content is of type {}, not text", content.type_name()),
+    const char* type = content.is_binary() ? "number" : content.type_name();
+    throw place.error(fmt::format("content is of type {}, not text", type),
                       content.is_object() ? "write it as a JSON string" : "");
   }
   std::string joined;
@@ -81,6 +83,7 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
       for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, place));
     }
   }
+  message.is_trained = read_train_flag(json, place.text());
   if (content == nullptr && message.tool_calls.empty() && !message.reasoning_content) {
     throw place.error("no content", "an empty one is \"\"");
   }
@@ -97,6 +100,46 @@ std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const s
   result.reserve(messages.size());
   for (const OrderedJson& message : messages) result.push_back(read_message(message, roles, {where, result.size()}));
   return result;
+}
+
+bool read_train_flag(const OrderedJson& message, const std::string& place) {
+  std::optional<bool> trained;
+  for (const char* key : {"weight", "train", "loss"}) {
+    const OrderedJson* flag = find(message, key);
+    if (flag == nullptr) continue;
+    const bool is_weight = std::string_view(key) == "weight";
+    if (is_weight ? *flag != 0 && *flag != 1 : !flag->is_boolean()) {
+      throw input_error(place, fmt::format("'{}' is not {}", key, is_weight ? "0 or 1" : "true or false"),
+                        "1 or true trains an assistant's message, 0 or false leaves it out");
+    }
+    const bool value = is_weight ? *flag == 1 : flag->get<bool>();
+    if (trained.value_or(value) != value) throw input_error(place, "weight, train and loss contradict each other");
+    trained = value;
+  }
+  if (trained.value_or(false) && message.value("role", OrderedJson()) != "assistant") {
+    throw input_error(place, "a message that is not an assistant's cannot be trained by itself",
+                      "leave the flag out; data.loss_on: all trains every token");
+  }
+  return trained.value_or(true);
+}
+
+Error message_error(const std::string& where, size_t index, const std::string& what, const std::string& hint) {
+  return input_error(where, fmt::format("messages[{}]: {}", index, what), hint);
+}
+
+void check_tool_results(const std::vector<ChatMessage>& messages, std::string_view call_mark,
+                        const std::string& where) {
+  bool called = false;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
+    if (message.role != "tool") {
+      called = message.role == "assistant" &&
+               (!message.tool_calls.empty() || message.content.find(call_mark) != std::string::npos);
+    } else if (!called) {
+      throw message_error(where, i, "a tool's result without a call before it",
+                          "the assistant's message before it has tool_calls");
+    }
+  }
 }
 
 void check_tools(const OrderedJson& tools, const std::string& where) {

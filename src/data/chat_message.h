@@ -3,8 +3,10 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
 
 namespace moraine {
@@ -19,14 +21,28 @@ struct ChatMessage {
   std::string content;                           // "" when null: only an assistant's may be
   std::optional<std::string> reasoning_content;  // an assistant's thinking, when it has a key of its own
   std::vector<ToolCall> tool_calls;              // an assistant's only
+  bool is_trained = true;                        // an assistant's: false when a flag of the message says so
 };
 
 // Reads an array of {"role", "content", "reasoning_content"?, "tool_calls"?}. `content` is text or a list of
 // {"type": "text", "text"} parts, which are joined. A tool call is {"function": {"name", "arguments"}} or the inner
 // object itself. Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is
-// not text, an assistant's message with nothing in it, a call without name or arguments, no message at all.
+// not text, an assistant's message with nothing in it, a call without name or arguments, what read_train_flag refuses,
+// no message at all.
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
                                             const std::string& where);
+
+// Whether a message's own flags let it be trained: "weight": 0 (OpenAI's files), "train": false (axolotl's) or "loss":
+// false (ms-swift's) keep it out. Throws an input error (where = `place`) on other values, flags that contradict each
+// other, and a flag that would train another role than the assistant.
+bool read_train_flag(const OrderedJson& message, const std::string& place);
+
+// An input error about message `index` of the conversation at `where`.
+Error message_error(const std::string& where, size_t index, const std::string& what, const std::string& hint = "");
+
+// Throws an input error that names a message of role tool whose exchange has no call: what comes before it and other
+// results is not an assistant's message with tool calls, nor one with `call_mark`, the text of a call, in its content.
+void check_tool_results(const std::vector<ChatMessage>& messages, std::string_view call_mark, const std::string& where);
 
 // Throws an input error unless `tools` is null or an array of objects.
 void check_tools(const OrderedJson& tools, const std::string& where);

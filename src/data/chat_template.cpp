@@ -7,30 +7,28 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "data/deepseek_v4_chat.h"
+#include "data/qwen3_5_chat.h"
 #include "data/qwen_chat.h"
+#include "data/react_chat.h"
 #include "data/template_detection.h"
 
 namespace moraine {
 namespace {
 
-const std::vector<std::string> kTemplates{"auto", "qwen3", "qwen3_instruct_2507", "deepseek_v4"};
-// Formats that the design names and a later version encodes.
-const std::vector<std::string> kNotBuiltYet{"qwen3_5", "react"};
+const std::vector<std::string> kTemplates{"auto", "qwen3", "qwen3_instruct_2507", "qwen3_5", "deepseek_v4"};
+const std::string kReact = "react";  // turns messages into plain ones, for one of kTemplates to render
 
-void check_name(const std::string& name) {
-  if (std::find(kTemplates.begin(), kTemplates.end(), name) != kTemplates.end()) return;
-  const std::string available = "available: " + join_words(kTemplates);
-  if (std::find(kNotBuiltYet.begin(), kNotBuiltYet.end(), name) != kNotBuiltYet.end()) {
-    throw input_error("data.template", fmt::format("'{}' is not built yet", name), available);
-  }
-  throw input_error("data.template", fmt::format("unknown template '{}'", name), available);
+void check_name(const std::string& name, const std::vector<std::string>& known, const std::string& where) {
+  if (std::find(known.begin(), known.end(), name) != known.end()) return;
+  throw input_error(where, fmt::format("unknown template '{}'", name), "available: " + join_words(known));
 }
 
-bool read_enable_thinking(const std::string& name, const Json& options) {
+// `thinks_by_default`: without the option.
+bool read_enable_thinking(const std::string& name, const Json& options, bool thinks_by_default) {
   const std::string where = "data.template_options";
-  const bool thinks = name == "qwen3";
+  const bool thinks = name == "qwen3" || name == "qwen3_5";
   if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
-  bool enable_thinking = thinks;
+  bool enable_thinking = thinks && thinks_by_default;
   for (const auto& [key, value] : options.items()) {
     if (key != "enable_thinking") {
       throw input_error(where, fmt::format("unknown option '{}'", key), name + " takes enable_thinking");
@@ -40,20 +38,66 @@ bool read_enable_thinking(const std::string& name, const Json& options) {
   }
   if (enable_thinking && !thinks) {
     throw input_error(where + ".enable_thinking", fmt::format("{} has no thinking", name),
-                      "leave it out, or use qwen3");
+                      "leave it out, or use qwen3 or qwen3_5");
   }
   return enable_thinking;
+}
+
+// react's own option is `base`; the others are its base's.
+std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::path& model_folder) {
+  const std::string where = "data.template_options", where_base = where + ".base";
+  if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
+  std::string base = "auto";
+  if (options.contains("base")) {
+    if (!options["base"].is_string()) throw input_error(where_base, "not the name of a template");
+    base = options["base"].get<std::string>();
+    options.erase("base");
+  }
+  check_name(base, kTemplates, where_base);
+  if (base == "auto") {
+    try {
+      detect_chat_template(model_folder);
+    } catch (const Error& error) {
+      throw input_error(error.where, error.message, "say which format renders react's messages: " + where_base);
+    }
+  }
+  try {
+    return make_react_chat(make_chat_template(base, options, model_folder));
+  } catch (const Error& error) {
+    const bool lists_options = error.where == where && error.hint.find(" takes ") != error.hint.npos;
+    if (!lists_options) throw;
+    throw input_error(error.where, error.message, "react takes base; its base " + error.hint);
+  }
+}
+
+// Calls `use` with the index of each token that holds a byte of one of the ranges [first, last), which come in order as
+// tokens do.
+template <typename Range, typename Use>
+void for_tokens_of(Range first, Range last, const Encoding& encoding, const Use& use) {
+  for (size_t i = 0; i < encoding.ids.size(); ++i) {
+    // The first range that ends behind the token's begin is the only candidate.
+    const auto [begin, end] = encoding.offsets[i];
+    while (first != last && first->second <= begin) ++first;
+    if (first == last) return;
+    if (end > first->first) use(i);
+  }
 }
 
 }  // namespace
 
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder) {
-  check_name(name);
-  const std::string found = name == "auto" ? detect_chat_template(model_folder) : name;
+  std::vector<std::string> known = kTemplates;
+  known.push_back(kReact);
+  check_name(name, known, "data.template");
+  if (name == kReact) return make_react(options, model_folder);
+  const bool detected = name == "auto";
+  const std::string found = detected ? detect_chat_template(model_folder) : name;
   if (found == "deepseek_v4") return make_deepseek_v4_chat(read_deepseek_v4_options(options));
-  const bool enable_thinking = read_enable_thinking(found, options);
+  const bool enable_thinking =
+      read_enable_thinking(found, options, !detected || template_thinks_by_default(model_folder));
   if (found == "qwen3_instruct_2507") return make_qwen3_chat(QwenThinking::kNone);
+  if (found == "qwen3_5") return make_qwen3_5_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
   MORAINE_ASSERT(found == "qwen3", "a template without an encoder");
   return make_qwen3_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
 }
@@ -64,15 +108,10 @@ TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, Lo
   TokenizedChat result;
   result.loss_mask.assign(encoding.ids.size(), loss_on == LossOn::kAll ? 1 : 0);
   if (loss_on != LossOn::kAll && !chat.trained.empty()) {
-    // Ranges and tokens both come in order: the first range that ends behind the token's begin is the only candidate.
-    auto range = loss_on == LossOn::kLast ? std::prev(chat.trained.end()) : chat.trained.begin();
-    for (size_t i = 0; i < encoding.ids.size(); ++i) {
-      const auto [begin, end] = encoding.offsets[i];
-      while (range != chat.trained.end() && range->second <= begin) ++range;
-      if (range == chat.trained.end()) break;
-      result.loss_mask[i] = end > range->first;
-    }
+    const auto first = loss_on == LossOn::kLast ? std::prev(chat.trained.end()) : chat.trained.begin();
+    for_tokens_of(first, chat.trained.end(), encoding, [&](size_t i) { result.loss_mask[i] = 1; });
   }
+  for_tokens_of(chat.withheld.begin(), chat.withheld.end(), encoding, [&](size_t i) { result.loss_mask[i] = 0; });
   result.ids = std::move(encoding.ids);
   return result;
 }

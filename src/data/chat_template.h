@@ -15,10 +15,19 @@
 namespace moraine {
 
 // A rendered conversation. `trained` are byte ranges [begin, end) of `text`, in order, one for each assistant turn:
-// what the assistant says, its end token included, its generation prompt excluded.
+// what the assistant says, its end token included, its generation prompt excluded. `withheld` are those of them that
+// the message's own flag takes out of training, whatever data.loss_on says.
 struct ChatText {
   std::string text;
-  std::vector<std::pair<size_t, size_t>> trained;
+  std::vector<std::pair<size_t, size_t>> trained, withheld;
+
+  // The end of an assistant's turn, which began at byte `begin`: every encoder calls it for each. `message` says
+  // is_trained, of read_train_flag.
+  template <typename Message>
+  void add_answer(size_t begin, const Message& message) {
+    trained.emplace_back(begin, text.size());
+    if (!message.is_trained) withheld.push_back(trained.back());
+  }
 };
 
 class ChatTemplate {
@@ -37,11 +46,13 @@ class ChatTemplate {
                                         const std::string& where) const = 0;
 };
 
-// `name`: qwen3, qwen3_instruct_2507, deepseek_v4 or auto. auto compares the checkpoint's own chat_template
-// (chat_template.jinja or tokenizer_config.json in `model_folder`) with the known formats and throws an input error when
-// none fits; a DeepSeek-V4 checkpoint, which has none, is known by its config.json.
-// `options`: enable_thinking (default true) for qwen3; qwen3_instruct_2507, which never thinks, takes only false there;
-// read_deepseek_v4_options for deepseek_v4. Unknown names and options are input errors that list the known ones.
+// `name`: qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4, react or auto. auto compares the checkpoint's own chat_template
+// (chat_template.jinja or tokenizer_config.json in `model_folder`) with the known formats and throws an input error
+// when none fits; a DeepSeek-V4 checkpoint, which has none, is known by its config.json.
+// `options`: enable_thinking for qwen3 and qwen3_5 (default true; with auto what the checkpoint's template does without
+// it); qwen3_instruct_2507, which never thinks, takes only false there. read_deepseek_v4_options for deepseek_v4. base for
+// react: the format that renders its plain messages (default auto), which takes the other options.
+// Unknown names and options are input errors that list the known ones.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder);
 
@@ -53,8 +64,8 @@ struct TokenizedChat {
 enum class LossOn { kAssistant, kLast, kAll };  // data.loss_on
 
 // Tokenises the whole text at once and marks every token that holds a byte of a trained range (of the last one only
-// with kLast). A token over a range's begin, as when an answer begins with a newline, counts as trained, as in
-// transformers.
+// with kLast, all tokens with kAll) and none of a withheld one. A token over a range's begin, as when an answer begins
+// with a newline, counts as trained, as in transformers.
 TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on);
 
 }  // namespace moraine

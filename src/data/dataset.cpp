@@ -135,7 +135,7 @@ class RowEncoder {
         end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {}
 
   Sample encode(const JsonRow& json, DataFormat format, const std::string& where) const {
-    OrderedJson row = parse_ordered_json(json.text, where);
+    OrderedJson row = parse_exact_json(json.text, where);
     Sample sample =
         make_sample(format == DataFormat::kText ? encode_text(row, where) : encode_chat(format, std::move(row), where));
     check_vocabulary(sample.input_ids, tokenizer_, vocab_size_, where);
@@ -280,7 +280,7 @@ DataFormat data_format_of(const std::string& file, const DataConfig& config) {
   JsonRow row;
   if (!reader.next(row)) throw input_error(file, "holds no rows");
   const std::string where = fmt::format("{}:{}", file, row.line);
-  return format_of_row(parse_ordered_json(row.text, where), where);
+  return format_of_row(parse_exact_json(row.text, where), where);
 }
 
 Dataset load_dataset(const std::vector<std::string>& files, const DataConfig& config, const Tokenizer* tokenizer,

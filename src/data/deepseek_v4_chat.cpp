@@ -144,7 +144,12 @@ class DeepseekV4Chat final : public ChatTemplate {
           const size_t begin = text.size();
           const bool answers_task = i > 0 && !messages[i - 1].task.empty();
           text += answer_text(message, with_thinking && !answers_task);
-          if (!drops || i > last) rendered.chat.trained.emplace_back(begin, text.size());
+          // What has lost its thinking is context, not an answer.
+          if (!drops || i > last) {
+            rendered.chat.add_answer(begin, message);
+          } else if (!message.is_trained) {
+            rendered.chat.withheld.emplace_back(begin, text.size());
+          }
           rendered.awaits_answer = message.wo_eos;
           break;
         }

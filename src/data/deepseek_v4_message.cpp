@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/chat_message.h"
 #include "data/tojson.h"
 
 namespace moraine::deepseek_v4 {
@@ -160,6 +161,7 @@ Message read_message(const OrderedJson& json, std::string place) {
   message.place = std::move(place);
   const std::string& at = message.place;
   message.task = read_task(json, at);
+  message.is_trained = read_train_flag(json, at);
   const OrderedJson* content = find(json, "content");
   bool may_lack_content = false;
 

@@ -33,6 +33,7 @@ struct Message {
   OrderedJson response_format;     // a JSON schema or null; a system's or developer's
   std::string task;                // "": none
   bool wo_eos = false;             // an assistant's: the turn is not ended
+  bool is_trained = true;          // an assistant's: false when a flag of the message says so
 };
 
 // Reads a message:
@@ -47,6 +48,7 @@ struct Message {
 //                    "arguments"}} or the inner object itself; arguments are an object, or one as JSON text
 //   tool             tool_call_id; becomes a user's message of one result
 //   all but tool     task
+//   all              the flags of read_train_flag
 //
 // Other content may be a list of texts; lists are joined by empty lines. Keys that are not of the role are refused where
 // they would change what the model sees. Throws an input error (where = `place`) on anything else, wrong types included.

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "data/chat_message.h"
+#include "data/qwen_turns.h"
 #include "data/tojson.h"
 
 namespace moraine {
@@ -14,44 +15,6 @@ constexpr std::string_view kToolsEnd =
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n";
-constexpr std::string_view kThinkBegin = "<think>", kThinkEnd = "</think>";
-
-std::string_view strip_newlines_left(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of('\n'), text.size()));
-  return text;
-}
-
-std::string_view strip_newlines_right(std::string_view text) {
-  return text.substr(0, text.find_last_not_of('\n') + 1);  // npos + 1 == 0
-}
-
-// What an assistant thinks and says, with thinking that is written inside of `content` taken out.
-struct Answer {
-  std::string_view thinking, content;
-};
-
-Answer split_thinking(const ChatMessage& message) {
-  if (message.reasoning_content) return {*message.reasoning_content, message.content};
-  std::string_view content = message.content;
-  size_t first_end = content.find(kThinkEnd);
-  if (first_end == content.npos) return {"", content};
-  std::string_view thinking = strip_newlines_right(content.substr(0, first_end));
-  size_t begin = thinking.rfind(kThinkBegin);
-  if (begin != thinking.npos) thinking.remove_prefix(begin + kThinkBegin.size());
-  std::string_view rest = content.substr(content.rfind(kThinkEnd) + kThinkEnd.size());
-  return {strip_newlines_left(thinking), strip_newlines_left(rest)};
-}
-
-// The results of tools are user messages in this format; they do not begin a new exchange.
-bool is_query(const ChatMessage& message) {
-  return message.role == "user" &&
-         !(message.content.starts_with("<tool_response>") && message.content.ends_with("</tool_response>"));
-}
-
-enum class Purpose {
-  kInference,  // as the released template: thinking before the last query is gone
-  kTraining,   // every turn keeps its thinking block, an empty one when it has no thinking
-};
 
 // Whether an answer is written with its thinking block.
 enum class Block { kNever, kIfAnyThinking, kAlways };
@@ -64,12 +27,12 @@ class Qwen3Chat final : public ChatTemplate {
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {
-    return render(messages, tools, where, Purpose::kTraining);
+    return render(messages, tools, where, QwenPurpose::kTraining);
   }
 
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
                              const std::string& where) const override {
-    return render(messages, tools, where, Purpose::kInference).text;
+    return render(messages, tools, where, QwenPurpose::kInference).text;
   }
 
   std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
@@ -81,19 +44,13 @@ class Qwen3Chat final : public ChatTemplate {
 
  private:
   ChatText render(const OrderedJson& messages_json, const OrderedJson& tools, const std::string& where,
-                  Purpose purpose) const {
+                  QwenPurpose purpose) const {
     const std::vector<ChatMessage> messages =
         read_chat_messages(messages_json, {"system", "user", "assistant", "tool"}, where);
     check_tools(tools, where);
     ChatText chat;
     append_system(chat.text, messages[0], tools);
-    size_t last_query = messages.size() - 1;
-    for (size_t i = messages.size(); i-- > 0;) {
-      if (is_query(messages[i])) {
-        last_query = i;
-        break;
-      }
-    }
+    const size_t query = last_query(messages).value_or(messages.size() - 1);
     for (size_t i = 0; i < messages.size(); ++i) {
       const ChatMessage& message = messages[i];
       const bool last = i + 1 == messages.size();
@@ -101,14 +58,12 @@ class Qwen3Chat final : public ChatTemplate {
         chat.text += "<|im_start|>assistant\n";
         const size_t begin = chat.text.size();
         Block block = Block::kNever;
-        if (i > last_query) block = last ? Block::kAlways : Block::kIfAnyThinking;
-        if (purpose == Purpose::kTraining) block = Block::kAlways;
+        if (i > query) block = last ? Block::kAlways : Block::kIfAnyThinking;
+        if (purpose == QwenPurpose::kTraining) block = Block::kAlways;
         append_answer(chat.text, message, block);
-        chat.trained.emplace_back(begin, chat.text.size());
+        chat.add_answer(begin, message);
       } else if (message.role == "tool") {
-        if (i == 0 || messages[i - 1].role != "tool") chat.text += "<|im_start|>user";
-        chat.text += "\n<tool_response>\n" + message.content + "\n</tool_response>";
-        if (last || messages[i + 1].role != "tool") chat.text += "<|im_end|>\n";
+        append_tool_result(chat.text, messages, i);
       } else if (message.role == "user" || i > 0) {  // a leading system message is written already
         chat.text += "<|im_start|>" + message.role + "\n" + message.content + "<|im_end|>\n";
       }
@@ -133,7 +88,7 @@ class Qwen3Chat final : public ChatTemplate {
   }
 
   void append_answer(std::string& text, const ChatMessage& message, Block block) const {
-    Answer answer{"", message.content};
+    QwenAnswer answer{"", message.content};
     if (thinking_ == QwenThinking::kNone) {
       block = Block::kNever;
     } else {

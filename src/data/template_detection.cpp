@@ -9,7 +9,8 @@
 namespace moraine {
 namespace {
 
-constexpr const char* kHowToMend = "say which format: data.template: qwen3, qwen3_instruct_2507 or deepseek_v4";
+constexpr const char* kHowToMend =
+    "say which format: data.template: qwen3, qwen3_instruct_2507, qwen3_5 or deepseek_v4";
 
 struct Found {
   std::string jinja, where;
@@ -52,10 +53,26 @@ bool is_deepseek_v4(const std::filesystem::path& folder) {
   return config.is_object() && config.value("model_type", Json()) == "deepseek_v4";
 }
 
+bool is_qwen3_5(std::string_view jinja) {
+  const auto mentions = [&](std::string_view word) { return jinja.find(word) != jinja.npos; };
+  for (const char* word :
+       {"<|im_start|>", "<|im_end|>", "# Tools\\n\\nYou have access to the following functions:", "<function=",
+        "<parameter=", "<IMPORTANT>", "<tool_response>", "</think>", "enable_thinking", "reasoning_content",
+        "last_query_index", "render_content"}) {
+    if (!mentions(word)) return false;
+  }
+  // Relatives that share those: successors that keep earlier thinking, and formats that tell a tool otherwise.
+  for (const char* word : {"preserve_thinking", "truncate_history_thinking", "<name>", "You are "}) {
+    if (mentions(word)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<std::string> recognise_chat_template(std::string_view jinja) {
   const auto mentions = [&](std::string_view word) { return jinja.find(word) != jinja.npos; };
+  if (is_qwen3_5(jinja)) return "qwen3_5";
   // What Qwen3's two formats share: ChatML turns, tools in a system message, calls as JSON.
   for (const char* word :
        {"<|im_start|>", "<|im_end|>", "<tools>", "<tool_call>", "<tool_response>", "<args-json-object>"}) {
@@ -72,6 +89,15 @@ std::optional<std::string> recognise_chat_template(std::string_view jinja) {
   if (!mentions("enable_thinking") && !mentions("reasoning_content") && !mentions("think>"))
     return "qwen3_instruct_2507";
   return std::nullopt;
+}
+
+bool thinks_by_default(std::string_view jinja) {
+  // The one condition in which Qwen3.5's smaller models differ.
+  return jinja.find("enable_thinking is true") == jinja.npos;
+}
+
+bool template_thinks_by_default(const std::filesystem::path& model_folder) {
+  return thinks_by_default(read_template(model_folder).jinja);
 }
 
 std::string detect_chat_template(const std::filesystem::path& model_folder) {

@@ -91,6 +91,9 @@ void append_value(std::string& out, const OrderedJson& value) {
       out += '}';
       break;
     }
+    case OrderedJson::value_t::binary:
+      out += *big_integer_digits(value);
+      break;
     default:
       MORAINE_ASSERT(false, "not a value of JSON text");
   }
@@ -102,6 +105,13 @@ std::string to_python_json(const OrderedJson& value) {
   std::string out;
   append_value(out, value);
   return out;
+}
+
+std::string to_python_str(const OrderedJson& value) {
+  MORAINE_ASSERT(!value.is_structured(), "Python's text of a list or an object is its repr");
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
+  return value.is_null() ? "None" : to_python_json(value);
 }
 
 std::string quoted_for_error(const std::string& text) {

@@ -137,6 +137,23 @@ bool is_white_space(char32_t c) {
          c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
+std::string_view strip_white_space(std::string_view text) {
+  // Python counts the separators U+001C to U+001F as white space too.
+  const auto is_space = [](char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F); };
+  while (!text.empty()) {
+    size_t at = 0;
+    if (!is_space(next_code_point(text, at))) break;
+    text.remove_prefix(at);
+  }
+  while (!text.empty()) {
+    const size_t begin = previous_code_point(text, text.size());
+    size_t at = begin;
+    if (!is_space(next_code_point(text, at))) break;
+    text = text.substr(0, begin);
+  }
+  return text;
+}
+
 bool is_word_character(char32_t c) {
   if (c == 0x200C || c == 0x200D) return true;  // joiners
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {

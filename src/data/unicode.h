@@ -45,6 +45,8 @@ std::span<const CodePointRange> code_points_since_unicode_15();
 
 // \s: the White_Space property.
 bool is_white_space(char32_t code_point);
+// Without the white space at both ends that Python's str.strip() takes away. Valid UTF-8.
+std::string_view strip_white_space(std::string_view text);
 // \w: letters, marks, numbers, connector punctuation, joiners and other alphabetic characters.
 bool is_word_character(char32_t code_point);
 

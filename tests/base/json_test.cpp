@@ -36,6 +36,19 @@ TEST(Json, OrderedKeepsTheOrderOfKeys) {
   EXPECT_EQ(parse_json(R"({"z":1,"a":2})", "x").dump(), R"({"a":2,"z":1})");
 }
 
+TEST(Json, LongIntegersKeepTheirDigitsWhereTheyArePrintedAgain) {
+  const char* text = R"([18446744073709551616, -9223372036854775809, 18446744073709551615, 1e20, 1.0])";
+  const OrderedJson exact = parse_exact_json(text, "x");
+  EXPECT_EQ(big_integer_digits(exact[0]), "18446744073709551616");
+  EXPECT_EQ(big_integer_digits(exact[1]), "-9223372036854775809");
+  for (size_t i = 2; i < 5; ++i) EXPECT_EQ(big_integer_digits(exact[i]), std::nullopt);
+  EXPECT_EQ(exact[2].get<uint64_t>(), UINT64_MAX);
+  EXPECT_TRUE(exact[3].is_number_float());
+  // tokenizer_config.json holds such numbers, as limits.
+  EXPECT_EQ(parse_json("1000000000000000019884624838656", "x"), 1000000000000000019884624838656.0);
+  EXPECT_TRUE(parse_ordered_json("18446744073709551616", "x").is_number_float());
+}
+
 TEST(Json, NamesPlaceOfMalformedText) {
   EXPECT_THAT(json_error("{\"a\": 1,\n \"b\" 2}"),
               AllOf(HasSubstr("x.json: malformed JSON at line 2, column 6"), HasSubstr("':'")));

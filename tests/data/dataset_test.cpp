@@ -136,6 +136,36 @@ TEST_F(DatasetTest, ShareGptCallsAfterThinking) {
               HasSubstr("<think>\nhm\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>"));
 }
 
+TEST_F(DatasetTest, TurnsLeftOutOfTraining) {
+  const auto trained_text = [&](const std::string& row) {
+    const Dataset dataset = load(write("a.jsonl", row));
+    std::vector<int64_t> trained;
+    for (int64_t label : dataset.samples.at(0).labels) {
+      if (label != -100) trained.push_back(label);
+    }
+    return tokenizer().decode(trained);
+  };
+  EXPECT_EQ(trained_text(R"({"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b","weight":0},)"
+                         R"({"from":"human","value":"c","train":false},{"from":"gpt","value":"d","train":true}]})"),
+            "d<|im_end|>\n");
+  EXPECT_EQ(trained_text(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},)"
+                         R"({"role":"user","content":"c"},{"role":"assistant","content":"d","loss":false}]})"),
+            "b<|im_end|>\n");
+  EXPECT_THAT(load_error("b.jsonl", R"({"messages":[{"role":"user","content":"a"},)"
+                                    R"({"role":"assistant","content":"b","weight":0}]})"),
+              HasSubstr("b.jsonl:1: the row has no trained token"));
+  EXPECT_THAT(load_error("c.jsonl", R"({"conversations":[{"from":"human","value":"a"},)"
+                                    R"({"from":"gpt","value":"b","weight":0.5}]})"),
+              HasSubstr("c.jsonl:1: messages[1]: 'weight' is not 0 or 1"));
+}
+
+TEST_F(DatasetTest, LongIntegersInToolsAndCallsKeepTheirDigits) {
+  EXPECT_THAT(only_text("a.jsonl", R"({"id":99999999999999999999,"tools":"[{\"name\":\"f\",\"max\":18446744073709551616}]",)"
+                                   R"("conversations":[{"from":"human","value":"Hi"},{"from":"function_call",)"
+                                   R"("value":"{\"name\":\"f\",\"arguments\":{\"x\":-9223372036854775809}}"}]})"),
+              testing::AllOf(HasSubstr("\"max\": 18446744073709551616"), HasSubstr("{\"x\": -9223372036854775809}")));
+}
+
 TEST_F(DatasetTest, Alpaca) {
   EXPECT_EQ(only_text("a.jsonl", R"({"instruction":"Hi","input":"","output":"Hello!"})"), kChatText);
   EXPECT_EQ(only_text("b.json", R"([{"instruction":"A","input":"B","output":"C","system":"S","history":[["q","a"]]}])"),

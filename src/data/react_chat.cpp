@@ -1,0 +1,178 @@
+#include "data/react_chat.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "data/chat_message.h"
+#include "data/qwen_turns.h"
+#include "data/tojson.h"
+
+namespace moraine {
+namespace {
+
+constexpr std::string_view kThought = "Thought: ", kAction = "Action: ", kActionInput = "Action Input: ",
+                           kObservation = "Observation: ", kFinalAnswer = "Final Answer: ";
+
+// nullptr when missing or null.
+const OrderedJson* find(const OrderedJson& object, const char* key) {
+  auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+struct Tool {
+  std::string name, line;  // line: for the list in the prompt
+};
+
+Tool read_tool(const OrderedJson& json, const std::string& where) {
+  const OrderedJson* inner = find(json, "function");
+  const OrderedJson& function = inner != nullptr ? *inner : json;
+  const OrderedJson* name = function.is_object() ? find(function, "name") : nullptr;
+  if (name == nullptr || !name->is_string()) {
+    throw input_error(where, "a tool without a name",
+                      "a tool is {\"function\": {\"name\": …, \"description\": …, \"parameters\": {…}}}");
+  }
+  Tool tool{name->get<std::string>(), name->get<std::string>() + ":"};
+  if (const OrderedJson* description = find(function, "description")) {
+    if (!description->is_string()) {
+      throw input_error(where, fmt::format("the description of {} is not text", quoted_for_error(tool.name)));
+    }
+    tool.line += " " + description->get<std::string>();
+  }
+  const OrderedJson* parameters = find(function, "parameters");
+  tool.line += fmt::format(" Parameters: {} Format the arguments as a JSON object.",
+                           parameters != nullptr ? to_python_json(*parameters) : "{}");
+  return tool;
+}
+
+std::string tools_prompt(const OrderedJson& tools, const std::string& where) {
+  std::vector<std::string> names, lines;
+  for (const OrderedJson& json : tools) {
+    Tool tool = read_tool(json, where);
+    names.push_back(std::move(tool.name));
+    lines.push_back(std::move(tool.line));
+  }
+  return fmt::format(
+      "Answer the following questions as best you can. You have access to the following tools:\n\n"
+      "{}\n\n"
+      "Use the following format:\n\n"
+      "{}you should always think about what to do\n"
+      "{}the action to take, should be one of [{}]\n"
+      "{}the input to the action\n"
+      "{}the result of the action\n"
+      "... (this Thought/Action/Action Input/Observation can be repeated zero or more times)\n"
+      "{}I now know the final answer\n"
+      "{}the final answer to the original input question\n\n"
+      "Begin!",
+      fmt::join(lines, "\n"), kThought, kAction, fmt::join(names, ","), kActionInput, kObservation, kThought,
+      kFinalAnswer);
+}
+
+std::string_view without_space(std::string_view word) {
+  return word.substr(0, word.size() - 1);
+}
+
+bool is_in_format(std::string_view content) {
+  return content.starts_with(without_space(kThought)) || content.starts_with(without_space(kAction)) ||
+         content.starts_with(without_space(kFinalAnswer));
+}
+
+enum class Tools { kNone, kGiven };
+
+std::string assistant_text(const ChatMessage& message, Tools tools) {
+  const std::string& content = message.content;
+  const bool has_calls = !message.tool_calls.empty();
+  if (!has_calls && !message.reasoning_content && is_in_format(content)) return content;
+  QwenAnswer answer{"", content};
+  if (tools == Tools::kGiven || has_calls || message.reasoning_content) answer = split_thinking(message);
+  if (has_calls && answer.thinking.empty()) std::swap(answer.thinking, answer.content);
+  std::vector<std::string> lines;
+  if (!answer.thinking.empty()) lines.push_back(fmt::format("{}{}", kThought, answer.thinking));
+  for (const ToolCall& call : message.tool_calls) {
+    lines.push_back(fmt::format("{}{}", kAction, call.name));
+    lines.push_back(fmt::format("{}{}", kActionInput,
+                                call.arguments.is_string() ? call.arguments.get<std::string>()
+                                                           : to_python_json(call.arguments)));
+  }
+  if (!has_calls) lines.push_back(fmt::format("{}{}", tools == Tools::kGiven ? kFinalAnswer : "", answer.content));
+  return fmt::format("{}", fmt::join(lines, "\n"));
+}
+
+OrderedJson plain_message(const std::string& role, std::string content) {
+  return OrderedJson{{"role", role}, {"content", std::move(content)}};
+}
+
+class ReactChat final : public ChatTemplate {
+ public:
+  explicit ReactChat(std::unique_ptr<ChatTemplate> base) : base_(std::move(base)) {}
+
+  std::string name() const override { return "react"; }
+
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
+                         const std::string& where) const override {
+    return base_->training_text(to_react_messages(messages, tools, where), nullptr, where);
+  }
+
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
+                             const std::string& where) const override {
+    return base_->inference_text(to_react_messages(messages, tools, where), nullptr, where);
+  }
+
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
+                                const std::string& where) const override {
+    return base_->generation_prompt(to_react_messages(messages, tools, where), nullptr, where);
+  }
+
+ private:
+  std::unique_ptr<ChatTemplate> base_;
+};
+
+}  // namespace
+
+OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJson& tools_json,
+                              const std::string& where) {
+  const std::vector<ChatMessage> messages =
+      read_chat_messages(messages_json, {"system", "user", "assistant", "tool"}, where);
+  check_tool_results(messages, without_space(kAction), where);
+  check_tools(tools_json, where);
+  const Tools tools = tools_json.empty() ? Tools::kNone : Tools::kGiven;
+  OrderedJson plain = OrderedJson::array();
+  size_t next = 0;
+  if (tools == Tools::kGiven) {
+    std::string system = tools_prompt(tools_json, where);
+    if (messages[0].role == "system") {
+      next = 1;
+      if (!messages[0].content.empty()) system = messages[0].content + "\n\n" + system;
+    }
+    plain.push_back(plain_message("system", std::move(system)));
+  }
+  for (; next < messages.size(); ++next) {
+    const ChatMessage& message = messages[next];
+    if (message.role == "assistant") {
+      plain.push_back(plain_message("assistant", assistant_text(message, tools)));
+      if (!message.is_trained) plain.back()["train"] = false;
+    } else if (message.role == "tool") {
+      const std::string observation = std::string(kObservation) + message.content;
+      if (messages[next - 1].role == "tool") {
+        plain.back()["content"].get_ref<std::string&>() += "\n" + observation;
+      } else {
+        plain.push_back(plain_message("user", observation));
+      }
+    } else {
+      if (message.role == "system" && tools == Tools::kGiven) {
+        throw message_error(where, next, "a system message that is not the first",
+                            "react tells the tools in the first one");
+      }
+      plain.push_back(plain_message(message.role, message.content));
+    }
+  }
+  return plain;
+}
+
+std::unique_ptr<ChatTemplate> make_react_chat(std::unique_ptr<ChatTemplate> base) {
+  return std::make_unique<ReactChat>(std::move(base));
+}
+
+}  // namespace moraine

@@ -1,0 +1,116 @@
+#include "data/react_chat.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "data/chats.h"
+
+namespace moraine {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
+  const auto rows = golden_rows("react");
+  ASSERT_EQ(rows.size(), 24u);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    SCOPED_TRACE(i);
+    const OrderedJson& row = rows[i];
+    EXPECT_EQ(to_react_messages(row["messages"], row["tools"], "row"), row["plain_messages"]);
+    auto chat = make("react", row["options"].dump().c_str());
+    EXPECT_EQ(chat->name(), "react");
+    const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+    EXPECT_EQ(text.text, row["text"]);
+    EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["text"]);
+    size_t answers = 0;
+    for (const OrderedJson& message : row["plain_messages"]) {
+      if (message["role"] != "assistant") continue;
+      ASSERT_LT(answers, text.trained.size());
+      const auto [begin, end] = text.trained[answers++];
+      EXPECT_EQ(text.text.substr(begin, end - begin), message["content"].get<std::string>() + "<|im_end|>\n");
+    }
+    EXPECT_EQ(text.trained.size(), answers);
+  }
+}
+
+const char* const kCallToAdd = R"({"name":"add","arguments":{"a":1}})";
+
+// The last message of a conversation with a tool, as react writes it.
+std::string react_says(const std::string& message, const char* tools = R"([{"name":"add"}])") {
+  const OrderedJson messages = OrderedJson::parse(R"([{"role":"user","content":"q"},)" + message + "]");
+  return to_react_messages(messages, OrderedJson::parse(tools), "chats.jsonl:1").back()["content"];
+}
+
+TEST(React, WhatTheAssistantThinks) {
+  const std::string call = std::string(R"(,"tool_calls":[)") + kCallToAdd + "]}";
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"So.")" + call),
+            "Thought: So.\nAction: add\nAction Input: {\"a\": 1}");
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"<think>\nHm.\n</think>\n\n")" + call),
+            "Thought: Hm.\nAction: add\nAction Input: {\"a\": 1}");
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"<think>\nHm.\n</think>\n\n4"})"),
+            "Thought: Hm.\nFinal Answer: 4");
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"<think>\nHm.\n</think>\n\n4"})", "null"),
+            "<think>\nHm.\n</think>\n\n4");
+  // Written in the format already.
+  for (const char* text : {"Thought: x\\nFinal Answer: 4", "Final Answer: 4", "Action: add\\nAction Input: {}"}) {
+    const std::string content = OrderedJson::parse('"' + std::string(text) + '"');
+    EXPECT_EQ(react_says(R"({"role":"assistant","content":")" + std::string(text) + "\"}"), content);
+  }
+}
+
+TEST(React, ToolsMayLackTheFunctionWrapperDescriptionAndParameters) {
+  const auto messages = OrderedJson::parse(R"([{"role":"user","content":"q"}])");
+  const std::string prompt =
+      to_react_messages(messages, OrderedJson::parse(R"([{"name":"now"}])"), "row")[0]["content"];
+  EXPECT_THAT(prompt, HasSubstr("\n\nnow: Parameters: {} Format the arguments as a JSON object.\n\n"));
+  EXPECT_THAT(prompt, HasSubstr("should be one of [now]\n"));
+}
+
+TEST(React, IsRenderedByItsBaseWithItsOptions) {
+  const auto messages = OrderedJson::parse(R"([{"role":"user","content":"q"}])");
+  const auto prompt = [&](const char* options) {
+    return make("react", options)->generation_prompt(messages, nullptr, "row");
+  };
+  EXPECT_THAT(prompt(R"({"base":"qwen3_5"})"), testing::EndsWith("<think>\n"));
+  EXPECT_THAT(prompt(R"({"base":"qwen3_5","enable_thinking":false})"), testing::EndsWith("<think>\n\n</think>\n\n"));
+  Folder folder;
+  fs::copy_file(kGolden / "templates/qwen3_5_nothink.jinja", folder.path / "chat_template.jinja");
+  EXPECT_THAT(make_chat_template("react", Json::object(), folder.path)->generation_prompt(messages, nullptr, "row"),
+              testing::EndsWith("<think>\n\n</think>\n\n"));
+
+  EXPECT_EQ(error_of([] { make("react", R"({"base":"react"})"); }),
+            "data.template_options.base: unknown template 'react' "
+            "(available: auto, qwen3, qwen3_instruct_2507 and qwen3_5)");
+  EXPECT_THAT(error_of([] { make("react", R"({"base":7})"); }), HasSubstr("base: not the name of a template"));
+  EXPECT_THAT(error_of([] { make("react", R"({"base":"qwen3","bse":1})"); }),
+              HasSubstr("unknown option 'bse' (react takes base; its base qwen3 takes enable_thinking)"));
+  EXPECT_THAT(error_of([] { make("react", "[]"); }), HasSubstr("not a mapping"));
+  EXPECT_THAT(error_of([] { make("react"); }),
+              HasSubstr("say which format renders react's messages: data.template_options.base"));
+}
+
+TEST(React, WhatItCannotExpressIsRefused) {
+  const auto error = [](const char* messages, const char* tools = R"([{"name":"add"}])") {
+    return error_of(
+        [&] { to_react_messages(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1"); });
+  };
+  EXPECT_EQ(error(R"([{"role":"user","content":"q"},{"role":"tool","content":"r"}])"),
+            "chats.jsonl:1: messages[1]: a tool's result without a call before it "
+            "(the assistant's message before it has tool_calls)");
+  EXPECT_THAT(error(R"([{"role":"user","content":"q"},{"role":"system","content":"s"}])"),
+              HasSubstr("messages[1]: a system message that is not the first"));
+  EXPECT_THAT(error(R"([{"role":"function","content":"q"}])"), HasSubstr("messages[0]: unknown role 'function'"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"q"}])", R"([{"function":{}}])"), HasSubstr("a tool without a name"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"q"}])", R"([{"function":7}])"), HasSubstr("a tool without a name"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"q"}])", R"([{"name":"f","description":[]}])"),
+              HasSubstr("the description of 'f' is not text"));
+  EXPECT_THAT(error(R"([{"role":"user","content":"q"}])", R"({"f":1})"), HasSubstr("tools is not a list"));
+  EXPECT_THAT(error("[]"), HasSubstr("no messages"));
+  // A call that the content holds as text is a call.
+  const auto written = OrderedJson::parse(
+      R"([{"role":"assistant","content":"Action: f\nAction Input: 1"},{"role":"tool","content":"r"}])");
+  EXPECT_EQ(to_react_messages(written, nullptr, "row").back()["content"], "Observation: r");
+}
+
+}  // namespace
+}  // namespace moraine
