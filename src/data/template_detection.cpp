@@ -97,7 +97,8 @@ bool thinks_by_default(std::string_view jinja) {
 }
 
 bool template_thinks_by_default(const std::filesystem::path& model_folder) {
-  return thinks_by_default(read_template(model_folder).jinja);
+  const std::optional<Found> found = read_template(model_folder);
+  return !found || thinks_by_default(found->jinja);
 }
 
 std::string detect_chat_template(const std::filesystem::path& model_folder) {

@@ -56,6 +56,7 @@ std::string error_of(F&& call) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind, ErrorKind::kInput);
     EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    EXPECT_LT(std::string(error.what()).size(), 500u);
     return error.what();
   }
   ADD_FAILURE() << "no error";

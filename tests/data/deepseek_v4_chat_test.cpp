@@ -4,60 +4,31 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-
-#include "base/error.h"
+#include "data/chats.h"
 
 namespace moraine {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::HasSubstr;
-
-const fs::path kGolden = fs::path(MORAINE_TESTS_DIR) / "golden";
 
 const Tokenizer& deepseek_tokenizer() {
   static const Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/deepseek/tokenizer.json");
   return tokenizer;
 }
 
-std::vector<OrderedJson> golden_rows(const std::string& name) {
-  std::ifstream file(kGolden / "templates" / (name + ".jsonl"));
-  EXPECT_TRUE(file.is_open()) << name;
-  std::vector<OrderedJson> rows;
-  for (std::string line; std::getline(file, line);) rows.push_back(parse_ordered_json(line, name));
-  return rows;
-}
-
-std::unique_ptr<ChatTemplate> make(const std::string& options = "{}") {
+std::unique_ptr<ChatTemplate> make_v4(const std::string& options = "{}") {
   return make_chat_template("deepseek_v4", Json::parse(options), "/no/such/folder");
 }
 constexpr const char* kThinking = R"({"thinking_mode": "thinking"})";
 
 std::string text_of(const std::string& messages, const std::string& options = "{}", const std::string& tools = "null") {
-  return make(options)
+  return make_v4(options)
       ->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:7")
       .text.substr(std::string("<｜begin▁of▁sentence｜>").size());
 }
 
 std::string prompt_of(const std::string& messages, const std::string& options = "{}") {
-  return make(options)->generation_prompt(OrderedJson::parse(messages), nullptr, "row");
-}
-
-template <typename F>
-std::string error_of(F&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind, ErrorKind::kInput);
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
-    EXPECT_LT(std::string(error.what()).size(), 500u);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
+  return make_v4(options)->generation_prompt(OrderedJson::parse(messages), nullptr, "row");
 }
 
 std::string error_in(const std::string& messages, const std::string& options = "{}",
@@ -69,7 +40,7 @@ TEST(DeepseekV4Chat, EveryRowRendersAsTheReleasedEncoder) {
   const auto rows = golden_rows("deepseek_v4");
   ASSERT_EQ(rows.size(), 96u);
   for (const OrderedJson& row : rows) {
-    const auto chat = make(row["options"].dump());
+    const auto chat = make_v4(row["options"].dump());
     const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["text"]);
@@ -84,7 +55,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
   const auto rows = golden_rows("deepseek_v4_special");
   ASSERT_EQ(rows.size(), 24u);
   for (const OrderedJson& row : rows) {
-    const ChatText text = make(row["options"].dump())->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = make_v4(row["options"].dump())->training_text(row["messages"], row["tools"], "row");
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(OrderedJson(tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant).ids), row["ids"]);
   }
@@ -93,7 +64,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
 TEST(DeepseekV4Chat, TheGenerationPromptIsAllBeforeTheLastAnswer) {
   for (const char* file : {"deepseek_v4", "deepseek_v4_special"}) {
     for (const OrderedJson& row : golden_rows(file)) {
-      const auto chat = make(row["options"].dump());
+      const auto chat = make_v4(row["options"].dump());
       const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
       ASSERT_FALSE(text.trained.empty());
       OrderedJson question = row["messages"];
@@ -158,6 +129,20 @@ TEST(DeepseekV4Chat, ResultsComeInTheOrderOfTheirCalls) {
   // Without ids in the order given.
   EXPECT_EQ(text_of(calls + R"({"role":"tool","content":"x"},{"role":"tool","content":"y"}])"),
             rendered + "<tool_result>x</tool_result>\n\n<tool_result>y</tool_result>" + end);
+}
+
+TEST(DeepseekV4Chat, AFlagKeepsAnAnswerOutOfTraining) {
+  const auto messages = OrderedJson::parse(R"([{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},
+                                               {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
+  const ChatText chat = make_v4()->training_text(messages, nullptr, "row");
+  ASSERT_EQ(chat.trained.size(), 2u);
+  ASSERT_EQ(chat.withheld.size(), 1u);
+  EXPECT_EQ(chat.withheld[0], chat.trained[0]);
+  // With its thinking dropped it is no answer, but loss_on: all still leaves it out.
+  const ChatText dropped = make_v4(kThinking)->training_text(messages, nullptr, "row");
+  EXPECT_EQ(dropped.trained.size(), 1u);
+  ASSERT_EQ(dropped.withheld.size(), 1u);
+  EXPECT_EQ(dropped.text.substr(dropped.withheld[0].first, 1), "b");
 }
 
 TEST(DeepseekV4Chat, EarlierDevelopersAreLeftOutWithTheThinking) {
@@ -273,15 +258,15 @@ TEST(DeepseekV4Chat, WhatWouldBeLostIsRefused) {
 }
 
 TEST(DeepseekV4Chat, OptionsAreListed) {
-  EXPECT_EQ(error_of([] { make(R"({"enable_thinking":true})"); }),
+  EXPECT_EQ(error_of([] { make_v4(R"({"enable_thinking":true})"); }),
             "data.template_options: unknown option 'enable_thinking' "
             "(deepseek_v4 takes thinking_mode, drop_thinking and reasoning_effort)");
-  EXPECT_THAT(error_of([] { make(R"({"thinking_mode":true})"); }), HasSubstr("thinking_mode: is chat or thinking"));
-  EXPECT_THAT(error_of([] { make(R"({"drop_thinking":"no"})"); }), HasSubstr("drop_thinking: not true or false"));
-  EXPECT_THAT(error_of([] { make(R"({"reasoning_effort":"low"})"); }),
+  EXPECT_THAT(error_of([] { make_v4(R"({"thinking_mode":true})"); }), HasSubstr("thinking_mode: is chat or thinking"));
+  EXPECT_THAT(error_of([] { make_v4(R"({"drop_thinking":"no"})"); }), HasSubstr("drop_thinking: not true or false"));
+  EXPECT_THAT(error_of([] { make_v4(R"({"reasoning_effort":"low"})"); }),
               HasSubstr("reasoning_effort: is max, high or null"));
-  EXPECT_THAT(error_of([] { make("[1]"); }), HasSubstr("not a mapping"));
-  EXPECT_EQ(make("null")->name(), "deepseek_v4");
+  EXPECT_THAT(error_of([] { make_v4("[1]"); }), HasSubstr("not a mapping"));
+  EXPECT_EQ(make_v4("null")->name(), "deepseek_v4");
   const std::string messages = R"([{"role":"user","content":"q"}])";
   EXPECT_EQ(text_of(messages), "<｜User｜>q<｜Assistant｜></think>") << "chat is the default";
   EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":"high"})"),

@@ -33,6 +33,15 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
   }
 }
 
+TEST(React, DeepseekV4RendersIt) {
+  const OrderedJson& row = golden_rows("react")[0];
+  const auto react = make("react", R"({"base":"deepseek_v4","thinking_mode":"chat"})");
+  const ChatText text = react->training_text(row["messages"], row["tools"], "row");
+  EXPECT_EQ(text.text, make("deepseek_v4")->training_text(row["plain_messages"], nullptr, "row").text);
+  EXPECT_FALSE(text.trained.empty());
+  EXPECT_EQ(text.text.find("DSML"), text.text.npos);
+}
+
 const char* const kCallToAdd = R"({"name":"add","arguments":{"a":1}})";
 
 // The last message of a conversation with a tool, as react writes it.
