@@ -29,7 +29,6 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   if (recipe.train.stop_after) refuse("train.stop_after", "leave it out");
   if (recipe.save.every != 0) refuse("save.every", "set it to 0: only the final adapter is saved");
   if (recipe.save.resume != "auto" && recipe.save.resume != "never") refuse("save.resume", "use auto or never");
-  if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
 }
 
 // Rank 0's word, for other hosts may not see its folder.
