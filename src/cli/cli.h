@@ -27,6 +27,7 @@ struct CommandArgs {
   int64_t world = kNotGiven, ranks_per_node = kNotGiven;
   std::vector<std::string> argv;  // the whole command line, the program first
   std::string manifest;
+  std::string max_shard_size = "5GB";
   bool logits = false, json = false, hash = false, check = false;
 };
 
@@ -38,5 +39,7 @@ int run_generate(const CommandArgs& args);
 int run_inspect(const CommandArgs& args);
 int run_tokenize(const CommandArgs& args);
 int run_init(const CommandArgs& args);
+int run_merge(const CommandArgs& args);
+int run_convert(const CommandArgs& args);
 
 }  // namespace moraine

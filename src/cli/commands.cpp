@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "base/text.h"
-
 namespace moraine {
 namespace {
 
@@ -152,6 +150,32 @@ Command init_command() {
   return c;
 }
 
+Flag max_shard_size_flag() {
+  return {"--max-shard-size", "SIZE", "of a safetensors file: 500MB, 5GB (the default)", &CommandArgs::max_shard_size};
+}
+
+Command merge_command() {
+  Command c{"merge", "fold an adapter into its model: a checkpoint that needs no adapter", "--model DIR --adapter DIR --out DIR"};
+  c.flags = {model_flag(),
+             {"--adapter", "DIR", "the PEFT adapter", &CommandArgs::adapter, true},
+             {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
+             max_shard_size_flag()};
+  c.examples = {"moraine merge --model Qwen3-30B-A3B --adapter runs/short/adapter --out merged"};
+  c.run = run_merge;
+  return c;
+}
+
+Command convert_command() {
+  Command c{"convert", "write a checkpoint in another dtype, FP8 and FP4 weights dequantised", "--model DIR --out DIR --dtype bfloat16"};
+  c.flags = {model_flag(),
+             {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
+             {"--dtype", "D", "bfloat16 or float32", &CommandArgs::dtype, true},
+             max_shard_size_flag()};
+  c.examples = {"moraine convert --model DeepSeek-V4-Flash --out DeepSeek-V4-Flash-bf16 --dtype bfloat16"};
+  c.run = run_convert;
+  return c;
+}
+
 // Rows of two columns, the first padded to the same width.
 std::string columns(const std::vector<std::pair<std::string, std::string>>& rows) {
   size_t width = 0;
@@ -165,13 +189,8 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{train_command(), plan_command(),    verify_command(),   score_command(), generate_command(),
-                                          inspect_command(), tokenize_command(), init_command()};
+                                          inspect_command(), tokenize_command(), init_command(), merge_command(), convert_command()};
   return table;
-}
-
-const std::vector<std::string>& commands_not_built() {
-  static const std::vector<std::string> names{"merge", "convert"};
-  return names;
 }
 
 std::string program_help() {
@@ -193,9 +212,7 @@ std::string program_help() {
          "  moraine generate --model MODEL_DIR --adapter SAVE_DIR/adapter --prompt \"Who are you?\"\n\n"
          "`moraine COMMAND --help` lists a command's flags; `moraine --version` says which version this is.\n"
          "Flags and section.key=value, which override the recipe's keys, may be mixed in any order.\n"
-         "Exit codes: 0 done, 1 failed while running, 2 wrong usage, recipe or input.\n"
-         "Not built yet: " +
-         join_words(commands_not_built()) + ".\n";
+         "Exit codes: 0 done, 1 failed while running, 2 wrong usage, recipe or input.\n";
 }
 
 std::string command_help(const Command& command) {

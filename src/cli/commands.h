@@ -40,8 +40,6 @@ struct Command {
 };
 
 const std::vector<Command>& commands();
-// Commands of the design that a later version brings.
-const std::vector<std::string>& commands_not_built();
 
 std::string program_help();
 std::string command_help(const Command& command);

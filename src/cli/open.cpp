@@ -16,7 +16,6 @@ Recipe read_overrides(const CommandArgs& args) {
     throw input_error("adapter.init_from", "is not used here", "--adapter says which adapter");
   }
   if (recipe.load.mode == "rank0") throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
-  if (recipe.model.base_format != "stored") throw input_error("model.base_format", "not built yet", "leave it out");
   recipe.model.path = args.model;
   return recipe;
 }

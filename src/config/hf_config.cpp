@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/text.h"
 
 namespace moraine {
@@ -133,6 +134,25 @@ std::optional<DType> HfConfig::dtype() const {
   }
   if (has("text_config")) return object("text_config").dtype();
   return std::nullopt;
+}
+
+std::string config_text_with_dtype(const std::filesystem::path& path, const std::string& dtype,
+                                   const std::vector<std::string>& dropped) {
+  OrderedJson config = parse_ordered_json(read_text_file(path), path.string());
+  bool said = false;
+  const auto change = [&](OrderedJson& object) {
+    for (const std::string& key : dropped) object.erase(key);
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      if (!object.contains(key)) continue;
+      object[key] = dtype;
+      said = true;
+    }
+  };
+  change(config);
+  for (const char* part : {"text_config", "vision_config"})
+    if (config.contains(part) && config[part].is_object()) change(config[part]);
+  if (!said) config["torch_dtype"] = dtype;
+  return config.dump(2) + "\n";
 }
 
 }  // namespace moraine

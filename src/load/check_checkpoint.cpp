@@ -18,21 +18,21 @@ bool convertible(DType stored, DType wanted) {
   return stored == wanted || (is_float(stored) && is_float(wanted));
 }
 
-void check_tensor(const SourceTensor& source, const ParamSpec& param, const CheckpointIndex& index) {
-  const CheckpointTensor* tensor = index.find(source.name);
+void check_tensor(const std::string& name, const std::vector<int64_t>& shape, DType wanted, const CheckpointIndex& index) {
+  const CheckpointTensor* tensor = index.find(name);
   if (!tensor) {
-    throw input_error(index.folder.string(), fmt::format("tensor {} is missing from the checkpoint", source.name),
+    throw input_error(index.folder.string(), fmt::format("tensor {} is missing from the checkpoint", name),
                       "config.json implies it; download the checkpoint again or mend config.json");
   }
   const std::string& file = index.files[tensor->file].path.string();
-  if (tensor->entry.shape != source.shape) {
-    throw input_error(file, fmt::format("tensor {} has shape {}, config.json implies {}", source.name,
-                                        shape_text(tensor->entry.shape), shape_text(source.shape)),
+  if (tensor->entry.shape != shape) {
+    throw input_error(file, fmt::format("tensor {} has shape {}, config.json implies {}", name,
+                                        shape_text(tensor->entry.shape), shape_text(shape)),
                       "config.json and the weights do not belong together");
   }
-  if (!convertible(tensor->entry.dtype, param.dtype)) {
-    throw input_error(file, fmt::format("tensor {} has dtype {}, which cannot be used as {}", source.name,
-                                        dtype_name(tensor->entry.dtype), dtype_name(param.dtype)),
+  if (!convertible(tensor->entry.dtype, wanted)) {
+    throw input_error(file, fmt::format("tensor {} has dtype {}, which cannot be used as {}", name,
+                                        dtype_name(tensor->entry.dtype), dtype_name(wanted)),
                       "config.json and the weights do not belong together");
   }
 }
@@ -46,8 +46,11 @@ std::vector<SkippedTensor> check_checkpoint(
   for (const ImageSpec& spec : specs) {
     for (const ParamSpec& param : spec.params) {
       for (const SourceTensor& source : param.sources) {
-        check_tensor(source, param, index);
+        check_tensor(source.name, source.shape, source.quantized ? source.quantized->codes : param.dtype, index);
         used.insert(source.name);
+        if (!source.quantized) continue;
+        check_tensor(source.quantized->scale, source.quantized->scale_shape, source.quantized->scale_dtype, index);
+        used.insert(source.quantized->scale);
       }
     }
   }

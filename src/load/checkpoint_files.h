@@ -15,10 +15,13 @@ class CheckpointFiles {
  public:
   // Throws an input error that names a file that cannot be opened.
   explicit CheckpointFiles(const CheckpointIndex& index);
-  // Fills `into` (range.landed_nbytes() bytes). Safe from several threads. Throws as File::read_exact.
+  // Fills `into` (range.landed_nbytes() bytes). Elements that are dequantised take the scales of their rows from the files too. Safe
+  // from several threads. Throws as File::read_exact.
   void read(const FileRange& range, std::span<std::byte> into) const;
 
  private:
+  void read_dequantized(const FileRange& range, std::span<std::byte> into) const;
+
   std::vector<File> files_;
 };
 

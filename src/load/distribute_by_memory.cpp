@@ -140,7 +140,7 @@ Distributed distribute_by_memory(const Distribution& d, SharedRing& ring, const 
         ring.publish(chunk.slot_number, static_cast<int64_t>(chunk.receivers.size()));
       }
     });
-    for (const SharedRead& read : reads) result.bytes_read += read.from.nbytes;
+    for (const SharedRead& read : reads) result.bytes_read += read.from.read_nbytes();
     return result;
   }
   std::erase_if(chunks, [&](const Chunk& chunk) {

@@ -154,7 +154,7 @@ Distributed distribute_by_messages(const Distribution& d, Transport transport, c
     d.control.put(key(i), "read");
     exchange(d, transport, chunks[i], buffers[i % 2].narrow(0, 0, chunks[i].payload_bytes()));
   }
-  for (const SharedRead& read : reads) result.bytes_read += read.from.nbytes;
+  for (const SharedRead& read : reads) result.bytes_read += read.from.read_nbytes();
   return result;
 }
 

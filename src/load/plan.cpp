@@ -28,13 +28,21 @@ LoadPlan plan_reads(const std::vector<ShardPlan>& shards, const CheckpointIndex&
         if (lo >= hi) continue;
         const CheckpointTensor* tensor = index.find(part->tensor);
         MORAINE_ASSERT(tensor, "an unchecked checkpoint is planned: no tensor " + part->tensor);
-        const uint64_t stored_size = dtype_bits(tensor->entry.dtype) / 8;
         const uint64_t first = part->source_element + (lo - part_begin(*part)) / wanted_size;
         const uint64_t count = (hi - lo) / wanted_size;
-        plan.reads.push_back({{tensor->file, tensor->entry.offset + first * stored_size, count * stored_size,
-                               tensor->entry.dtype, slot->dtype},
-                              static_cast<int>(i), lo - shard.begin, part->tensor});
-        plan.read_bytes += count * stored_size;
+        FileRange from{tensor->file, 0, 0, tensor->entry.dtype, slot->dtype};
+        if (!part->scale.empty()) {
+          from.codes = tensor;
+          from.scales = index.find(part->scale);
+          MORAINE_ASSERT(from.scales, "an unchecked checkpoint is planned: no tensor " + part->scale);
+          if (from.stored == DType::kI8) from.stored = DType::kF4;
+        }
+        // Slots and shards begin at multiples of kImageAlignment, and rows of FP4 codes are whole bytes: no byte is split.
+        const uint64_t stored_bits = dtype_bits(from.stored);
+        from.offset = tensor->entry.offset + first * stored_bits / 8;
+        from.nbytes = count * stored_bits / 8;
+        plan.read_bytes += from.read_nbytes();
+        plan.reads.push_back({from, static_cast<int>(i), lo - shard.begin, part->tensor});
       }
     }
   }

@@ -23,13 +23,13 @@ std::vector<SharedRead> merge_plans(const std::vector<LoadPlan>& plans, uint64_t
     MORAINE_ASSERT(end == sources.size() || sources[end].range->from.file != from.file ||
                        sources[end].range->from.offset >= from.end(),
                    "ranges of two ranks are equal or disjoint: " + sources[begin].range->tensor);
-    const uint64_t stored_size = dtype_bits(from.stored) / 8, wanted_size = dtype_bits(from.wanted) / 8;
-    const uint64_t step = max_nbytes / wanted_size * stored_size;
+    const uint64_t elements = max_nbytes * 8 / dtype_bits(from.wanted);
+    const uint64_t step = from.stored == DType::kF4 ? elements / 2 : elements * dtype_bits(from.stored) / 8;
     for (uint64_t done = 0; done < from.nbytes; done += step) {
       SharedRead read{from.piece(done, std::min(step, from.nbytes - done)), {}, sources[begin].range->tensor};
       for (size_t i = begin; i < end; ++i) {
         const ReadRange& range = *sources[i].range;
-        read.targets.push_back({sources[i].member, range.image, range.shard_offset + done / stored_size * wanted_size});
+        read.targets.push_back({sources[i].member, range.image, range.shard_offset + from.landed(done)});
       }
       reads.push_back(std::move(read));
     }

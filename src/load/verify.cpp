@@ -127,7 +127,7 @@ uint64_t compare_with_files(const Verification& v, const std::vector<int64_t>& s
     if (buffer.size() < kPiece) buffer.resize(kPiece);
     const std::span<std::byte> bytes(buffer.data(), piece.from.landed_nbytes());
     files.read(piece.from, bytes);
-    bytes_read += piece.from.nbytes;
+    bytes_read += piece.from.read_nbytes();
     const XXH128_hash_t expected = XXH3_128bits(bytes.data(), bytes.size());
     for (size_t t = 0; t < piece.targets.size(); ++t) {
       const int64_t member = piece.targets[t].member;

@@ -8,7 +8,7 @@ namespace moraine {
 LoadedWeights load_weights(const CheckpointHeaders& headers, const ModelLayout& layout, const LoadSettings& settings,
                            MeshGroups& groups) {
   LoadedWeights loaded;
-  const Placement placement(image_specs(layout, stored_in(headers.index)), layout.shape().num_experts, groups.mesh);
+  const Placement placement(image_specs(layout, stored_in(headers.index), settings.base_format), layout.shape().num_experts, groups.mesh);
   loaded.skipped = check_checkpoint(placement.specs(), headers.index,
                                     [&](const std::string& tensor) { return layout.why_skipped(tensor); });
   LoadedShards shards = load_shards(placement, headers.index, groups, settings);

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "models/deepseek_v4/layout.h"
+#include "models/param_specs.h"
 #include "models/qwen3_5_moe/layout.h"
 #include "models/qwen3_moe/layout.h"
 
@@ -23,6 +24,24 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
   for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer) {
     specs.push_back(layout.dense_spec(layer, stored));
     specs.push_back(layout.experts_spec(layer, stored));
+  }
+  return specs;
+}
+
+BaseFormat parse_base_format(const std::string& name) {
+  return name == "bfloat16" ? BaseFormat::kBFloat16 : BaseFormat::kStored;
+}
+
+std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored, BaseFormat base_format) {
+  std::vector<ImageSpec> specs = image_specs(layout, stored);
+  if (base_format == BaseFormat::kStored) return specs;
+  for (ImageSpec& spec : specs) {
+    const size_t num_params = spec.params.size();
+    spec = dequantized_while_read(std::move(spec));
+    if (spec.params.size() != num_params && layout.shape().dtype != DType::kBF16) {
+      throw input_error("model.base_format", "bfloat16 is not the dtype that the model computes in",
+                        "set model.dtype=bfloat16, or leave model.base_format out: weights are dequantised when they are used");
+    }
   }
   return specs;
 }

@@ -79,6 +79,11 @@ class ModelLayout {
 
 // All images of the model: the root, then each layer's dense and experts images. The order of WeightStore.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored);
+// model.base_format's value, which the recipe has checked.
+BaseFormat parse_base_format(const std::string& name);
+// The same as they are held with model.base_format: with bfloat16, quantised weights are dequantised while they are read. Throws an
+// input error where they would then not be of the compute dtype.
+std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored, BaseFormat base_format);
 
 // Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error for
 // an architecture that is not known (a dense model too).

@@ -71,6 +71,29 @@ const ParamSpec* scaled_param(const ImageSpec& image, const ParamSpec& param) {
   return found == image.params.end() ? nullptr : &*found;
 }
 
+ImageSpec dequantized_while_read(ImageSpec image) {
+  std::vector<ParamSpec> params;
+  for (const ParamSpec& param : image.params) {
+    if (scaled_param(image, param)) continue;
+    params.push_back(param);
+    const auto scales = std::find_if(image.params.begin(), image.params.end(),
+                                     [&](const ParamSpec& p) { return scaled_param(image, p) == &param; });
+    if (scales == image.params.end()) continue;
+    ParamSpec& plain = params.back();
+    MORAINE_ASSERT(scales->sources.size() == plain.sources.size(), "a tensor of scales for each tensor of " + plain.name);
+    const int64_t per_stored = param.dtype == DType::kI8 ? 2 : 1;
+    plain.dtype = DType::kBF16;
+    plain.shape.back() *= per_stored;
+    for (size_t i = 0; i < plain.sources.size(); ++i) {
+      const SourceTensor& scale = scales->sources[i];
+      plain.sources[i].first_element *= per_stored;
+      plain.sources[i].quantized = QuantizedSource{param.dtype, scale.name, scale.shape, scales->dtype};
+    }
+  }
+  image.params = std::move(params);
+  return image;
+}
+
 uint64_t count_parameters(const ImageSpec& image, const ParamSpec& param) {
   if (param.dtype == DType::kI64 || scaled_param(image, param)) return 0;
   return static_cast<uint64_t>(num_elements(param.shape)) * (param.dtype == DType::kI8 ? 2 : 1);

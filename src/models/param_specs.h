@@ -48,6 +48,8 @@ struct MatrixFormat {
 // The scales of a quantised parameter are a parameter of the same image, called `<its name>_scale`. Returns the parameter
 // whose scales `param` holds, nullptr for all else.
 const ParamSpec* scaled_param(const ImageSpec& image, const ParamSpec& param);
+// The image as it is with base_format bfloat16: quantised parameters in BF16, dequantised while they are read, and no scales.
+ImageSpec dequantized_while_read(ImageSpec image);
 // Numbers of the model in `param`: FP4 counts two a byte; scales and tables of integers count none.
 uint64_t count_parameters(const ImageSpec& image, const ParamSpec& param);
 

@@ -1,25 +1,14 @@
 #include "nn/quantized_weight.h"
 
 #include <ATen/Parallel.h>
-#include <c10/util/Float8_e4m3fn.h>
 
 #include <algorithm>
-#include <array>
 
 #include "base/error.h"
+#include "load/dequantize.h"
 
 namespace moraine {
 namespace {
-
-// E2M1: a sign, two bits of exponent, one of mantissa.
-constexpr std::array<float, 16> kFp4Values{0.f, .5f, 1.f, 1.5f, 2.f, 3.f, 4.f, 6.f, -0.f, -.5f, -1.f, -1.5f, -2.f, -3.f, -4.f, -6.f};
-
-std::array<float, 256> fp8_values() {
-  std::array<float, 256> values;
-  for (int code = 0; code < 256; ++code)
-    values[code] = static_cast<float>(c10::Float8_e4m3fn(static_cast<uint8_t>(code), c10::Float8_e4m3fn::from_bits()));
-  return values;
-}
 
 struct Blocks {
   int64_t rows, columns;  // of elements that share a scale
@@ -36,34 +25,14 @@ Blocks blocks_of(const FrozenWeight& w) {
 template <typename Out>
 void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
   const Blocks block = blocks_of(w);
-  const int64_t I = w.in_features(), rows = w.values.numel() / w.values.size(-1), scale_columns = w.scale.size(-1);
-  const int64_t stored_columns = w.values.size(-1);
-  const bool fp4 = w.is_fp4();
+  const int64_t I = w.in_features(), rows = w.values.numel() / w.values.size(-1), stored_columns = w.values.size(-1);
+  const ScaleGrid grid{I, w.scale.size(-1), block.rows, block.columns};
+  const Codes kind = w.is_fp4() ? Codes::kFp4 : Codes::kFp8;
   const at::Tensor codes = w.values.contiguous(), scales = w.scale.to(at::kFloat).contiguous();
   const auto* bytes = static_cast<const uint8_t*>(codes.const_data_ptr());
-  const float* scale = scales.const_data_ptr<float>();
-  static const std::array<float, 256> fp8 = fp8_values();
+  const float* factors = scales.const_data_ptr<float>();
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / I), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const uint8_t* in = bytes + row * stored_columns;
-      Out* to = out + row * I;
-      const float* row_scale = scale + row / block.rows * scale_columns;
-      for (int64_t c = 0; c < scale_columns; ++c) {
-        const float s = row_scale[c];
-        if (fp4) {
-          std::array<Out, 16> value;
-          for (int code = 0; code < 16; ++code) value[code] = static_cast<Out>(kFp4Values[code] * s);
-          const int64_t first = c * block.columns, end_column = first + block.columns;
-          for (int64_t j = first; j < end_column; j += 2) {
-            const uint8_t two = in[j / 2];
-            to[j] = value[two & 15];
-            to[j + 1] = value[two >> 4];
-          }
-        } else {
-          for (int64_t j = c * block.columns; j < (c + 1) * block.columns; ++j) to[j] = static_cast<Out>(fp8[in[j]] * s);
-        }
-      }
-    }
+    dequantize_run(kind, bytes + begin * stored_columns, factors, grid, begin * I, (end - begin) * I, out + begin * I);
   });
 }
 

@@ -13,11 +13,12 @@ std::vector<SlotPart> parts_of(const ParamSpec& spec, int64_t begin, int64_t end
   std::vector<SlotPart> parts;
   int64_t next = begin;
   for (const SourceTensor& source : spec.sources) {
-    int64_t source_end = source.first_element + num_elements(source.shape);
+    int64_t source_end = source.first_element + source.num_elements();
     int64_t lo = std::max(begin, source.first_element), hi = std::min(end, source_end);
     if (lo >= hi) continue;
     MORAINE_ASSERT(lo == next, "sources of " + spec.name + " leave a gap or overlap");
-    parts.push_back({source.name, source.shape, lo - source.first_element, hi - lo, lo - begin});
+    const std::string scale = source.quantized ? source.quantized->scale : "";
+    parts.push_back({source.name, source.shape, scale, lo - source.first_element, hi - lo, lo - begin});
     next = hi;
   }
   MORAINE_ASSERT(next == end, "sources of " + spec.name + " do not cover it");
@@ -25,6 +26,10 @@ std::vector<SlotPart> parts_of(const ParamSpec& spec, int64_t begin, int64_t end
 }
 
 }  // namespace
+
+int64_t SourceTensor::num_elements() const {
+  return moraine::num_elements(shape) * (quantized && quantized->codes == DType::kI8 ? 2 : 1);
+}
 
 int64_t num_elements(const std::vector<int64_t>& shape) {
   int64_t n = 1;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,12 +15,27 @@
 
 namespace moraine {
 
+// What quantised weights are in an image: as they are stored, with their scales, or bfloat16.
+enum class BaseFormat { kStored, kBFloat16 };
+
+// How a matrix that is dequantised while it is read is stored: FP8 codes, or two FP4 codes a byte of I8, with a factor for each block
+// of a grid that divides the matrix evenly.
+struct QuantizedSource {
+  DType codes;  // kF8E4M3 or kI8
+  std::string scale;  // the tensor of the factors
+  std::vector<int64_t> scale_shape;
+  DType scale_dtype;
+};
+
 // A checkpoint tensor whose elements, in row-major order, are the elements [first_element, first_element + its count) of a
 // parameter.
 struct SourceTensor {
   std::string name;
   std::vector<int64_t> shape;  // as stored
   int64_t first_element = 0;
+  std::optional<QuantizedSource> quantized = {};
+
+  int64_t num_elements() const;  // of the parameter
 };
 
 enum class ParamKind {
@@ -49,6 +65,7 @@ struct ImageSpec {
 struct SlotPart {
   std::string tensor;
   std::vector<int64_t> tensor_shape;  // as the checkpoint must store it
+  std::string scale;                  // the tensor of its scales where it is dequantised; else empty
   int64_t source_element = 0;  // first element within the tensor
   int64_t num_elements = 0;
   int64_t slot_element = 0;  // first element within the slot

@@ -52,6 +52,7 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
 
 LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world) {
   LoadSettings settings;
+  settings.base_format = parse_base_format(recipe.model.base_format);
   settings.mode = parse_load_mode(recipe.load.mode);
   settings.transport = parse_transport(recipe.load.node_transport);
   settings.verify = parse_verify(recipe.load.verify);

@@ -27,7 +27,6 @@ constexpr int64_t kReplicaCheckEvery = 100;  // steps; the first and the end are
 void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
-  if (recipe.model.base_format != "stored") refuse("model.base_format", "leave it out");
 }
 
 // Rank 0's word, for other hosts may not see its folder.

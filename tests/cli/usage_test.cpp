@@ -43,8 +43,6 @@ TEST(Usage, UnknownWords) {
 }
 
 TEST(Usage, NotBuiltYet) {
-  for (const char* command : {"merge", "convert"})
-    expect_input_error({command, "x"}, {std::string("moraine: error: ") + command + ": not built yet ("});
   expect_input_error({"train", "r.yaml", "--ranks", "0"}, {"--ranks", "1 or more"});
   expect_input_error({"score", "--ranks=0", "--model", "m", "--tokens", "t"}, {"--ranks", "1 or more"});
   expect_input_error({"tokenize", "--model", "m", "--parse", "f"}, {"--parse", "not built yet"});

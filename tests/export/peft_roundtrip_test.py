@@ -2,8 +2,8 @@
 
     peft_roundtrip_test.py MORAINE_PROGRAM
 
-Trains the tiny Qwen3-MoE of tests/golden for a few steps with LoRA on linear layers and on the 3-D experts, then compares
-`moraine score --json` with transformers + PEFT on the same rows. Needs transformers and peft: the interpreter of
+Trains the tiny models of tests/golden for a few steps with LoRA on linear layers and on the 3-D experts, Qwen3-MoE in several ways and
+the other families in one, then compares `moraine score --json` with transformers + PEFT on the same rows. Needs transformers and peft: the interpreter of
 .venv-reference (scripts/setup.sh with MORAINE_REFERENCE=1), or the one that runs this file. Without them it says so and
 exits 77, which ctest counts as skipped; with MORAINE_REFERENCE=1 that is a failure.
 """
@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "qwen3_moe-fp32"
+GOLDEN = ROOT / "tests" / "golden"
 TOLERANCE = 1e-5
 SKIPPED = 77
 
@@ -40,7 +40,8 @@ except ImportError as error:
     print("SKIPPED: transformers/peft not installed")
     sys.exit(SKIPPED)
 
-# name: (adapter keys of the recipe, more arguments of `moraine train`)
+QWEN3 = "qwen3_moe-fp32"
+# name: (adapter keys of the recipe, more arguments of `moraine train`), of Qwen3-MoE
 CASES = {
     "attention and experts": ({"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, []),
     "all-linear and experts": ({"r": 3, "lora_alpha": 12, "target_modules": "all-linear"}, []),
@@ -50,6 +51,10 @@ CASES = {
     "4 ranks, ep 2": ({"r": 4, "lora_alpha": 8}, ["--ranks", "4", "mesh.ep=2"]),
     "3 ranks, uneven experts": ({"r": 4, "lora_alpha": 8}, ["--ranks", "3", "mesh.ep=3"]),
 }
+# (golden, name, adapter keys, more arguments)
+ALL_CASES = [(QWEN3, title, *case) for title, case in CASES.items()]
+ALL_CASES += [(golden, "all-linear and experts, 2 ranks", {"r": 4, "lora_alpha": 8}, ["--ranks", "2", "mesh.ep=2"])
+              for golden in ("qwen3_5_moe-fp32", "deepseek_v4-fp32")]
 
 
 def run(program, *arguments):
@@ -59,9 +64,9 @@ def run(program, *arguments):
     return done.stdout
 
 
-def reference_loss(batch, adapter):
+def reference_loss(golden, batch, adapter):
     """(loss in plain transformers + PEFT, the loss without the adapter)."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "model", dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden / "model", dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         base = model(**batch, use_cache=False).loss.item()
     model = PeftModel.from_pretrained(model, adapter).eval()
@@ -75,23 +80,27 @@ def reference_loss(batch, adapter):
         return model(**batch, use_cache=False).loss.item(), base
 
 
+def batch_of(golden):
+    """All rows of the golden's training batches."""
+    rows = load_file(GOLDEN / golden / "lora" / "train_batches.safetensors")
+    length = max(tensor.shape[1] for tensor in rows.values())
+    return {key: torch.cat([torch.nn.functional.pad(rows[f"{index}.{key}"], (0, length - rows[f"{index}.{key}"].shape[1]), value=padding)
+                            for index in range(3)])
+            for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}
+
+
 def main():
     program = pathlib.Path(sys.argv[1]).resolve()
     torch.set_num_threads(1)
-    rows = load_file(GOLDEN / "lora" / "train_batches.safetensors")
-    length = max(tensor.shape[1] for tensor in rows.values())
-    batch = {key: torch.cat([torch.nn.functional.pad(rows[f"{index}.{key}"], (0, length - rows[f"{index}.{key}"].shape[1]), value=padding)
-                             for index in range(3)])
-             for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        tokens = folder / "tokens.safetensors"
-        save_file(batch, tokens)
-        for index, (title, (adapter_keys, arguments)) in enumerate(CASES.items()):
+        for index, (golden, title, adapter_keys, arguments) in enumerate(ALL_CASES):
+            tokens, model, batch = folder / "tokens.safetensors", GOLDEN / golden / "model", batch_of(golden)
+            save_file(batch, tokens)
             recipe = folder / f"recipe-{index}.yaml"
             recipe.write_text(json.dumps({  # JSON text is YAML too
-                "model": {"path": str(GOLDEN / "model"), "dtype": "float32"},
+                "model": {"path": str(model), "dtype": "float32"},
                 "adapter": adapter_keys,
                 "data": {"train": [str(tokens)], "format": "tokens", "shuffle": False},
                 "train": {"steps": 6, "batch_size": 2, "learning_rate": 2e-2, "scheduler": "constant"},
@@ -100,13 +109,13 @@ def main():
             }))
             run(program, "train", recipe, *arguments)
             adapter = folder / f"run-{index}" / "adapter"
-            score = json.loads(run(program, "score", "--model", GOLDEN / "model", "--adapter", adapter, "--tokens", tokens, "--json"))
-            expected, base = reference_loss(batch, adapter)
+            score = json.loads(run(program, "score", "--model", model, "--adapter", adapter, "--tokens", tokens, "--json"))
+            expected, base = reference_loss(golden, batch, adapter)
             difference = abs(score["loss"] - expected)
             trained = abs(expected - base) > 1e-2  # else a lost adapter would pass
             good = difference <= TOLERANCE and trained
             failures += not good
-            print(f"{'ok' if good else 'FAILED'}: {title}: moraine {score['loss']:.7f}, PEFT {expected:.7f} (difference {difference:.1e}), "
+            print(f"{'ok' if good else 'FAILED'}: {golden}, {title}: moraine {score['loss']:.7f}, PEFT {expected:.7f} (difference {difference:.1e}), "
                   f"without adapter {base:.4f}{'' if trained else ': the training changed too little to prove anything'}")
     return 1 if failures else 0
 

@@ -45,17 +45,18 @@ PlannedModel read_planned_model(const Recipe& recipe) {
   const std::filesystem::path path = recipe.model.path;
   const HfConfig config = HfConfig::read(path);
   const auto layout = make_layout(config, recipe.model.dtype);
+  const BaseFormat base_format = parse_base_format(recipe.model.base_format);
   PlannedModel model;
   model.architecture = config.architecture();
   model.shape = layout->shape();
   model.has_weights = holds_weights(path);
   if (model.has_weights) {
     model.index = read_checkpoint_index(path);
-    model.specs = image_specs(*layout, stored_in(model.index));
+    model.specs = image_specs(*layout, stored_in(model.index), base_format);
     check_checkpoint(model.specs, model.index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
   } else {
-    model.specs = image_specs(*layout, no_checkpoint());
-    model.index = assumed_index(model.specs);
+    model.specs = image_specs(*layout, no_checkpoint(), base_format);
+    model.index = assumed_index(image_specs(*layout, no_checkpoint()));
   }
   model.sizes = with_one_source_each(model.specs);
   AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);

@@ -1,0 +1,103 @@
+#include "adapter/merge.h"
+
+#include <algorithm>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "adapter/open_adapter.h"
+#include "adapter/peft_import.h"
+#include "base/error.h"
+#include "formats/checkpoint_writer.h"
+#include "models/param_specs.h"
+
+// Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features, N rows of one or more experts' [O, I].
+namespace moraine {
+namespace {
+
+// The factors of the modules that were asked for last: a layer's tensors follow each other in a checkpoint, so there are only few at a
+// time, and a module of experts is large.
+class RecentFactors {
+ public:
+  explicit RecentFactors(const PeftWeights& weights) : weights_(weights) {}
+
+  std::shared_ptr<const PeftWeights::Factors> of(size_t module) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == module; });
+    if (found != recent_.end()) {
+      recent_.splice(recent_.begin(), recent_, found);
+    } else {
+      recent_.emplace_front(module, std::make_shared<PeftWeights::Factors>(read(module)));
+      if (recent_.size() > kKept) recent_.pop_back();
+    }
+    return recent_.front().second;
+  }
+
+ private:
+  static constexpr size_t kKept = 4;
+
+  PeftWeights::Factors read(size_t module) const {
+    PeftWeights::Factors factors = weights_.read(module);
+    if (factors.a.dim() == 2) return {factors.a.unsqueeze(0), factors.b.unsqueeze(0)};
+    return factors;
+  }
+
+  const PeftWeights& weights_;
+  std::mutex mutex_;
+  std::list<std::pair<size_t, std::shared_ptr<const PeftWeights::Factors>>> recent_;
+};
+
+// Adds scaling·B·A to rows of the module's weights [E·O, I], those from `first` on.
+void add_product(const PeftWeights::Factors& factors, double scaling, int64_t first, const at::Tensor& rows_NI) {
+  const at::Tensor &a_ERI = factors.a, &b_EOR = factors.b;
+  const int64_t rows_of_expert = b_EOR.size(1);
+  for (int64_t done = 0; done < rows_NI.size(0);) {
+    const int64_t expert = (first + done) / rows_of_expert, row = (first + done) % rows_of_expert;
+    const int64_t count = std::min(rows_NI.size(0) - done, rows_of_expert - row);
+    // Product, scaling and sum each rounded to fp32, as PEFT does.
+    rows_NI.narrow(0, done, count).add_(at::mm(b_EOR[expert].narrow(0, row, count), a_ERI[expert]).mul_(scaling));
+    done += count;
+  }
+}
+
+const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module) {
+  const std::string name = module.num_experts > 0 ? module.local_name : module.local_name + ".weight";
+  const auto found = std::find_if(image.params.begin(), image.params.end(), [&](const ParamSpec& param) { return param.name == name; });
+  MORAINE_ASSERT(found != image.params.end(), "a module that LoRA can adapt has a parameter: " + module.name);
+  return *found;
+}
+
+}  // namespace
+
+MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
+                               const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads) {
+  check_new_folder(out);
+  const CheckpointHeaders headers = read_headers(model);
+  const auto layout = make_layout(headers.config, "bfloat16");
+  const StoredDtype stored = stored_in(headers.index);
+  const AdapterSelection selection = read_adapter_selection(*layout, adapter);
+  const PeftWeights weights(adapter, selection.targets.modules, selection.config.r);
+  const double scaling = selection.config.scaling();
+  RecentFactors recent(weights);
+
+  MergedCheckpoint merged;
+  RewriteOptions options{.dtype = {}, .max_file_bytes = max_file_bytes, .num_threads = num_threads};
+  for (size_t i = 0; i < weights.modules().size(); ++i) {
+    const LoraModule& module = weights.modules()[i];
+    const bool is_experts = module.num_experts > 0;
+    ++(is_experts ? merged.expert_parameters : merged.linear_layers);
+    const ImageSpec image = is_experts ? layout->experts_spec(module.layer, stored) : layout->dense_spec(module.layer, stored);
+    const ParamSpec& param = adapted_param(image, module);
+    for (const SourceTensor& source : param.sources) {
+      const int64_t first = source.first_element / param.shape.back();  // of the module's rows
+      options.changes[source.name] = [&recent, i, scaling, first](int64_t first_row, const at::Tensor& rows_NI) {
+        add_product(*recent.of(i), scaling, first + first_row, rows_NI);
+      };
+    }
+  }
+  merged.written = rewrite_checkpoint(headers, out, options);
+  return merged;
+}
+
+}  // namespace moraine

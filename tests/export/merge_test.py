@@ -1,0 +1,134 @@
+"""What `moraine merge` and `moraine convert` write is what transformers and PEFT make of the same files.
+
+    merge_test.py MORAINE_PROGRAM
+
+- Merged checkpoints of the three families load in transformers, and their weights are those of PEFT's merge_and_unload: in fp32
+  to the last bits, in bf16 to one unit in the last place.
+- The converted FP8/FP4 checkpoint of DeepSeek-V4 loads in transformers and scores the reference's loss.
+
+Needs transformers and peft, as peft_roundtrip_test.py does; without them it says so and exits 77.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+SKIPPED = 77
+
+
+def use_reference_interpreter():
+    """Starts again under .venv-reference's Python when there is one."""
+    reference = ROOT / ".venv-reference" / "bin" / "python"
+    if reference.exists() and pathlib.Path(sys.prefix).resolve() != (ROOT / ".venv-reference").resolve():
+        os.execv(reference, [str(reference), *sys.argv])
+
+
+use_reference_interpreter()
+try:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+except ImportError as error:
+    if os.environ.get("MORAINE_REFERENCE") == "1":
+        sys.exit(f"FAILED: MORAINE_REFERENCE=1, but {error}")
+    print("SKIPPED: transformers/peft not installed")
+    sys.exit(SKIPPED)
+
+MERGED = {  # golden: dtype it is loaded in
+    "qwen3_moe-fp32": torch.float32,
+    "qwen3_5_moe-fp32": torch.float32,
+    "deepseek_v4-fp32": torch.float32,
+    "qwen3_moe-bf16": torch.bfloat16,
+    "qwen3_5_moe-bf16": torch.bfloat16,
+}
+FP32_TOLERANCE = 2**-21  # of the largest element: a few last bits, for other BLAS kernels
+failures = 0
+
+
+def report(good, text):
+    global failures
+    failures += not good
+    print(f"{'ok' if good else 'FAILED'}: {text}", flush=True)
+
+
+def run(program, *arguments):
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"FAILED: moraine {arguments[0]} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def load(model, dtype):
+    loaded, info = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+    missing, mismatched = info["missing_keys"], info["mismatched_keys"]
+    if missing or mismatched:
+        report(False, f"{model}: transformers misses {sorted(missing)[:4]}, finds other shapes of {sorted(mismatched)[:4]}")
+    return loaded.eval()
+
+
+def ulp(tensor):
+    """The distance to the next bf16 number, of each element."""
+    return torch.exp2(torch.floor(torch.log2(tensor.float().abs().clamp_min(2.0**-126))) - 7)
+
+
+def compare(golden, merged, expected, base):
+    """Two state dicts of merged models; `base` is that of the model before."""
+    if merged.keys() != expected.keys():
+        return report(False, f"{golden}: names differ: {sorted(merged.keys() ^ expected.keys())[:4]}")
+    changed, same_bits, worst = 0, 0, 0.0
+    for name, theirs in expected.items():
+        ours, before = merged[name], base[name]
+        if torch.equal(theirs, before):
+            if not torch.equal(ours, before):
+                return report(False, f"{golden}: {name} has changed")
+            continue
+        changed += 1
+        same_bits += torch.equal(ours, theirs)
+        difference = (ours.float() - theirs.float()).abs()
+        if ours.dtype == torch.float32:
+            worst = max(worst, (difference.max() / theirs.abs().max()).item())
+        else:  # PEFT rounds an expert's product before it is added, so a unit is one of the largest of the three numbers
+            largest = torch.maximum(torch.maximum(ours.float().abs(), theirs.float().abs()), (theirs.float() - before.float()).abs())
+            worst = max(worst, (difference / ulp(largest)).max().item())
+    fp32 = "fp32" in golden
+    report(worst <= (FP32_TOLERANCE if fp32 else 1) and changed > 0,
+           f"{golden}: {changed} merged weights, {same_bits} with the same bits as PEFT's; largest difference {worst:.2g} "
+           f"{'of the largest element' if fp32 else 'units in the last place'}")
+
+
+def loss_of(model, batch):
+    with torch.no_grad():
+        return model(**batch, use_cache=False).loss.item()
+
+
+def main():
+    program = pathlib.Path(sys.argv[1]).resolve()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for golden, dtype in MERGED.items():
+            model, adapter, merged = GOLDEN / golden / "model", GOLDEN / golden / "lora" / "adapter", folder / golden
+            run(program, "merge", "--model", model, "--adapter", adapter, "--out", merged)
+            base = {name: tensor.clone() for name, tensor in load(model, dtype).state_dict().items()}
+            peft = PeftModel.from_pretrained(load(model, dtype), adapter).merge_and_unload()
+            ours = load(merged, dtype)
+            compare(golden, ours.state_dict(), peft.state_dict(), base)
+            if dtype == torch.float32:
+                loss = loss_of(ours, load_file(GOLDEN / golden / "batch.safetensors"))
+                expected = load_file(GOLDEN / golden / "lora" / "forward.safetensors")["loss"].item()
+                report(abs(loss - expected) <= 1e-5 * expected, f"{golden}: transformers scores the merged model {loss:.7f}, "
+                       f"model and adapter {expected:.7f}")
+
+        golden = GOLDEN / "deepseek_v4-fp8fp4"
+        run(program, "convert", "--model", golden / "model", "--out", folder / "converted", "--dtype", "bfloat16")
+        loss = loss_of(load(folder / "converted", torch.float32), load_file(golden / "batch.safetensors"))
+        expected = load_file(golden / "forward.safetensors")["loss"].item()
+        report(abs(loss - expected) <= 1e-5 * expected, f"deepseek_v4-fp8fp4: transformers scores the converted model {loss:.7f}, the reference {expected:.7f}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+// Checkpoints written anew: quantised weights dequantised, dtypes converted, everything else as it was.
+#include "models/rewrite_checkpoint.h"
+
+#include <gmock/gmock.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/temp_folder.h"
+#include "golden.h"
+
+namespace moraine {
+namespace {
+
+namespace fs = std::filesystem;
+
+at::Tensor tensor_of(const CheckpointIndex& index, const std::string& name) {
+  const CheckpointTensor* tensor = index.find(name);
+  if (!tensor) throw std::runtime_error("no tensor " + name);
+  return read_tensor(index.files[tensor->file], tensor->entry);
+}
+
+CheckpointIndex convert(const fs::path& model, const fs::path& out, DType dtype, uint64_t max_file_bytes = 300'000) {
+  rewrite_checkpoint(read_headers(model), out, {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
+  return read_checkpoint_index(out);
+}
+
+TEST(RewriteCheckpoint, DequantisesFp8AndFp4) {
+  const fs::path golden = golden_folder("deepseek_v4-fp8fp4");
+  const CheckpointIndex before = read_checkpoint_index(golden / "model");
+  const SafetensorsHeader expected = read_safetensors_header(golden / "dequantised.safetensors");
+  for (const auto& [dtype, torch] : {std::pair{DType::kBF16, at::kBFloat16}, std::pair{DType::kF32, at::kFloat}}) {
+    TempFolder folder;
+    const CheckpointIndex after = convert(golden / "model", folder / "out", dtype);
+    for (const SafetensorsEntry& entry : expected.entries)
+      EXPECT_TRUE(at::equal(tensor_of(after, entry.name), read_tensor(expected, entry).to(torch))) << entry.name;
+    for (const auto& [name, tensor] : before.tensors) {
+      const bool is_scale = name.ends_with(".scale");
+      ASSERT_EQ(after.find(name) == nullptr, is_scale) << name;
+      if (is_scale) continue;
+      const DType stored = tensor.entry.dtype, written = after.find(name)->entry.dtype;
+      if (stored == DType::kI64 || stored == DType::kF32) {
+        EXPECT_EQ(written, stored) << name;
+        EXPECT_TRUE(at::equal(tensor_of(after, name), tensor_of(before, name))) << name;
+      } else {
+        EXPECT_EQ(written, dtype) << name;
+      }
+    }
+    // The same checkpoint without quantisation, as moraine and transformers see it.
+    const Json config = read_json_file(folder / "out" / "config.json");
+    EXPECT_FALSE(config.contains("quantization_config"));
+    EXPECT_FALSE(config.contains("expert_dtype"));
+    EXPECT_EQ(config["torch_dtype"], dtype == DType::kBF16 ? "bfloat16" : "float32");
+    EXPECT_EQ(read_text_file(folder / "out" / "generation_config.json"), read_text_file(golden / "model" / "generation_config.json"));
+    const auto layout = make_layout(HfConfig::read(folder / "out"), "auto");
+    check_checkpoint(image_specs(*layout, stored_in(after)), after, [&](const std::string& name) { return layout->why_skipped(name); });
+    EXPECT_GT(after.files.size(), 1);
+  }
+}
+
+// What stays in fp32 is what the bfloat16 golden has in fp32, in the layers of multi-token prediction too.
+TEST(RewriteCheckpoint, KeepsWhatTheFamilyKeepsInFp32) {
+  TempFolder folder;
+  const CheckpointIndex before = read_checkpoint_index(golden_folder("deepseek_v4-fp32") / "model"),
+                        golden = read_checkpoint_index(golden_folder("deepseek_v4-bf16") / "model"),
+                        after = convert(before.folder, folder / "out", DType::kBF16);
+  EXPECT_EQ(after.tensors.size(), before.tensors.size());
+  for (const auto& [name, tensor] : after.tensors) {
+    EXPECT_EQ(tensor.entry.dtype, golden.find(name)->entry.dtype) << name;
+    const at::Tensor was = tensor_of(before, name), is = tensor_of(after, name);
+    EXPECT_TRUE(at::equal(is, was.to(is.scalar_type()))) << name;
+  }
+}
+
+TEST(RewriteCheckpoint, KeepsWhatAReleaseStoresWiderThanItsEmbedding) {
+  TempFolder folder;
+  const fs::path model = golden_folder("qwen3_5_moe-fp32") / "model";
+  const CheckpointIndex all = convert(model, folder / "bf16", DType::kBF16, 1'000'000'000);
+  EXPECT_EQ(read_json_file(folder / "bf16" / "config.json")["text_config"]["dtype"], "bfloat16");
+  std::vector<std::pair<std::string, at::Tensor>> mixed;
+  for (const auto& [name, tensor] : all.tensors) {
+    EXPECT_EQ(tensor.entry.dtype, DType::kBF16) << name;  // the vision tower and multi-token prediction too
+    const at::Tensor values = tensor_of(all, name);
+    if (name.ends_with("A_log")) mixed.emplace_back(name, values.to(at::kFloat));
+    else if (name.ends_with("q_proj.weight")) mixed.emplace_back(name, values.to(at::kHalf));
+    else mixed.emplace_back(name, values);
+  }
+  write_tensors(folder / "bf16" / "model.safetensors", mixed);
+  const CheckpointIndex after = convert(folder / "bf16", folder / "again", DType::kBF16);
+  for (const auto& [name, tensor] : after.tensors)
+    EXPECT_EQ(tensor.entry.dtype, name.ends_with("A_log") ? DType::kF32 : DType::kBF16) << name;
+}
+
+TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
+  TempFolder folder;
+  const fs::path model = folder / "model";
+  fs::copy(golden_folder("qwen3_moe-bf16") / "model", model);
+  folder.write("model/tokenizer.json", "{}");
+  folder.write("model/additional_chat_templates/tool_use.jinja", "{{ x }}");
+  folder.write("model/.cache", "hidden");
+  folder.write("model/pytorch_model.bin", "other weights");
+  folder.write("model/moraine-hashes.json", "{}");
+  RewriteOptions options{.dtype = {}, .num_threads = 2};
+  const std::string changed = "model.layers.1.mlp.experts.5.up_proj.weight";
+  options.changes[changed] = [](int64_t first_row, const at::Tensor& rows_RI) {
+    rows_RI.add_(at::arange(first_row, first_row + rows_RI.size(0), at::kFloat).unsqueeze(1));
+  };
+  const CheckpointHeaders before = read_headers(model);
+  rewrite_checkpoint(before, folder / "out", options);
+  const CheckpointIndex after = read_checkpoint_index(folder / "out");
+  EXPECT_EQ(after.tensors.size(), before.index.tensors.size());
+  for (const auto& [name, tensor] : after.tensors) {
+    at::Tensor expected = tensor_of(before.index, name);
+    if (name == changed) expected = (expected.to(at::kFloat) + at::arange(expected.size(0)).unsqueeze(1)).to(at::kBFloat16);
+    EXPECT_TRUE(at::equal(tensor_of(after, name), expected)) << name;
+  }
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder / "out")) names.push_back(entry.path().filename());
+  EXPECT_THAT(names, testing::UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                                                   "additional_chat_templates"));
+  EXPECT_EQ(read_text_file(folder / "out" / "config.json"), read_text_file(model / "config.json"));
+
+  options.changes[changed] = [](int64_t, const at::Tensor& rows_RI) { rows_RI.fill_(INFINITY); };
+  EXPECT_THROW(rewrite_checkpoint(before, folder / "broken", options), Error);
+  EXPECT_FALSE(fs::exists(folder / "broken"));
+}
+
+// Quantised tensors of layers that no image holds have been compared with nothing when they come here.
+TEST(RewriteCheckpoint, RefusesScalesThatDoNotFit) {
+  const CheckpointIndex golden = read_checkpoint_index(golden_folder("deepseek_v4-fp8fp4") / "model");
+  const std::string weight = "mtp.0.attn.wq_a.weight", scale = "mtp.0.attn.wq_a.scale";
+  const auto expect_error = [&](const std::function<std::optional<at::Tensor>(const std::string&, at::Tensor)>& edit, const char* part) {
+    TempFolder folder;
+    fs::create_directories(folder / "model");
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    for (const auto& [name, tensor] : golden.tensors)
+      if (auto kept = edit(name, tensor_of(golden, name))) tensors.emplace_back(name, *kept);
+    write_tensors(folder / "model" / "model.safetensors", tensors);
+    fs::copy(golden.folder / "config.json", folder / "model" / "config.json");
+    try {
+      convert(folder / "model", folder / "out", DType::kBF16);
+      ADD_FAILURE() << "nothing is wrong with " << part;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr(weight), testing::HasSubstr(part)));
+      EXPECT_EQ(error.kind, ErrorKind::kInput);
+    }
+    EXPECT_FALSE(fs::exists(folder / "out"));
+  };
+  const auto with_scale = [&](std::optional<at::Tensor> scales) {
+    return [&, scales](const std::string& name, at::Tensor t) { return name == scale ? scales : std::optional(t); };
+  };
+  expect_error(with_scale({}), "there is no tensor mtp.0.attn.wq_a.scale");
+  expect_error(with_scale(at::ones({3, 5})), "do not divide");
+  expect_error(with_scale(at::ones({4})), "matrix of scales");
+  expect_error(with_scale(at::ones({1, 2}, at::kLong)), "I64");
+}
+
+}  // namespace
+}  // namespace moraine
