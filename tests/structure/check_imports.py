@@ -48,7 +48,8 @@ def find_violations(root):
                 continue
             at = f"src/{where}:{line}"
             target = pathlib.PurePosixPath(name)
-            if ".." in target.parts or not (src / target).is_file():
+            made_from = pathlib.PurePosixPath(re.sub(r"\.pb\.h$", ".proto", name))  # headers that protoc makes
+            if ".." in target.parts or not (src / made_from).is_file():
                 violations.append(f'{at}: "{name}" is no file of src/ (include by the path from src/; other headers with <>)')
                 continue
             own_includes[where].append((line, pathlib.Path(target)))
@@ -96,6 +97,7 @@ def self_test():
         "torch behind a header": ("data/stream.cpp", '#include "dist/group.h"\n', "must build without torch"),
         "a relative include": ("train/step.cpp", '#include "../nn/norm.h"\n', "is no file of src/"),
         "a missing file": ("train/step.cpp", '#include "nn/nothing.h"\n', "is no file of src/"),
+        "a made header without its source": ("train/step.cpp", '#include "nn/norm.pb.h"\n', "is no file of src/"),
         "an unknown folder": ("misc/stuff.h", "", "has no place in the order"),
         "a spaced include": ("formats/a.h", '#  include   "models/model.h"\n', "is no file of src/"),
     }
