@@ -20,10 +20,13 @@ const OrderedJson* find(const OrderedJson& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
+// Integers beyond 64 bits are held as their digits.
+const char* type_of(const OrderedJson& value) { return value.is_binary() ? "number" : value.type_name(); }
+
 std::string optional_text(const OrderedJson& object, const char* key, const std::string& place) {
   const OrderedJson* value = find(object, key);
   if (value == nullptr) return "";
-  if (!value->is_string()) throw input_error(place, fmt::format("{} is of type {}, not text", key, value->type_name()));
+  if (!value->is_string()) throw input_error(place, fmt::format("{} is of type {}, not text", key, type_of(*value)));
   return value->get<std::string>();
 }
 
@@ -53,7 +56,7 @@ const OrderedJson* text_of_part(const OrderedJson& part) {
 std::string content_text(const OrderedJson& content, const std::string& place) {
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) {
-    throw input_error(place, fmt::format("content is of type {}, not text", content.type_name()),
+    throw input_error(place, fmt::format("content is of type {}, not text", type_of(content)),
                       content.is_object() ? "write it as a JSON string" : "");
   }
   std::string joined;
@@ -91,9 +94,9 @@ std::vector<UserBlock> user_blocks(const OrderedJson& content, const std::string
 OrderedJson call_arguments(const OrderedJson& arguments, const std::string& place) {
   OrderedJson object = arguments;
   if (arguments.is_string())
-    object = parse_ordered_json(arguments.get_ref<const std::string&>(), place + ": arguments");
+    object = parse_exact_json(arguments.get_ref<const std::string&>(), place + ": arguments");
   if (object.is_object()) return object;
-  throw input_error(place, fmt::format("arguments are of type {}, not an object", object.type_name()), kCallShape);
+  throw input_error(place, fmt::format("arguments are of type {}, not an object", type_of(object)), kCallShape);
 }
 
 Call read_call(const OrderedJson& json, const std::string& place) {

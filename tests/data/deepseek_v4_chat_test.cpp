@@ -145,6 +145,16 @@ TEST(DeepseekV4Chat, AFlagKeepsAnAnswerOutOfTraining) {
   EXPECT_EQ(dropped.text.substr(dropped.withheld[0].first, 1), "b");
 }
 
+TEST(DeepseekV4Chat, IntegersInArgumentsKeepTheirDigits) {
+  const auto messages = parse_exact_json(R"([{"role":"assistant","tool_calls":[
+      {"name":"f","arguments":{"a":123456789012345678901234567890}},
+      {"name":"g","arguments":"{\"b\":[-123456789012345678901234567890]}"}]}])",
+                                         "row");
+  const std::string text = make_v4()->training_text(messages, nullptr, "row").text;
+  EXPECT_THAT(text, HasSubstr("name=\"a\" string=\"false\">123456789012345678901234567890</"));
+  EXPECT_THAT(text, HasSubstr("name=\"b\" string=\"false\">[-123456789012345678901234567890]</"));
+}
+
 TEST(DeepseekV4Chat, EarlierDevelopersAreLeftOutWithTheThinking) {
   const std::string messages =
       R"([{"role":"developer","content":"d"},{"role":"assistant","content":"a","reasoning":"t"},
