@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/temp_folder.h"
-#include "golden.h"
+#include "dequantised_golden.h"
 #include "load/check_checkpoint.h"
 #include "load/checkpoint_files.h"
 #include "load/shared_reads.h"
@@ -20,22 +20,17 @@ namespace fs = std::filesystem;
 
 const fs::path kGolden = golden_folder("deepseek_v4-fp8fp4");
 
-// What the parts of a slot come to in bf16, from the golden's dequantised tensors or, of what is not quantised, the checkpoint's.
-at::Tensor expected_elements(const Slot& slot, const CheckpointIndex& index, const SafetensorsHeader& dequantised) {
+// What the parts of a slot come to.
+at::Tensor expected_elements(const Slot& slot, const CheckpointIndex& index) {
   std::vector<at::Tensor> parts;
-  for (const SlotPart& part : slot.parts) {
-    const SafetensorsEntry* entry = dequantised.find(part.tensor);
-    const CheckpointTensor* stored = index.find(part.tensor);
-    const at::Tensor whole = entry ? read_tensor(dequantised, *entry) : read_tensor(index.files[stored->file], stored->entry);
-    parts.push_back(whole.reshape({-1}).narrow(0, part.source_element, part.num_elements));
-  }
+  for (const SlotPart& part : slot.parts)
+    parts.push_back(plain_tensor_of(index, part.tensor).reshape({-1}).narrow(0, part.source_element, part.num_elements));
   return at::cat(parts);
 }
 
 // Reads the shards of all ranks of a mesh, in pieces of at most `max_piece` bytes in memory, and compares every slot.
 void expect_dequantised(int64_t world, int64_t ep, uint64_t max_piece) {
   const CheckpointIndex index = read_checkpoint_index(kGolden / "model");
-  const SafetensorsHeader dequantised = read_safetensors_header(kGolden / "dequantised.safetensors");
   const auto layout = make_layout(HfConfig::read(kGolden / "model"), "auto");
   const Placement placement(image_specs(*layout, stored_in(index), BaseFormat::kBFloat16), layout->shape().num_experts,
                             Mesh::make(world, {ep, {}, {}}));
@@ -66,7 +61,7 @@ void expect_dequantised(int64_t world, int64_t ep, uint64_t max_piece) {
     for (const Slot& slot : image->slots) {
       EXPECT_FALSE(slot.name.ends_with("_scale") && slot.name.find("hc") == slot.name.npos) << slot.name;
       from_quantised += !slot.parts.front().scale.empty();
-      const at::Tensor expected = expected_elements(slot, index, dequantised);
+      const at::Tensor expected = expected_elements(slot, index);
       EXPECT_TRUE(at::equal(view[slot.name].reshape({-1}), expected)) << image->name << " " << slot.name;
     }
   }
