@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace moraine {
 
@@ -70,6 +71,22 @@ void make_folders(const std::filesystem::path& path);
 
 // Removes a folder so that it is whole under its name or not there. Returns whether it is gone; never throws.
 bool remove_folder(const std::filesystem::path& path);
+
+// Keeps other processes from taking the same lock until this object or the process ends; those of other hosts too where the file system
+// can do that.
+class FileLock {
+ public:
+  // Makes the file if need be. Where it cannot be made or locked at all, nothing is kept from anybody.
+  explicit FileLock(const std::filesystem::path& path);
+  FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)), taken_(other.taken_) {}
+  FileLock& operator=(FileLock&&) = delete;
+  ~FileLock();
+  bool taken_by_another() const { return taken_; }
+
+ private:
+  int fd_;
+  bool taken_;
+};
 
 // Removes what killed processes left in `folder` of the functions above: their temporary files and folders. No process may be
 // writing there. A folder that is not there has none.

@@ -78,13 +78,10 @@ int64_t num_micro_steps(int64_t batch_size, int64_t micro_batch_size, int64_t wo
   return (batch_size + rows_a_micro_step - 1) / rows_a_micro_step;
 }
 
-std::vector<int64_t> rows_of_micro_step(const std::vector<int64_t>& rows_of_step, int64_t micro_step, int64_t rank,
-                                        int64_t world_size, int64_t micro_batch_size) {
+RowRange rows_of_micro_step(int64_t batch_size, int64_t micro_step, int64_t rank, int64_t world_size, int64_t micro_batch_size) {
   MORAINE_ASSERT(rank >= 0 && rank < world_size && micro_step >= 0, "no such rank or micro-step");
-  const int64_t total = static_cast<int64_t>(rows_of_step.size());
-  const int64_t begin = std::min(total, (micro_step * world_size + rank) * micro_batch_size);
-  const int64_t end = std::min(total, begin + micro_batch_size);
-  return {rows_of_step.begin() + begin, rows_of_step.begin() + end};
+  const int64_t begin = std::min(batch_size, (micro_step * world_size + rank) * micro_batch_size);
+  return {begin, std::min(batch_size, begin + micro_batch_size)};
 }
 
 }  // namespace moraine

@@ -30,7 +30,9 @@ class BatchStream {
 // How a step's rows are dealt: micro-step m of rank r gets rows [(m·world + r)·micro_batch_size, …) of the batch. Every
 // rank runs the same number of micro-steps; a rank may get none of the rows.
 int64_t num_micro_steps(int64_t batch_size, int64_t micro_batch_size, int64_t world_size);
-std::vector<int64_t> rows_of_micro_step(const std::vector<int64_t>& rows_of_step, int64_t micro_step, int64_t rank,
-                                        int64_t world_size, int64_t micro_batch_size);
+struct RowRange {
+  int64_t begin, end;  // of the batch
+};
+RowRange rows_of_micro_step(int64_t batch_size, int64_t micro_step, int64_t rank, int64_t world_size, int64_t micro_batch_size);
 
 }  // namespace moraine

@@ -19,6 +19,7 @@
 #include "dist/control_store.h"
 #include "dist/heartbeat.h"
 #include "dist/launch.h"
+#include "dist/stop_request.h"
 
 namespace moraine {
 
@@ -28,10 +29,8 @@ using std::chrono::milliseconds;
 namespace {
 
 // After the first failure the others have this long to leave by themselves (they read of it in the store), then to obey
-// SIGTERM, before SIGKILL.
+// SIGHUP, before SIGKILL.
 constexpr milliseconds kLeaveTime(2000), kTermTime(500);
-// A signal sent to a process and to its group arrives twice: one forward.
-constexpr milliseconds kSameSignal(300);
 
 class Supervisor {
  public:
@@ -134,7 +133,8 @@ class Supervisor {
       default: break;
     }
     const Clock::time_point now = Clock::now();
-    if (forwarded_ && number == *forwarded_ && now - forwarded_at_ < kSameSignal) return;
+    // A signal sent to a process and to its group arrives twice: one forward.
+    if (forwarded_ && now - forwarded_at_ < StopRequest::kSameRequest) return;
     signal_all(number);
     if (forwarded_) kill_at_ = now + milliseconds(3000);  // asked twice
     forwarded_ = number;
@@ -229,7 +229,7 @@ class Supervisor {
   void stop_the_rest() {
     const Clock::time_point now = Clock::now();
     if (failed_at_ && !terminated_ && now - *failed_at_ > kLeaveTime) {
-      signal_all(SIGTERM);
+      signal_all(SIGHUP);  // no request to a run to end in order, as SIGTERM may be
       terminated_ = true;
     }
     if ((failed_at_ && now - *failed_at_ > kLeaveTime + kTermTime) || (kill_at_ && now > *kill_at_)) signal_all(SIGKILL);

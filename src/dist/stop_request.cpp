@@ -5,13 +5,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 
 namespace moraine {
 namespace {
-
-constexpr int64_t kSameRequest = 1'000'000'000;  // nanoseconds
 
 // What a signal handler may reach: a process has one set of signals.
 std::atomic<bool> is_armed{false};
@@ -41,6 +40,7 @@ void handle(int number, struct sigaction& before) {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
+  for (int other : {SIGTERM, SIGINT}) sigaddset(&action.sa_mask, other);
   sigaction(number, nullptr, &before);
   if (before.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);
 }
@@ -54,6 +54,7 @@ StopRequest::StopRequest(Armed armed, const std::string& notice) : armed_(armed 
   notice_size = std::min(line.size(), sizeof notice_text);
   memcpy(notice_text, line.data(), notice_size);
   asked_by = 0;
+  asked_at = 0;
   is_armed = true;
   handle(SIGTERM, terminate_before_);
   handle(SIGINT, interrupt_before_);
@@ -69,7 +70,10 @@ StopRequest::~StopRequest() {
 bool StopRequest::take(int number) {
   if (!is_armed || (number != SIGTERM && number != SIGINT)) return false;
   int none = 0;
-  if (!asked_by.compare_exchange_strong(none, number)) return now() - asked_at < kSameRequest;
+  if (!asked_by.compare_exchange_strong(none, number)) {
+    const int64_t first = asked_at;  // 0: another thread is about to say it
+    return first == 0 || now() - first < std::chrono::nanoseconds(kSameRequest).count();
+  }
   asked_at = now();
   [[maybe_unused]] const ssize_t written = write(STDOUT_FILENO, notice_text, notice_size);
   return true;
@@ -77,7 +81,7 @@ bool StopRequest::take(int number) {
 
 int StopRequest::agreed(ProcessGroup& world, at::Device device) const {
   if (!armed_) return 0;
-  at::Tensor number = at::full({1}, int64_t{asked_by}, at::TensorOptions().dtype(at::kLong)).to(device);
+  at::Tensor number = at::full({1}, int64_t{asked_by.load()}, at::TensorOptions().dtype(at::kLong)).to(device);
   world.all_reduce(number, ReduceKind::kMax);
   return static_cast<int>(number.item<int64_t>());
 }

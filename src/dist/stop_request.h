@@ -2,6 +2,7 @@
 // user does by Ctrl-C.
 #pragma once
 
+#include <chrono>
 #include <csignal>
 #include <string>
 
@@ -11,8 +12,8 @@ namespace moraine {
 
 class StopRequest {
  public:
-  // While this object lives, the first SIGTERM or SIGINT is noted and `notice` (a line; may be empty) printed. Another one, a second
-  // later or more, ends the process as it would have without this object: launchers may send one twice. One object at a time; `armed`
+  // While this object lives, the first SIGTERM or SIGINT is noted and `notice` (a line; may be empty) printed. Another one, kSameRequest
+  // later or more, ends the process as it would have without this object. One object at a time; `armed`
   // false: signals do what they always do.
   enum class Armed { kNo, kYes };
   StopRequest(Armed armed, const std::string& notice);
@@ -22,6 +23,9 @@ class StopRequest {
 
   // The signal that any rank of the world has been asked to end by, or 0: the same on all ranks, which must all call this.
   int agreed(ProcessGroup& world, at::Device device) const;
+
+  // Two signals within this time are one request: launchers send one to a process and to its group, or SIGTERM after SIGINT.
+  static constexpr std::chrono::milliseconds kSameRequest{1000};
 
   // For whoever takes a signal: whether it is a request. Safe in a signal handler.
   static bool take(int number);

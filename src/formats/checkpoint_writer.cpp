@@ -1,6 +1,7 @@
 #include "formats/checkpoint_writer.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <future>
@@ -130,8 +131,8 @@ std::string index_json(const NewCheckpoint& checkpoint, const std::vector<FileTe
 // Sooner than after writing until the disk is full.
 void check_space(const fs::path& folder, uint64_t needed) {
   fs::path existing = fs::absolute(folder);
-  while (!fs::exists(existing) && existing.has_relative_path()) existing = existing.parent_path();
   std::error_code error;
+  while (!fs::exists(existing, error) && existing.has_relative_path()) existing = existing.parent_path();
   const fs::space_info space = fs::space(existing, error);
   if (error || space.available >= needed) return;
   throw run_error(
@@ -151,8 +152,14 @@ uint64_t NewCheckpoint::total_bytes() const {
 void check_new_folder(const fs::path& folder) {
   std::error_code error;
   if (!fs::exists(folder, error)) return;
-  if (!fs::is_directory(folder)) throw input_error(folder.string(), "is a file, not a folder");
-  if (!fs::is_empty(folder)) throw input_error(folder.string(), "is not empty", "name a new folder, or empty this one");
+  if (!fs::is_directory(folder, error)) throw input_error(folder.string(), "is a file, not a folder");
+  const bool is_empty = fs::is_empty(folder, error);
+  if (error) throw input_error(folder.string(), error.message(), "name a new folder");
+  if (!is_empty) throw input_error(folder.string(), "is not empty", "name a new folder, or empty this one");
+  // The files are written beside it, then take its name.
+  struct stat own {}, parent {};
+  if (::stat(folder.c_str(), &own) == 0 && ::stat(fs::absolute(folder / "..").c_str(), &parent) == 0 && own.st_dev != parent.st_dev)
+    throw input_error(folder.string(), "is a file system of its own, whose place no folder can take", "name a new folder inside it");
 }
 
 size_t write_checkpoint(const fs::path& folder, const NewCheckpoint& checkpoint, const FillElements& fill,

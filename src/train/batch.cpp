@@ -1,7 +1,6 @@
 #include "train/batch.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/bytes.h"
 #include "data/batch_stream.h"
@@ -17,11 +16,9 @@ at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
 
 std::vector<const Sample*> samples_of_micro_step(const std::vector<TrainingRow>& rows, int64_t micro_step, int64_t rank,
                                                  int64_t world_size, int64_t micro_batch_size) {
-  std::vector<int64_t> row_numbers(rows.size());
-  std::iota(row_numbers.begin(), row_numbers.end(), 0);
+  const RowRange range = rows_of_micro_step(static_cast<int64_t>(rows.size()), micro_step, rank, world_size, micro_batch_size);
   std::vector<const Sample*> samples;
-  for (int64_t row : rows_of_micro_step(row_numbers, micro_step, rank, world_size, micro_batch_size))
-    samples.insert(samples.end(), rows[row].begin(), rows[row].end());
+  for (int64_t row = range.begin; row < range.end; ++row) samples.insert(samples.end(), rows[row].begin(), rows[row].end());
   return samples;
 }
 

@@ -11,13 +11,13 @@
 namespace moraine {
 
 struct EvalResult {
-  double loss = 0;  // mean over the trained tokens of all rows
+  double loss = 0;  // mean over the trained tokens of all rows; may be infinite or no number
   int64_t trained_tokens = 0;
   double seconds = 0;
 };
 
 // Forward passes over `rows` (the same on every rank), dealt to the ranks like a step's. All ranks of the world must call this.
-// Throws a run error when the loss is not finite. `rows` must hold a token to score.
+// `rows` must hold a token to score.
 EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
                     int64_t micro_batch_size, MeshGroups& groups);
 

@@ -1,6 +1,7 @@
 #include "train/metrics.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,16 +23,19 @@ std::string clock_text(double seconds) {
 
 double tokens_per_second(const StepMetrics& m) { return m.step_seconds > 0 ? m.result.tokens / m.step_seconds : 0; }
 
-// The lines of the first `steps` steps; fewer where a step's is missing or torn.
+// The lines of steps up to `steps`, until one is torn. The first may be a later step's: of a run that began from another's snapshot.
 std::string lines_until(const std::filesystem::path& path, int64_t steps) {
   if (steps == 0 || !std::filesystem::exists(path)) return "";
   const std::string text = read_text_file(path, uint64_t{1} << 40);
   size_t end = 0;
-  for (int64_t step = 1; step <= steps; ++step) {
+  for (int64_t last = 0; last < steps;) {
     const size_t line_end = text.find('\n', end);
     if (line_end == text.npos) break;
     const Json line = Json::parse(text.substr(end, line_end - end), nullptr, /*allow_exceptions=*/false);
-    if (!line.is_object() || line.value("step", int64_t{0}) != step) break;
+    const bool has_step = line.is_object() && line.contains("step") && line["step"].is_number_integer();
+    const int64_t step = has_step ? line["step"].get<int64_t>() : 0;
+    if (step <= last || step > steps) break;
+    last = step;
     end = line_end + 1;
   }
   return text.substr(0, end);
@@ -48,31 +52,40 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, int64_t steps_kept) 
 MetricsFile::~MetricsFile() { std::fclose(file_); }
 
 std::vector<std::pair<std::string, double>> tensorboard_scalars(const StepMetrics& m) {
-  std::vector<std::pair<std::string, double>> scalars{{"train/loss", m.result.loss},
-                                                      {"train/grad_norm", m.result.grad_norm},
-                                                      {"train/learning_rate", m.learning_rate},
-                                                      {"train/aux_loss", m.result.aux_loss},
-                                                      {"train/expert_load_imbalance", m.result.expert_load_imbalance},
-                                                      {"train/tokens_per_second", tokens_per_second(m)},
-                                                      {"train/peak_memory_bytes", static_cast<double>(m.result.peak_memory_bytes)}};
-  if (m.eval) scalars.emplace_back("eval/loss", m.eval->loss);
-  return scalars;
+  return {{"train/loss", m.result.loss},
+          {"train/grad_norm", m.result.grad_norm},
+          {"train/learning_rate", m.learning_rate},
+          {"train/aux_loss", m.result.aux_loss},
+          {"train/expert_load_imbalance", m.result.expert_load_imbalance},
+          {"train/tokens_per_second", tokens_per_second(m)},
+          {"train/peak_memory_bytes", static_cast<double>(m.result.peak_memory_bytes)}};
 }
 
 void MetricsFile::append(const StepMetrics& m) {
-  OrderedJson line{{"step", m.step},
-                   {"loss", m.result.loss},
-                   {"grad_norm", m.result.grad_norm},
-                   {"lr", m.learning_rate},
-                   {"tokens", m.result.tokens},
-                   {"trained_tokens", m.result.trained_tokens},
-                   {"aux_loss", m.result.aux_loss},
-                   {"expert_load_imbalance", m.result.expert_load_imbalance},
-                   {"step_seconds", m.step_seconds},
-                   {"tokens_per_second", tokens_per_second(m)},
-                   {"peak_memory_bytes", m.result.peak_memory_bytes}};
-  if (m.eval) line.update(OrderedJson{{"eval_loss", m.eval->loss}, {"eval_tokens", m.eval->trained_tokens}, {"eval_seconds", m.eval->seconds}});
-  const std::string text = line.dump() + "\n";
+  last_ = {{"step", m.step},
+           {"loss", m.result.loss},
+           {"grad_norm", m.result.grad_norm},
+           {"lr", m.learning_rate},
+           {"tokens", m.result.tokens},
+           {"trained_tokens", m.result.trained_tokens},
+           {"aux_loss", m.result.aux_loss},
+           {"expert_load_imbalance", m.result.expert_load_imbalance},
+           {"step_seconds", m.step_seconds},
+           {"tokens_per_second", tokens_per_second(m)},
+           {"peak_memory_bytes", m.result.peak_memory_bytes}};
+  write(last_.dump() + "\n");
+}
+
+void MetricsFile::add_to_last(const EvalResult& eval) {
+  const off_t line_size = static_cast<off_t>(last_.dump().size()) + 1;
+  last_.update(OrderedJson{{"eval_loss", eval.loss}, {"eval_tokens", eval.trained_tokens}, {"eval_seconds", eval.seconds}});
+  struct stat now {};
+  if (fstat(fileno(file_), &now) != 0 || now.st_size < line_size || ftruncate(fileno(file_), now.st_size - line_size) != 0)
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "check save.dir");
+  write(last_.dump() + "\n");
+}
+
+void MetricsFile::write(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
   }
@@ -92,6 +105,10 @@ void ProgressPrinter::clear_bar() {
   bar_shown_ = false;
 }
 
+void ProgressPrinter::print(const EvalResult& eval) {
+  say(fmt::format("eval_loss {:.4f} over {} tokens | {:.1f} s", eval.loss, eval.trained_tokens, eval.seconds));
+}
+
 void ProgressPrinter::say(const std::string& line) {
   clear_bar();
   log_line(line);
@@ -106,7 +123,6 @@ void ProgressPrinter::print(const StepMetrics& m) {
              m.learning_rate, clock_text(elapsed), (m.step - steps_done_) / std::max(elapsed, 1e-9), tokens_per_second(m),
              format_bytes(m.result.peak_memory_bytes));
   }
-  if (m.eval) log_info("eval_loss {:.4f} over {} tokens | {:.1f} s", m.eval->loss, m.eval->trained_tokens, m.eval->seconds);
   if (!terminal_) return;
   constexpr int kWidth = 40;
   const int filled = static_cast<int>(kWidth * m.step / total_steps_);

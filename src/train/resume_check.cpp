@@ -112,9 +112,12 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
 
 std::optional<Error> first_difference(const RunFacts& now, const RunFacts& then, const std::string& snapshot) {
   auto steps_key = [](const Values& values) { return std::string(find(values, "train.steps") ? "train.steps" : "train.epochs"); };
+  // A key that is younger than the snapshot had its default.
+  static const Values defaults = recipe_entries(Recipe{});
   for (const auto& [key, value] : now.compared) {
     const bool is_steps = key == steps_key(now.compared);
     const std::string* before = find(then.compared, is_steps ? steps_key(then.compared) : key);
+    if (!before && !find(then.recipe, key)) before = find(defaults, key);
     if (before && *before == value) continue;
     const auto hashed = std::find_if(hashed_keys().begin(), hashed_keys().end(), [&](const auto& h) { return h.first == key; });
     if (hashed != hashed_keys().end()) return explained(key, hashed->second, now, then, snapshot);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "config/recipe.h"
 
@@ -22,8 +23,9 @@ class RunFolder {
   bool is_finished() const;
   // Throws an input error, with `hint`, when the folder holds anything. Writes nothing.
   void check_unused(const std::string& hint) const;
-  // Makes the folder, or removes what a killed run has left half-written in it.
-  void prepare() const;
+  // Makes the folder, or removes what a killed run has left half-written in it. Throws an input error where another run is at work there:
+  // not as long as the result lives.
+  [[nodiscard]] FileLock prepare() const;
   void write_recipe(const Recipe& recipe) const;
   // load.json: what each rank read. `ranks`: gather_load_reports.
   void write_load_report(const std::vector<OrderedJson>& ranks) const;

@@ -70,11 +70,13 @@ CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
   return rank0_only ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
 }
 
-DataRows read_rows(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size, MeshGroups& groups) {
+DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files, int64_t vocab_size,
+                   MeshGroups& groups) {
   DataRows rows;
+  const auto load = [&] { return load_files(recipe, files, vocab_size); };
   rows.data = only_rank0_sees_files(recipe, groups)
-                  ? dataset_from_bytes(from_rank0(groups, "rows", [&] { return dataset_to_bytes(load_files(recipe, files, vocab_size)); }))
-                  : load_files(recipe, files, vocab_size);
+                  ? dataset_from_bytes(from_rank0(groups, "rows of " + key, [&] { return dataset_to_bytes(load()); }))
+                  : load();
   rows.rows = recipe.data.packing ? pack_samples(rows.data.samples, recipe.data.max_length) : one_sample_a_row(rows.data.samples);
   return rows;
 }

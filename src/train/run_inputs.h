@@ -32,7 +32,9 @@ struct DataRows {
 
 // Read by every rank, or in load.mode rank0 by rank 0 for all. All ranks of the world must call these. Throw input errors.
 CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups);
-DataRows read_rows(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size, MeshGroups& groups);
+// `key`: the recipe's, of `files`; asked for once.
+DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files, int64_t vocab_size,
+                   MeshGroups& groups);
 
 // One hash (load/fingerprint) of all rows.
 std::string hash_rows(const DataRows& rows);

@@ -18,6 +18,13 @@ void RunLog::add(const StepMetrics& metrics) {
   writer_->progress.print(metrics);
 }
 
+void RunLog::add(int64_t step, const EvalResult& eval) {
+  if (!writer_) return;
+  writer_->metrics.add_to_last(eval);
+  if (writer_->tensorboard) writer_->tensorboard->add_scalars(step, {{"eval/loss", eval.loss}});
+  writer_->progress.print(eval);
+}
+
 void RunLog::say(const std::string& line) {
   if (writer_) writer_->progress.say(line);
 }

@@ -19,6 +19,8 @@ class RunLog {
   RunLog(const WorldInfo& world, const RunFolder& run, const LogConfig& config, int64_t steps_done, int64_t total_steps);
 
   void add(const StepMetrics& metrics);
+  // After step `step`, the last that was added.
+  void add(int64_t step, const EvalResult& eval);
   void say(const std::string& line);
   // What was added survives a loss of power.
   void sync();

@@ -64,7 +64,7 @@ std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolde
   // From a run's own past it may go on only where nothing would be overwritten.
   if (!fs::equivalent(found->folder.parent_path(), run.checkpoints(), none)) {
     run.check_unused("save.resume: auto goes on from save.dir's own snapshots; to begin from another run's, choose an empty save.dir");
-  } else if (run.is_finished() || folder_.steps().front() > found->step) {
+  } else if (run.is_finished() || folder_.has_later(found->step)) {
     throw input_error("save.resume", fmt::format("save.dir holds what came after {}", found->folder.string()),
                       "choose another save.dir, or remove the later snapshots and the final adapter");
   }
@@ -93,7 +93,7 @@ void Snapshots::restore(AdapterState& adapter, AdamW& optimizer) const {
 
 // The adapter comes from the first ep group, and moments from the ranks of the first replica through the first of those that hold the same
 // experts. On ranks other than 0 `folder` does not count.
-void Snapshots::write_files(const fs::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const {
+void Snapshots::write_files(int64_t steps, const fs::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const {
   const bool in_first_ep_group = groups_.world->rank() < groups_.mesh.ep;
   const bool in_first_replica = groups_.world->rank() < groups_.mesh.replica_size();
   if (is_writer()) fs::create_directory(folder / kAdapterFolder);
@@ -106,6 +106,15 @@ void Snapshots::write_files(const fs::path& folder, OpenedAdapter& adapter, cons
     for (const AdapterTensor& tensor : tensors)
       for (const char* name : kMoments) declared.push_back({tensor.name + name, tensor.shape});
     file.emplace(folder / kMomentsFile, declared);
+  }
+  // Hashing and flushing the adapter may take long: the others wait in no collective.
+  if (control_.world().distributed()) {
+    const std::string written = fmt::format("snapshot/{}/adapter", steps);
+    if (is_writer()) {
+      control_.put(written, "written");
+    } else {
+      control_.wait_for(written, "rank 0's disk", Patience::kWhileAlive);
+    }
   }
   for (const AdapterTensor& tensor : tensors) {
     for (int which : {0, 1}) {
@@ -126,7 +135,7 @@ void Snapshots::save(int64_t steps, OpenedAdapter& adapter, const AdamW& optimiz
     const fs::path folder = folder_.path_of(steps);
     try {
       write_folder_atomic(folder, [&](const fs::path& temporary) {
-        write_files(temporary, adapter, optimizer);
+        write_files(steps, temporary, adapter, optimizer);
         write_snapshot_state(temporary, steps, facts_.to_json());
       });
     } catch (const Error& error) {
@@ -136,9 +145,9 @@ void Snapshots::save(int64_t steps, OpenedAdapter& adapter, const AdamW& optimiz
     }
     folder_.remove_old(steps, keep_);
   } else {
-    write_files({}, adapter, optimizer);
+    write_files(steps, {}, adapter, optimizer);
   }
-  // Disks may be slow: the others wait here, in no collective.
+  // Until all is on disk the others wait here, in no collective.
   control_.barrier(fmt::format("snapshot/{}", steps), Patience::kWhileAlive);
 }
 

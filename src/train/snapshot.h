@@ -37,7 +37,7 @@ class Snapshots {
 
  private:
   std::optional<Snapshot> find(const SaveConfig& config, const RunFolder& run) const;
-  void write_files(const std::filesystem::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const;
+  void write_files(int64_t steps, const std::filesystem::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const;
   bool is_writer() const { return groups_.world->rank() == 0; }
 
   Control& control_;

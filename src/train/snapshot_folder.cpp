@@ -102,6 +102,13 @@ std::vector<int64_t> SnapshotFolder::steps() const {
   return steps;
 }
 
+bool SnapshotFolder::has_later(int64_t step) const {
+  const std::vector<int64_t> all = steps();
+  return std::any_of(all.begin(), all.end(), [&](int64_t other) {
+    return other > step && std::find(damaged_.begin(), damaged_.end(), other) == damaged_.end();
+  });
+}
+
 std::optional<Snapshot> SnapshotFolder::newest() const {
   damaged_.clear();
   for (const int64_t step : steps()) {

@@ -40,6 +40,8 @@ class SnapshotFolder {
   std::filesystem::path path_of(int64_t step) const;
   // Steps of what lies there under a snapshot's name, whole or not, the newest first.
   std::vector<int64_t> steps() const;
+  // Whether there is one later than `step`, damaged ones that newest() found not counted.
+  bool has_later(int64_t step) const;
 
   // The newest whole one; nullopt when there is none under any name. Warns of every newer one that is damaged, and throws an input error
   // when all are: to begin anew would not be what was asked for.

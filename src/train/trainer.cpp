@@ -63,8 +63,7 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
   return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(config.epochs.value_or(1.0) * rows / batch_size)));
 }
 
-// Every `every` steps (0 = never) and after the last one.
-bool is_due(int64_t every, int64_t done, int64_t steps) { return done == steps || (every > 0 && done % every == 0); }
+bool is_due(int64_t every, int64_t done) { return every > 0 && done % every == 0; }
 
 std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
   return fmt::format("{}: stopped after step {}; {} to go on", why, step,
@@ -93,8 +92,9 @@ int train(const Recipe& recipe, Control& control) {
   const CheckpointHeaders headers = read_run_headers(recipe, groups);
   const ModelShape shape = make_model(headers.config, recipe.model.dtype)->shape();
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
-  const DataRows training = read_rows(recipe, recipe.data.train, shape.vocab_size, groups);
-  const DataRows held_out = recipe.data.eval.empty() ? DataRows{} : read_rows(recipe, recipe.data.eval, shape.vocab_size, groups);
+  const DataRows training = read_rows(recipe, "data.train", recipe.data.train, shape.vocab_size, groups);
+  DataRows held_out;
+  if (!recipe.data.eval.empty()) held_out = read_rows(recipe, "data.eval", recipe.data.eval, shape.vocab_size, groups);
   check_same_on_all_ranks(control, recipe, headers, {{"data.train", &training}, {"data.eval", &held_out}});
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
@@ -131,8 +131,9 @@ int train(const Recipe& recipe, Control& control) {
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   print_targets(adapter);
 
+  std::optional<FileLock> lock;
   if (is_writer) {
-    run.prepare();
+    lock.emplace(run.prepare());
     run.write_recipe(recipe);
     run.write_load_report(load_reports);
   }
@@ -141,10 +142,15 @@ int train(const Recipe& recipe, Control& control) {
   AdamW optimizer(adapter.state, recipe.train);
   snapshots.restore(adapter.state, optimizer);
   if (first_step > 0) log_info("going on after step {} of {}", first_step, steps);
-  const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
-                                 is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
+  RunLog log(world, run, recipe.log, first_step, steps);
+  const auto evaluate_after = [&](int64_t done) {
+    if (held_out.size() == 0) return;
+    control.set_stage(fmt::format("evaluation after step {}", done));
+    log.add(done, evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups));
+  };
   {
-    RunLog log(world, run, recipe.log, first_step, steps);
+    const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
+                                   is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
     for (int64_t step = first_step; step < last_step; ++step) {
       control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
@@ -162,15 +168,10 @@ int train(const Recipe& recipe, Control& control) {
                         "check adapter.target_modules and the data's labels");
       }
       const int64_t done = step + 1;
-      std::optional<EvalResult> eval;
-      if (held_out.size() > 0 && is_due(recipe.train.eval_every, done, steps)) {
-        control.set_stage(fmt::format("evaluation after step {}", done));
-        eval = evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups);
-      }
-      log.add({done, result, learning_rate, seconds, eval});
+      log.add({done, result, learning_rate, seconds});
       const int signal = stop_request.agreed(*groups.world, loaded.device);
       const bool ends_early = done < steps && (done == last_step || signal != 0);
-      if (ends_early || (recipe.save.every > 0 && done % recipe.save.every == 0)) {
+      if (ends_early || is_due(recipe.save.every, done)) {
         log.sync();  // a snapshot's steps are in the file, whatever happens
         snapshots.save(done, adapter, optimizer);
         log.say("Saved snapshot " + snapshots.path_of(done).string());
@@ -179,13 +180,15 @@ int train(const Recipe& recipe, Control& control) {
         log.say(how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe));
         return signal != 0 ? 128 + signal : 0;
       }
+      if (done < steps && is_due(recipe.train.eval_every, done)) evaluate_after(done);
     }
   }
   control.set_stage("save");
   check_replicas(adapter.state, groups);
   // The first ep group holds every expert once, and rank 0 is its first rank.
   if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
-  log_info("Saved final adapter to {}", run.adapter().string());
+  evaluate_after(steps);  // what it may run into costs no training any more
+  log.say("Saved final adapter to " + run.adapter().string());
   return 0;
 }
 

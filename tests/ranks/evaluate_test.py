@@ -61,6 +61,7 @@ def main():
             check(abs(step["eval_loss"] - score["loss"]) < 1e-12 and step["eval_tokens"] == score["tokens"],
                   f"{name}: eval_loss {step['eval_loss']:.12f} is that of score {score['loss']:.12f}")
         for mesh in (["--ranks", "2", "mesh.ep=2"], ["--ranks", "3"], ["--ranks", "4", "mesh.ep=2", "mesh.replicate=2"],
+                     ["--ranks", "2", "load.mode=rank0"],
                      ["data.packing=true"], ["train.micro_batch_size=2"]):
             _, steps, _ = train(program, folder, "-".join(mesh), [held_out, "train.eval_every=4", *mesh])
             if "data.packing=true" in mesh:  # trains other batches: its evaluation is compared with score

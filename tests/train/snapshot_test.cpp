@@ -124,6 +124,12 @@ TEST(ResumeCheck, NamesTheKeyAndBothValues) {
   now.compared[1].second = "cc";
   EXPECT_THAT(change(&RunFacts::recipe, "data.max_length", "32", now), testing::StartsWith("data.max_length: is 32 here, but 64 in"));
   EXPECT_THAT(change(&RunFacts::recipe, "", "", now), testing::StartsWith("data.train: is the same, but what it names has changed"));
+  // A key that is younger than the snapshot had its default.
+  now = facts();
+  now.compared.emplace_back("train.weight_decay", "0");
+  EXPECT_EQ(change(&RunFacts::recipe, "", "", now), "");
+  now.compared.back().second = "0.1";
+  EXPECT_THAT(change(&RunFacts::recipe, "", "", now), testing::StartsWith("train.weight_decay: is 0.1 here, but 0 in"));
   // The same length of schedule, written in another way.
   now = facts();
   now.compared[2].first = "train.steps";
@@ -141,6 +147,30 @@ TEST(Metrics, GoOnBehindTheLastStepThatIsKept) {
   EXPECT_THAT(after(2), testing::StartsWith("{\"step\":1}\n{\"step\":2}\n{\"step\":3,"));
   EXPECT_THAT(after(0), testing::StartsWith("{\"step\":1,"));
   EXPECT_THAT(after(5), testing::StartsWith("{\"step\":1,"));  // lines are missing: what is there stays
+  // A run that began from another's snapshot has no first lines.
+  temp.write("metrics.jsonl", "{\"step\":9}\n{\"step\":10}\n{\"step\":11}\n");
+  EXPECT_THAT(after(10), testing::StartsWith("{\"step\":9}\n{\"step\":10}\n{\"step\":11,"));
+}
+
+TEST(Metrics, AnEvaluationIsPartOfItsStepsLine) {
+  TempFolder temp;
+  const fs::path path = temp / "metrics.jsonl";
+  MetricsFile file(path, 0);
+  file.append({.step = 1});
+  file.append({.step = 2});
+  file.add_to_last({.loss = 1.5, .trained_tokens = 7});
+  file.append({.step = 3});
+  file.add_to_last({.loss = std::numeric_limits<double>::quiet_NaN(), .trained_tokens = 7});
+  const std::string text = read_text_file(path);
+  std::vector<Json> lines;
+  for (size_t begin = 0, end; (end = text.find('\n', begin)) != text.npos; begin = end + 1)
+    lines.push_back(Json::parse(text.substr(begin, end - begin)));
+  ASSERT_EQ(lines.size(), 3u);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(lines[i]["step"], i + 1);
+  EXPECT_FALSE(lines[0].contains("eval_loss"));
+  EXPECT_EQ(lines[1]["eval_loss"], 1.5);
+  EXPECT_EQ(lines[1]["eval_tokens"], 7);
+  EXPECT_TRUE(lines[2]["eval_loss"].is_null());
 }
 
 }  // namespace
