@@ -6,6 +6,7 @@
 #include "base/temp_folder.h"
 #include "train/metrics.h"
 #include "train/resume_check.h"
+#include "train/run_folder.h"
 #include "train/snapshot_folder.h"
 
 namespace moraine {
@@ -134,6 +135,23 @@ TEST(ResumeCheck, NamesTheKeyAndBothValues) {
   now = facts();
   now.compared[2].first = "train.steps";
   EXPECT_EQ(change(&RunFacts::recipe, "", "", now), "");
+}
+
+TEST(RunFolder, OneRunAtATime) {
+  TempFolder temp;
+  const RunFolder run(temp / "run");
+  {
+    const FileLock lock = run.prepare();
+    EXPECT_THAT(error_of([&] { const FileLock second = run.prepare(); }), testing::HasSubstr("another run is writing there"));
+  }
+  const FileLock after = run.prepare();
+}
+
+TEST(RunFolder, APlaceThatCannotBeIsAnInputError) {
+  TempFolder temp;
+  temp.write("file", "");
+  for (const fs::path& dir : {temp / "file" / "run", temp / std::string(300, 'x')})
+    EXPECT_THAT(error_of([&] { const FileLock lock = RunFolder(dir).prepare(); }), testing::StartsWith("save.dir: "));
 }
 
 TEST(Metrics, GoOnBehindTheLastStepThatIsKept) {
