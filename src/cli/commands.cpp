@@ -127,7 +127,7 @@ Command tokenize_command() {
       {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
       {"--parse", "FILE", "JSON lines of {\"completion\", \"thinking_mode\"} to take apart (deepseek_v4)",
        &CommandArgs::parse},
-      {"--template", "NAME", "chat format: auto (default), qwen3, qwen3_instruct_2507 or deepseek_v4",
+      {"--template", "NAME", "chat format: auto (default), qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4 or react",
        &CommandArgs::template_name},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},

@@ -161,7 +161,8 @@ deepseek_v4::ThinkingMode mode_of(const OrderedJson& row, const DeepseekV4Option
 
 // A completion that is malformed is a result, not a mistake of the file.
 void parse_completions(const CommandArgs& args) {
-  const std::string name = open_template(args)->name();
+  // react's completions are no more than text, whatever its base, which needs no opening to say so.
+  const std::string name = args.template_name == "react" ? args.template_name : open_template(args)->name();
   if (name != "deepseek_v4")
     throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
                       "--template deepseek_v4");
@@ -179,7 +180,9 @@ void parse_completions(const CommandArgs& args) {
       error = malformed.what();
     }
     if (args.json) {
-      fmt::print("{}\n", OrderedJson{{"message", message}, {"error", error}}.dump());
+      // The error names the file, whose name need not be UTF-8.
+      const OrderedJson result{{"message", message}, {"error", error}};
+      fmt::print("{}\n", result.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
     } else {
       const std::string shown = error.is_null() ? message.dump(2) : "malformed: " + error.get<std::string>();
       fmt::print("── row {} ──\n{}\n", ++rows, shown);

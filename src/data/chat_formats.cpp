@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
+#include "data/qwen_turns.h"
 #include "data/tojson.h"
 
 namespace moraine {
@@ -47,13 +49,26 @@ OrderedJson tools_of_row(OrderedJson& row, const std::string& where) {
   return tools;
 }
 
+// What stands between <think> and the </think> that ends `text`, without newlines around; nullopt for other text.
+std::optional<std::string> thinking_in_tags(std::string_view text) {
+  constexpr std::string_view kBegin = "<think>", kEnd = "</think>";
+  text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+  if (!text.starts_with(kBegin) || !text.ends_with(kEnd)) return std::nullopt;
+  text = text.substr(kBegin.size(), text.size() - kBegin.size() - kEnd.size());
+  if (text.find(kBegin) != text.npos || text.find(kEnd) != text.npos) return std::nullopt;
+  return std::string(strip_newlines_left(strip_newlines_right(text)));
+}
+
 // {"name", "arguments"} or a list of them, after the thinking that may stand before.
 OrderedJson message_of_function_call(const std::string& value, const std::string& where) {
   size_t json_begin = value.rfind("</think>");
   json_begin = json_begin == value.npos ? 0 : json_begin + std::string_view("</think>").size();
   OrderedJson calls = parse_exact_json(std::string_view(value).substr(json_begin), where + ": function_call");
   if (!calls.is_array()) calls = OrderedJson::array({std::move(calls)});
-  OrderedJson result = message("assistant", value.substr(0, json_begin));
+  const std::string before = value.substr(0, json_begin);
+  const std::optional<std::string> thinking = thinking_in_tags(before);
+  OrderedJson result = message("assistant", thinking ? "" : before);
+  if (thinking) result["reasoning_content"] = *thinking;  // where every format looks for it
   result["tool_calls"] = std::move(calls);
   return result;
 }
@@ -157,6 +172,18 @@ std::string filled(const std::string& text, const std::map<std::string, std::str
   return result.append(text, done);
 }
 
+// Text, or a list of parts: texts and tool results, which hold content again.
+void fill_content(OrderedJson& content, const std::map<std::string, std::string>& variables, const std::string& where) {
+  if (content.is_string()) content = filled(content.get_ref<const std::string&>(), variables, where);
+  if (!content.is_array()) return;
+  for (OrderedJson& part : content) {
+    if (!part.is_object()) continue;
+    if (part.contains("text") && part["text"].is_string()) fill_content(part["text"], variables, where);
+    if (part.value("type", OrderedJson()) == "tool_result" && part.contains("content"))
+      fill_content(part["content"], variables, where);
+  }
+}
+
 }  // namespace
 
 DataFormat format_of_row(const OrderedJson& row, const std::string& where) {
@@ -196,20 +223,12 @@ std::map<std::string, std::string> read_variables(const DataConfig& config) {
 
 void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
                     const std::string& where) {
-  const auto fill = [&](OrderedJson& value) {
-    if (value.is_string()) value = filled(value.get_ref<const std::string&>(), variables, where);
-  };
   if (!messages.is_array()) return;  // the chat template says so
   for (OrderedJson& message : messages) {
     if (!message.is_object()) continue;
     for (const char* key : {"content", "reasoning_content", "reasoning"}) {
       auto it = message.find(key);
-      if (it == message.end()) continue;
-      fill(*it);
-      if (!it->is_array()) continue;
-      for (OrderedJson& part : *it) {
-        if (part.is_object() && part.contains("text")) fill(part["text"]);
-      }
+      if (it != message.end()) fill_content(*it, variables, where);
     }
   }
 }

@@ -24,7 +24,8 @@ DataFormat format_of_row(const OrderedJson& row, const std::string& where);
 //   sharegpt  {"conversations": [{"from", "value"}], "system"?, "tools"?}; from: human or user, gpt or assistant,
 //   system,
 //             tool or observation, function_call (a JSON object or list of {"name", "arguments"}, after
-//             <think>…</think> if any: it becomes an assistant's tool calls). Entries with "role" and "content" are
+//             <think>…</think> if any: it becomes an assistant's tool calls, the thinking its reasoning_content).
+//             Entries with "role" and "content" are
 //             messages as they are; the flags weight, train and loss stay. A tool without the {"type": "function",
 //             "function": …} around it gets it.
 //   alpaca    {"instruction", "input"?, "output", "system"?, "history"? ([[question, answer], …])}; instruction and
@@ -35,9 +36,8 @@ ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where
 // data.variables, values as text. Throws an input error on a value that is neither text nor a number or boolean.
 std::map<std::string, std::string> read_variables(const DataConfig& config);
 
-// Replaces {{NAME}} by variables[NAME] in every content, reasoning_content and reasoning, once: values are not searched
-// again.
-// What still looks like one, {{NAME}} of two or more upper-case letters, digits or _, is an input error with the way to
+// Replaces {{NAME}} by variables[NAME] in every content, also of the tool_result parts of one, reasoning_content and
+// reasoning, once: values are not searched again. What still looks like one, {{NAME}} of two or more upper-case letters, digits or _, is an input error with the way to
 // set it (so that "{{ x }}" and maths like {{A}} in a chat stay as they are).
 void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
                     const std::string& where);

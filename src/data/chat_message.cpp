@@ -48,7 +48,25 @@ std::string content_text(const OrderedJson& content, const Place& place) {
   return joined;
 }
 
-ToolCall read_tool_call(const OrderedJson& json, const Place& place) {
+// An assistant's thinking, which has two keys in use. nullopt when it has none of its own; a reasoning_content of "" is
+// one, as in the released templates.
+std::optional<std::string> read_reasoning(const OrderedJson& json, const Place& place) {
+  std::optional<std::string> thinking;
+  for (const char* key : {"reasoning_content", "reasoning"}) {
+    const OrderedJson* value = find(json, key);
+    if (value == nullptr) continue;
+    if (!value->is_string()) throw place.error(fmt::format("{} is not text", key));
+    const std::string& text = value->get_ref<const std::string&>();
+    const bool is_second = std::string_view(key) == "reasoning";
+    if (is_second && text.empty()) continue;
+    if (is_second && !thinking.value_or("").empty() && *thinking != text)
+      throw place.error("reasoning_content and reasoning differ", "give one of them");
+    thinking = text;
+  }
+  return thinking;
+}
+
+ToolCall read_tool_call(const OrderedJson& json, Arguments needed, const Place& place) {
   static const std::string kShape = "a tool call is {\"function\": {\"name\": …, \"arguments\": {…}}}";
   if (!json.is_object()) throw place.error("a tool call is not an object", kShape);
   const OrderedJson* inner = find(json, "function");
@@ -56,11 +74,13 @@ ToolCall read_tool_call(const OrderedJson& json, const Place& place) {
   const OrderedJson* name = call.is_object() ? find(call, "name") : nullptr;
   if (name == nullptr || !name->is_string()) throw place.error("a tool call without a name", kShape);
   auto arguments = call.find("arguments");
-  if (arguments == call.end()) throw place.error("a tool call without arguments", kShape);
-  return {name->get<std::string>(), *arguments};
+  if (arguments != call.end()) return {name->get<std::string>(), *arguments};
+  if (needed == Arguments::kRequired) throw place.error("a tool call without arguments", kShape);
+  return {name->get<std::string>(), OrderedJson::object()};
 }
 
-ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>& roles, const Place& place) {
+ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>& roles, Arguments needed,
+                         const Place& place) {
   if (!json.is_object()) throw place.error("not an object", "messages are {\"role\": …, \"content\": …}");
   const OrderedJson* role = find(json, "role");
   if (role == nullptr || !role->is_string()) throw place.error("no role", "messages are {\"role\": …, \"content\": …}");
@@ -72,15 +92,11 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
   const OrderedJson* content = find(json, "content");
   if (content != nullptr) message.content = content_text(*content, place);
   if (message.role == "assistant") {
-    const OrderedJson* reasoning = find(json, "reasoning_content");
-    if (reasoning != nullptr) {
-      if (!reasoning->is_string()) throw place.error("reasoning_content is not text");
-      message.reasoning_content = reasoning->get<std::string>();
-    }
+    message.reasoning_content = read_reasoning(json, place);
     const OrderedJson* calls = find(json, "tool_calls");
     if (calls != nullptr) {
       if (!calls->is_array()) throw place.error("tool_calls is not a list");
-      for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, place));
+      for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, needed, place));
     }
   }
   message.is_trained = read_train_flag(json, place.text());
@@ -93,12 +109,14 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
 }  // namespace
 
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
-                                            const std::string& where) {
+                                            const std::string& where, Arguments needed) {
   if (!messages.is_array()) throw input_error(where, "messages is not a list");
   if (messages.empty()) throw input_error(where, "no messages");
   std::vector<ChatMessage> result;
   result.reserve(messages.size());
-  for (const OrderedJson& message : messages) result.push_back(read_message(message, roles, {where, result.size()}));
+  for (const OrderedJson& message : messages) {
+    result.push_back(read_message(message, roles, needed, {where, result.size()}));
+  }
   return result;
 }
 

@@ -24,13 +24,17 @@ struct ChatMessage {
   bool is_trained = true;                        // an assistant's: false when a flag of the message says so
 };
 
+// Whether a call may lack its arguments: kOptional reads {} then.
+enum class Arguments { kRequired, kOptional };
+
 // Reads an array of {"role", "content", "reasoning_content"?, "tool_calls"?}. `content` is text or a list of
-// {"type": "text", "text"} parts, which are joined. A tool call is {"function": {"name", "arguments"}} or the inner
-// object itself. Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is
-// not text, an assistant's message with nothing in it, a call without name or arguments, what read_train_flag refuses,
-// no message at all.
+// {"type": "text", "text"} parts, which are joined. An assistant's thinking may also be called `reasoning`, as some
+// servers and `moraine tokenize --parse` do. A tool call is {"function": {"name", "arguments"}} or the inner object
+// itself. Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is not
+// text, an assistant's message with nothing in it, reasoning_content and reasoning that differ, a call without name or
+// needed arguments, what read_train_flag refuses, no message at all.
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
-                                            const std::string& where);
+                                            const std::string& where, Arguments needed = Arguments::kRequired);
 
 // Whether a message's own flags let it be trained: "weight": 0 (OpenAI's files), "train": false (axolotl's) or "loss":
 // false (ms-swift's) keep it out. Throws an input error (where = `place`) on other values, flags that contradict each

@@ -43,7 +43,8 @@ bool read_enable_thinking(const std::string& name, const Json& options, bool thi
   return enable_thinking;
 }
 
-// react's own option is `base`; the others are its base's.
+// react's own option is `base`; the others are its base's. On deepseek_v4 drop_thinking is false unless it is given:
+// there each Observation is a user's turn and no tools are seen, so that only the final answer would be trained.
 std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::path& model_folder) {
   const std::string where = "data.template_options", where_base = where + ".base";
   if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
@@ -54,13 +55,15 @@ std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::pa
     options.erase("base");
   }
   check_name(base, kTemplates, where_base);
+  std::string found = base;
   if (base == "auto") {
     try {
-      detect_chat_template(model_folder);
+      found = detect_chat_template(model_folder);
     } catch (const Error& error) {
       throw input_error(error.where, error.message, "say which format renders react's messages: " + where_base);
     }
   }
+  if (found == "deepseek_v4" && !options.contains("drop_thinking")) options["drop_thinking"] = false;
   try {
     return make_react_chat(make_chat_template(base, options, model_folder));
   } catch (const Error& error) {

@@ -95,7 +95,8 @@ enum class Outcome { kKept, kTruncated, kDropped };
 Outcome fit(Sample& sample, const DataConfig& config, const std::string& where) {
   if (!trains_something(sample)) {
     throw input_error(where, "the row has no trained token",
-                      "without an answer there is nothing to learn; see data.loss_on");
+                      "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train "
+                      "and loss, and drop_thinking of deepseek_v4 with thinking");
   }
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
   if (length <= limit) return Outcome::kKept;

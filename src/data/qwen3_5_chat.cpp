@@ -30,7 +30,8 @@ constexpr std::string_view kToolsEnd =
     "</IMPORTANT>";
 
 std::vector<ChatMessage> read_messages(const OrderedJson& json, const std::string& where) {
-  std::vector<ChatMessage> messages = read_chat_messages(json, {"system", "user", "assistant", "tool"}, where);
+  std::vector<ChatMessage> messages =
+      read_chat_messages(json, {"system", "user", "assistant", "tool"}, where, Arguments::kOptional);
   for (size_t i = 0; i < messages.size(); ++i) {
     messages[i].content = std::string(strip_white_space(messages[i].content));
     if (i > 0 && messages[i].role == "system") {
@@ -41,10 +42,13 @@ std::vector<ChatMessage> read_messages(const OrderedJson& json, const std::strin
   return messages;
 }
 
-// The call's arguments as an object, in whose place files often hold its JSON text.
+// The call's arguments as an object, in whose place files often hold its JSON text; a blank one is no parameters, as
+// arguments that are missing are.
 OrderedJson arguments_object(const ToolCall& call, const std::string& place) {
   OrderedJson arguments = call.arguments;
-  if (arguments.is_string()) {
+  if (arguments.is_string() && strip_white_space(arguments.get_ref<const std::string&>()).empty()) {
+    arguments = OrderedJson::object();
+  } else if (arguments.is_string()) {
     arguments = parse_exact_json(arguments.get_ref<const std::string&>(),
                                  fmt::format("{}: arguments of {}", place, quoted_for_error(call.name)));
   }

@@ -79,17 +79,30 @@ bool is_in_format(std::string_view content) {
          content.starts_with(without_space(kFinalAnswer));
 }
 
+bool has_line(std::string_view text, std::string_view begin) {
+  return text.starts_with(begin) || text.find("\n" + std::string(begin)) != text.npos;
+}
+
 enum class Tools { kNone, kGiven };
 
-std::string assistant_text(const ChatMessage& message, Tools tools) {
+// Throws a message_error of message `index`.
+std::string assistant_text(const ChatMessage& message, Tools tools, const std::string& where, size_t index) {
   const std::string& content = message.content;
   const bool has_calls = !message.tool_calls.empty();
-  if (!has_calls && !message.reasoning_content && is_in_format(content)) return content;
-  QwenAnswer answer{"", content};
-  if (tools == Tools::kGiven || has_calls || message.reasoning_content) answer = split_thinking(message);
+  const bool is_split = tools == Tools::kGiven || has_calls || message.reasoning_content;
+  if (!is_split || (!has_calls && !message.reasoning_content && is_in_format(content))) return content;
+  for (std::string_view word : {without_space(kAction), without_space(kFinalAnswer)}) {
+    if (!has_calls || !has_line(content, word)) continue;
+    throw message_error(where, index, fmt::format("content says '{}' beside tool_calls", word),
+                        "which of the two is meant? give one of them");
+  }
+  QwenAnswer answer = split_thinking(message);
   if (has_calls && answer.thinking.empty()) std::swap(answer.thinking, answer.content);
   std::vector<std::string> lines;
-  if (!answer.thinking.empty()) lines.push_back(fmt::format("{}{}", kThought, answer.thinking));
+  if (!answer.thinking.empty()) {
+    const bool is_thought = answer.thinking.starts_with(without_space(kThought));
+    lines.push_back(fmt::format("{}{}", is_thought ? "" : kThought, answer.thinking));
+  }
   for (const ToolCall& call : message.tool_calls) {
     lines.push_back(fmt::format("{}{}", kAction, call.name));
     lines.push_back(fmt::format("{}{}", kActionInput,
@@ -97,7 +110,14 @@ std::string assistant_text(const ChatMessage& message, Tools tools) {
                                                            : to_python_json(call.arguments)));
   }
   if (!has_calls) lines.push_back(fmt::format("{}{}", tools == Tools::kGiven ? kFinalAnswer : "", answer.content));
-  return fmt::format("{}", fmt::join(lines, "\n"));
+  std::string text = fmt::format("{}", fmt::join(lines, "\n"));
+  // A base that thinks would take the text apart there.
+  for (const char* tag : {"<think>", "</think>"}) {
+    if (text.find(tag) == text.npos) continue;
+    throw message_error(where, index, fmt::format("a thought, call or answer of react holds {}", tag),
+                        "thinking is given as reasoning_content, without its tags");
+  }
+  return text;
 }
 
 OrderedJson plain_message(const std::string& role, std::string content) {
@@ -133,8 +153,11 @@ class ReactChat final : public ChatTemplate {
 
 OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJson& tools_json,
                               const std::string& where) {
-  const std::vector<ChatMessage> messages =
+  std::vector<ChatMessage> messages =
       read_chat_messages(messages_json, {"system", "user", "assistant", "tool"}, where);
+  for (ChatMessage& message : messages) {
+    if (message.reasoning_content == "") message.reasoning_content.reset();  // a thought of nothing is none
+  }
   check_tool_results(messages, without_space(kAction), where);
   check_tools(tools_json, where);
   const Tools tools = tools_json.empty() ? Tools::kNone : Tools::kGiven;
@@ -151,7 +174,7 @@ OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJso
   for (; next < messages.size(); ++next) {
     const ChatMessage& message = messages[next];
     if (message.role == "assistant") {
-      plain.push_back(plain_message("assistant", assistant_text(message, tools)));
+      plain.push_back(plain_message("assistant", assistant_text(message, tools, where, next)));
       if (!message.is_trained) plain.back()["train"] = false;
     } else if (message.role == "tool") {
       const std::string observation = std::string(kObservation) + message.content;

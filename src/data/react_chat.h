@@ -16,11 +16,13 @@ namespace moraine {
 //              and else "Final Answer: <content>" (the bare content in a conversation without tools). With calls the
 //              content is the thought when there is no reasoning_content, and left out when there is; with tools,
 //              thinking inside of <think> in the content is the thought. Content that begins as the format does, with
-//              one of these words, stays as it is.
+//              one of these words, stays as it is when it is alone; a thought that begins with "Thought:" gets no
+//              second one. A reasoning_content of "" is none.
 //   user       a tool's results in a row are one user turn, a line "Observation: <content>" each
 // Flags that keep a message out of training stay. Throws an input error (where = `where`) on messages and tools that
 // the format cannot express: besides what read_chat_messages refuses, a result without a call, a tool without a name,
-// and with tools a system message that is not the first.
+// with tools a system message that is not the first, an action or a final answer in content beside tool calls, and
+// <think> or </think> left in text that was put together here.
 OrderedJson to_react_messages(const OrderedJson& messages, const OrderedJson& tools, const std::string& where);
 
 // Renders to_react_messages by `base`, which never sees a tool.

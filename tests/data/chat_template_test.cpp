@@ -156,6 +156,24 @@ TEST(ChatTemplate, PartsOfContentAreJoined) {
             "<|im_start|>user\nab<|im_end|>\n");
 }
 
+TEST(ChatTemplate, ThinkingHasTwoKeys) {
+  for (const char* name : {"qwen3", "qwen3_5"}) {
+    const auto text = [&](const std::string& keys) {
+      return training_text(name, (R"([{"role":"user","content":"q"},{"role":"assistant","content":"a")" + keys + "}]").c_str());
+    };
+    const std::string want = text(R"(,"reasoning_content":"hm")");
+    EXPECT_THAT(want, testing::EndsWith("<think>\nhm\n</think>\n\na<|im_end|>\n"));
+    EXPECT_EQ(text(R"(,"reasoning":"hm")"), want);
+    EXPECT_EQ(text(R"(,"reasoning":"hm","reasoning_content":"hm")"), want);
+    EXPECT_EQ(text(R"(,"reasoning":"hm","reasoning_content":"")"), want);
+    EXPECT_EQ(text(R"(,"reasoning":"","reasoning_content":"hm")"), want);
+    EXPECT_EQ(text(R"(,"reasoning":"")"), text(""));
+    EXPECT_EQ(error_of([&] { text(R"(,"reasoning":"x","reasoning_content":"hm")"); }),
+              "chats.jsonl:1: messages[1]: reasoning_content and reasoning differ (give one of them)");
+    EXPECT_THAT(error_of([&] { text(R"(,"reasoning":1)"); }), HasSubstr("messages[1]: reasoning is not text"));
+  }
+}
+
 TEST(ChatTemplate, ToolCallsMayLackTheFunctionWrapperAndHoldArgumentsAsText) {
   EXPECT_EQ(training_text("qwen3_instruct_2507", R"([{"role":"assistant","content":null,"tool_calls":[
               {"name":"f","arguments":"{\"a\":1}"},{"function":{"name":"g","arguments":{"a":[]}}}]}])"),

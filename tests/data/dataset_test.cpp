@@ -136,6 +136,19 @@ TEST_F(DatasetTest, ShareGptCallsAfterThinking) {
               HasSubstr("<think>\nhm\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>"));
 }
 
+TEST_F(DatasetTest, ShareGptCallsGiveTheirThinkingToEveryFormat) {
+  const auto text = [&](const char* head) {
+    chat_ = make_chat_template("deepseek_v4", Json{{"thinking_mode", "thinking"}}, folder_);
+    OrderedJson turns = OrderedJson::array({{{"from", "human"}, {"value", "Hi"}},
+                                            {{"from", "function_call"},
+                                             {"value", std::string(head) + R"({"name":"f","arguments":{}})"}}});
+    const ChatRow row = chat_of_row(DataFormat::kShareGpt, {{"conversations", turns}}, "row");
+    return chat_->training_text(row.messages, row.tools, "row").text;
+  };
+  EXPECT_THAT(text("<think>\nhm\n</think>\n\n"), HasSubstr("<｜Assistant｜><think>hm</think>\n\n<｜DSML｜tool_calls>"));
+  EXPECT_THAT(text("Well. <think>hm</think>"), HasSubstr("<think></think>Well. <think>hm</think>\n\n<｜DSML｜"));
+}
+
 TEST_F(DatasetTest, TurnsLeftOutOfTraining) {
   const auto trained_text = [&](const std::string& row) {
     const Dataset dataset = load(write("a.jsonl", row));
@@ -153,7 +166,8 @@ TEST_F(DatasetTest, TurnsLeftOutOfTraining) {
             "b<|im_end|>\n");
   EXPECT_THAT(load_error("b.jsonl", R"({"messages":[{"role":"user","content":"a"},)"
                                     R"({"role":"assistant","content":"b","weight":0}]})"),
-              HasSubstr("b.jsonl:1: the row has no trained token"));
+              testing::AllOf(HasSubstr("b.jsonl:1: the row has no trained token"), HasSubstr("data.loss_on"),
+                             HasSubstr("flags weight, train and loss"), HasSubstr("drop_thinking")));
   EXPECT_THAT(load_error("c.jsonl", R"({"conversations":[{"from":"human","value":"a"},)"
                                     R"({"from":"gpt","value":"b","weight":0.5}]})"),
               HasSubstr("c.jsonl:1: messages[1]: 'weight' is not 0 or 1"));
@@ -346,6 +360,12 @@ TEST_F(DatasetTest, VariablesFillPlaceholders) {
                  R"({"messages":[{"role":"user","content":[{"type":"text","text":"{{NAME}} {{AUTHOR_2}}"}]}]})"),
       "b.jsonl:1: no value for the placeholder {{AUTHOR_2}} (data.variables.AUTHOR_2=…; '{{AUTHOR_2}}' itself keeps it "
       "as it is)");
+  OrderedJson messages = OrderedJson::parse(R"([{"role":"user","content":[
+      {"type":"tool_result","content":"by {{NAME}}"},
+      {"type":"tool_result","content":[{"type":"text","text":"of {{NAME}}"}]}]}])");
+  fill_variables(messages, {{"NAME", "Moraine"}}, "row");
+  EXPECT_EQ(messages[0]["content"][0]["content"], "by Moraine");
+  EXPECT_EQ(messages[0]["content"][1]["content"][0]["text"], "of Moraine");
   config_.variables = {{"NAME", Json::array()}};
   EXPECT_EQ(load_error("c.jsonl", kChat), "data.variables.NAME: not text");
 }

@@ -175,13 +175,16 @@ TEST(DeepseekV4Chat, TokensOfTheFormatInQuestionsAreTextAsInTheReleasedEncoder) 
             "<｜User｜><｜User｜><｜end▁of▁sentence｜>｜DSML｜</think><｜Assistant｜></think>");
 }
 
-TEST(DeepseekV4Chat, AnswersThatCouldNotBeReadBackAreRefused) {
+// Thinking tags in content are text: the released encoder renders them.
+TEST(DeepseekV4Chat, AnswersWithTheFormatsOwnTokensAreRefused) {
   const auto error = [](const std::string& answer, const std::string& options = "{}") {
     return error_in(R"([{"role":"user","content":"q"},{"role":"assistant",)" + answer + "}]", options);
   };
   EXPECT_EQ(error(R"("content":"a<｜end▁of▁sentence｜>b")"),
             "chats.jsonl:7: messages[1]: content holds <｜end▁of▁sentence｜>, which would be taken for the format's own");
   EXPECT_THAT(error(R"("content":"<｜DSML｜invoke>")"), HasSubstr("content holds ｜DSML｜"));
+  EXPECT_EQ(text_of(R"([{"role":"user","content":"q"},{"role":"assistant","content":"<think>a</think>b"}])"),
+            "<｜User｜>q<｜Assistant｜></think><think>a</think>b<｜end▁of▁sentence｜>");
   EXPECT_THAT(error(R"("content":"a","reasoning":"<think>b")", kThinking), HasSubstr("the thinking holds <think>"));
   EXPECT_THAT(error(R"("content":"a","reasoning":"b</think>c")", kThinking), HasSubstr("the thinking holds </think>"));
   const auto call = [&](const std::string& name, const std::string& arguments) {
@@ -249,6 +252,12 @@ TEST(DeepseekV4Chat, MalformedMessagesAreNamed) {
               HasSubstr("call of 'f': arguments: malformed JSON"));
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"3"}])"), HasSubstr("of type number"));
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":{},"id":1}])"), HasSubstr("id is of type number"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"18446744073709551616"}])"), HasSubstr("of type number"));
+  for (const char* key : {"content", "reasoning", "tool_call_id"}) {
+    OrderedJson row = OrderedJson::parse(R"([{"role":"assistant","content":""},{"role":"tool","content":""}])");
+    row[std::string_view(key) == "tool_call_id" ? 1 : 0][key] = parse_exact_json("18446744073709551616", "row");
+    EXPECT_THAT(error_of([&] { make_v4()->training_text(row, nullptr, "row"); }), HasSubstr("is of type number"));
+  }
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{\"a\":)" + deep + R"(}"}])"),
               HasSubstr("nested deeper"));

@@ -24,6 +24,19 @@ TEST(Qwen35, ArgumentsMayBeJsonTextAndNumbersOfAnyLength) {
             "<parameter=l>\n[18446744073709551616, true, \"é\"]\n</parameter>\n</function>\n</tool_call><|im_end|>\n");
 }
 
+TEST(Qwen35, CallsMayHaveNoParameters) {
+  const auto calls = [](const std::string& call) {
+    return training_text("qwen3_5", (R"([{"role":"user","content":"q"},{"role":"assistant","tool_calls":[)" + call +
+                                     R"(,{"function":{"name":"g","arguments":{}}}]}])").c_str());
+  };
+  for (const char* call : {R"({"name":"f"})", R"({"function":{"name":"f"}})", R"({"name":"f","arguments":""})",
+                           R"({"name":"f","arguments":" \n"})", R"({"name":"f","arguments":"{}"})"}) {
+    EXPECT_THAT(calls(call), testing::EndsWith("<tool_call>\n<function=f>\n</function>\n</tool_call>\n"
+                                               "<tool_call>\n<function=g>\n</function>\n</tool_call><|im_end|>\n"))
+        << call;
+  }
+}
+
 TEST(Qwen35, WhatItCannotExpressIsRefused) {
   const auto error = [](const std::string& messages) {
     return error_of([&] { training_text("qwen3_5", ("[" + messages + "]").c_str()); });

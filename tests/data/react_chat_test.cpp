@@ -34,12 +34,34 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
 }
 
 TEST(React, DeepseekV4RendersIt) {
-  const OrderedJson& row = golden_rows("react")[0];
+  const OrderedJson row = golden_rows("react")[0];
   const auto react = make("react", R"({"base":"deepseek_v4","thinking_mode":"chat"})");
   const ChatText text = react->training_text(row["messages"], row["tools"], "row");
   EXPECT_EQ(text.text, make("deepseek_v4")->training_text(row["plain_messages"], nullptr, "row").text);
   EXPECT_FALSE(text.trained.empty());
   EXPECT_EQ(text.text.find("DSML"), text.text.npos);
+}
+
+// As they see results as users' turns, only the answer after the last one would be trained if thinking were dropped.
+TEST(React, EveryTurnIsTrainedOnDeepseekV4WithThinking) {
+  const auto messages = OrderedJson::parse(
+      R"([{"role":"user","content":"q"},
+          {"role":"assistant","reasoning_content":"Sum.","tool_calls":[{"name":"add","arguments":{"a":1}}]},
+          {"role":"tool","content":"7"},
+          {"role":"assistant","tool_calls":[{"name":"add","arguments":{"a":2}}]},
+          {"role":"tool","content":"8"},{"role":"assistant","content":"8."}])");
+  const auto tools = OrderedJson::parse(R"([{"name":"add"}])");
+  const auto answers = [&](const std::string& options, const fs::path& folder) {
+    return make_chat_template("react", Json::parse(R"({"thinking_mode":"thinking")" + options + "}"), folder)
+        ->training_text(messages, tools, "row")
+        .trained.size();
+  };
+  EXPECT_EQ(answers(R"(,"base":"deepseek_v4")", "/no/such/folder"), 3u);
+  EXPECT_EQ(answers(R"(,"base":"deepseek_v4","drop_thinking":true)", "/no/such/folder"), 1u);
+  Folder folder;
+  folder.write("config.json", R"({"model_type": "deepseek_v4"})");
+  folder.write("tokenizer_config.json", "{}");
+  EXPECT_EQ(answers("", folder.path), 3u);
 }
 
 const char* const kCallToAdd = R"({"name":"add","arguments":{"a":1}})";
@@ -60,6 +82,17 @@ TEST(React, WhatTheAssistantThinks) {
             "Thought: Hm.\nFinal Answer: 4");
   EXPECT_EQ(react_says(R"({"role":"assistant","content":"<think>\nHm.\n</think>\n\n4"})", "null"),
             "<think>\nHm.\n</think>\n\n4");
+  const std::string call_text = "\nAction: add\nAction Input: {\"a\": 1}";
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"Thought: So.")" + call), "Thought: So." + call_text);
+  EXPECT_EQ(react_says(R"({"role":"assistant","content":"<think>\nThought: Hm.\n</think>")" + call),
+            "Thought: Hm." + call_text);
+  // Thinking that is empty is none.
+  const std::string empty = R"({"role":"assistant","reasoning_content":"","content":)";
+  EXPECT_EQ(react_says(empty + R"("Thought: x\nFinal Answer: 4"})"), "Thought: x\nFinal Answer: 4");
+  EXPECT_EQ(react_says(empty + R"("<think>\nHm.\n</think>\n\n4"})"), "Thought: Hm.\nFinal Answer: 4");
+  EXPECT_EQ(react_says(empty + R"("So.")" + call), "Thought: So." + call_text);
+  // The other key of thinking.
+  EXPECT_EQ(react_says(R"({"role":"assistant","reasoning":"Hm.","content":"4"})"), "Thought: Hm.\nFinal Answer: 4");
   // Written in the format already.
   for (const char* text : {"Thought: x\\nFinal Answer: 4", "Final Answer: 4", "Action: add\\nAction Input: {}"}) {
     const std::string content = OrderedJson::parse('"' + std::string(text) + '"');
@@ -89,7 +122,7 @@ TEST(React, IsRenderedByItsBaseWithItsOptions) {
 
   EXPECT_EQ(error_of([] { make("react", R"({"base":"react"})"); }),
             "data.template_options.base: unknown template 'react' "
-            "(available: auto, qwen3, qwen3_instruct_2507 and qwen3_5)");
+            "(available: auto, qwen3, qwen3_instruct_2507, qwen3_5 and deepseek_v4)");
   EXPECT_THAT(error_of([] { make("react", R"({"base":7})"); }), HasSubstr("base: not the name of a template"));
   EXPECT_THAT(error_of([] { make("react", R"({"base":"qwen3","bse":1})"); }),
               HasSubstr("unknown option 'bse' (react takes base; its base qwen3 takes enable_thinking)"));
@@ -115,6 +148,21 @@ TEST(React, WhatItCannotExpressIsRefused) {
               HasSubstr("the description of 'f' is not text"));
   EXPECT_THAT(error(R"([{"role":"user","content":"q"}])", R"({"f":1})"), HasSubstr("tools is not a list"));
   EXPECT_THAT(error("[]"), HasSubstr("no messages"));
+  const auto answer = [&](const std::string& keys, const char* tools = R"([{"name":"add"}])") {
+    return error((R"([{"role":"user","content":"q"},{"role":"assistant",)" + keys + "}]").c_str(), tools);
+  };
+  const std::string call = R"(,"tool_calls":[{"name":"add","arguments":{"a":"1"}}])";
+  EXPECT_EQ(answer(R"("content":"Thought: x\nAction: add\nAction Input: {}")" + call),
+            "chats.jsonl:1: messages[1]: content says 'Action:' beside tool_calls "
+            "(which of the two is meant? give one of them)");
+  EXPECT_THAT(answer(R"("content":"Final Answer: 4")" + call), HasSubstr("content says 'Final Answer:'"));
+  // What a base that thinks would take apart.
+  EXPECT_EQ(answer(R"("content":"4","reasoning_content":"a</think>b")"),
+            "chats.jsonl:1: messages[1]: a thought, call or answer of react holds </think> "
+            "(thinking is given as reasoning_content, without its tags)");
+  EXPECT_THAT(answer(R"("content":"4","reasoning_content":"<think>b")", "null"), HasSubstr("react holds <think>"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"name":"add","arguments":{"a":"</think>"}}])"),
+              HasSubstr("react holds </think>"));
   // A call that the content holds as text is a call.
   const auto written = OrderedJson::parse(
       R"([{"role":"assistant","content":"Action: f\nAction Input: 1"},{"role":"tool","content":"r"}])");
