@@ -1,6 +1,7 @@
 #include "adapter/make_adapter.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <set>
@@ -19,6 +20,39 @@ ModuleSelection resolved(const ModuleSelection& selection, const std::vector<Lor
   ModuleSelection list;
   list.names.assign(names.begin(), names.end());
   return list;
+}
+
+std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+// Linear layers that no adapter is offered for, but that PEFT finds by the names of selected ones: DeepSeek-V4's indexer has a kv_proj
+// as its attention has. By the last two components of their names.
+std::set<std::string> namesakes(const ModelLayout& layout, const std::vector<LoraModule>& selected) {
+  std::set<std::string> offered, wanted, found;
+  for (const LoraModule& m : layout.lora_modules()) offered.insert(m.name);
+  for (const LoraModule& m : selected)
+    if (m.num_experts == 0) wanted.insert(last_component(m.name));
+  const std::string suffix = ".weight";
+  for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer) {
+    for (const ParamSpec& param : layout.dense_spec(layer, no_checkpoint()).params) {
+      if (param.shape.size() != 2 || !param.name.ends_with(suffix)) continue;
+      const std::string local = param.name.substr(0, param.name.size() - suffix.size());
+      if (offered.contains(fmt::format("model.layers.{}.{}", layer, local)) || !wanted.contains(last_component(local))) continue;
+      found.insert(local.substr(local.rfind('.', local.rfind('.') - 1) + 1));
+    }
+  }
+  return found;
+}
+
+// What the recipe excludes, and those.
+ModuleSelection excluding(ModuleSelection excluded, const std::set<std::string>& names) {
+  if (!excluded.regex) {
+    excluded.names.insert(excluded.names.end(), names.begin(), names.end());
+  } else if (!names.empty()) {
+    std::string any = fmt::format("{}", fmt::join(names, "|"));
+    for (size_t dot = any.find('.'); dot != any.npos; dot = any.find('.', dot + 2)) any.insert(dot, "\\");
+    excluded.regex = fmt::format("(?:{})|.*\\.(?:{})", *excluded.regex, any);
+  }
+  return excluded;
 }
 
 std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
@@ -62,7 +96,7 @@ AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& 
   made.config.r = wanted.r;
   made.config.lora_alpha = wanted.lora_alpha;
   made.config.target_modules = resolved(wanted.target_modules, made.targets.modules);
-  made.config.exclude_modules = wanted.exclude_modules;
+  made.config.exclude_modules = excluding(wanted.exclude_modules, namesakes(layout, made.targets.modules));
   made.config.target_parameters = wanted.target_parameters;
   made.config.base_model_name_or_path = base_model;
   return made;

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include "adapter/adapter_state.h"
+#include "adapter/make_adapter.h"
 #include "adapter/peft_layout.h"
 #include "adapter/target_selection.h"
 #include "base/error.h"
+#include "golden.h"
 
 namespace moraine {
 namespace {
@@ -60,6 +62,21 @@ TEST(TargetSelection, APatternThatMatchesNothingIsAnErrorThatListsWhatThereIs) {
   EXPECT_NE(error.find("adapter.target_modules: 'w1'"), std::string::npos) << error;
   EXPECT_NE(error.find("q_proj and k_proj"), std::string::npos) << error;
   EXPECT_NE(error_of(names({"q_proj"}), {"experts.w1"}).find("adapter.target_parameters: 'experts.w1'"), std::string::npos);
+}
+
+// PEFT would find the indexer's linear layers by the names of the attention's, and make adapters there that nobody trains.
+TEST(SelectAdapter, ExcludesWhatPeftWouldFindBesides) {
+  const auto layout = make_layout(HfConfig::read(golden_folder("deepseek_v4-fp32") / "model"), "auto");
+  AdapterConfig wanted;
+  const std::vector<std::string> indexer{"indexer.gate_proj", "indexer.kv_proj", "indexer.q_b_proj"};
+  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names, indexer);
+  wanted.exclude_modules.names = {"q_b_proj"};
+  wanted.target_modules = {.all_linear = false, .regex = {}, .names = {"self_attn.kv_proj", "q_a_proj"}};
+  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names, (std::vector<std::string>{"q_b_proj", "indexer.kv_proj"}));
+  wanted.exclude_modules = {.all_linear = false, .regex = ".*o_b.*", .names = {}};
+  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.regex, R"((?:.*o_b.*)|.*\.(?:indexer\.kv_proj))");
+  const auto qwen = make_layout(HfConfig::read(golden_folder("qwen3_5_moe-fp32") / "model"), "auto");
+  EXPECT_TRUE(select_adapter(*qwen, AdapterConfig{}, "m").config.exclude_modules.empty());
 }
 
 TEST(PeftLayout, NestedWrappersOfOneExpertsModule) {
