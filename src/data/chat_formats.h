@@ -37,8 +37,9 @@ ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where
 std::map<std::string, std::string> read_variables(const DataConfig& config);
 
 // Replaces {{NAME}} by variables[NAME] in every content, also of the tool_result parts of one, reasoning_content and
-// reasoning, once: values are not searched again. What still looks like one, {{NAME}} of two or more upper-case letters, digits or _, is an input error with the way to
-// set it (so that "{{ x }}" and maths like {{A}} in a chat stay as they are).
+// reasoning, once: values are not searched again. What still looks like one, {{NAME}} of two or more upper-case letters,
+// digits or _, is an input error with the way to set it (so that "{{ x }}" and maths like {{A}} in a chat stay as they
+// are).
 void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
                     const std::string& where);
 

@@ -159,7 +159,8 @@ TEST(ChatTemplate, PartsOfContentAreJoined) {
 TEST(ChatTemplate, ThinkingHasTwoKeys) {
   for (const char* name : {"qwen3", "qwen3_5"}) {
     const auto text = [&](const std::string& keys) {
-      return training_text(name, (R"([{"role":"user","content":"q"},{"role":"assistant","content":"a")" + keys + "}]").c_str());
+      const std::string answer = R"({"role":"assistant","content":"a")" + keys + "}";
+      return training_text(name, (R"([{"role":"user","content":"q"},)" + answer + "]").c_str());
     };
     const std::string want = text(R"(,"reasoning_content":"hm")");
     EXPECT_THAT(want, testing::EndsWith("<think>\nhm\n</think>\n\na<|im_end|>\n"));
