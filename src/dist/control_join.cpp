@@ -1,5 +1,6 @@
 // How a rank joins the world, and who the others are.
 #include <fmt/ranges.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -16,6 +17,9 @@ std::string place_key() { return "place/" + process_place(); }
 
 void Control::Impl::join() {
   quiet_torch_logs();
+  // The store writes to peers that may have gone: an error of theirs, not the end of this process. (Under Python torch has this from
+  // Python.)
+  ::signal(SIGPIPE, SIG_IGN);
   end_signals = std::make_unique<EndSignals>([this](EndSignals& signals, int number) { asked_to_end(signals, number); });
   const std::string prefix = control_prefix(world);
   if (world.rank == 0 && !world.agent_store) server = with_prefix(prefix, serve_store(world));

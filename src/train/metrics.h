@@ -16,7 +16,7 @@ namespace moraine {
 
 struct StepMetrics {
   int64_t step = 0;  // completed steps, from 1
-  StepResult result;
+  StepResult result = {};
   double learning_rate = 0;
   double step_seconds = 0;
 };

@@ -128,7 +128,7 @@ TEST(AtomicFolder, RefusesAFileInTheWay) {
   EXPECT_THAT(error_of([&] { write_folder_atomic(folder / "adapter", [](const fs::path&) {}); }),
               HasSubstr("is a file, not a folder"));
   EXPECT_THAT(error_of([&] { write_folder_atomic(folder / "adapter/below", [](const fs::path&) {}); }),
-              HasSubstr("adapter/below: cannot write: Not a directory"));
+              HasSubstr("adapter: cannot make the folder: Not a directory"));
 }
 
 // A reader who opens the folder again and again finds a whole one, old or new, each time.

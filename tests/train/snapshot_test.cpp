@@ -59,7 +59,9 @@ TEST_F(Snapshots, EveryByteOfEveryFileCounts) {
         changed[i] = static_cast<char>(changed[i] ^ (1 << bit));
         temp_.write("run/checkpoints/step-2/" + std::string(name), changed);
         // White space between JSON's values is nothing that can be wrong.
-        if (problem(2).empty()) EXPECT_TRUE(std::isspace(bytes[i]) && std::isspace(changed[i])) << name << " " << i;
+        if (problem(2).empty()) {
+          EXPECT_TRUE(std::isspace(bytes[i]) && std::isspace(changed[i])) << name << " " << i;
+        }
       }
       temp_.write("run/checkpoints/step-2/" + std::string(name), bytes.substr(0, i));
       const bool only_line_end = i + 1 == bytes.size() && bytes[i] == '\n';
