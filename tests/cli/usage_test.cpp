@@ -42,10 +42,9 @@ TEST(Usage, UnknownWords) {
   expect_input_error({"inspect", "one", "model.dtype=float32"}, {"'model.dtype=float32'"});
 }
 
-TEST(Usage, NotBuiltYet) {
+TEST(Usage, NoRanks) {
   expect_input_error({"train", "r.yaml", "--ranks", "0"}, {"--ranks", "1 or more"});
   expect_input_error({"score", "--ranks=0", "--model", "m", "--tokens", "t"}, {"--ranks", "1 or more"});
-  expect_input_error({"tokenize", "--model", "m", "--parse", "f"}, {"--parse", "not built yet"});
 }
 
 TEST(Usage, MissingArguments) {
