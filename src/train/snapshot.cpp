@@ -57,8 +57,8 @@ std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolde
   if (fs::is_directory(wanted / "checkpoints", none)) {
     const SnapshotFolder other(wanted / "checkpoints");
     found = fs::equivalent(wanted / "checkpoints", run.checkpoints(), none) ? folder_.newest() : other.newest();
-  } else if (fs::is_directory(wanted, none)) {
-    found = open_snapshot(wanted);
+  } else if (fs::is_directory(wanted, none) && !fs::exists(wanted / "recipe.yaml", none)) {  // no run without snapshots
+    found = open_snapshot(wanted);  // says what is wrong with it
   }
   if (!found) throw input_error("save.resume", config.resume + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
   // From a run's own past it may go on only where nothing would be overwritten.

@@ -163,7 +163,7 @@ TEST_F(WrongInput, Templates) {
     return args;
   };
   expect_input_error(with({"--template", "qwen9"}), {"--template", "'qwen9'"});
-  expect_input_error(with({"--template", "react"}), {"--template-options.base"});
+  expect_input_error(with({"--template", "react"}), {"no chat template", "--template-options"});
   expect_input_error(with({"--template", "qwen3", "--template-options", "{"}), {"--template-options"});
   expect_input_error(with({"--template", "qwen3", "--template-options", "{\"x\": 1}"}), {"--template-options", "'x'"});
   expect_input_error({"tokenize", "--model", model, "--text", "x", "--template", "qwen3"},
