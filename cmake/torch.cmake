@@ -1,35 +1,50 @@
 # Finds torch: MORAINE_TORCH_DIR, else CMAKE_PREFIX_PATH, else the package in the project's own .venv (scripts/setup.sh).
 # Gives the targets moraine_torch (headers and libraries) and moraine_pch (the one precompiled header of all torch code).
-if(MORAINE_TORCH_DIR)
-  list(PREPEND CMAKE_PREFIX_PATH ${MORAINE_TORCH_DIR} ${MORAINE_TORCH_DIR}/share/cmake/Torch)
-else()
-  file(GLOB venv_torch ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
-  list(APPEND CMAKE_PREFIX_PATH ${venv_torch})
-endif()
-find_package(Torch QUIET)
-if(NOT Torch_FOUND)
+#
+# Headers and libraries are named here instead of by find_package(Torch): that of a CUDA torch wants a whole CUDA toolkit with its
+# development files, of which nothing here needs more than headers, and pip installs those beside torch.
+file(GLOB venv_torch ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
+find_path(Torch_DIR TorchConfigVersion.cmake PATHS ${MORAINE_TORCH_DIR} ${CMAKE_PREFIX_PATH} ${venv_torch}
+  PATH_SUFFIXES share/cmake/Torch NO_DEFAULT_PATH)
+if(NOT Torch_DIR)
   message(FATAL_ERROR "torch was not found: run scripts/setup.sh, or pass -DMORAINE_TORCH_DIR=<libtorch or site-packages/torch>")
 endif()
-if(Torch_VERSION VERSION_LESS 2.11)
-  message(FATAL_ERROR "torch ${Torch_VERSION} is too old: 2.11 or later is needed")
+include(${Torch_DIR}/TorchConfigVersion.cmake)
+if(PACKAGE_VERSION VERSION_LESS 2.11)
+  message(FATAL_ERROR "torch ${PACKAGE_VERSION} is too old: 2.11 or later is needed")
 endif()
-message(STATUS "torch ${Torch_VERSION} in ${TORCH_INSTALL_PREFIX}")
+get_filename_component(TORCH_INSTALL_PREFIX ${Torch_DIR}/../../.. REALPATH)
+message(STATUS "torch ${PACKAGE_VERSION} in ${TORCH_INSTALL_PREFIX}")
 
 add_library(moraine_torch INTERFACE)
-target_include_directories(moraine_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-target_link_libraries(moraine_torch INTERFACE ${TORCH_LIBRARIES})
+target_include_directories(moraine_torch SYSTEM INTERFACE ${TORCH_INSTALL_PREFIX}/include
+  ${TORCH_INSTALL_PREFIX}/include/torch/csrc/api/include)
+target_link_directories(moraine_torch INTERFACE ${TORCH_INSTALL_PREFIX}/lib)
+target_link_libraries(moraine_torch INTERFACE torch_cpu c10)
+target_link_options(moraine_torch INTERFACE -Wl,-rpath,${TORCH_INSTALL_PREFIX}/lib)
 # c10d's headers hide ProcessGroupGloo without this; the wheel's libraries export it (src/dist/gloo_declarations).
 target_compile_definitions(moraine_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
-# NCCL's process group, in a torch that has CUDA. Its headers lie beside torch where pip installed both.
+# CUDA and NCCL's process group, in a torch that has them.
 if(MORAINE_CUDA)
-  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${TORCH_INSTALL_PREFIX}/../nvidia/nccl/include)
-  find_path(CUDA_RUNTIME_INCLUDE_DIR cuda_runtime_api.h
-    HINTS ${TORCH_INSTALL_PREFIX}/../nvidia/cu13/include ${TORCH_INSTALL_PREFIX}/../nvidia/cuda_runtime/include /usr/local/cuda/include)
-  if(NOT NCCL_INCLUDE_DIR OR NOT CUDA_RUNTIME_INCLUDE_DIR)
-    message(FATAL_ERROR "MORAINE_CUDA needs nccl.h and cuda_runtime_api.h: pass -DNCCL_INCLUDE_DIR= and -DCUDA_RUNTIME_INCLUDE_DIR=")
+  if(NOT EXISTS ${TORCH_INSTALL_PREFIX}/lib/libtorch_cuda.so)
+    message(FATAL_ERROR "MORAINE_CUDA needs a CUDA torch; the one in ${TORCH_INSTALL_PREFIX} is for the CPU")
   endif()
-  target_include_directories(moraine_torch SYSTEM INTERFACE ${NCCL_INCLUDE_DIR} ${CUDA_RUNTIME_INCLUDE_DIR})
+  # pip lays CUDA's headers beside torch, all but those of its compiler (package nvidia-cuda-crt, or an installed toolkit).
+  set(nvidia ${TORCH_INSTALL_PREFIX}/../nvidia)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${nvidia}/nccl/include)
+  find_path(CUDA_RUNTIME_INCLUDE_DIR cuda_runtime_api.h HINTS ${nvidia}/cu13/include /usr/local/cuda/include)
+  find_path(CUDA_CRT_INCLUDE_DIR crt/host_config.h HINTS ${nvidia}/cu13/include /usr/local/cuda/include)
+  foreach(header NCCL CUDA_RUNTIME CUDA_CRT)
+    if(NOT ${header}_INCLUDE_DIR)
+      message(FATAL_ERROR "MORAINE_CUDA needs nccl.h, cuda_runtime_api.h and crt/host_config.h: pass -D${header}_INCLUDE_DIR=")
+    endif()
+    target_include_directories(moraine_torch SYSTEM INTERFACE ${${header}_INCLUDE_DIR})
+  endforeach()
   target_compile_definitions(moraine_torch INTERFACE USE_C10D_NCCL)
+  # torch_cuda registers CUDA's kernels when it is loaded, so it stays though nothing may name a symbol of it. CUDA's own libraries are
+  # found by torch's at run time.
+  target_link_libraries(moraine_torch INTERFACE -Wl,--no-as-needed torch_cuda -Wl,--as-needed c10_cuda)
+  target_link_options(moraine_torch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
 endif()
 # torch's include folder brings a newer fmt than Debian's library: its headers alone serve the code that includes torch.
 target_compile_definitions(moraine_torch INTERFACE FMT_HEADER_ONLY=1)
