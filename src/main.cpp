@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   moraine::avoid_undescribed_amx();
   moraine::enlarge_kernel_cache();
   moraine::keep_freed_memory();
+  moraine::let_callers_handle_nccl_errors();
   try {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {

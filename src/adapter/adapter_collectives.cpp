@@ -16,11 +16,9 @@ void for_each_bucket(const at::Tensor& flat, const Body& body) {
 }
 
 double sum_of_squares(const at::Tensor& flat) {
-  double sum = 0;
-  for_each_bucket(flat, [&](const at::Tensor& bucket) {
-    sum += bucket.to(at::kDouble).square().sum().item<double>();
-  });
-  return sum;
+  at::Tensor sum = at::zeros({}, flat.options().dtype(at::kDouble));
+  for_each_bucket(flat, [&](const at::Tensor& bucket) { sum += bucket.to(at::kDouble).square().sum(); });
+  return sum.item<double>();
 }
 
 }  // namespace
@@ -34,7 +32,7 @@ double global_gradient_norm(AdapterState& adapter, MeshGroups& groups) {
   // Ranks of the ep group hold different experts; every ep group computes the same sum.
   at::Tensor experts = at::full({1}, sum_of_squares(adapter.experts().grads), at::TensorOptions().dtype(at::kDouble));
   experts = experts.to(adapter.experts().grads.device());
-  groups.ep->all_reduce(experts);
+  groups.ep->all_reduce_in_rank_order(experts);  // NCCL's own order may differ from group to group, and so the clip factor
   return std::sqrt(sum_of_squares(adapter.dense().grads) + experts.item<double>());
 }
 

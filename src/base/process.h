@@ -12,4 +12,8 @@ uint64_t peak_resident_bytes();
 // pages each time anew (an eighth of a training step on the CPU). Call before threads start.
 void keep_freed_memory();
 
+// Leaves failures of NCCL to its callers: its watchdog would end the process before they can say which rank died. Settings of the
+// environment stay. Call before threads start.
+void let_callers_handle_nccl_errors();
+
 }  // namespace moraine

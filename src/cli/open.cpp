@@ -50,7 +50,7 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Cont
   check_same_inputs(control, args);
 
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, control.world()), run.groups);
+  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, control.world(), run.device), run.groups);
   OpenedModel opened{std::move(run), std::move(loaded), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& model = opened.loaded;

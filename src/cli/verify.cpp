@@ -43,7 +43,12 @@ void verify(const Recipe& recipe, Control& control, bool json) {
 }  // namespace
 
 int run_verify(const CommandArgs& args) {
-  const auto recipe = [&] { return read_recipe(args.recipe, args.overrides); };
+  const auto recipe = [&] {
+    Recipe read = read_recipe(args.recipe, args.overrides);
+    read.dist.device = "cpu";  // bytes are proven in host memory
+    read.dist.backend = "gloo";
+    return read;
+  };
   return run_on_ranks(args, [&](int64_t) { recipe(); },
                       [&](Control& control) {
                         verify(recipe(), control, args.json);

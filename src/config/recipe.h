@@ -95,6 +95,7 @@ struct SaveConfig {
 struct DistConfig {
   double timeout_seconds = 7200;
   std::string backend = "auto";  // auto | gloo | nccl
+  std::string device = "auto";   // auto | cpu | cuda
 };
 
 struct LogConfig {

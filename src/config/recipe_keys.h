@@ -93,6 +93,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
 
   visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive);
   visit("dist.backend", recipe.dist.backend, OneOf{{"auto", "gloo", "nccl"}});
+  visit("dist.device", recipe.dist.device, OneOf{{"auto", "cpu", "cuda"}});
 
   visit("log.every", recipe.log.every, Whole{1});
   visit("log.tensorboard", recipe.log.tensorboard, AnyValue{});

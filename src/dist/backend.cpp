@@ -59,9 +59,9 @@ std::shared_ptr<::gloo::transport::Device> make_gloo_device(const WorldInfo& wor
 
 }  // namespace
 
-BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout)
-    : kind_(kind), timeout_(timeout) {
-  if (kind == BackendKind::kGloo && world.distributed()) {
+BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout, c10::Device device)
+    : kind_(kind), timeout_(timeout), device_(device) {
+  if (world.distributed()) {
     gloo_ = std::make_unique<GlooDevice>();
     gloo_->device = make_gloo_device(world);
   }
@@ -69,16 +69,20 @@ BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::ch
 
 BackendFactory::~BackendFactory() = default;
 
-c10::intrusive_ptr<c10d::Backend> BackendFactory::make(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+c10::intrusive_ptr<c10d::Backend> BackendFactory::make(BackendKind kind, c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                                                        const std::string& name) {
   // The control plane's own limit comes first and tells more; this one is for when that fails.
   const std::chrono::milliseconds timeout = timeout_ + std::chrono::seconds(30);
-  if (kind_ == BackendKind::kNccl) {
+  if (kind == BackendKind::kNccl) {
 #ifdef USE_C10D_NCCL
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = timeout;
     options->group_name = name;
-    return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+    options->config.blocking = 1;
+    auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+    backend->setBoundDeviceId(device_);
+    backend->eagerConnectSingleDevice(device_);
+    return backend;
 #endif
   }
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);

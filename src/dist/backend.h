@@ -1,4 +1,4 @@
-// Makes c10d backends: Gloo for CPU tensors, NCCL for CUDA tensors where torch has it.
+// Makes c10d backends: Gloo for tensors in host memory, NCCL for CUDA tensors where torch has it (Gloo takes those too, slowly).
 #pragma once
 
 #include <c10/core/Device.h>
@@ -24,18 +24,21 @@ BackendKind choose_backend(const std::string& choice, c10::Device device);
 // Makes the backends of one process; keeps what they share (Gloo's network device).
 class BackendFactory {
  public:
-  BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout);
+  // `device`: where NCCL's tensors lie.
+  BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout, c10::Device device = c10::kCPU);
   ~BackendFactory();
 
-  BackendKind kind() const { return kind_; }
-  // All members of the group must call this. `store` is the group's own.
-  c10::intrusive_ptr<c10d::Backend> make(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+  BackendKind kind() const { return kind_; }  // of tensors on the device
+  // All members of the group must call this. `store` is the group's own. NCCL connects at once: what is wrong with the fabric shows
+  // before anything is loaded.
+  c10::intrusive_ptr<c10d::Backend> make(BackendKind kind, c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                                          const std::string& name);
 
  private:
   struct GlooDevice;
   BackendKind kind_;
   std::chrono::milliseconds timeout_;
+  c10::Device device_;
   std::unique_ptr<GlooDevice> gloo_;
 };
 

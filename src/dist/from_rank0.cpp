@@ -21,7 +21,7 @@ std::string from_rank0(MeshGroups& groups, const std::string& name, const std::f
   }
   if (bytes.empty()) return bytes;
   const auto options = at::TensorOptions().dtype(at::kByte);
-  groups.world->broadcast(at::from_blob(bytes.data(), {static_cast<int64_t>(bytes.size())}, options), 0);
+  groups.host().broadcast(at::from_blob(bytes.data(), {static_cast<int64_t>(bytes.size())}, options), 0);
   return bytes;
 }
 

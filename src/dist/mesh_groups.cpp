@@ -4,14 +4,14 @@ namespace moraine {
 
 MeshGroups single_rank_groups() {
   auto self = [] { return std::make_unique<ProcessGroup>(); };
-  return {{}, nullptr, self(), self(), self(), self(), self(), self(), self(), self()};
+  return {{}, nullptr, self(), self(), self(), self(), self(), self(), self(), self(), nullptr};
 }
 
 MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh) {
   const int64_t rank = control.world().rank;
   MORAINE_ASSERT(mesh.world_size() == control.world().world_size, "the mesh covers the world");
   auto group = [&](const char* name, MeshAxis axis) {
-    return std::make_unique<ProcessGroup>(control, backends, name, mesh.group(axis, rank));
+    return std::make_unique<ProcessGroup>(control, backends, backends.kind(), name, mesh.group(axis, rank));
   };
   std::vector<int64_t> same_node;
   for (const RankInfo& info : control.ranks()) {
@@ -27,7 +27,11 @@ MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Me
   groups.expert_peers = group("expert_peers", MeshAxis::kExpertPeers);
   groups.ep = group("ep", MeshAxis::kEp);
   groups.ep_fsdp = group("ep_fsdp", MeshAxis::kEpFsdp);
-  groups.node = std::make_unique<ProcessGroup>(control, backends, "node", same_node);
+  const auto host_group = [&](const char* name, const std::vector<int64_t>& ranks) {
+    return std::make_unique<ProcessGroup>(control, backends, BackendKind::kGloo, name, ranks);
+  };
+  groups.node = host_group("node", same_node);
+  if (backends.kind() != BackendKind::kGloo) groups.host_world = host_group("host_world", mesh.group(MeshAxis::kWorld, rank));
   return groups;
 }
 

@@ -22,7 +22,10 @@ struct MeshGroups {
   std::unique_ptr<ProcessGroup> expert_peers;  // same experts, all replicas: gradients of expert adapters
   std::unique_ptr<ProcessGroup> ep;            // ep: everything else along it (saving, checks)
   std::unique_ptr<ProcessGroup> ep_fsdp;       // ep_fsdp: everything else along it (masters and moments)
-  std::unique_ptr<ProcessGroup> node;          // ranks of this node: loading in mode `node`
+  std::unique_ptr<ProcessGroup> node;          // ranks of this node: loading in mode `node`, in host memory
+  std::unique_ptr<ProcessGroup> host_world;    // the world for tensors in host memory; none where `world` takes them
+
+  ProcessGroup& host() { return host_world ? *host_world : *world; }
 };
 
 // The groups of one process: every call on them is a local copy.

@@ -1,6 +1,8 @@
 #include "dist/process_group.h"
 
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/Event.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -66,7 +68,19 @@ struct Work::State {
   std::vector<c10::intrusive_ptr<c10d::Work>> works;  // one, or the parts of one collective
   Control* control = nullptr;
   uint64_t id = 0;
+  bool on_device = false;
 };
+
+namespace {
+
+// Whether the current device's current stream has got here.
+std::function<bool()> stream_gets_here() {
+  auto event = std::make_shared<c10::Event>(c10::kCUDA);
+  event->record(at::accelerator::getCurrentStream(at::accelerator::getDeviceIndex()));
+  return [event] { return event->query(); };
+}
+
+}  // namespace
 
 void Work::wait() {
   const std::shared_ptr<State> state = std::move(state_);
@@ -77,6 +91,8 @@ void Work::wait() {
   } catch (const std::exception& e) {
     state->control->collective_failed(state->id, exception_text(e));
   }
+  // NCCL's wait() only queues; its works would keep their tensors for as long as the log looks after them.
+  if (state->on_device) state->control->collectives().attach(state->id, stream_gets_here());
   state->control->collectives().finish(state->id);
 }
 
@@ -85,6 +101,7 @@ template <typename Start>
 Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
   auto state = std::make_shared<Work::State>();
   state->control = control_;
+  state->on_device = kind_ == BackendKind::kNccl;
   state->id = control_->collectives().start(op, name_, ranks_, bytes);
   try {
     if constexpr (std::is_same_v<decltype(start_backend()), std::vector<c10::intrusive_ptr<c10d::Work>>>) {
@@ -105,12 +122,12 @@ Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
 
 ProcessGroup::ProcessGroup(const std::string& name, int64_t rank) : name_(name), ranks_{rank} {}
 
-ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, const std::string& name,
+ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
                            const std::vector<int64_t>& ranks)
     : name_(name),
       ranks_(ranks),
       control_(&control),
-      kind_(backends.kind()),
+      kind_(kind),
       uncaught_exceptions_(std::uncaught_exceptions()) {
   const auto self = std::find(ranks.begin(), ranks.end(), control.world().rank);
   MORAINE_ASSERT(self != ranks.end(), "a process group is made by its members");
@@ -120,7 +137,7 @@ ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, const std
   const std::string key = fmt::format("{}.{}", name, ranks[0]);
   const uint64_t id = control.collectives().start("connect", name_, ranks_, 0);
   try {
-    backend_ = backends.make(control.rendezvous_store(key), static_cast<int>(rank_), static_cast<int>(size()), key);
+    backend_ = backends.make(kind, control.rendezvous_store(key), static_cast<int>(rank_), static_cast<int>(size()), key);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& e) {
@@ -130,7 +147,12 @@ ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, const std
 }
 
 ProcessGroup::~ProcessGroup() {
-  if (backend_ && std::uncaught_exceptions() > uncaught_exceptions_) backend_.release();
+  if (!backend_) return;
+  if (std::uncaught_exceptions() > uncaught_exceptions_) {
+    backend_.release();
+  } else if (kind_ == BackendKind::kNccl) {
+    backend_->shutdown();  // its destructor would abort what is still in flight
+  }
 }
 
 // ------------------------------------------------------------------------------------------------ collectives

@@ -2,7 +2,7 @@
 // movement for every dtype (bytes travel), sums in a fixed order, and a record of every call for reports about hangs.
 //
 // Contract of every call: all ranks of the group must make it, in the same order, with matching shapes. Tensors are
-// contiguous and on the backend's device. `root`, `source` and `destination` are ranks within the group. The calls record
+// contiguous and in memory of the backend: Gloo's is the host, NCCL's a CUDA device. `root`, `source` and `destination` are ranks within the group. The calls record
 // nothing for autograd. Failures throw run errors that name the collective and, if one died, the rank.
 #pragma once
 
@@ -39,7 +39,7 @@ class ProcessGroup {
   // A group of this rank alone: every call is a local copy.
   explicit ProcessGroup(const std::string& name = "self", int64_t rank = 0);
   // All of `ranks` (world ranks, this one among them) must call this, with the same name and in the same order of groups.
-  ProcessGroup(Control& control, BackendFactory& backends, const std::string& name, const std::vector<int64_t>& ranks);
+  ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name, const std::vector<int64_t>& ranks);
   // Waits for collectives in flight, except while an exception unwinds: then they are abandoned, because their peers may
   // never come.
   ~ProcessGroup();

@@ -1,5 +1,7 @@
 #include "dist/run_rank.h"
 
+#include <c10/util/Exception.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -29,6 +31,8 @@ int run_rank(const WorldInfo& world, const ControlOptions& options, const std::f
     error = e;
   } catch (const std::bad_alloc&) {
     error = run_error("memory", "allocation failed", "use a smaller micro_batch_size or max_length");
+  } catch (const c10::OutOfMemoryError&) {
+    error = run_error("memory", "the device's memory is full", "use a smaller micro_batch_size or max_length, or more ranks");
   } catch (const std::exception& e) {
     error = run_error("internal", exception_text(e), "please report this");
   }

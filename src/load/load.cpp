@@ -19,7 +19,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // The ranks that one rank reads for; null when each reads for itself.
 ProcessGroup* reading_group(LoadMode mode, MeshGroups& groups) {
-  ProcessGroup* group = mode == LoadMode::kNode ? groups.node.get() : mode == LoadMode::kRank0 ? groups.world.get() : nullptr;
+  ProcessGroup* group = mode == LoadMode::kNode ? groups.node.get() : mode == LoadMode::kRank0 ? &groups.host() : nullptr;
   return group && group->size() > 1 ? group : nullptr;
 }
 

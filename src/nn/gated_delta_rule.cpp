@@ -18,6 +18,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "parallel/to_device.h"
 
 namespace moraine {
 namespace {
@@ -280,7 +281,7 @@ DeltaChunks plan_delta_chunks(const std::vector<int64_t>& cu_seqlens, at::Device
       ++chunks.count;
     }
   }
-  chunks.slot_of_token_T = at::tensor(slot_of_token, at::TensorOptions().dtype(at::kLong)).to(device);
+  chunks.slot_of_token_T = to_device(slot_of_token, device);
   return chunks;
 }
 

@@ -6,8 +6,10 @@
 #include <array>
 
 #include "base/error.h"
+#include "nn/grouped_mm.h"
 #include "nn/matmul.h"
 #include "nn/outer_products.h"
+#include "nn/saved_pair.h"
 
 namespace moraine {
 namespace {
@@ -50,20 +52,6 @@ void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vec
   }
 }
 
-// What a backward pass needs of the pair besides activations. Kept as plain values: the gradients change between backward passes,
-// which autograd's saved variables do not allow.
-void save_pair(AutogradContext* context, const LoraPair* lora) {
-  context->saved_data["scaling"] = lora ? lora->scaling : 1.0;
-  if (!lora || !lora->a_grad.defined()) return;
-  context->saved_data["a_grad"] = lora->a_grad;
-  context->saved_data["b_grad"] = lora->b_grad;
-}
-
-at::Tensor saved_grad(AutogradContext* context, const char* name) {
-  const auto found = context->saved_data.find(name);
-  return found == context->saved_data.end() ? at::Tensor() : found->second.toTensor();
-}
-
 // One autograd node for W, A and B together: the low-rank activations are kept, not recomputed.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
@@ -93,7 +81,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const variable_list saved = context->get_saved_variables();
     const FrozenWeight w(saved[1], saved[2]);
     const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
-    const double scaling = context->saved_data["scaling"].toDouble();
+    const double scaling = saved_scaling(context);
     const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
@@ -131,7 +119,7 @@ class AddLora : public torch::autograd::Function<AddLora> {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3];
-    const double scaling = context->saved_data["scaling"].toDouble();
+    const double scaling = saved_scaling(context);
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].to(a.scalar_type()).contiguous();
     const at::Tensor dlow = at::mm(dy, b).mul_(scaling);
@@ -149,6 +137,7 @@ at::Tensor grouped_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, con
                           const LoraPair* lora) {
   MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
   MORAINE_ASSERT(w_EOI.quantized() || x_RI.scalar_type() == w_EOI.values.scalar_type(), "activations and weights differ in dtype");
+  if (rows_of_expert.size() > 1 && grouped_mm_is_faster(x_RI, w_EOI)) return grouped_mm_linear(x_RI, w_EOI, rows_of_expert, lora);
   return GroupedLinear::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }
 

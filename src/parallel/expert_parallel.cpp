@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/bytes.h"
+#include "parallel/to_device.h"
 
 namespace moraine {
 namespace {
@@ -96,38 +97,43 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   DispatchPlan plan;
   const at::Tensor expert_of_pair = indices_TK.reshape({-1});
   const at::Tensor sorted_pairs = at::argsort(expert_of_pair, /*stable=*/true);
-  const at::Tensor counts_E = at::bincount(expert_of_pair, {}, num_experts_);
+  // Not at::bincount: on CUDA that waits for the largest value.
+  const at::Tensor counts_E =
+      at::zeros({num_experts_}, expert_of_pair.options()).scatter_add_(0, expert_of_pair, at::ones_like(expert_of_pair));
   const bool exchanges = tokens_.size() > 1;
   // Where each expert's rows begin, and how far that is behind the place among the sorted pairs. With several ranks the
   // receiver fills up, not the sender.
   const int64_t alignment = exchanges ? 1 : row_alignment_;
   int64_t rows = 0, pairs = 0;
   std::vector<int64_t> shift_of_expert;
-  for (int64_t count : to_vector(counts_E)) {
+  const std::vector<int64_t> counts = to_vector(counts_E);
+  for (int64_t count : counts) {
     shift_of_expert.push_back(rows - pairs);
     plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, alignment)));
     pairs += count;
     rows += plan.rows_of_expert.back();
   }
-  const at::Tensor shift = at::tensor(shift_of_expert, at::TensorOptions().dtype(at::kLong)).to(indices_TK.device());
-  const at::Tensor sent_of_sorted = at::arange(expert_of_pair.size(0), expert_of_pair.options()) +
-                                    shift.index_select(0, expert_of_pair.index_select(0, sorted_pairs));
+  at::Tensor sent_of_sorted = at::arange(expert_of_pair.size(0), expert_of_pair.options());
+  if (alignment > 1) {
+    const at::Tensor shift = to_device(shift_of_expert, indices_TK.device());
+    sent_of_sorted += shift.index_select(0, expert_of_pair.index_select(0, sorted_pairs));
+  }
   plan.pair_of_sent_S = at::full({rows}, -1, expert_of_pair.options()).index_copy_(0, sent_of_sorted, sorted_pairs);
   plan.token_of_sent_S = plan.pair_of_sent_S.clamp_min(0).floor_divide_(indices_TK.size(1));
   plan.sent_of_pair_TK =
       at::empty_like(expert_of_pair).index_copy_(0, sorted_pairs, sent_of_sorted).view_as(indices_TK);
-  if (exchanges) plan_exchange(counts_E, plan);
+  if (exchanges) plan_exchange(counts_E, counts, plan);
   return plan;
 }
 
-void ExpertParallel::plan_exchange(const at::Tensor& counts_E, DispatchPlan& plan) const {
+void ExpertParallel::plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent, DispatchPlan& plan) const {
   const int64_t ep = tokens_.size(), local = local_experts().count;
   std::vector<int64_t> experts_of_rank;
   for (int64_t rank = 0; rank < ep; ++rank) experts_of_rank.push_back(expert_range(num_experts_, ep, rank).count);
   // counts[source][local expert]
   at::Tensor received_counts = at::empty({ep * local}, counts_E.options());
   tokens_.all_to_all_single(received_counts, counts_E, std::vector<int64_t>(ep, local), experts_of_rank);
-  const std::vector<int64_t> sent = to_vector(counts_E), counts = to_vector(received_counts);
+  const std::vector<int64_t> counts = to_vector(received_counts);
 
   for (int64_t rank = 0, e = 0; rank < ep; ++rank) {
     int64_t to = 0, from = 0;
@@ -158,12 +164,9 @@ void ExpertParallel::plan_exchange(const at::Tensor& counts_E, DispatchPlan& pla
       }
     }
   }
-  auto to_device = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(counts_E.device());
-  };
-  plan.row_of_received_V = to_device(row_of_received);
-  plan.received_of_row_R = to_device(received_of_row);
-  plan.filling_rows = to_device(filling);
+  plan.row_of_received_V = to_device(row_of_received, counts_E.device());
+  plan.received_of_row_R = to_device(received_of_row, counts_E.device());
+  plan.filling_rows = to_device(filling, counts_E.device());
 }
 
 at::Tensor ExpertParallel::to_experts(const at::Tensor& sent_SD, const DispatchPlan& plan) const {

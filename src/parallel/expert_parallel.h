@@ -51,7 +51,7 @@ class ExpertParallel {
   at::Tensor from_experts(const at::Tensor& y_RD, const DispatchPlan& plan) const;
 
  private:
-  void plan_exchange(const at::Tensor& counts_E, DispatchPlan& plan) const;
+  void plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent, DispatchPlan& plan) const;
 
   int64_t num_experts_, row_alignment_;
   ProcessGroup& tokens_;

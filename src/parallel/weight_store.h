@@ -44,6 +44,8 @@ struct StoredImage {
 // valid until its buffer is needed again, and autograd may keep views for as long as the image is held.
 //
 // All ranks of a group must prefetch and acquire the group's images in the same order.
+//
+// On CUDA a gather waits for what the current stream has been given so far, so buffers are safe as long as one stream computes.
 class WeightStore {
  public:
   // Sharded images are gathered for good, first ones first, while they add no more than `resident_bytes` to what this rank

@@ -4,15 +4,9 @@
 
 #include "base/bytes.h"
 #include "data/batch_stream.h"
+#include "parallel/to_device.h"
 
 namespace moraine {
-namespace {
-
-at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
-  return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(device);
-}
-
-}  // namespace
 
 std::vector<const Sample*> samples_of_micro_step(const std::vector<TrainingRow>& rows, int64_t micro_step, int64_t rank,
                                                  int64_t world_size, int64_t micro_batch_size) {

@@ -11,6 +11,7 @@
 #include "data/dataset_bytes.h"
 #include "data/packing.h"
 #include "dist/agreement.h"
+#include "dist/device.h"
 #include "dist/from_rank0.h"
 #include "load/fingerprint.h"
 #include "models/model_layout.h"
@@ -45,13 +46,18 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
   control.set_timeout(timeout);
-  RunGroups run{std::make_unique<BackendFactory>(world, choose_backend(recipe.dist.backend, at::kCPU), timeout), {}};
+  const at::Device device = choose_device(recipe.dist.device, world, recipe.dist.backend == "gloo");
+  if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});
+  use_device(device);
+  const BackendKind backend = choose_backend(recipe.dist.backend, device);
+  RunGroups run{std::make_unique<BackendFactory>(world, backend, timeout, device), {}, device};
   run.groups = world.distributed() ? make_mesh_groups(control, *run.backends, mesh) : single_rank_groups();
   return run;
 }
 
-LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world) {
+LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Device device) {
   LoadSettings settings;
+  settings.device = device;
   settings.base_format = parse_base_format(recipe.model.base_format);
   settings.mode = parse_load_mode(recipe.load.mode);
   settings.transport = parse_transport(recipe.load.node_transport);

@@ -14,10 +14,11 @@ namespace moraine {
 struct RunGroups {
   std::unique_ptr<BackendFactory> backends;  // outlives the groups
   MeshGroups groups;
+  at::Device device;  // of this rank, made its current one
 };
 RunGroups make_run_groups(const Recipe& recipe, Control& control);
 
-LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world);
+LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Device device = at::kCPU);
 
 // What data files hold: sequences, and which of them share a row of a batch (data.packing).
 struct DataRows {

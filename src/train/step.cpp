@@ -4,8 +4,8 @@
 
 #include "adapter/adapter_collectives.h"
 #include "base/error.h"
-#include "base/process.h"
 #include "data/batch_stream.h"
+#include "dist/device.h"
 #include "train/pass.h"
 #include "train/router_load.h"
 
@@ -73,7 +73,7 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   const double clip = config.max_grad_norm > 0 ? std::min(1.0, config.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
   optimizer.step(learning_rate, clip);
   gather_updated_values(adapter, groups);
-  at::Tensor peak = at::full({1}, static_cast<int64_t>(peak_resident_bytes()), at::TensorOptions().dtype(at::kLong));
+  at::Tensor peak = at::full({1}, static_cast<int64_t>(peak_memory_bytes(loaded.device)), at::TensorOptions().dtype(at::kLong));
   peak = peak.to(loaded.device);
   groups.world->all_reduce(peak, ReduceKind::kMax);
   result.peak_memory_bytes = peak.item<int64_t>();

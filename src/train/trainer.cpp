@@ -107,12 +107,13 @@ int train(const Recipe& recipe, Control& control) {
   }
 
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world), groups);
+  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world, run_groups.device), groups);
   if (recipe.train.recompute == "none" && !loaded.weights->all_resident()) {
     throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
                       "use full, or give mesh.resident enough memory");
   }
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
+  if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
   log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
            dtype_name(shape.dtype));
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "nn/norm.h"
+#include "parallel/to_device.h"
 
 namespace moraine::deepseek_v4 {
 namespace {
@@ -29,8 +30,7 @@ at::Tensor with_window_before(const at::Tensor& x_ERC, const Windows& windows, d
 Windows make_windows(const Batch& batch, int64_t rate, const Rope& rope, at::ScalarType dtype) {
   Windows windows;
   windows.rate = rate;
-  std::vector<int64_t> first_tokens, slots;
-  std::vector<uint8_t> opens;
+  std::vector<int64_t> first_tokens, slots, opens;
   bool as_they_lie = true;
   for (size_t s = 0; s + 1 < batch.cu_seqlens.size(); ++s) {
     const int64_t begin = batch.cu_seqlens[s], entries = (batch.cu_seqlens[s + 1] - begin) / rate;
@@ -43,12 +43,9 @@ Windows make_windows(const Batch& batch, int64_t rate, const Rope& rope, at::Sca
     windows.cu_entries.push_back(windows.num_entries() + entries);
   }
   const at::Device device = batch.position_ids_T.device();
-  const auto to_device = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(device);
-  };
-  if (!as_they_lie) windows.token_of_slot = to_device(slots);
-  windows.opens_sequence_E = at::tensor(opens, at::TensorOptions().dtype(at::kByte)).to(device).to(at::kBool);
-  windows.rotation_E = make_rotation(batch.position_ids_T.index_select(0, to_device(first_tokens)), rope, dtype);
+  if (!as_they_lie) windows.token_of_slot = to_device(slots, device);
+  windows.opens_sequence_E = to_device(opens, device).to(at::kBool);
+  windows.rotation_E = make_rotation(batch.position_ids_T.index_select(0, to_device(first_tokens, device)), rope, dtype);
   return windows;
 }
 

@@ -186,7 +186,7 @@ int collectives(Control& control) {
   check_rooted(groups.world);
   // 8 MiB a rank, and several in flight on several groups.
   BackendFactory backends(control.world(), BackendKind::kGloo, control.timeout());
-  ProcessGroup other(control, backends, "other", groups.world.ranks());
+  ProcessGroup other(control, backends, BackendKind::kGloo, "other", groups.world.ranks());
   const int64_t n = groups.world.size(), mb = 8 << 20;
   const at::Tensor shard = at::full({mb}, control.world().rank, at::kByte), whole = at::empty({n * mb}, at::kByte);
   Work gather = groups.world.all_gather_into_tensor_async(whole, shard);

@@ -1,0 +1,25 @@
+// The device a rank computes on.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+#include "dist/launch.h"
+
+namespace moraine {
+
+// `choice` is the recipe's dist.device (auto | cpu | cuda); auto = CUDA where this build and this machine have it, else the CPU. The ranks
+// of a node take its CUDA devices in order; a rank that sees only one takes that, as Slurm binds them. `may_share`: several ranks may
+// use one device (Gloo can, NCCL cannot). Throws an input error where there is no device for this rank.
+c10::Device choose_device(const std::string& choice, const WorldInfo& world, bool may_share);
+
+// Makes `device` the calling thread's current one, and its arithmetic as exact as bf16 and fp32 are: no TF32, no sums in bf16. Call
+// before the first group and the first tensor on it.
+void use_device(c10::Device device);
+
+// The most bytes torch has held on a CUDA device so far; of the CPU, the process's peak resident memory.
+uint64_t peak_memory_bytes(c10::Device device);
+
+}  // namespace moraine

@@ -1,0 +1,131 @@
+#include "nn/grouped_mm.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "nn/saved_pair.h"
+#include "parallel/to_device.h"
+
+namespace moraine {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kAligned = 8;  // bf16 elements in 16 bytes
+
+// Some experts, one after another, and their rows.
+struct Wave {
+  int64_t first = 0, count = 0;        // experts
+  int64_t first_row = 0, num_rows = 0;
+  at::Tensor ends;   // int32 [count], on the device: where each expert's rows end, counted from the wave's first
+  at::Tensor empty;  // bool [count, 1, 1]: experts without rows
+
+  at::Tensor rows(const at::Tensor& x) const { return x.narrow(0, first_row, num_rows); }
+  at::Tensor experts(const at::Tensor& t) const { return t.narrow(0, first, count); }
+};
+
+// body(wave, its weights [count, O, I] in `dtype`) for every wave with rows: one of all experts, or, for quantised ones, as many as are
+// dequantised at once.
+template <typename Body>
+void for_each_wave(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert, const Body& body) {
+  const int64_t E = static_cast<int64_t>(rows_of_expert.size()), O = w.out_features(), I = w.in_features();
+  const int64_t expert_bytes = O * I * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t at_once = w.quantized() ? std::min(E, experts_dequantized_at_once(expert_bytes)) : E;
+  Wave wave;
+  for (; wave.first < E; wave.first += wave.count, wave.first_row += wave.num_rows) {
+    wave.count = std::min(at_once, E - wave.first);
+    wave.num_rows = 0;
+    std::vector<int64_t> ends, empty;
+    for (int64_t e = wave.first; e < wave.first + wave.count; ++e) {
+      ends.push_back(wave.num_rows += rows_of_expert[e]);
+      empty.push_back(rows_of_expert[e] == 0);
+    }
+    if (wave.num_rows == 0) continue;
+    wave.ends = to_device(ends, w.values.device()).to(at::kInt);
+    wave.empty = to_device(empty, w.values.device()).to(at::kBool).view({-1, 1, 1});
+    FrozenWeight part = w;
+    part.values = wave.experts(w.values);
+    if (w.quantized()) part.scale = wave.experts(w.scale);
+    body(wave, w.quantized() ? dequantize(part, dtype) : part.values);
+  }
+}
+
+// Each expert's rows by its matrix [I, O].
+at::Tensor by_expert(const at::Tensor& x_RI, const at::Tensor& w_EIO, const Wave& wave) {
+  return at::_grouped_mm(x_RI, w_EIO, wave.ends);
+}
+
+// Each expert's leftᵀ · right, [count, P, Q]; zero for one without rows, which not every device's kernel writes.
+at::Tensor outer_by_expert(const at::Tensor& left_RP, const at::Tensor& right_RQ, const Wave& wave) {
+  return at::_grouped_mm(left_RP.t(), right_RQ, wave.ends).masked_fill_(wave.empty, 0);
+}
+
+class GroupedMm : public torch::autograd::Function<GroupedMm> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const FrozenWeight& w, const LoraPair* lora,
+                            std::vector<int64_t> rows_of_expert) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    at::Tensor a, b, low;  // of rank r filled up with zeros
+    if (lora) {
+      const int64_t r = lora->a.size(1), more = static_cast<int64_t>(round_up(r, kAligned)) - r;
+      a = at::constant_pad_nd(lora->a.to(x.scalar_type()), {0, 0, 0, more});
+      b = at::constant_pad_nd(lora->b.to(x.scalar_type()), {0, more});
+      low = at::empty({x.size(0), a.size(1)}, x.options());
+    }
+    at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
+    for_each_wave(w, x.scalar_type(), rows_of_expert, [&](const Wave& wave, const at::Tensor& w_EOI) {
+      wave.rows(y).copy_(by_expert(wave.rows(x), w_EOI.transpose(1, 2), wave));
+      if (!lora) return;
+      const at::Tensor low_of_wave = by_expert(wave.rows(x), wave.experts(a).transpose(1, 2), wave);
+      wave.rows(low).copy_(low_of_wave);
+      wave.rows(y).add_(by_expert(low_of_wave, wave.experts(b).transpose(1, 2), wave), lora->scaling);
+    });
+    context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
+    context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
+    save_pair(context, lora);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    at::AutoDispatchBelowAutograd below_autograd;
+    const variable_list saved = context->get_saved_variables();
+    const FrozenWeight w(saved[1], saved[2]);
+    const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
+    const double scaling = saved_scaling(context);
+    const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
+    const at::Tensor dy = grads[0].contiguous();
+    at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
+    for_each_wave(w, dy.scalar_type(), context->saved_data["rows_of_expert"].toIntVector(),
+                  [&](const Wave& wave, const at::Tensor& w_EOI) {
+      const at::Tensor dy_of_wave = wave.rows(dy);
+      wave.rows(dx).copy_(by_expert(dy_of_wave, w_EOI, wave));
+      if (!a.defined()) return;
+      const at::Tensor dlow = by_expert(dy_of_wave, wave.experts(b), wave);
+      wave.rows(dx).add_(by_expert(dlow, wave.experts(a), wave), scaling);
+      if (!a_grad.defined()) return;
+      const int64_t r = a_grad.size(1);
+      wave.experts(b_grad).add_(outer_by_expert(dy_of_wave, wave.rows(low), wave).narrow(2, 0, r), scaling);
+      wave.experts(a_grad).add_(outer_by_expert(dlow, wave.rows(x), wave).narrow(1, 0, r), scaling);
+    });
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+bool grouped_mm_is_faster(const at::Tensor& x_RI, const FrozenWeight& w_EOI) {
+  return x_RI.is_cuda() && x_RI.scalar_type() == at::kBFloat16 && w_EOI.out_features() % kAligned == 0 &&
+         w_EOI.in_features() % kAligned == 0;
+}
+
+at::Tensor grouped_mm_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
+                             const LoraPair* lora) {
+  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
+  return GroupedMm::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
+}
+
+}  // namespace moraine

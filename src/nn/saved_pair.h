@@ -1,0 +1,26 @@
+// What backward passes of layers with LoRA keep of the pair besides activations: plain values, for the gradients change between backward
+// passes, which autograd's saved variables do not allow.
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "nn/lora.h"
+
+namespace moraine {
+
+inline void save_pair(torch::autograd::AutogradContext* context, const LoraPair* lora) {
+  context->saved_data["scaling"] = lora ? lora->scaling : 1.0;
+  if (!lora || !lora->a_grad.defined()) return;
+  context->saved_data["a_grad"] = lora->a_grad;
+  context->saved_data["b_grad"] = lora->b_grad;
+}
+
+inline double saved_scaling(torch::autograd::AutogradContext* context) { return context->saved_data["scaling"].toDouble(); }
+
+// `name`: a_grad or b_grad. Undefined where the pair is not trained.
+inline at::Tensor saved_grad(torch::autograd::AutogradContext* context, const char* name) {
+  const auto found = context->saved_data.find(name);
+  return found == context->saved_data.end() ? at::Tensor() : found->second.toTensor();
+}
+
+}  // namespace moraine
