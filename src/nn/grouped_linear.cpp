@@ -84,6 +84,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     });
     context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
     context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
+    context->saved_data["scale_blocks"] = std::vector<int64_t>{w.blocks.rows, w.blocks.columns, w.blocks.matrices};
     save_pair(context, lora);
     return y;
   }
@@ -91,7 +92,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
-    const FrozenWeight w(saved[1], saved[2]);
+    const std::vector<int64_t> blocks = context->saved_data["scale_blocks"].toIntVector();
+    const FrozenWeight w(saved[1], saved[2], {blocks[0], blocks[1], blocks[2]});
     const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
     const double scaling = context->saved_data["scaling"].toDouble();
     const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
