@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "config/hf_config.h"
+#include "load/dequantize.h"
 #include "nn/quantized_weight.h"
 
 namespace moraine {
 
 // Both sides of a block; the last block of a row or column of them may be cut off.
-inline constexpr int64_t kQwenFp8Block = 128;
+inline constexpr int64_t kQwenFp8Block = kScaleInvBlock;
 
 // What quantization_config says where no checkpoint says it.
 struct QwenFp8 {
