@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "base/temp_folder.h"
 #include "golden.h"
 #include "load/check_checkpoint.h"
 #include "models/golden_headers.h"
