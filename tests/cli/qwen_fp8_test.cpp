@@ -94,7 +94,17 @@ TEST_P(QwenFp8, ScoresLikeItsConvertedAndItsMergedCheckpoint) {
 
   EXPECT_THAT(run({"merge", "--model", golden_ / "model", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged"}),
               HasSubstr("are bfloat16 now"));
-  // Sums rounded to bfloat16, computed with in fp32 as the golden is.
+  // Of every weight that was dequantised in fp32 the sum in fp32, rounded once.
+  run({"convert", "--model", golden_ / "model", "--out", folder_ / "fp32", "--dtype", "float32"});
+  run({"merge", "--model", folder_ / "fp32", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged32"});
+  const CheckpointIndex merged = read_checkpoint_index(folder_ / "merged"), exact = read_checkpoint_index(folder_ / "merged32");
+  EXPECT_EQ(merged.tensors.size(), exact.tensors.size());
+  for (const auto& [name, tensor] : merged.tensors) {
+    const CheckpointTensor& other = *exact.find(name);
+    const at::Tensor fp32 = read_tensor(exact.files[other.file], other.entry);
+    EXPECT_TRUE(at::equal(read_tensor(merged.files[tensor.file], tensor.entry), fp32.to(at::kBFloat16))) << name;
+  }
+  // Computed with in fp32 as the golden is.
   const double reference = golden_tensor(golden_ / "lora" / "forward.safetensors", "loss").item<float>();
   EXPECT_NEAR(score(folder_ / "merged", {"model.dtype=float32"}), reference, 2e-2);
 }
