@@ -13,9 +13,9 @@ inline at::Tensor tensor_of(const CheckpointIndex& index, const std::string& nam
   return read_tensor(index.files[tensor->file], tensor->entry);
 }
 
-// The tensor `name` of a checkpoint, in bf16 where it is quantised: the reference's dequantised one where it is among the goldens (one
+// The tensor `name` of a checkpoint, in `dtype` where it is quantised (of DeepSeek-V4 always exact in bf16): the reference's dequantised one where it is among the goldens (one
 // layer is), else by tensor operations that nn/quantized_weight_test holds against them.
-inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::string& name) {
+inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::string& name, at::ScalarType dtype = at::kBFloat16) {
   const std::filesystem::path file = index.folder.parent_path() / "dequantised.safetensors";
   if (std::filesystem::exists(file)) {
     const SafetensorsHeader dequantised = read_safetensors_header(file);
@@ -23,8 +23,13 @@ inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::strin
   }
   const at::Tensor stored = tensor_of(index, name);
   if (stored.scalar_type() != at::kChar && stored.scalar_type() != at::kFloat8_e4m3fn) return stored;
-  const at::Tensor scales = tensor_of(index, name.substr(0, name.rfind('.')) + ".scale");
-  return dequantize_by_tensor_ops({stored, scales}, at::kBFloat16);
+  const std::string stem = name.substr(0, name.rfind('.'));
+  if (index.find(stem + ".weight_scale_inv")) {  // of blocks of 128 × 128, the last ones cut off
+    const at::Tensor factors = tensor_of(index, stem + ".weight_scale_inv").to(at::kFloat);
+    const at::Tensor by_row = factors.repeat_interleave(128, 0).narrow(0, 0, stored.size(0));
+    return (stored.to(at::kFloat) * by_row.repeat_interleave(128, 1).narrow(1, 0, stored.size(1))).to(dtype);
+  }
+  return dequantize_by_tensor_ops({stored, tensor_of(index, stem + ".scale")}, dtype);
 }
 
 }  // namespace moraine

@@ -1,6 +1,8 @@
 """Makes docs/plans.md: what real models need on 1, 8, 64 and 1,024 ranks.
 
   python tools/plan_table.py PROGRAM CONFIG_FOLDER ... > docs/plans.md     (standard library only; folders with a config.json)
+
+FOLDER+fp8 stands for the FP8 release of a Qwen model: the same config.json with the quantization_config of that release.
 """
 import json
 import pathlib
@@ -18,6 +20,22 @@ tokens a rank and step, 8 ranks a node. Bytes of a rank are those of the fullest
 the network. *Load*: what crosses a network or shared memory in the modes node (within nodes) and rank0 (from rank 0); in mode direct
 nothing does. FP8 and FP4 weights stay as they are stored.
 """
+
+
+QWEN_FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+            "modules_to_not_convert": ["lm_head", "mlp.gate", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "mlp.shared_expert_gate"]}
+
+
+def config_of(argument, temporary):
+    """(name, folder with its config.json)"""
+    folder = pathlib.Path(argument.removesuffix("+fp8"))
+    if not argument.endswith("+fp8"):
+        return folder.name, folder
+    made = pathlib.Path(temporary) / (folder.name + "-FP8")
+    made.mkdir()
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": QWEN_FP8}
+    (made / "config.json").write_text(json.dumps(config))
+    return made.name, made
 
 
 def gib(value):
@@ -40,8 +58,9 @@ def total(load, mode):
 def main():
     program, *configs = sys.argv[1:]
     print(INTRODUCTION)
-    for config in configs:
-        name = pathlib.Path(config).name
+    temporary = tempfile.TemporaryDirectory()
+    for argument in configs:
+        name, config = config_of(argument, temporary.name)
         print(f"## {name}\n")
         print("| ranks | mesh | read | base | buffers | adapter + moments | activations | peak | a step | load, node | load, rank0 |")
         print("|---|---|---|---|---|---|---|---|---|---|---|")

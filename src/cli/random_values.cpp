@@ -95,6 +95,8 @@ void fill_scales(const Quantized& q, const CounterRandom& random, DType dtype, u
     const int exponent = q.exponent - static_cast<int>(random.bits(first + i) & 1);
     if (dtype == DType::kF8E8M0) {
       into[i] = static_cast<std::byte>(exponent + 127);
+    } else if (dtype == DType::kBF16) {
+      reinterpret_cast<c10::BFloat16*>(into)[i] = std::exp2(static_cast<float>(exponent));
     } else {
       reinterpret_cast<float*>(into)[i] = std::exp2(static_cast<float>(exponent));
     }

@@ -17,6 +17,11 @@ std::array<float, 256> fp8_values() {
 
 }  // namespace
 
+ScaleGrid scale_grid(std::string_view scales, const std::vector<int64_t>& scale_shape, int64_t rows, int64_t columns) {
+  if (is_scale_inv(scales)) return {columns, scale_shape[1], kScaleInvBlock, kScaleInvBlock};
+  return {columns, scale_shape[1], rows / scale_shape[0], columns / scale_shape[1]};
+}
+
 template <typename Out>
 void dequantize_run(Codes kind, const uint8_t* codes, const float* factors, const ScaleGrid& grid, int64_t first, int64_t count, Out* out) {
   static const std::array<float, 256> fp8 = fp8_values();
@@ -24,7 +29,7 @@ void dequantize_run(Codes kind, const uint8_t* codes, const float* factors, cons
   while (count > 0) {
     // Up to the end of a block: one factor.
     const int64_t block = column / grid.block_columns;
-    const int64_t run = std::min(count, (block + 1) * grid.block_columns - column);
+    const int64_t run = std::min(count, std::min((block + 1) * grid.block_columns, grid.columns) - column);
     const float factor = factors[row / grid.block_rows * grid.scale_columns + block];
     if (kind == Codes::kFp4) {
       std::array<Out, 16> value;

@@ -1,11 +1,18 @@
 #include "load/file_range.h"
 
+#include "load/dequantize.h"
+
 namespace moraine {
+
+ScaleGrid FileRange::grid() const {
+  const int64_t columns = codes->entry.shape[1] * (stored == DType::kF4 ? 2 : 1);
+  return scale_grid(scales->entry.name, scales->entry.shape, codes->entry.shape[0], columns);
+}
 
 FileRange::ScaleRows FileRange::scale_rows() const {
   if (!scales) return {};
-  const int64_t bits = dtype_bits(stored), columns = codes->entry.shape[1] * (stored == DType::kF4 ? 2 : 1);
-  const int64_t block_rows = codes->entry.shape[0] / scales->entry.shape[0];
+  const auto [columns, scale_columns, block_rows, block_columns] = grid();
+  const int64_t bits = dtype_bits(stored);
   const int64_t first = static_cast<int64_t>(offset - codes->entry.offset) * 8 / bits, count = static_cast<int64_t>(nbytes) * 8 / bits;
   return {first / columns / block_rows, (first + count - 1) / columns / block_rows + 1};
 }

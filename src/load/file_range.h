@@ -8,6 +8,8 @@
 
 namespace moraine {
 
+struct ScaleGrid;
+
 // Bytes of one file that are elements of one dtype.
 struct FileRange {
   int file = 0;         // index into CheckpointIndex::files
@@ -30,6 +32,7 @@ struct FileRange {
     int64_t first = 0, end = 0;
   };
   ScaleRows scale_rows() const;
+  ScaleGrid grid() const;  // of all their elements
   // What is read of the files: `nbytes`, and the rows of scales.
   uint64_t read_nbytes() const;
   // `size` bytes of the file from byte `begin` of this range on; both at borders of elements.

@@ -8,11 +8,11 @@
 
 namespace moraine {
 
-// The slot `name`; the slot of its scales is called `name`_scale (models/param_specs.h).
-inline FrozenWeight weight_of(const ImageView& image, const std::string& name) {
+// The slot `name`; the slot of its scales is called `name`_scale (models/param_specs.h). `blocks`: where they do not divide it evenly.
+inline FrozenWeight weight_of(const ImageView& image, const std::string& name, ScaleBlocks blocks = {}) {
   const std::string scale = name + "_scale";
   if (!image.has(scale)) return {image[name]};
-  return {image[name], image[scale]};
+  return {image[name], image[scale], blocks};
 }
 
 }  // namespace moraine

@@ -36,22 +36,6 @@ ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, c
   return param;
 }
 
-std::vector<ParamSpec> qwen_experts(const std::string& prefix, ExpertFiles files, int64_t num_experts,
-                                    int64_t intermediate, int64_t hidden, DType dtype) {
-  const std::string gate_up = "mlp.experts.gate_up_proj", down = "mlp.experts.down_proj";
-  if (files == ExpertFiles::kOneEach) {
-    return {stored_by_expert(gate_up, prefix, {".gate_proj.weight", ".up_proj.weight"}, num_experts, intermediate, hidden, dtype),
-            stored_by_expert(down, prefix, {".down_proj.weight"}, num_experts, hidden, intermediate, dtype)};
-  }
-  auto fused = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape) {
-    ParamSpec param = stored_whole(name, prefix + tensor, std::move(shape), dtype);
-    param.kind = ParamKind::kExperts;
-    return param;
-  };
-  return {fused(gate_up, "gate_up_proj", {num_experts, 2 * intermediate, hidden}),
-          fused(down, "down_proj", {num_experts, hidden, intermediate})};
-}
-
 int64_t MatrixFormat::scale_rows(int64_t rows, const std::string& tensor) const {
   return scale_count(rows, block_rows, "rows", tensor);
 }

@@ -18,12 +18,6 @@ ParamSpec stored_whole(const std::string& name, const std::string& tensor, std::
 ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, const std::vector<std::string>& suffixes,
                            int64_t num_experts, int64_t rows, int64_t columns, DType dtype);
 
-// mlp.experts.gate_up_proj [E, 2I, H] (gate rows first) and mlp.experts.down_proj [E, H, I] as both Qwen families store them
-// under `prefix` ("model.layers.3.mlp.experts."): fused under these names, or a tensor for each expert and projection.
-enum class ExpertFiles { kFused, kOneEach };
-std::vector<ParamSpec> qwen_experts(const std::string& prefix, ExpertFiles files, int64_t num_experts,
-                                    int64_t intermediate, int64_t hidden, DType dtype);
-
 // A matrix that may be quantised, as it is stored: FP8 (E4M3) with a scale for each block, or FP4 (E2M1), two codes a byte
 // of I8 (the even column in the low nibble) with a scale for each row's run of 32. value = code × scale.
 struct MatrixFormat {

@@ -9,11 +9,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "load/dequantize.h"
 
 namespace moraine {
 namespace {
 
-constexpr std::string_view kWeight = ".weight", kScale = ".scale";
+constexpr std::string_view kWeight = ".weight", kScale = ".scale", kScaleInv = ".weight_scale_inv";
 
 bool is_float(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
 bool is_quantized(DType dtype) { return dtype == DType::kF8E4M3 || dtype == DType::kI8; }
@@ -27,8 +28,9 @@ std::string last_component(const std::string& name) { return name.substr(name.rf
 
 // Whether `name` holds the scales of another tensor.
 bool scales_another(const CheckpointIndex& index, const std::string& name) {
-  if (!name.ends_with(kScale)) return false;
-  const CheckpointTensor* weight = index.find(with_suffix(name, kScale, kWeight));
+  const std::string_view suffix = name.ends_with(kScaleInv) ? kScaleInv : kScale;
+  if (!name.ends_with(suffix)) return false;
+  const CheckpointTensor* weight = index.find(with_suffix(name, suffix, kWeight));
   return weight && is_quantized(weight->entry.dtype);
 }
 
@@ -39,19 +41,30 @@ void add_scales(PlainTensor& plain, const CheckpointIndex& index) {
                       fmt::format("tensor {} is {}, but {}", plain.name, dtype_name(values.dtype), what),
                       "quantised weights are F8_E4M3 in blocks or two FP4 codes in I8, with scales beside them");
   };
-  const std::string name = plain.name.ends_with(kWeight) ? with_suffix(plain.name, kWeight, kScale) : plain.name + std::string(kScale);
-  plain.scales = index.find(name);
-  if (!plain.scales) refuse("there is no tensor " + name);
+  const std::string stem = plain.name.ends_with(kWeight) ? with_suffix(plain.name, kWeight, "") : plain.name;
+  const std::string name = stem + std::string(kScale), name_inv = stem + std::string(kScaleInv);
+  plain.scales = index.find(name_inv);
+  if (!plain.scales) plain.scales = index.find(name);
+  if (!plain.scales) refuse(fmt::format("there is no tensor {} or {}", name, name_inv));
   const SafetensorsEntry& scales = plain.scales->entry;
   const bool fp4 = values.dtype == DType::kI8;
   if (!is_scale(scales.dtype)) refuse(fmt::format("its scales are {}", dtype_name(scales.dtype)));
   if (values.shape.size() != 2 || scales.shape.size() != 2) refuse("not a matrix with a matrix of scales");
   plain.columns = plain.shape[1] = values.shape[1] * (fp4 ? 2 : 1);
   const int64_t rows = values.shape[0], scale_rows = scales.shape[0], scale_columns = scales.shape[1];
-  const bool even = scale_rows > 0 && scale_columns > 0 && rows % scale_rows == 0 && plain.columns % scale_columns == 0 &&
-                    (!fp4 || plain.columns / scale_columns % 2 == 0);
-  if (!even) refuse(fmt::format("[{}] scales do not divide [{}, {}] evenly", fmt::join(scales.shape, ", "), rows, plain.columns));
-  plain.block_rows = rows / scale_rows;
+  const auto shapes = [&] { return fmt::format("[{}] scales", fmt::join(scales.shape, ", ")); };
+  if (is_scale_inv(scales.name)) {
+    const auto blocks = [](int64_t length) { return (length + kScaleInvBlock - 1) / kScaleInvBlock; };
+    if (fp4 || scale_rows != blocks(rows) || scale_columns != blocks(plain.columns))
+      refuse(fmt::format("{} are not one for each 128 × 128 block of [{}, {}]", shapes(), rows, plain.columns));
+  } else {
+    const bool even = scale_rows > 0 && scale_columns > 0 && rows % scale_rows == 0 && plain.columns % scale_columns == 0 &&
+                      (!fp4 || plain.columns / scale_columns % 2 == 0);
+    if (!even) refuse(fmt::format("{} do not divide [{}, {}] evenly", shapes(), rows, plain.columns));
+  }
+  const ScaleGrid grid = scale_grid(scales.name, scales.shape, rows, plain.columns);
+  plain.block_rows = grid.block_rows;
+  plain.block_columns = grid.block_columns;
 }
 
 // Names that stay in fp32: those whose parameters the family has in fp32 though the model is in bfloat16. By their last component, so

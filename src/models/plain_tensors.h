@@ -18,7 +18,7 @@ struct PlainTensor {
   int64_t columns = 1;          // its last dim; 1 for a number alone
   const CheckpointTensor* values = nullptr;  // of the index
   const CheckpointTensor* scales = nullptr;  // null: not quantised
-  int64_t block_rows = 1;       // rows that share scales
+  int64_t block_rows = 1, block_columns = 1;  // of elements that share a scale; the last blocks may be cut off
 };
 
 // The tensors of `index` in the order of its files, without scales. `specs` is what config.json implies of it in bfloat16, and the

@@ -68,8 +68,11 @@ void fill_elements(const CheckpointFiles& files, const OldTensor& tensor, uint64
   const bool in_place = !tensor.change || plain.dtype == DType::kF32;
   const at::Tensor rows_RI = in_place ? out_RI : at::empty({rows, plain.columns}, at::kFloat);
   if (plain.scales) {
+    // The writer cuts between blocks; the last one may be short.
+    const int64_t scale_rows = (rows + plain.block_rows - 1) / plain.block_rows;
     const FrozenWeight weight(read_rows(files, *plain.values, first_row, rows),
-                              read_rows(files, *plain.scales, first_row / plain.block_rows, rows / plain.block_rows));
+                              read_rows(files, *plain.scales, first_row / plain.block_rows, scale_rows),
+                              {plain.block_rows, plain.block_columns});
     dequantize_into(rows_RI, weight);
   } else {
     read_elements(files, *plain.values, first, count, DType::kF32, rows_RI.mutable_data_ptr());

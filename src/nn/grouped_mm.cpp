@@ -86,6 +86,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
     });
     context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
     context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
+    save_blocks(context, w.blocks);
     save_pair(context, lora);
     return y;
   }
@@ -93,7 +94,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
-    const FrozenWeight w(saved[1], saved[2]);
+    const FrozenWeight w(saved[1], saved[2], saved_blocks(context));
     const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
     const double scaling = saved_scaling(context);
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");

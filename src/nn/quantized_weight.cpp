@@ -10,29 +10,47 @@
 namespace moraine {
 namespace {
 
-struct Blocks {
-  int64_t rows, columns;  // of elements that share a scale
+int64_t blocks_in(int64_t length, int64_t block) { return (length + block - 1) / block; }
+
+// The weight as matrices one below another, of `rows` rows and `scale_rows` rows of scales each: blocks never span two of them.
+struct Matrices {
+  int64_t rows, columns, scale_rows, scale_columns;
+  int64_t block_rows, block_columns;
+
+  bool even() const { return rows % block_rows == 0 && columns % block_columns == 0; }
 };
 
-Blocks blocks_of(const FrozenWeight& w) {
+Matrices matrices_of(const FrozenWeight& w) {
   const int64_t O = w.out_features(), I = w.in_features(), scale_rows = w.scale.size(-2), scale_columns = w.scale.size(-1);
+  const ScaleBlocks& said = w.blocks;
+  if (said.rows > 0) {
+    MORAINE_ASSERT(O % said.matrices == 0 && scale_rows == said.matrices * blocks_in(O / said.matrices, said.rows) &&
+                       scale_columns == blocks_in(I, said.columns) && (!w.is_fp4() || said.columns % 2 == 0),
+                   "a scale for each block");
+    const int64_t rows = O / said.matrices;
+    return {rows, I, scale_rows / said.matrices, scale_columns, std::min(said.rows, rows), std::min(said.columns, I)};
+  }
   MORAINE_ASSERT(O % scale_rows == 0 && I % scale_columns == 0, "scales must divide the weight evenly");
   MORAINE_ASSERT(!w.is_fp4() || I / scale_columns % 2 == 0, "a block of FP4 codes ends within a byte");
-  return {O / scale_rows, I / scale_columns};
+  return {O, I, scale_rows, scale_columns, O / scale_rows, I / scale_columns};
 }
 
-// All matrices of the weight are taken as one of E·O rows: blocks never span two experts.
 template <typename Out>
 void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
-  const Blocks block = blocks_of(w);
-  const int64_t I = w.in_features(), rows = w.values.numel() / w.values.size(-1), stored_columns = w.values.size(-1);
-  const ScaleGrid grid{I, w.scale.size(-1), block.rows, block.columns};
+  const Matrices m = matrices_of(w);
+  const int64_t I = m.columns, rows = w.values.numel() / w.values.size(-1), stored_columns = w.values.size(-1);
+  const ScaleGrid grid{I, m.scale_columns, m.block_rows, m.block_columns};
   const Codes kind = w.is_fp4() ? Codes::kFp4 : Codes::kFp8;
   const at::Tensor codes = w.values.contiguous(), scales = w.scale.to(at::kFloat).contiguous();
   const auto* bytes = static_cast<const uint8_t*>(codes.const_data_ptr());
   const float* factors = scales.const_data_ptr<float>();
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / I), [&](int64_t begin, int64_t end) {
-    dequantize_run(kind, bytes + begin * stored_columns, factors, grid, begin * I, (end - begin) * I, out + begin * I);
+    for (int64_t row = begin; row < end;) {
+      const int64_t matrix = row / m.rows, within = row % m.rows, count = std::min(end - row, m.rows - within);
+      const float* of_matrix = factors + matrix * m.scale_rows * m.scale_columns;
+      dequantize_run(kind, bytes + row * stored_columns, of_matrix, grid, within * I, count * I, out + row * I);
+      row += count;
+    }
   });
 }
 
@@ -41,6 +59,8 @@ void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
 FrozenWeight FrozenWeight::split_rows(int64_t groups) const {
   const at::Tensor split = values.unflatten(0, {groups, values.size(0) / groups});
   if (!quantized()) return {split};
+  if (groups == 1) return {split, scale.unsqueeze(0), blocks};
+  MORAINE_ASSERT(blocks.rows == 0, "rows of a weight with cut-off blocks are not split");
   const int64_t scale_rows = scale.size(0);
   if (scale_rows % groups == 0) return {split, scale.unflatten(0, {groups, scale_rows / groups})};
   // A block spans groups: a row of scales for each row instead.
@@ -68,8 +88,7 @@ at::Tensor dequantize(const FrozenWeight& w, at::ScalarType dtype) {
 }
 
 at::Tensor dequantize_by_tensor_ops(const FrozenWeight& w, at::ScalarType dtype) {
-  const Blocks block = blocks_of(w);
-  const int64_t scale_rows = w.scale.size(-2), scale_columns = w.scale.size(-1);
+  const Matrices m = matrices_of(w);
   at::Tensor values;
   if (w.is_fp4()) {
     const at::Tensor bytes = w.values.view(at::kByte);
@@ -79,8 +98,15 @@ at::Tensor dequantize_by_tensor_ops(const FrozenWeight& w, at::ScalarType dtype)
   } else {
     values = w.values.to(at::kFloat);
   }
-  values = values.reshape({-1, scale_rows, block.rows, scale_columns, block.columns});
-  const at::Tensor scale = w.scale.to(at::kFloat).reshape({-1, scale_rows, 1, scale_columns, 1});
+  at::Tensor scale = w.scale.to(at::kFloat);
+  if (m.even()) {
+    values = values.reshape({-1, m.scale_rows, m.block_rows, m.scale_columns, m.block_columns});
+    scale = scale.reshape({-1, m.scale_rows, 1, m.scale_columns, 1});
+  } else {
+    values = values.reshape({-1, m.rows, m.columns});
+    scale = scale.reshape({-1, m.scale_rows, m.scale_columns}).repeat_interleave(m.block_rows, 1).narrow(1, 0, m.rows);
+    scale = scale.repeat_interleave(m.block_columns, 2).narrow(2, 0, m.columns);
+  }
   std::vector<int64_t> shape = w.values.sizes().vec();
   shape.back() = w.in_features();
   return (values * scale).to(dtype).view(shape);

@@ -11,24 +11,33 @@
 
 namespace moraine {
 
+// Which elements share a factor, where the grid of factors does not divide a matrix evenly: blocks of rows × columns, the last of a row or
+// column of blocks cut off. An [O, I] is `matrices` of them one below another, each of O / matrices rows with blocks of its own.
+struct ScaleBlocks {
+  int64_t rows = 0, columns = 0;  // 0: the grid divides it evenly
+  int64_t matrices = 1;
+};
+
 // One matrix [O, I], or one an expert [E, O, I].
 struct FrozenWeight {
   // Plain: of the activations' dtype. FP8: float8_e4m3fn. FP4: int8 with half the columns, two E2M1 codes a byte, the even
   // column in the low nibble.
   at::Tensor values;
-  // Undefined: not quantised. Else a factor (e8m0 or a floating dtype) for each block of a grid that divides O and I evenly.
+  // Undefined: not quantised. Else a factor (e8m0 or a floating dtype) for each block.
   at::Tensor scale;
+  ScaleBlocks blocks = {};
 
   FrozenWeight(at::Tensor plain) : values(std::move(plain)) {}  // NOLINT: every tensor is one
-  FrozenWeight(at::Tensor codes, at::Tensor scales) : values(std::move(codes)), scale(std::move(scales)) {}
+  FrozenWeight(at::Tensor codes, at::Tensor scales, ScaleBlocks blocks = {})
+      : values(std::move(codes)), scale(std::move(scales)), blocks(blocks) {}
 
   bool quantized() const { return scale.defined(); }
   bool is_fp4() const { return values.scalar_type() == at::kChar; }
   int64_t out_features() const { return values.size(-2); }
   int64_t in_features() const { return values.size(-1) * (is_fp4() ? 2 : 1); }
 
-  FrozenWeight of_expert(int64_t e) const { return quantized() ? FrozenWeight{values[e], scale[e]} : FrozenWeight{values[e]}; }
-  // [O, I] → [groups, O / groups, I], without copying the matrix.
+  FrozenWeight of_expert(int64_t e) const { return quantized() ? FrozenWeight{values[e], scale[e], blocks} : FrozenWeight{values[e]}; }
+  // [O, I] → [groups, O / groups, I], without copying the matrix. More than one group only of a grid that divides it evenly.
   FrozenWeight split_rows(int64_t groups) const;
 };
 

@@ -4,7 +4,7 @@
 
 - Merged checkpoints of the three families load in transformers, and their weights are those of PEFT's merge_and_unload: in fp32
   to the last bits, in bf16 to one unit in the last place.
-- The converted FP8/FP4 checkpoint of DeepSeek-V4 loads in transformers and scores the reference's loss.
+- The converted FP8 and FP4 checkpoints load in transformers and score the reference's loss.
 
 Needs transformers and peft, as peft_roundtrip_test.py does; without them it says so and exits 77.
 """
@@ -122,11 +122,13 @@ def main():
                 report(abs(loss - expected) <= 1e-5 * expected, f"{golden}: transformers scores the merged model {loss:.7f}, "
                        f"model and adapter {expected:.7f}")
 
-        golden = GOLDEN / "deepseek_v4-fp8fp4"
-        run(program, "convert", "--model", golden / "model", "--out", folder / "converted", "--dtype", "bfloat16")
-        loss = loss_of(load(folder / "converted", torch.float32), load_file(golden / "batch.safetensors"))
-        expected = load_file(golden / "forward.safetensors")["loss"].item()
-        report(abs(loss - expected) <= 1e-5 * expected, f"deepseek_v4-fp8fp4: transformers scores the converted model {loss:.7f}, the reference {expected:.7f}")
+        # In a dtype that holds every value exactly: DeepSeek-V4's scales are powers of two.
+        for name, dtype in {"deepseek_v4-fp8fp4": "bfloat16", "qwen3_moe-fp8": "float32", "qwen3_5_moe-fp8": "float32"}.items():
+            golden, converted = GOLDEN / name, folder / f"{name}-converted"
+            run(program, "convert", "--model", golden / "model", "--out", converted, "--dtype", dtype)
+            loss = loss_of(load(converted, torch.float32), load_file(golden / "batch.safetensors"))
+            expected = load_file(golden / "forward.safetensors")["loss"].item()
+            report(abs(loss - expected) <= 1e-5 * expected, f"{name}: transformers scores the converted model {loss:.7f}, the reference {expected:.7f}")
     return 1 if failures else 0
 
 

@@ -64,10 +64,38 @@ TEST(QuantizedWeight, RowsSplitIntoGroupsWhateverTheBlocks) {
   }
 }
 
+// FP8 with blocks that do not divide the matrices evenly, and scales that are no powers of two.
+FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns) {
+  const auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
+  return {random({experts, matrices * rows, columns}).to(at::kFloat8_e4m3fn),
+          random({experts, matrices * blocks(rows, block_rows), blocks(columns, block_columns)}).abs() + 0.1,
+          {block_rows, block_columns, matrices}};
+}
+
+TEST(QuantizedWeight, BlocksAreCutOffAtTheEndOfEachMatrix) {
+  // One block longer than a side too.
+  for (const auto& [matrices, rows, columns] : {std::array<int64_t, 3>{2, 10, 26}, {1, 10, 24}, {3, 8, 26}, {2, 3, 5}}) {
+    const FrozenWeight weight = random_cut(3, matrices, rows, columns, 4, 8);
+    at::Tensor expected = at::empty({3, matrices * rows, columns});
+    const int64_t scale_rows = (rows + 3) / 4;
+    for (int64_t e = 0; e < 3; ++e)
+      for (int64_t row = 0; row < matrices * rows; ++row)
+        for (int64_t column = 0; column < columns; ++column)
+          expected[e][row][column] = weight.values[e][row][column].to(at::kFloat) *
+                                     weight.scale[e][row / rows * scale_rows + row % rows / 4][column / 8];
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      expect_equal(dequantize(weight, dtype), expected.to(dtype));
+      expect_equal(dequantize_by_tensor_ops(weight, dtype), expected.to(dtype));
+      expect_equal(dequantize(weight.of_expert(1), dtype), expected[1].to(dtype));
+      expect_equal(dequantize(weight.of_expert(2).split_rows(1), dtype), expected[2].unsqueeze(0).to(dtype));
+    }
+  }
+}
+
 // Outputs and gradients are those of the dequantised weight, bit for bit.
 TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
   const std::vector<int64_t> rows{3, 0, 5};
-  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32)}) {
+  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32), random_cut(3, 2, 3, 64, 2, 48)}) {
     const FrozenWeight plain(dequantize(weight, at::kFloat));
     at::Tensor x = random({8, 64}).requires_grad_(), g = random({8, 6});
     LoraPair lora{random({3, 2, 64}), random({3, 6, 2}), 1.5, {}, {}};

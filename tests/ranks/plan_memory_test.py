@@ -25,6 +25,8 @@ SHAPES = {  # layers, hidden, experts, top-k, width, vocabulary
     "wide": (4, 1024, 16, 2, 1024, 8000),
     "vocab": (4, 512, 16, 4, 256, 150000),
     "hybrid": (8, 512, 32, 4, 384, 32000),  # Qwen3.5: three layers of linear attention, then one of full attention
+    "small-fp8": (8, 512, 32, 4, 384, 32000),
+    "hybrid-fp8": (8, 512, 32, 4, 384, 32000),
 }
 # DeepSeek-V4: layers, hidden, experts, top-k, width, vocabulary
 V4_SHAPES = {
@@ -34,7 +36,8 @@ V4_SHAPES = {
 # shape, dtype, tokens a sequence, ranks, ep, further keys
 CASES = [("small", "float32", 256, 1, 1, []), ("small", "float32", 256, 2, 1, []), ("small", "float32", 256, 2, 2, []),
          ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 256, 4, 2, []), ("small", "float32", 512, 4, 4, []),
-         ("hybrid", "float32", 1024, 1, 1, []), ("v4", "float32", 512, 1, 1, []), ("v4-quantised", "float32", 512, 2, 2, [])]
+         ("hybrid", "float32", 1024, 1, 1, []), ("v4", "float32", 512, 1, 1, []), ("v4-quantised", "float32", 512, 2, 2, []),
+         ("small-fp8", "float32", 256, 2, 2, [])]
 MORE = [("wide", "float32", 1024, 1, 1, []), ("wide", "bfloat16", 1024, 2, 2, []), ("vocab", "bfloat16", 256, 1, 1, []),
         ("small", "bfloat16", 256, 1, 1, []), ("small", "bfloat16", 256, 2, 1, []), ("small", "bfloat16", 256, 4, 2, []),
         ("small", "float32", 256, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"]),
@@ -42,7 +45,8 @@ MORE = [("wide", "float32", 1024, 1, 1, []), ("wide", "bfloat16", 1024, 2, 2, []
         ("v4-quantised", "bfloat16", 512, 2, 2, []),
         ("hybrid", "float32", 512, 1, 1, ["train.recompute=none"]),
         ("v4", "float32", 2048, 1, 1, []), ("v4", "bfloat16", 2048, 2, 2, []), ("v4-quantised", "bfloat16", 1024, 1, 1, []),
-        ("v4", "float32", 512, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"])]
+        ("v4", "float32", 512, 2, 2, ["train.recompute=none", "mesh.resident=1GiB"]),
+        ("small-fp8", "bfloat16", 256, 1, 1, []), ("hybrid-fp8", "bfloat16", 512, 2, 1, []), ("hybrid-fp8", "float32", 512, 1, 1, [])]
 
 
 def v4_config(shape, dtype):
@@ -62,6 +66,8 @@ def v4_config(shape, dtype):
 def config(shape, dtype):
     if shape in V4_SHAPES:
         return v4_config(shape, dtype)
+    if shape.endswith("-fp8"):
+        return config(shape.removesuffix("-fp8"), dtype) | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     layers, hidden, experts, top_k, width, vocabulary = SHAPES[shape]
     if shape == "hybrid":
         return {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "full_attention_interval": 4,

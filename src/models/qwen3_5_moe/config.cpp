@@ -80,6 +80,7 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   c.shared_expert_intermediate_size = positive(text, "shared_expert_intermediate_size");
   c.tie_word_embeddings = read_tie(config, text);
   c.dtype = compute_dtype(config, dtype);
+  c.fp8 = read_qwen_fp8(config);
 
   require(text, c.num_attention_heads % c.num_key_value_heads == 0,
           "num_key_value_heads must divide num_attention_heads");

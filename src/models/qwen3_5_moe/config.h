@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/hf_config.h"
 #include "formats/dtype.h"
+#include "models/qwen_fp8.h"
 
 namespace moraine::qwen3_5_moe {
 
@@ -34,6 +36,7 @@ struct Config {
   int64_t num_experts, num_experts_per_tok, moe_intermediate_size, shared_expert_intermediate_size;
   bool tie_word_embeddings;
   DType dtype;  // compute dtype
+  std::optional<QwenFp8> fp8;  // how the weights are stored; nullopt: in a floating dtype
 
   int64_t linear_key_dim() const { return linear_num_key_heads * linear_key_head_dim; }
   int64_t linear_value_dim() const { return linear_num_value_heads * linear_value_head_dim; }
@@ -44,7 +47,7 @@ struct Config {
 
 // `dtype`: auto | bfloat16 | float32. The fields lie in text_config, or at the top for the text class alone. Where both are
 // given, layer_types wins over full_attention_interval. Throws an input error that names the key for what is missing,
-// impossible or not supported (RoPE scaling, layers without experts, other activations).
+// impossible or not supported (RoPE scaling, layers without experts, other activations, other quantisations).
 Config read_config(const HfConfig& config, const std::string& dtype);
 
 }  // namespace moraine::qwen3_5_moe

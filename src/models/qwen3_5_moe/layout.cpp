@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "models/param_specs.h"
+#include "models/qwen_params.h"
 #include "nn/gated_delta_rule.h"
 
 namespace moraine::qwen3_5_moe {
@@ -82,52 +83,53 @@ ImageSpec Qwen3_5MoeLayout::dense_spec(int64_t layer, const StoredDtype& stored)
   const std::string prefix = fmt::format("{}layers.{}.", stored_prefix(c, stored), layer);
   const int64_t H = c.hidden_size, shared = c.shared_expert_intermediate_size;
   ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
-  // All in the compute dtype, A_log and the linear attention's norm too, which some releases store in F32: transformers
-  // casts them likewise.
-  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    spec.params.push_back(stored_whole(name, prefix + name, std::move(shape), c.dtype));
-  };
-  add("input_layernorm.weight", {H});
+  // All in the compute dtype but quantised weights; A_log and the linear attention's norm too, which some releases store in F32:
+  // transformers casts them likewise.
+  QwenParams params(prefix, c.dtype, c.fp8, stored, spec);
+  params.add("input_layernorm.weight", {H});
   if (is_full_attention(c, layer)) {
     const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
-    add("self_attn.q_proj.weight", {2 * q_width, H});
-    add("self_attn.k_proj.weight", {kv_width, H});
-    add("self_attn.v_proj.weight", {kv_width, H});
-    add("self_attn.o_proj.weight", {H, q_width});
+    params.add_linear("self_attn.q_proj", 2 * q_width, H);
+    params.add_linear("self_attn.k_proj", kv_width, H);
+    params.add_linear("self_attn.v_proj", kv_width, H);
+    params.add_linear("self_attn.o_proj", H, q_width);
     if (c.attention_bias) {
-      add("self_attn.q_proj.bias", {2 * q_width});
-      add("self_attn.k_proj.bias", {kv_width});
-      add("self_attn.v_proj.bias", {kv_width});
-      add("self_attn.o_proj.bias", {H});
+      params.add("self_attn.q_proj.bias", {2 * q_width});
+      params.add("self_attn.k_proj.bias", {kv_width});
+      params.add("self_attn.v_proj.bias", {kv_width});
+      params.add("self_attn.o_proj.bias", {H});
     }
-    add("self_attn.q_norm.weight", {c.head_dim});
-    add("self_attn.k_norm.weight", {c.head_dim});
+    params.add("self_attn.q_norm.weight", {c.head_dim});
+    params.add("self_attn.k_norm.weight", {c.head_dim});
   } else {
-    add("linear_attn.in_proj_qkv.weight", {c.linear_conv_dim(), H});
-    add("linear_attn.in_proj_z.weight", {c.linear_value_dim(), H});
-    add("linear_attn.in_proj_b.weight", {c.linear_num_value_heads, H});
-    add("linear_attn.in_proj_a.weight", {c.linear_num_value_heads, H});
-    add("linear_attn.conv1d.weight", {c.linear_conv_dim(), 1, c.linear_conv_kernel_dim});
-    add("linear_attn.dt_bias", {c.linear_num_value_heads});
-    add("linear_attn.A_log", {c.linear_num_value_heads});
-    add("linear_attn.norm.weight", {c.linear_value_head_dim});
-    add("linear_attn.out_proj.weight", {H, c.linear_value_dim()});
+    params.add_linear("linear_attn.in_proj_qkv", c.linear_conv_dim(), H);
+    params.add_linear("linear_attn.in_proj_z", c.linear_value_dim(), H);
+    params.add_linear("linear_attn.in_proj_b", c.linear_num_value_heads, H);
+    params.add_linear("linear_attn.in_proj_a", c.linear_num_value_heads, H);
+    params.add("linear_attn.conv1d.weight", {c.linear_conv_dim(), 1, c.linear_conv_kernel_dim});
+    params.add("linear_attn.dt_bias", {c.linear_num_value_heads});
+    params.add("linear_attn.A_log", {c.linear_num_value_heads});
+    params.add("linear_attn.norm.weight", {c.linear_value_head_dim});
+    params.add_linear("linear_attn.out_proj", H, c.linear_value_dim());
   }
-  add("post_attention_layernorm.weight", {H});
-  add("mlp.gate.weight", {c.num_experts, H});
-  add("mlp.shared_expert.gate_proj.weight", {shared, H});
-  add("mlp.shared_expert.up_proj.weight", {shared, H});
-  add("mlp.shared_expert.down_proj.weight", {H, shared});
-  add("mlp.shared_expert_gate.weight", {1, H});
+  params.add("post_attention_layernorm.weight", {H});
+  params.add("mlp.gate.weight", {c.num_experts, H});
+  params.add_linear("mlp.shared_expert.gate_proj", shared, H);
+  params.add_linear("mlp.shared_expert.up_proj", shared, H);
+  params.add_linear("mlp.shared_expert.down_proj", H, shared);
+  params.add_linear("mlp.shared_expert_gate", 1, H);
   return spec;
 }
 
 ImageSpec Qwen3_5MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored) const {
   const Config& c = config_;
-  const std::string prefix = fmt::format("{}layers.{}.mlp.experts.", stored_prefix(c, stored), layer);
-  const ExpertFiles files = stored(prefix + "0.gate_proj.weight") ? ExpertFiles::kOneEach : ExpertFiles::kFused;
-  return {fmt::format("layers.{}.experts", layer), ImageKind::kExperts,
-          qwen_experts(prefix, files, c.num_experts, c.moe_intermediate_size, c.hidden_size, c.dtype)};
+  const std::string prefix = fmt::format("{}layers.{}.", stored_prefix(c, stored), layer), experts = prefix + "mlp.experts.";
+  // The FP8 releases have a tensor for each expert, the others fused ones.
+  const bool one_each = stored(experts + "0.gate_proj.weight") || (c.fp8 && !stored(experts + "gate_up_proj"));
+  ImageSpec spec{fmt::format("layers.{}.experts", layer), ImageKind::kExperts, {}};
+  QwenParams params(prefix, c.dtype, c.fp8, stored, spec);
+  params.add_experts(one_each ? ExpertFiles::kOneEach : ExpertFiles::kFused, c.num_experts, c.moe_intermediate_size, c.hidden_size);
+  return spec;
 }
 
 std::optional<std::string> Qwen3_5MoeLayout::why_skipped(const std::string& tensor) const {

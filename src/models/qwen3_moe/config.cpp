@@ -58,6 +58,7 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   c.intermediate_size = config.integer("intermediate_size", 6144);
   c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
   c.dtype = compute_dtype(config, dtype);
+  c.fp8 = read_qwen_fp8(config);
 
   check(config, c.num_key_value_heads > 0 && c.num_attention_heads % c.num_key_value_heads == 0,
         "num_key_value_heads must divide num_attention_heads");

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/hf_config.h"
 #include "formats/dtype.h"
+#include "models/qwen_fp8.h"
 
 namespace moraine::qwen3_moe {
 
@@ -22,6 +24,7 @@ struct Config {
   int64_t intermediate_size;  // of dense layers
   bool tie_word_embeddings;
   DType dtype;  // compute dtype
+  std::optional<QwenFp8> fp8;  // how the weights are stored; nullopt: in a floating dtype
 
   // transformers' rule: every decoder_sparse_step-th layer has experts unless mlp_only_layers lists it.
   bool is_moe_layer(int64_t layer) const;
@@ -29,7 +32,7 @@ struct Config {
 
 // `dtype`: auto | bfloat16 | float32. Accepts both ways of writing RoPE and the number of experts (num_experts,
 // num_local_experts). Throws an input error that names the key for what is missing, impossible or not supported
-// (sliding window, RoPE scaling, other activations).
+// (sliding window, RoPE scaling, other activations, other quantisations).
 Config read_config(const HfConfig& config, const std::string& dtype);
 
 }  // namespace moraine::qwen3_moe

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "models/param_specs.h"
+#include "models/qwen_params.h"
 
 namespace moraine::qwen3_moe {
 namespace {
@@ -48,34 +49,31 @@ ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {
   return root;
 }
 
-ImageSpec Qwen3MoeLayout::dense_spec(int64_t layer, const StoredDtype&) const {
+ImageSpec Qwen3MoeLayout::dense_spec(int64_t layer, const StoredDtype& stored) const {
   const Config& c = config_;
-  const std::string prefix = layer_prefix(layer);
   const int64_t q_width = c.num_attention_heads * c.head_dim, kv_width = c.num_key_value_heads * c.head_dim;
   ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
-  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    spec.params.push_back(stored_whole(name, prefix + name, std::move(shape), c.dtype));
-  };
-  add("input_layernorm.weight", {c.hidden_size});
-  add("self_attn.q_proj.weight", {q_width, c.hidden_size});
-  add("self_attn.k_proj.weight", {kv_width, c.hidden_size});
-  add("self_attn.v_proj.weight", {kv_width, c.hidden_size});
-  add("self_attn.o_proj.weight", {c.hidden_size, q_width});
+  QwenParams params(layer_prefix(layer), c.dtype, c.fp8, stored, spec);
+  params.add("input_layernorm.weight", {c.hidden_size});
+  params.add_linear("self_attn.q_proj", q_width, c.hidden_size);
+  params.add_linear("self_attn.k_proj", kv_width, c.hidden_size);
+  params.add_linear("self_attn.v_proj", kv_width, c.hidden_size);
+  params.add_linear("self_attn.o_proj", c.hidden_size, q_width);
   if (c.attention_bias) {
-    add("self_attn.q_proj.bias", {q_width});
-    add("self_attn.k_proj.bias", {kv_width});
-    add("self_attn.v_proj.bias", {kv_width});
-    add("self_attn.o_proj.bias", {c.hidden_size});
+    params.add("self_attn.q_proj.bias", {q_width});
+    params.add("self_attn.k_proj.bias", {kv_width});
+    params.add("self_attn.v_proj.bias", {kv_width});
+    params.add("self_attn.o_proj.bias", {c.hidden_size});
   }
-  add("self_attn.q_norm.weight", {c.head_dim});
-  add("self_attn.k_norm.weight", {c.head_dim});
-  add("post_attention_layernorm.weight", {c.hidden_size});
+  params.add("self_attn.q_norm.weight", {c.head_dim});
+  params.add("self_attn.k_norm.weight", {c.head_dim});
+  params.add("post_attention_layernorm.weight", {c.hidden_size});
   if (c.is_moe_layer(layer)) {
-    add("mlp.gate.weight", {c.num_experts, c.hidden_size});
+    params.add("mlp.gate.weight", {c.num_experts, c.hidden_size});
   } else {
-    add("mlp.gate_proj.weight", {c.intermediate_size, c.hidden_size});
-    add("mlp.up_proj.weight", {c.intermediate_size, c.hidden_size});
-    add("mlp.down_proj.weight", {c.hidden_size, c.intermediate_size});
+    params.add_linear("mlp.gate_proj", c.intermediate_size, c.hidden_size);
+    params.add_linear("mlp.up_proj", c.intermediate_size, c.hidden_size);
+    params.add_linear("mlp.down_proj", c.hidden_size, c.intermediate_size);
   }
   return spec;
 }
@@ -84,9 +82,9 @@ ImageSpec Qwen3MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored)
   const Config& c = config_;
   ImageSpec spec{fmt::format("layers.{}.experts", layer), ImageKind::kExperts, {}};
   if (!c.is_moe_layer(layer)) return spec;
-  const std::string prefix = layer_prefix(layer) + "mlp.experts.";
-  const ExpertFiles files = stored(prefix + "gate_up_proj") ? ExpertFiles::kFused : ExpertFiles::kOneEach;
-  spec.params = qwen_experts(prefix, files, c.num_experts, c.moe_intermediate_size, c.hidden_size, c.dtype);
+  const bool fused = stored(layer_prefix(layer) + "mlp.experts.gate_up_proj").has_value();
+  QwenParams params(layer_prefix(layer), c.dtype, c.fp8, stored, spec);
+  params.add_experts(fused ? ExpertFiles::kFused : ExpertFiles::kOneEach, c.num_experts, c.moe_intermediate_size, c.hidden_size);
   return spec;
 }
 
