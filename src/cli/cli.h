@@ -16,7 +16,7 @@ inline constexpr int64_t kNotGiven = INT64_MIN;
 // The flags of all commands; a command sees those that the table in commands.cpp lists for it. Empty = not given.
 struct CommandArgs {
   std::string recipe;                  // positional of train and plan
-  std::string folder;                  // positional of inspect
+  std::string folder;                  // positional of inspect and report
   std::vector<std::string> overrides;  // section.key=value
   std::string model, adapter, tokens, out, grads, config, dtype;
   std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
@@ -37,6 +37,7 @@ int run_plan(const CommandArgs& args);
 int run_score(const CommandArgs& args);
 int run_generate(const CommandArgs& args);
 int run_inspect(const CommandArgs& args);
+int run_report(const CommandArgs& args);
 int run_tokenize(const CommandArgs& args);
 int run_init(const CommandArgs& args);
 int run_merge(const CommandArgs& args);

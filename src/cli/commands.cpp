@@ -117,6 +117,14 @@ Command inspect_command() {
   return c;
 }
 
+Command report_command() {
+  Command c{"report", "write report.html of a run again, from the files in its folder", "RUN_DIR"};
+  c.positionals = {{"RUN_DIR", "the run's save.dir, finished or not", &CommandArgs::folder}};
+  c.examples = {"moraine report runs/short"};
+  c.run = run_report;
+  return c;
+}
+
 Command tokenize_command() {
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
             "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl | --parse FILE.jsonl) [flags]"};
@@ -188,8 +196,8 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(), plan_command(),    verify_command(),   score_command(), generate_command(),
-                                          inspect_command(), tokenize_command(), init_command(), merge_command(), convert_command()};
+  static const std::vector<Command> table{train_command(),   plan_command(),     verify_command(), score_command(), generate_command(), report_command(),
+                                          inspect_command(), tokenize_command(), init_command(),   merge_command(), convert_command()};
   return table;
 }
 

@@ -1,8 +1,8 @@
 // moraine init: a random checkpoint.
 #include "base/bytes.h"
+#include "base/format_count.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "cli/format_count.h"
 #include "cli/random_checkpoint.h"
 
 namespace moraine {

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 
 #include "base/bytes.h"
+#include "base/format_count.h"
 #include "base/text.h"
-#include "cli/format_count.h"
 #include "cli/inspect_facts.h"
 #include "cli/inspect_folder.h"
 #include "config/lora_config.h"

@@ -5,8 +5,8 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/format_count.h"
 #include "base/text.h"
-#include "cli/format_count.h"
 #include "cli/inspect_facts.h"
 #include "cli/inspect_folder.h"
 #include "data/template_detection.h"

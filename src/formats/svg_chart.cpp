@@ -176,7 +176,7 @@ std::string svg_chart(const Chart& chart) {
     svg += line("axis", x(tick), y.at_lo, x(tick), y.at_lo + 4);
     svg += text("tick", x(tick), y.at_lo + 16, "middle", tick_label(tick, x.step));
   }
-  svg += text("unit", kLeft - 8, kTop - 12, "start", chart.unit);
+  if (!chart.unit.empty()) svg += text("unit", 0, kTop - 12, "start", chart.unit);
   svg += text("unit", x.at_hi, chart.height - 5, "end", chart.x_name);
   for (double event : chart.events)
     if (event >= x.lo && event <= x.hi) svg += line("event", x(event), y.at_hi, x(event), y.at_lo);

@@ -14,6 +14,7 @@ class RunFolder {
  public:
   explicit RunFolder(const std::filesystem::path& dir) : dir_(dir) {}
 
+  const std::filesystem::path& path() const { return dir_; }
   std::filesystem::path adapter() const { return dir_ / "adapter"; }
   std::filesystem::path metrics() const { return dir_ / "metrics.jsonl"; }
   std::filesystem::path tensorboard() const { return dir_ / "tensorboard"; }

@@ -27,6 +27,8 @@ class Snapshots {
 
   // Steps that the snapshot holds; 0 = this run is at its beginning.
   int64_t steps_done() const { return steps_done_; }
+  // Its folder; empty without one, and on ranks other than 0.
+  std::filesystem::path resumed_from() const { return found_ ? found_->folder : std::filesystem::path(); }
   // Fills `adapter` and `optimizer` (of the recipe) from the snapshot, if there is one.
   void restore(AdapterState& adapter, AdamW& optimizer) const;
 

@@ -14,6 +14,8 @@
 #include "dist/stop_request.h"
 #include "train/evaluate.h"
 #include "train/load_report.h"
+#include "train/report/run_description.h"
+#include "train/report/run_record.h"
 #include "train/run_folder.h"
 #include "train/run_inputs.h"
 #include "train/run_log.h"
@@ -73,6 +75,7 @@ std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& rec
 }  // namespace
 
 int train(const Recipe& recipe, Control& control) {
+  const auto started = std::chrono::system_clock::now();
   require_for_training(recipe);
   refuse_what_is_not_built(recipe);
   const WorldInfo& world = control.world();
@@ -144,6 +147,11 @@ int train(const Recipe& recipe, Control& control) {
   snapshots.restore(adapter.state, optimizer);
   if (first_step > 0) log_info("going on after step {} of {}", first_step, steps);
   RunLog log(world, run, recipe.log, first_step, steps);
+  std::optional<RunRecord> record;
+  if (is_writer) {
+    const DescribedRun described{recipe, world, groups.mesh, headers, loaded, adapter, training, held_out, load_reports, steps, batch_size};
+    record.emplace(run.path(), describe_run(described), started, first_step, snapshots.resumed_from().string());
+  }
   const auto evaluate_after = [&](int64_t done) {
     if (held_out.size() == 0) return;
     control.set_stage(fmt::format("evaluation after step {}", done));
@@ -176,9 +184,12 @@ int train(const Recipe& recipe, Control& control) {
         log.sync();  // a snapshot's steps are in the file, whatever happens
         snapshots.save(done, adapter, optimizer);
         log.say("Saved snapshot " + snapshots.path_of(done).string());
+        if (record && !ends_early) record->snapshot(done);
       }
       if (ends_early) {
-        log.say(how_to_go_on(signal != 0 ? signal_name(signal) : "train.stop_after", done, recipe));
+        const std::string why = signal != 0 ? signal_name(signal) : "train.stop_after";
+        if (record) log.say(record->end(done, why));
+        log.say(how_to_go_on(why, done, recipe));
         return signal != 0 ? 128 + signal : 0;
       }
       if (done < steps && is_due(recipe.train.eval_every, done)) evaluate_after(done);
@@ -189,6 +200,7 @@ int train(const Recipe& recipe, Control& control) {
   // The first ep group holds every expert once, and rank 0 is its first rank.
   if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
   evaluate_after(steps);  // what it may run into costs no training any more
+  if (record) log.say(record->end(steps, "finished"));
   log.say("Saved final adapter to " + run.adapter().string());
   return 0;
 }

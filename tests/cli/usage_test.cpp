@@ -12,7 +12,7 @@ TEST(Usage, HelpAndVersion) {
   const Ended help = run_moraine({"--help"});
   EXPECT_EQ(help.exit_code, 0);
   EXPECT_EQ(help.err, "");
-  for (const char* command : {"train", "score", "generate", "inspect", "tokenize", "init"}) {
+  for (const char* command : {"train", "score", "generate", "inspect", "report", "tokenize", "init"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const Ended own = run_moraine({command, "--help"});
     EXPECT_EQ(own.exit_code, 0);
@@ -51,6 +51,7 @@ TEST(Usage, MissingArguments) {
   expect_input_error({"train"}, {"RECIPE.yaml is missing"});
   expect_input_error({"train", "train.steps=3"}, {"RECIPE.yaml is missing"});
   expect_input_error({"inspect"}, {"DIR is missing"});
+  expect_input_error({"report"}, {"RUN_DIR is missing"});
   expect_input_error({"score", "--tokens", "t"}, {"--model DIR is missing"});
   expect_input_error({"score", "--model", "m"}, {"--tokens FILE is missing"});
   expect_input_error({"score", "--model"}, {"--model", "missing"});

@@ -44,6 +44,8 @@ TEST_F(WrongInput, MissingFiles) {
                      {"adapter_config.json"});
   expect_input_error({"inspect", folder_ / "nowhere"}, {"nowhere"});
   expect_input_error({"inspect", folder_.path()}, {folder_.path().string(), "config.json"});
+  expect_input_error({"report", folder_ / "nowhere"}, {"nowhere", "no such folder"});
+  expect_input_error({"report", folder_.path()}, {folder_.path().string(), "metrics.jsonl"});
   expect_input_error({"train", folder_ / "no.yaml"}, {"no.yaml"});
   expect_input_error({"generate", "--model", golden_ / "model", "--prompt", "hi"}, {"tokenizer.json"});
   expect_input_error({"init", "--config", folder_ / "none.json", "--out", results_ / "o"}, {"none.json"});

@@ -1,0 +1,31 @@
+// The facts about a run that none of its folder's other files hold.
+#pragma once
+
+#include <vector>
+
+#include "adapter/open_adapter.h"
+#include "base/json.h"
+#include "config/recipe.h"
+#include "load/checkpoint_headers.h"
+#include "models/loaded_model.h"
+#include "train/run_inputs.h"
+
+namespace moraine {
+
+struct DescribedRun {
+  const Recipe& recipe;
+  const WorldInfo& world;
+  const Mesh& mesh;
+  const CheckpointHeaders& headers;
+  const LoadedModel& loaded;
+  const OpenedAdapter& adapter;
+  const DataRows& training;
+  const DataRows& held_out;
+  const std::vector<OrderedJson>& load_reports;
+  int64_t steps = 0, batch_size = 0;
+};
+
+// For run.json (run_record.h), on rank 0. What memory the plan says is left out where there is no plan.
+OrderedJson describe_run(const DescribedRun& run);
+
+}  // namespace moraine
