@@ -83,7 +83,7 @@ TEST_F(Report, DamagedLinesAreSaid) {
 }
 
 TEST_F(Report, FiguresThatAreNoNumbers) {
-  metrics(step_line(1) + "{\"step\": 2, \"loss\": null, \"grad_norm\": \"big\", \"tokens\": -5, \"step_seconds\": 1e999}\n" +
+  metrics(step_line(1) + "{\"step\": 2, \"loss\": null, \"grad_norm\": \"big\", \"tokens\": -5, \"step_seconds\": 1e300}\n" +
           "{\"step\": 3, \"loss\": 1e308, \"eval_loss\": null, \"tokens\": 9e18, \"lr\": {}, \"peak_memory_bytes\": -1e90}\n" +
           "{\"step\": 4}\n");
   const std::string page = html();
@@ -95,7 +95,8 @@ TEST_F(Report, OtherFilesMayBeDamaged) {
   metrics(step_line(1));
   for (const char* text : {"", "{", "[]", "null", "{\"sessions\": 3, \"ranks\": 4, \"model\": []}",
                            "{\"sessions\": [], \"ranks\": [], \"mesh\": {\"ranks\": -1}}", "\xff\xfe", "{\"planned_peak_bytes\": 1e300}",
-                           "{\"sessions\": [null, 3, {\"started\": [], \"seconds\": 1e300, \"first_step\": 1e30}], \"ranks\": [null, {\"host\": 3}]}"}) {
+                           "{\"sessions\": [null, 3, {\"started\": [], \"seconds\": 1e300, \"first_step\": 1e30}],"
+                           " \"ranks\": [null, {\"host\": 3}]}"}) {
     temp_.write("run/run.json", text);
     temp_.write("run/load.json", text);
     temp_.write("run/recipe.yaml", text);
@@ -118,6 +119,7 @@ TEST_F(Report, TextIsEscaped) {
   temp_.write("run/recipe.yaml", "# " + evil + "\nmodel: {path: '" + evil.substr(0, 20) + "'}\n");
   EXPECT_THAT(html(), Not(HasSubstr("<img")));
   // Python's strings too: quotes cannot end them.
+  temp_.write("run/adapter/adapter_model.safetensors", "");
   temp_.write("run/recipe.yaml", "model: {path: 'a\") or evil(\"'}\n");
   EXPECT_THAT(html(), HasSubstr("from_pretrained(&quot;a\\&quot;) or evil(\\&quot;&quot;, dtype"));
 }

@@ -18,7 +18,9 @@ constexpr size_t kRanksShown = 8;       // in sight; more are folded away
 constexpr size_t kRanksListed = 64;     // one by one; more are summed by host
 constexpr size_t kHostsListed = 64;     // the slowest
 
-std::string at_step(double value_step) { return "<span class=\"muted\"> at step " + whole_text(static_cast<int64_t>(value_step)) + "</span>"; }
+std::string at_step(double step) {
+  return "<span class=\"muted\"> at step " + whole_text(static_cast<int64_t>(step)) + "</span>";
+}
 
 // What ranks did, one or all of a host.
 struct LoadSum {
@@ -114,7 +116,8 @@ std::string figures_html(const ReportInputs& inputs) {
     work.push_back({"95 % of steps within", duration_text(m.step_time.at(0.95))});
   }
   const double hours = m.train_seconds / 3600;
-  work.push_back({"Time in steps", duration_text(m.train_seconds) + fmt::format("<span class=\"muted\"> {:.{}f} h</span>", hours, hours < 0.1 ? 4 : 2)});
+  work.push_back({"Time in steps", fmt::format("{}<span class=\"muted\"> {:.{}f} h</span>", duration_text(m.train_seconds), hours,
+                                               hours < 0.1 ? 4 : 2)});
   if (m.eval_seconds > 0) work.push_back({"Time in evaluation", duration_text(m.eval_seconds)});
   return "<section>\n<h2>Figures</h2>\n<div class=\"figures\">\n" + facts_html(losses) + facts_html(work) + "</div>\n</section>\n";
 }
@@ -132,7 +135,8 @@ std::string sessions_html(const Json& run) {
     table.rows.push_back({escape_html(time_text(text_fact(session, "started"))),
                           last > first ? fmt::format("{}–{}", whole_text(first + 1), whole_text(last)) : "none",
                           whole_text(count_fact(session, "ranks").value_or(0)),
-                          duration_text(std::max(0.0, number_fact(session, "seconds").value_or(0))), escape_html(text_fact(session, "moraine")),
+                          duration_text(std::max(0.0, number_fact(session, "seconds").value_or(0))),
+                          escape_html(text_fact(session, "moraine")),
                           end == "finished" ? "finished" : end.empty() ? "no end recorded" : escape_html(end)});
   }
   return "<section>\n<h2>Sessions</h2>\n" +
@@ -156,7 +160,8 @@ std::string adapter_html(const ReportInputs& inputs) {
       if (name.size() > 5 && fs::exists(entry.path() / "adapter" / "adapter_model.safetensors", error))
         newest = std::max<int64_t>(newest, std::stoll(name.substr(5)));
     }
-    if (newest == 0) return "<section>\n<h2>Adapter</h2>\n<p>There is none yet: it comes with a snapshot or when the run ends.</p>\n</section>\n";
+    if (newest == 0)
+      return "<section>\n<h2>Adapter</h2>\n<p>There is none yet: it comes with a snapshot or when the run ends.</p>\n</section>\n";
     adapter = inputs.folder / "checkpoints" / fmt::format("step-{}", newest) / "adapter";
     words = fmt::format("There is no final adapter yet. That of the newest snapshot, of step {}, is <code>{}</code>.", whole_text(newest),
                         escape_html(adapter.string()));

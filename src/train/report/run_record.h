@@ -2,7 +2,8 @@
 // it up to date with each snapshot and at the end, and writes report.html beside it.
 //
 //   {"moraine", "model": {…}, "adapter": {…}, "data": {…}, "mesh": {…}, "device", "threads_per_rank", "steps", "batch_size",
-//    "planned_peak_bytes", "sessions": [{"started", "moraine", "ranks", "first_step", "resumed_from", "updated", "seconds", "step", "end"}]}
+//    "planned_peak_bytes",
+//    "sessions": [{"started", "moraine", "ranks", "first_step", "resumed_from", "updated", "seconds", "step", "end"}]}
 //
 // Times are UTC, ISO 8601; `step` counts completed steps, of which `first_step` were done before; `end` is "finished", "train.stop_after" or a
 // signal's name, and null as long as the session goes on (or when it was killed).
