@@ -73,6 +73,7 @@ OrderedJson describe_run(const DescribedRun& run) {
                     {"threads_per_rank", at::get_num_threads()},
                     {"steps", run.steps},
                     {"batch_size", run.batch_size}};
+  if (!run.loaded.device.is_cpu()) return facts;  // plans are of a process's memory, which a device's is not
   try {
     const PlannedModel model = read_planned_model(run.recipe);
     facts["planned_peak_bytes"] =

@@ -25,7 +25,7 @@ struct DescribedRun {
   int64_t steps = 0, batch_size = 0;
 };
 
-// For run.json (run_record.h), on rank 0. What memory the plan says is left out where there is no plan.
+// For run.json (run_record.h), on rank 0. What memory the plan says is there on the CPU only, which plans are of.
 OrderedJson describe_run(const DescribedRun& run);
 
 }  // namespace moraine
