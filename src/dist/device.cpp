@@ -8,15 +8,11 @@
 #include "base/process.h"
 
 namespace moraine {
-namespace {
 
-int64_t num_cuda_devices() { return at::accelerator::getAccelerator() == at::kCUDA ? at::accelerator::deviceCount() : 0; }
+int64_t visible_cuda_devices() { return at::accelerator::getAccelerator() == at::kCUDA ? at::accelerator::deviceCount() : 0; }
 
-}  // namespace
-
-c10::Device choose_device(const std::string& choice, const WorldInfo& world, bool may_share) {
-  const int64_t visible = choice == "cpu" ? 0 : num_cuda_devices();
-  if (visible == 0) {
+c10::Device choose_device(const std::string& choice, int64_t visible, const WorldInfo& world, bool may_share) {
+  if (choice == "cpu" || visible == 0) {
     if (choice == "cuda") {
       throw input_error("dist.device", "no CUDA device is here",
                         "use cpu, or a build with MORAINE_CUDA on a machine whose GPU CUDA_VISIBLE_DEVICES does not hide");

@@ -46,7 +46,7 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
   control.set_timeout(timeout);
-  const at::Device device = choose_device(recipe.dist.device, world, recipe.dist.backend == "gloo");
+  const at::Device device = choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == "gloo");
   if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});
   use_device(device);
   const BackendKind backend = choose_backend(recipe.dist.backend, device);

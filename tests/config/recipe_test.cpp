@@ -269,7 +269,7 @@ TEST_F(RecipeTest, ChoicesAreListed) {
   EXPECT_EQ(error("load: {mode: rank1}"),
             "recipe.yaml: key 'load.mode' is 'rank1', expected one of direct, node and rank0");
   for (const char* key : {"model.dtype", "model.base_format", "data.format", "data.truncation", "data.loss_on",
-                          "load.verify", "train.scheduler", "train.recompute", "dist.backend"}) {
+                          "load.verify", "train.scheduler", "train.recompute", "dist.backend", "dist.device"}) {
     EXPECT_THAT(override_error({std::string(key) + "=what"}), HasSubstr("is 'what', expected one of ")) << key;
     EXPECT_THAT(override_error({std::string(key) + "=[what]"}), HasSubstr("is a list, expected one of ")) << key;
   }

@@ -57,7 +57,7 @@ void wait_until_told(Control& control, const std::string& stage) {
 struct Groups {
   explicit Groups(Control& control)
       : backends(control.world(), BackendKind::kGloo, control.timeout()),
-        world(control, backends, "world", all_ranks(control)) {}
+        world(control, backends, BackendKind::kGloo, "world", all_ranks(control)) {}
   static std::vector<int64_t> all_ranks(Control& control) {
     return Mesh::make(control.world().world_size, {}).group(MeshAxis::kWorld, control.world().rank);
   }
