@@ -4,8 +4,8 @@
 # Headers and libraries are named here instead of by find_package(Torch): that of a CUDA torch wants a whole CUDA toolkit with its
 # development files, of which nothing here needs more than headers, and pip installs those beside torch.
 file(GLOB venv_torch ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
-find_path(Torch_DIR TorchConfigVersion.cmake PATHS ${MORAINE_TORCH_DIR} ${CMAKE_PREFIX_PATH} ${venv_torch}
-  PATH_SUFFIXES share/cmake/Torch NO_DEFAULT_PATH)
+find_path(Torch_DIR TorchConfigVersion.cmake PATHS ${MORAINE_TORCH_DIR} ${CMAKE_PREFIX_PATH} ENV CMAKE_PREFIX_PATH ${venv_torch}
+  PATH_SUFFIXES share/cmake/Torch Torch NO_DEFAULT_PATH)  # a prefix, or torch.utils.cmake_prefix_path
 if(NOT Torch_DIR)
   message(FATAL_ERROR "torch was not found: run scripts/setup.sh, or pass -DMORAINE_TORCH_DIR=<libtorch or site-packages/torch>")
 endif()
