@@ -196,8 +196,9 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(),   plan_command(),     verify_command(), score_command(), generate_command(), report_command(),
-                                          inspect_command(), tokenize_command(), init_command(),   merge_command(), convert_command()};
+  static const std::vector<Command> table{train_command(),    plan_command(),   verify_command(),   score_command(),
+                                          generate_command(), report_command(), inspect_command(),  tokenize_command(),
+                                          init_command(),     merge_command(),  convert_command()};
   return table;
 }
 
