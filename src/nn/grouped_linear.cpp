@@ -9,7 +9,7 @@
 #include "nn/grouped_mm.h"
 #include "nn/matmul.h"
 #include "nn/outer_products.h"
-#include "nn/saved_pair.h"
+#include "nn/saved_linear.h"
 
 namespace moraine {
 namespace {
@@ -70,20 +70,16 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
       matmul_into(low_e, x_e, a[e].t());
       add_matmul(y_e, low_e, b[e].t(), lora->scaling);
     });
-    context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
-    context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
-    save_blocks(context, w.blocks);
+    SavedLinear{lora ? x : at::Tensor(), w, a, b, low, std::move(rows_of_expert)}.save(context);
     save_pair(context, lora);
     return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
-    const variable_list saved = context->get_saved_variables();
-    const FrozenWeight w(saved[1], saved[2], saved_blocks(context));
-    const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
+    const SavedLinear saved = SavedLinear::load(context);
+    const auto& [x, w, a, b, low, rows_of_expert] = saved;
     const double scaling = saved_scaling(context);
-    const std::vector<int64_t> rows_of_expert = context->saved_data["rows_of_expert"].toIntVector();
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
     at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());

@@ -6,7 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "nn/saved_pair.h"
+#include "nn/saved_linear.h"
 #include "parallel/to_device.h"
 
 namespace moraine {
@@ -84,23 +84,20 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
       wave.rows(low).copy_(low_of_wave);
       wave.rows(y).add_(by_expert(low_of_wave, wave.experts(b).transpose(1, 2), wave), lora->scaling);
     });
-    context->save_for_backward({lora ? x : at::Tensor(), w.values, w.scale, a, b, low});
-    context->saved_data["rows_of_expert"] = std::move(rows_of_expert);
-    save_blocks(context, w.blocks);
+    SavedLinear{lora ? x : at::Tensor(), w, a, b, low, std::move(rows_of_expert)}.save(context);
     save_pair(context, lora);
     return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
-    const variable_list saved = context->get_saved_variables();
-    const FrozenWeight w(saved[1], saved[2], saved_blocks(context));
-    const at::Tensor &x = saved[0], &a = saved[3], &b = saved[4], &low = saved[5];
+    const SavedLinear saved = SavedLinear::load(context);
+    const auto& [x, w, a, b, low, rows_of_expert] = saved;
     const double scaling = saved_scaling(context);
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
     at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
-    for_each_wave(w, dy.scalar_type(), context->saved_data["rows_of_expert"].toIntVector(),
+    for_each_wave(w, dy.scalar_type(), rows_of_expert,
                   [&](const Wave& wave, const at::Tensor& w_EOI) {
       const at::Tensor dy_of_wave = wave.rows(dy);
       wave.rows(dx).copy_(by_expert(dy_of_wave, w_EOI, wave));

@@ -4,6 +4,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <vector>
+
 #include "nn/lora.h"
 #include "nn/quantized_weight.h"
 
@@ -24,13 +26,24 @@ inline at::Tensor saved_grad(torch::autograd::AutogradContext* context, const ch
   return found == context->saved_data.end() ? at::Tensor() : found->second.toTensor();
 }
 
-inline void save_blocks(torch::autograd::AutogradContext* context, const ScaleBlocks& blocks) {
-  context->saved_data["scale_blocks"] = std::vector<int64_t>{blocks.rows, blocks.columns, blocks.matrices};
-}
+// Of one matrix for each expert, and the same on the way back.
+struct SavedLinear {
+  at::Tensor x;  // undefined without LoRA, as are a, b (in x's dtype) and low, x · Aᵀ
+  FrozenWeight w;
+  at::Tensor a, b, low;
+  std::vector<int64_t> rows_of_expert;
 
-inline ScaleBlocks saved_blocks(torch::autograd::AutogradContext* context) {
-  const std::vector<int64_t> blocks = context->saved_data["scale_blocks"].toIntVector();
-  return {blocks[0], blocks[1], blocks[2]};
-}
+  void save(torch::autograd::AutogradContext* context) const {
+    context->save_for_backward({x, w.values, w.scale, a, b, low});
+    context->saved_data["rows_of_expert"] = rows_of_expert;
+    context->saved_data["scale_blocks"] = std::vector<int64_t>{w.blocks.rows, w.blocks.columns, w.blocks.matrices};
+  }
+  static SavedLinear load(torch::autograd::AutogradContext* context) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const std::vector<int64_t> blocks = context->saved_data["scale_blocks"].toIntVector();
+    return {saved[0], FrozenWeight(saved[1], saved[2], {blocks[0], blocks[1], blocks[2]}), saved[3], saved[4], saved[5],
+            context->saved_data["rows_of_expert"].toIntVector()};
+  }
+};
 
 }  // namespace moraine
