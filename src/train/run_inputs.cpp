@@ -1,5 +1,6 @@
 #include "train/run_inputs.h"
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
 
@@ -85,6 +86,18 @@ DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vect
                   : load();
   rows.rows = recipe.data.packing ? pack_samples(rows.data.samples, recipe.data.max_length) : one_sample_a_row(rows.data.samples);
   return rows;
+}
+
+int64_t DataRows::num_tokens() const {
+  int64_t tokens = 0;
+  for (const Sample& sample : data.samples) tokens += static_cast<int64_t>(sample.input_ids.size());
+  return tokens;
+}
+
+int64_t DataRows::longest_sample() const {
+  int64_t longest = 0;
+  for (const Sample& sample : data.samples) longest = std::max(longest, static_cast<int64_t>(sample.input_ids.size()));
+  return longest;
 }
 
 std::vector<TrainingRow> DataRows::at(const std::vector<int64_t>& numbers) const {

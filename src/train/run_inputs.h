@@ -26,6 +26,8 @@ struct DataRows {
   std::vector<std::vector<int64_t>> rows;  // of samples
 
   int64_t size() const { return static_cast<int64_t>(rows.size()); }
+  int64_t num_tokens() const;      // of all samples
+  int64_t longest_sample() const;  // tokens
   // The rows of these numbers; they point into `data`.
   std::vector<TrainingRow> at(const std::vector<int64_t>& numbers) const;
   std::vector<TrainingRow> all() const;

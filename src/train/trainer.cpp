@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -42,12 +43,7 @@ bool rank0_finds_it_finished(Control& control, const RunFolder& run) {
 
 void print_data(const std::string& what, const DataRows& rows) {
   const Dataset& data = rows.data;
-  int64_t tokens = 0, longest = 0;
-  for (const Sample& sample : data.samples) {
-    tokens += static_cast<int64_t>(sample.input_ids.size());
-    longest = std::max<int64_t>(longest, sample.input_ids.size());
-  }
-  log_info("{}: {} rows, {} tokens, longest {}{}{}{}", what, data.samples.size(), tokens, longest,
+  log_info("{}: {} rows, {} tokens, longest {}{}{}{}", what, data.samples.size(), rows.num_tokens(), rows.longest_sample(),
            data.truncated ? fmt::format(", {} truncated", data.truncated) : "", data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
            rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
 }

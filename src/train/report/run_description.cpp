@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <map>
 #include <set>
 
@@ -43,12 +42,10 @@ OrderedJson adapter_facts(const OpenedAdapter& adapter) {
 }
 
 OrderedJson data_facts(const DataRows& training, const DataRows& held_out) {
-  int64_t tokens = 0, longest = 0;
-  for (const Sample& sample : training.data.samples) {
-    tokens += static_cast<int64_t>(sample.input_ids.size());
-    longest = std::max<int64_t>(longest, sample.input_ids.size());
-  }
-  OrderedJson facts{{"sequences", training.data.samples.size()}, {"rows", training.size()}, {"tokens", tokens}, {"longest", longest}};
+  OrderedJson facts{{"sequences", training.data.samples.size()},
+                    {"rows", training.size()},
+                    {"tokens", training.num_tokens()},
+                    {"longest", training.longest_sample()}};
   if (held_out.size() > 0) facts["eval_sequences"] = held_out.data.samples.size();
   return facts;
 }
