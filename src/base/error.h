@@ -16,11 +16,8 @@ enum class ErrorKind {
 // A mistake that the user can mend. Broken invariants use MORAINE_ASSERT instead.
 class Error : public std::exception {
  public:
-  Error(ErrorKind kind, std::string where, std::string what, std::string hint)
-      : kind(kind), where(std::move(where)), message(std::move(what)), hint(std::move(hint)) {
-    line_ = this->where + ": " + message + (this->hint.empty() ? "" : " (" + this->hint + ")");
-  }
-  // `WHERE: WHAT (HOW TO MEND)`, one line.
+  Error(ErrorKind kind, std::string where, std::string what, std::string hint);
+  // `WHERE: WHAT (HOW TO MEND)`: one line of a few kilobytes at most, whatever it quotes; control characters are escaped.
   const char* what() const noexcept override { return line_.c_str(); }
 
   ErrorKind kind;

@@ -47,24 +47,51 @@ std::string join_words(const std::vector<std::string>& words) {
   return joined;
 }
 
-std::string quote_text(std::string_view text) {
-  constexpr size_t kLongest = 200;
-  const bool utf8 = is_utf8(text);
-  std::string shown = "'";
-  for (char c : text) {
-    auto byte = static_cast<unsigned char>(c);
-    // Cut between characters: 10xxxxxx continues one.
-    if (shown.size() > kLongest && (byte & 0xC0) != 0x80) return shown + "…'";
-    if (c == '\n') {
-      shown += "\\n";
-    } else if (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8)) {
-      shown += fmt::format("\\x{:02x}", byte);
-    } else {
-      shown += c;
-    }
+namespace {
+
+// Length of the well-formed UTF-8 character that `text` begins with, 0 when it is none.
+size_t character_length(std::string_view text) {
+  const size_t length = std::min<size_t>(text.size(), 4);
+  for (size_t n = 1; n <= length; ++n) {
+    if (is_utf8(text.substr(0, n))) return n;
   }
-  return shown + "'";
+  return 0;
 }
+
+// Whether a terminal obeys the character instead of showing it: control characters of ASCII and Latin-1, and those that
+// turn the direction of the text around them or break the line.
+bool is_control(std::string_view character) {
+  const auto byte = [&](size_t at) { return static_cast<unsigned char>(character[at]); };
+  if (character.size() == 1) return byte(0) < 0x20 || byte(0) == 0x7F;
+  if (character.size() == 2) return byte(0) == 0xC2 && byte(1) < 0xA0;
+  if (character.size() != 3 || byte(0) != 0xE2) return false;
+  const unsigned last = byte(2);
+  // U+200E, U+200F, U+2028 to U+202E; U+2066 to U+2069.
+  return (byte(1) == 0x80 && ((last >= 0x8E && last <= 0x8F) || (last >= 0xA8 && last <= 0xAE))) ||
+         (byte(1) == 0x81 && last >= 0xA6 && last <= 0xA9);
+}
+
+}  // namespace
+
+std::string one_line(std::string_view text, size_t longest) {
+  std::string shown;
+  while (!text.empty()) {
+    if (shown.size() > longest) return shown + "…";
+    const size_t length = character_length(text);
+    const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
+    if (length > 0 && !is_control(character)) {
+      shown += character;
+    } else if (character == "\n") {
+      shown += "\\n";
+    } else {
+      for (char c : character) shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    }
+    text.remove_prefix(character.size());
+  }
+  return shown;
+}
+
+std::string quote_text(std::string_view text) { return "'" + one_line(text, 200) + "'"; }
 
 bool is_utf8(std::string_view text) {
   size_t i = 0;
