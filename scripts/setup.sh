@@ -135,5 +135,10 @@ build() {
 
 install_packages
 find_torch
-if [[ ${MORAINE_REFERENCE:-0} == 1 ]]; then install_reference; fi
+reference=
+if [[ ${MORAINE_REFERENCE:-0} == 1 ]]; then
+  install_reference &  # waits for the network, which the build does not
+  reference=$!
+fi
 build "$@"
+[[ -z $reference ]] || wait "$reference"

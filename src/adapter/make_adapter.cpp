@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "adapter/target_selection.h"
 #include "base/error.h"
 
 namespace moraine {
@@ -16,13 +17,11 @@ ModuleSelection resolved(const ModuleSelection& selection, const std::vector<Lor
   if (!selection.all_linear) return selection;
   std::set<std::string> names;
   for (const LoraModule& m : selected)
-    if (m.num_experts == 0) names.insert(m.name.substr(m.name.rfind('.') + 1));
+    if (m.num_experts == 0) names.insert(last_component(m.name));
   ModuleSelection list;
   list.names.assign(names.begin(), names.end());
   return list;
 }
-
-std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 // Linear layers that no adapter is offered for, but that PEFT finds by the names of selected ones: DeepSeek-V4's indexer has a kv_proj
 // as its attention has. By the last two components of their names.

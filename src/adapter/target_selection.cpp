@@ -61,8 +61,6 @@ class Matcher {
   std::optional<FullMatch> regex_;
 };
 
-std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
-
 std::string offered_names(const std::vector<LoraModule>& offered, bool experts) {
   std::vector<std::string> names;
   std::set<std::string> seen;
@@ -79,6 +77,8 @@ int64_t lora_parameters(const LoraModule& m, int64_t r) {
 }
 
 }  // namespace
+
+std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
                                const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters,

@@ -9,6 +9,9 @@
 
 namespace moraine {
 
+// "q_proj" of "model.layers.0.self_attn.q_proj".
+std::string last_component(const std::string& name);
+
 struct TargetSelection {
   std::vector<LoraModule> modules;  // selected, in the model's order
   // For the table at the start of a run.

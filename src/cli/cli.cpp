@@ -79,7 +79,6 @@ int run_command_line(int argc, char** argv) {
     return 0;
   }
   if (args->json) silence_log();
-  args->argv.assign(argv, argv + argc);
   if (!command.runs_on_ranks) check_one_rank(command);
   return command.run(*args);
 }

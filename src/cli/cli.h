@@ -25,7 +25,6 @@ struct CommandArgs {
   uint64_t seed = 0;
   int64_t ranks = 1;
   int64_t world = kNotGiven, ranks_per_node = kNotGiven;
-  std::vector<std::string> argv;  // the whole command line, the program first
   std::string manifest;
   std::string max_shard_size = "5GB";
   bool logits = false, json = false, hash = false, check = false;

@@ -21,7 +21,7 @@ struct Prompt {
   bool is_chat = false;  // in a chat format, which has a token that ends a turn
 };
 
-void check_flags(const CommandArgs& args) {
+void check_generate_flags(const CommandArgs& args) {
   if (args.prompt.empty() == args.chat.empty()) {
     throw input_error("generate", args.prompt.empty() ? "nothing to answer" : "both --prompt and --chat are given",
                       "give either --prompt TEXT or --chat FILE.json");
@@ -118,11 +118,11 @@ void serve(const CommandArgs& args, const Recipe& recipe, Control& control) {
 
 int run_generate(const CommandArgs& args) {
   const auto check = [&](int64_t ranks) {
-    check_flags(args);
+    check_generate_flags(args);
     check_mesh(read_overrides(args), ranks);
   };
   return run_on_ranks(args, check, [&](Control& control) {
-    check_flags(args);
+    check_generate_flags(args);
     const Recipe recipe = read_overrides(args);
     if (control.world().rank == 0) {
       answer(args, recipe, control);

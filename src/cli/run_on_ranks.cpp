@@ -12,13 +12,11 @@ namespace moraine {
 int run_on_ranks(const CommandArgs& args, const std::function<void(int64_t ranks)>& check,
                  const std::function<int(Control&)>& body) {
   if (args.ranks < 1) throw input_error("--ranks", fmt::format("{} is not 1 or more", args.ranks));
-  if (args.ranks == 1) return run_rank(world_from_environment(), ControlOptions::from_environment(), body);
+  const auto rank = [&] { return run_rank(world_from_environment(), ControlOptions::from_environment(), body); };
+  if (args.ranks == 1) return rank();
   check_ranks_flag(args.ranks);
   check(args.ranks);
-  LocalRanksOptions options;
-  options.ranks = args.ranks;
-  options.argv = without_ranks_flag(args.argv);
-  return run_local_ranks(options);
+  return run_local_ranks(args.ranks, rank);
 }
 
 }  // namespace moraine

@@ -25,7 +25,7 @@ void check_output(const std::string& flag, const std::string& path) {
   if (std::filesystem::is_directory(path)) throw input_error(flag, path + " is a folder", "name a file in it");
 }
 
-void check_flags(const CommandArgs& args) {
+void check_score_flags(const CommandArgs& args) {
   if (!args.grads.empty() && args.adapter.empty()) {
     throw input_error("--grads", "needs an adapter", "gradients are those of --adapter DIR");
   }
@@ -51,14 +51,14 @@ int run_score(const CommandArgs& args) {
     return read_tokens_file(args.tokens, vocab_size);
   };
   const auto check = [&](int64_t ranks) {
-    check_flags(args);
+    check_score_flags(args);
     const Recipe recipe = read_overrides(args);
     check_mesh(recipe, ranks);
     read_tokens(recipe);
   };
   return run_on_ranks(args, check, [&](Control& control) {
     const bool is_writer = control.world().rank == 0;
-    if (is_writer) check_flags(args);
+    if (is_writer) check_score_flags(args);
     const Recipe recipe = read_overrides(args);
     const TokensFile tokens = read_tokens(recipe);
     OpenedModel opened = open_for_command(args, recipe, control);

@@ -25,7 +25,7 @@ OrderedJson before_last_answer(OrderedJson messages) {
   return messages;
 }
 
-void check_flags(const CommandArgs& args) {
+void check_tokenize_flags(const CommandArgs& args) {
   const int given = !args.text.empty() + !args.texts.empty() + !args.messages.empty() + !args.parse.empty();
   if (given != 1) {
     throw input_error("tokenize", given == 0 ? "nothing to tokenize" : "more than one input is given",
@@ -193,7 +193,7 @@ void parse_completions(const CommandArgs& args) {
 }  // namespace
 
 int run_tokenize(const CommandArgs& args) {
-  check_flags(args);
+  check_tokenize_flags(args);
   if (!args.parse.empty()) {
     parse_completions(args);
     return 0;

@@ -7,12 +7,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <map>
 
 #include "base/error.h"
-
-extern char** environ;
 
 namespace moraine {
 
@@ -20,60 +19,34 @@ namespace {
 
 constexpr size_t kLongestLine = 16 << 10;
 
-std::vector<char*> pointers(const std::vector<std::string>& texts) {
-  std::vector<char*> result;
-  for (const std::string& text : texts) result.push_back(const_cast<char*>(text.c_str()));
-  result.push_back(nullptr);
-  return result;
-}
-
-std::vector<std::string> merged_environment(const std::vector<std::pair<std::string, std::string>>& changes) {
-  const std::map<std::string, std::string> replaced(changes.begin(), changes.end());
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string text = *entry;
-    if (!replaced.contains(text.substr(0, text.find('=')))) result.push_back(text);
-  }
-  for (const auto& [name, value] : replaced) result.push_back(name + "=" + value);
-  return result;
-}
-
 }  // namespace
 
-ChildProcess::ChildProcess(const ChildCommand& command) {
-  // All memory is made ready before fork: this process has threads, so between fork and exec the child may only make
-  // system calls.
-  const std::vector<std::string> environment = merged_environment(command.environment);
-  const std::vector<char*> argv = pointers(command.argv), envp = pointers(environment);
-  const std::string program = command.program;
+ChildProcess::ChildProcess(const ChildOptions& options) {
   const pid_t parent = getpid();
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0) throw run_error("--ranks", std::string("cannot make a pipe: ") + std::strerror(errno));
   const int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
+  std::fflush(nullptr);  // what is buffered is written once
   pid_ = fork();
   if (pid_ == 0) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);  // it died before prctl
-    for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGPIPE, SIGCHLD}) ::signal(number, SIG_DFL);
+    for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCHLD}) ::signal(number, SIG_DFL);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     dup2(pipe_fds[1], STDERR_FILENO);
-    if (!command.keeps_stdin && null_fd >= 0) dup2(null_fd, STDIN_FILENO);
-    execve(program.c_str(), argv.data(), envp.data());
-    static const char message[] = "moraine: error: --ranks: cannot start a rank (execve failed)\n";
-    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, message, sizeof message - 1);
-    _exit(1);
+    if (!options.keeps_stdin && null_fd >= 0) dup2(null_fd, STDIN_FILENO);
+    for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
   }
   const int error = errno;
   close(pipe_fds[1]);
   if (null_fd >= 0) close(null_fd);
-  if (pid_ < 0) {
-    close(pipe_fds[0]);
-    throw run_error("--ranks", std::string("cannot start a process: ") + std::strerror(error));
-  }
+  if (pid_ <= 0) close(pipe_fds[0]);
+  if (pid_ == 0) return;
+  if (pid_ < 0) throw run_error("--ranks", std::string("cannot start a process: ") + std::strerror(error));
   setpgid(pid_, pid_);  // also here: whoever comes first
   stderr_fd_ = pipe_fds[0];
   fcntl(stderr_fd_, F_SETFL, O_NONBLOCK);

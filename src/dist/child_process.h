@@ -9,23 +9,23 @@
 
 namespace moraine {
 
-struct ChildCommand {
-  std::string program;             // path
-  std::vector<std::string> argv;   // argv[0] first
+struct ChildOptions {
   std::vector<std::pair<std::string, std::string>> environment;  // added to, or replacing, this process's
-  bool keeps_stdin = false;        // else it reads /dev/null
+  bool keeps_stdin = false;                                      // else it reads /dev/null
 };
 
 class ChildProcess {
  public:
-  // Starts the child with an empty signal mask and in a process group of its own: signals from the terminal reach it once,
-  // through the parent. Throws a run error when it cannot be started.
-  explicit ChildProcess(const ChildCommand& command);
+  // Forks this process, which must have one thread only. The child has an empty signal mask and is in a process group of its own:
+  // signals from the terminal reach it once, through the parent. Throws a run error when it cannot be started.
+  explicit ChildProcess(const ChildOptions& options);
   ~ChildProcess();  // closes the pipe; the child must have been reaped
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
+  // Whether this is the child itself.
+  bool is_here() const { return pid_ == 0; }
   pid_t pid() const { return pid_; }
   int stderr_fd() const { return stderr_fd_; }  // non-blocking; -1 after its end
 

@@ -32,25 +32,32 @@ ErrorReport ErrorReport::from_json(const std::string& text) {
 
 std::string control_prefix(const WorldInfo& world) { return "moraine/" + world.run_id; }
 
-ServedStore serve_local_store() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+LocalStoreSocket::LocalStoreSocket() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(fd, 1024) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+  if (fd_ < 0 || bind(fd_, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(fd_, 1024) != 0 ||
+      getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
     const std::string why = std::strerror(errno);
-    if (fd >= 0) close(fd);
+    if (fd_ >= 0) close(fd_);
     throw run_error("--ranks", "cannot listen on 127.0.0.1: " + why);
   }
+  port_ = ntohs(address.sin_port);
+}
+
+LocalStoreSocket::~LocalStoreSocket() {
+  if (fd_ >= 0) close(fd_);
+}
+
+c10::intrusive_ptr<c10d::Store> serve_local_store(LocalStoreSocket socket) {
   c10d::TCPStoreOptions options;
-  options.port = ntohs(address.sin_port);
+  options.port = socket.port();
   options.isServer = true;
   options.waitWorkers = false;
-  options.masterListenFd = fd;
+  options.masterListenFd = socket.release();
   try {
-    return {.store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options), .port = options.port};
+    return c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
   } catch (const std::exception& e) {
     throw run_error("--ranks", "cannot serve the control store: " + exception_text(e));
   }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Store.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "dist/launch.h"
@@ -34,12 +35,24 @@ inline constexpr char kDoneKey[] = "done";    // ranks that have finished
 // All of moraine's keys of one run start with this: other programs' keys live in an agent's store too.
 std::string control_prefix(const WorldInfo& world);
 
-// A store served by this process on a loopback port that the kernel chose (no other process can take it in between).
-struct ServedStore {
-  c10::intrusive_ptr<c10d::Store> store;
-  uint16_t port = 0;
+// A loopback port that the kernel chose, listened on: who connects waits until the store is served, and no other process can
+// take it in between. Throws a run error.
+class LocalStoreSocket {
+ public:
+  LocalStoreSocket();
+  ~LocalStoreSocket();
+  LocalStoreSocket(LocalStoreSocket&& other) noexcept : fd_(std::exchange(other.fd_, -1)), port_(other.port_) {}
+  LocalStoreSocket& operator=(LocalStoreSocket&&) = delete;
+  uint16_t port() const { return port_; }
+  // The descriptor, no longer owned by this object.
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_ = -1;
+  uint16_t port_ = 0;
 };
-ServedStore serve_local_store();
+// A store served by this process. Starts threads. Throws a run error.
+c10::intrusive_ptr<c10d::Store> serve_local_store(LocalStoreSocket socket);
 
 // The server's own connection; world.rank must be 0 and world.agent_store false. Throws a run error when the port is taken.
 c10::intrusive_ptr<c10d::Store> serve_store(const WorldInfo& world);

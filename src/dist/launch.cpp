@@ -229,8 +229,10 @@ int64_t default_thread_count(int64_t local_world_size) {
 }
 
 void set_thread_count(const WorldInfo& world) {
-  if (std::getenv("OMP_NUM_THREADS")) return;
-  at::set_num_threads(static_cast<int>(default_thread_count(world.local_world_size)));
+  // Said to libtorch too: a rank of `--ranks N` gets the variable after libtorch has looked for it.
+  const char* given = std::getenv("OMP_NUM_THREADS");
+  const int wanted = given ? std::atoi(given) : 0;
+  at::set_num_threads(wanted > 0 ? wanted : static_cast<int>(default_thread_count(world.local_world_size)));
 }
 
 void quiet_torch_logs() {

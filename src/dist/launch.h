@@ -46,7 +46,7 @@ std::string host_name();
 
 // Cores this process may use, shared out over the ranks of the node; at least 1.
 int64_t default_thread_count(int64_t local_world_size);
-// Sets libtorch's threads to default_thread_count unless OMP_NUM_THREADS is set. Call before the first tensor operation.
+// Sets libtorch's threads to OMP_NUM_THREADS, or else to default_thread_count. Call before the first tensor operation.
 void set_thread_count(const WorldInfo& world);
 
 // Keeps c10d's log lines and their stack traces off stderr: errors reach the user as one line of moraine's own.

@@ -34,25 +34,31 @@ constexpr milliseconds kLeaveTime(2000), kTermTime(500);
 
 class Supervisor {
  public:
-  explicit Supervisor(const LocalRanksOptions& options) : options_(options), exit_codes_(options.ranks, 0) {}
+  explicit Supervisor(int64_t ranks) : ranks_(ranks), exit_codes_(ranks, 0) {}
+  ~Supervisor() {
+    if (signal_fd_ >= 0) close(signal_fd_);
+  }
 
-  int run() {
+  // The command's exit code; nullopt in a rank.
+  std::optional<int> run() {
     block_signals();
-    served_ = serve_local_store();
-    world_.world_size = options_.ranks;
+    LocalStoreSocket socket;
+    if (!start_children(socket.port())) return std::nullopt;
+    // Its threads must not be there before the ranks; those that come first wait in the queue of the socket.
+    served_ = serve_local_store(std::move(socket));
+    world_.world_size = ranks_;
     world_.run_id = ".0";  // as the ranks compute it: launched without torchrun's run id and restart count
-    store_ = with_prefix(control_prefix(world_), served_.store);
-    start_children();
+    store_ = with_prefix(control_prefix(world_), served_);
     while (any_running()) {
       wait_for_events();
-      for (int64_t rank = 0; rank < options_.ranks; ++rank) read_stderr(rank);
-      for (int64_t rank = 0; rank < options_.ranks; ++rank) {
+      for (int64_t rank = 0; rank < ranks_; ++rank) read_stderr(rank);
+      for (int64_t rank = 0; rank < ranks_; ++rank) {
         if (children_[rank].reap()) ended(rank);
       }
       look_for_report();
       stop_the_rest();
     }
-    for (int64_t rank = 0; rank < options_.ranks; ++rank) read_stderr(rank);
+    for (int64_t rank = 0; rank < ranks_; ++rank) read_stderr(rank);
     return conclude();
   }
 
@@ -66,25 +72,27 @@ class Supervisor {
     if (signal_fd_ < 0) throw run_error("--ranks", std::string("signalfd: ") + std::strerror(errno));
   }
 
-  void start_children() {
-    for (int64_t rank = 0; rank < options_.ranks; ++rank) {
-      ChildCommand command{.program = options_.program, .argv = options_.argv, .environment = {}, .keeps_stdin = rank == 0};
-      const std::string n = std::to_string(options_.ranks), r = std::to_string(rank);
-      command.environment = {{"RANK", r},
-                             {"WORLD_SIZE", n},
-                             {"LOCAL_RANK", r},
-                             {"LOCAL_WORLD_SIZE", n},
-                             {"GROUP_RANK", "0"},
-                             {"MASTER_ADDR", "127.0.0.1"},
-                             {"MASTER_PORT", std::to_string(served_.port)},
-                             {"TORCHELASTIC_RUN_ID", ""},
-                             {"TORCHELASTIC_RESTART_COUNT", "0"},
-                             {kLocalLaunchVariable, std::to_string(getpid())}};
+  // False in a rank.
+  bool start_children(uint16_t port) {
+    for (int64_t rank = 0; rank < ranks_; ++rank) {
+      ChildOptions child{.environment = {}, .keeps_stdin = rank == 0};
+      const std::string n = std::to_string(ranks_), r = std::to_string(rank);
+      child.environment = {{"RANK", r},
+                           {"WORLD_SIZE", n},
+                           {"LOCAL_RANK", r},
+                           {"LOCAL_WORLD_SIZE", n},
+                           {"GROUP_RANK", "0"},
+                           {"MASTER_ADDR", "127.0.0.1"},
+                           {"MASTER_PORT", std::to_string(port)},
+                           {"TORCHELASTIC_RUN_ID", ""},
+                           {"TORCHELASTIC_RESTART_COUNT", "0"},
+                           {kLocalLaunchVariable, std::to_string(getpid())}};
       if (!process_environment()("OMP_NUM_THREADS")) {
-        command.environment.emplace_back("OMP_NUM_THREADS", std::to_string(default_thread_count(options_.ranks)));
+        child.environment.emplace_back("OMP_NUM_THREADS", std::to_string(default_thread_count(ranks_)));
       }
       try {
-        children_.emplace_back(command);
+        children_.emplace_back(child);
+        if (children_.back().is_here()) return false;
       } catch (const Error&) {
         for (ChildProcess& child : children_) {
           child.signal(SIGKILL);
@@ -95,6 +103,7 @@ class Supervisor {
     }
     last_lines_.resize(children_.size());
     error_lines_.resize(children_.size());
+    return true;
   }
 
   bool any_running() const {
@@ -222,7 +231,7 @@ class Supervisor {
       print_error(report_->text);
       // A rank that others report as lost or stuck cannot be asked to leave.
       const int64_t rank = report_->rank;
-      if (report_->reporter != rank && rank >= 0 && rank < options_.ranks) children_[rank].signal(SIGKILL);
+      if (report_->reporter != rank && rank >= 0 && rank < ranks_) children_[rank].signal(SIGKILL);
     }
   }
 
@@ -236,16 +245,15 @@ class Supervisor {
   }
 
   int conclude() {
-    close(signal_fd_);
     if (report_) return report_->exit_code;
     if (!first_failed_) return 0;
     if (forwarded_) return 128 + *forwarded_;
     return exit_codes_[*first_failed_] == 2 ? 2 : 1;
   }
 
-  const LocalRanksOptions options_;
+  const int64_t ranks_;
   WorldInfo world_;
-  ServedStore served_;
+  c10::intrusive_ptr<c10d::Store> served_;
   c10::intrusive_ptr<c10d::Store> store_;
   int signal_fd_ = -1;
   std::vector<ChildProcess> children_;
@@ -263,23 +271,10 @@ class Supervisor {
 
 }  // namespace
 
-std::vector<std::string> without_ranks_flag(const std::vector<std::string>& argv) {
-  std::vector<std::string> rest;
-  bool flags_end = false;
-  for (size_t i = 0; i < argv.size(); ++i) {
-    if (argv[i] == "--") flags_end = true;
-    if (!flags_end && argv[i] == "--ranks") {
-      ++i;
-    } else if (flags_end || argv[i].rfind("--ranks=", 0) != 0) {
-      rest.push_back(argv[i]);
-    }
-  }
-  return rest;
-}
-
-int run_local_ranks(const LocalRanksOptions& options) {
+int run_local_ranks(int64_t ranks, const std::function<int()>& body) {
   quiet_torch_logs();
-  return Supervisor(options).run();
+  const std::optional<int> code = Supervisor(ranks).run();
+  return code ? *code : body();
 }
 
 void check_ranks_flag(int64_t ranks) {

@@ -14,7 +14,7 @@ namespace {
 constexpr Patience kWhileAlive = Patience::kWhileAlive;
 
 // Reads that share a slot of the ring, or a read that only the reading rank itself needs.
-struct Chunk {
+struct SlotChunk {
   size_t first_read = 0, num_reads = 0;
   bool own = false;         // needs no slot
   uint64_t slot_number = 0;  // in the ring's order
@@ -22,7 +22,7 @@ struct Chunk {
   std::vector<int64_t> receivers;  // group ranks, without the reader
 };
 
-void add_receivers(Chunk& chunk, const SharedRead& read) {
+void add_receivers(SlotChunk& chunk, const SharedRead& read) {
   for (const Target& target : read.targets) {
     if (target.member != 0 && std::find(chunk.receivers.begin(), chunk.receivers.end(), target.member) == chunk.receivers.end())
       chunk.receivers.push_back(target.member);
@@ -30,8 +30,8 @@ void add_receivers(Chunk& chunk, const SharedRead& read) {
 }
 
 // The same on every rank.
-std::vector<Chunk> make_chunks(const std::vector<SharedRead>& reads) {
-  std::vector<Chunk> chunks;
+std::vector<SlotChunk> make_slot_chunks(const std::vector<SharedRead>& reads) {
+  std::vector<SlotChunk> chunks;
   uint64_t slots = 0;
   for (size_t i = 0; i < reads.size(); ++i) {
     const bool own = reads[i].targets.size() == 1 && reads[i].targets.front().member == 0;
@@ -39,7 +39,7 @@ std::vector<Chunk> make_chunks(const std::vector<SharedRead>& reads) {
     if (chunks.empty() || chunks.back().own || own || chunks.back().nbytes + nbytes > SharedRing::kSlotBytes) {
       chunks.push_back({i, 0, own, own ? 0 : slots++, 0, {}});
     }
-    Chunk& chunk = chunks.back();
+    SlotChunk& chunk = chunks.back();
     ++chunk.num_reads;
     chunk.nbytes += nbytes;
     add_receivers(chunk, reads[i]);
@@ -52,7 +52,7 @@ void copy_to(const ShardSpans& shards, const Target& target, std::span<const std
 }
 
 // Fills the slot, taking runs of the file at once.
-void read_chunk(const Chunk& chunk, const std::vector<SharedRead>& reads, const CheckpointFiles& files, std::byte* into) {
+void read_chunk(const SlotChunk& chunk, const std::vector<SharedRead>& reads, const CheckpointFiles& files, std::byte* into) {
   for (size_t i = chunk.first_read; i < chunk.first_read + chunk.num_reads;) {
     FileRange run = reads[i].from;
     uint64_t landed = run.landed_nbytes();
@@ -70,7 +70,7 @@ void read_chunk(const Chunk& chunk, const std::vector<SharedRead>& reads, const 
 }
 
 // Copies what `member` gets of the chunk; returns how much that was.
-uint64_t take_chunk(const Chunk& chunk, const std::vector<SharedRead>& reads, int64_t member, const std::byte* from,
+uint64_t take_chunk(const SlotChunk& chunk, const std::vector<SharedRead>& reads, int64_t member, const std::byte* from,
                     const ShardSpans& shards) {
   uint64_t taken = 0;
   for (size_t i = chunk.first_read; i < chunk.first_read + chunk.num_reads; ++i) {
@@ -111,7 +111,7 @@ std::unique_ptr<SharedRing> share_ring(const Distribution& d) {
 
 Distributed distribute_by_memory(const Distribution& d, SharedRing& ring, const ShardSpans& shards) {
   const std::vector<SharedRead> reads = merge_plans(d.plans, SharedRing::kSlotBytes);
-  std::vector<Chunk> chunks = make_chunks(reads);
+  std::vector<SlotChunk> chunks = make_slot_chunks(reads);
   const int64_t self = d.group.rank();
   Distributed result{Transport::kSharedMemory, 0, 0};
   std::atomic<uint64_t> bytes{0};
@@ -126,7 +126,7 @@ Distributed distribute_by_memory(const Distribution& d, SharedRing& ring, const 
     });
   };
   if (self == 0) {
-    each_chunk([&](const Chunk& chunk) {
+    each_chunk([&](const SlotChunk& chunk) {
       if (d.before_read) d.before_read();
       if (chunk.own) {
         const SharedRead& read = reads[chunk.first_read];
@@ -143,10 +143,10 @@ Distributed distribute_by_memory(const Distribution& d, SharedRing& ring, const 
     for (const SharedRead& read : reads) result.bytes_read += read.from.read_nbytes();
     return result;
   }
-  std::erase_if(chunks, [&](const Chunk& chunk) {
+  std::erase_if(chunks, [&](const SlotChunk& chunk) {
     return std::find(chunk.receivers.begin(), chunk.receivers.end(), self) == chunk.receivers.end();
   });
-  each_chunk([&](const Chunk& chunk) {
+  each_chunk([&](const SlotChunk& chunk) {
     ring.wait_until_filled(chunk.slot_number);
     bytes += take_chunk(chunk, reads, self, ring.bytes(chunk.slot_number).data(), shards);
     ring.taken(chunk.slot_number);

@@ -21,7 +21,7 @@ Json run_json(std::vector<std::string> args) {
   return parse_json(ended.out, "stdout");
 }
 
-std::string run(const std::vector<std::string>& args) {
+std::string output_of(const std::vector<std::string>& args) {
   const Ended ended = run_moraine(args);
   EXPECT_EQ(ended.exit_code, 0) << ended.err;
   return ended.out;
@@ -79,7 +79,7 @@ TEST_P(QwenFp8, EveryLoadModeIsProvenAndHoldsWhatThePlanSays) {
 }
 
 TEST_P(QwenFp8, ScoresLikeItsConvertedAndItsMergedCheckpoint) {
-  EXPECT_THAT(run({"convert", "--model", golden_ / "model", "--out", folder_ / "bf16", "--dtype", "bfloat16"}), HasSubstr("were quantised"));
+  EXPECT_THAT(output_of({"convert", "--model", golden_ / "model", "--out", folder_ / "bf16", "--dtype", "bfloat16"}), HasSubstr("were quantised"));
   EXPECT_FALSE(read_json_file(folder_ / "bf16" / "config.json").contains("quantization_config"));
   for (const auto& [name, tensor] : read_checkpoint_index(folder_ / "bf16").tensors) {
     EXPECT_EQ(tensor.entry.dtype, DType::kBF16) << name;  // multi-token prediction too
@@ -92,11 +92,11 @@ TEST_P(QwenFp8, ScoresLikeItsConvertedAndItsMergedCheckpoint) {
   EXPECT_EQ(score(golden_ / "model", adapted({"--ranks", "2", "mesh.ep=2"})), stored);
   EXPECT_EQ(score(golden_ / "model", adapted({"--ranks", "2"})), stored);
 
-  EXPECT_THAT(run({"merge", "--model", golden_ / "model", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged"}),
+  EXPECT_THAT(output_of({"merge", "--model", golden_ / "model", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged"}),
               HasSubstr("are bfloat16 now"));
   // Of every weight that was dequantised in fp32 the sum in fp32, rounded once.
-  run({"convert", "--model", golden_ / "model", "--out", folder_ / "fp32", "--dtype", "float32"});
-  run({"merge", "--model", folder_ / "fp32", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged32"});
+  output_of({"convert", "--model", golden_ / "model", "--out", folder_ / "fp32", "--dtype", "float32"});
+  output_of({"merge", "--model", folder_ / "fp32", "--adapter", golden_ / "lora" / "adapter", "--out", folder_ / "merged32"});
   const CheckpointIndex merged = read_checkpoint_index(folder_ / "merged"), exact = read_checkpoint_index(folder_ / "merged32");
   EXPECT_EQ(merged.tensors.size(), exact.tensors.size());
   for (const auto& [name, tensor] : merged.tensors) {
@@ -110,7 +110,7 @@ TEST_P(QwenFp8, ScoresLikeItsConvertedAndItsMergedCheckpoint) {
 }
 
 TEST_P(QwenFp8, InitMakesTheHubsLayout) {
-  run({"init", "--config", golden_ / "model" / "config.json", "--out", folder_ / "random"});
+  output_of({"init", "--config", golden_ / "model" / "config.json", "--out", folder_ / "random"});
   const CheckpointIndex made = read_checkpoint_index(folder_ / "random"), golden = read_checkpoint_index(golden_ / "model");
   for (const auto& [name, tensor] : made.tensors) {
     ASSERT_TRUE(golden.find(name)) << name;

@@ -156,13 +156,6 @@ TEST(World, HeartbeatLimitFromTheEnvironment) {
   EXPECT_THROW(ControlOptions::from_environment(environment({{"MORAINE_HEARTBEAT_SECONDS", "soon"}})), Error);
 }
 
-TEST(LocalRanks, TakesTheFlagOutOfTheArguments) {
-  using Args = std::vector<std::string>;
-  EXPECT_EQ(without_ranks_flag({"moraine", "train", "--ranks", "4", "r.yaml", "a.b=1"}), (Args{"moraine", "train", "r.yaml", "a.b=1"}));
-  EXPECT_EQ(without_ranks_flag({"moraine", "train", "r.yaml", "--ranks=4"}), (Args{"moraine", "train", "r.yaml"}));
-  EXPECT_EQ(without_ranks_flag({"moraine", "generate", "--", "--ranks", "4"}), (Args{"moraine", "generate", "--", "--ranks", "4"}));
-}
-
 TEST(Backend, ChoosesByDeviceAndRefusesWhatIsNotThere) {
   EXPECT_EQ(choose_backend("auto", c10::Device(c10::kCPU)), BackendKind::kGloo);
   EXPECT_EQ(choose_backend("gloo", c10::Device(c10::kCPU)), BackendKind::kGloo);

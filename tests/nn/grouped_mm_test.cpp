@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kIn = 40, kOut = 24;
 
-at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kBFloat16); }
+at::Tensor random_bf16(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kBFloat16); }
 
 struct Result {
   at::Tensor y, dx, a_grad, b_grad;
@@ -30,7 +30,7 @@ Result run(Linear linear, const at::Tensor& x, const FrozenWeight& w, const std:
 }
 
 // Within a few roundings to bf16 of values of this size.
-void expect_close(const at::Tensor& found, const at::Tensor& wanted) {
+void expect_within_rounding(const at::Tensor& found, const at::Tensor& wanted) {
   ASSERT_EQ(found.sizes(), wanted.sizes());
   const at::Tensor difference = (found.to(at::kDouble) - wanted.to(at::kDouble)).abs();
   EXPECT_LT(difference.max().item<double>(), 0.02 * (1 + wanted.abs().max().item<double>()));
@@ -39,13 +39,13 @@ void expect_close(const at::Tensor& found, const at::Tensor& wanted) {
 
 void expect_same(const FrozenWeight& w, const std::vector<int64_t>& rows, int64_t r) {
   const int64_t E = static_cast<int64_t>(rows.size()), R = std::accumulate(rows.begin(), rows.end(), int64_t{0});
-  const at::Tensor x = random({R, kIn}), dy = random({R, kOut});
-  const at::Tensor a = random({E, r, kIn}).to(at::kFloat), b = random({E, kOut, r}).to(at::kFloat);
+  const at::Tensor x = random_bf16({R, kIn}), dy = random_bf16({R, kOut});
+  const at::Tensor a = random_bf16({E, r, kIn}).to(at::kFloat), b = random_bf16({E, kOut, r}).to(at::kFloat);
   const Result found = run(grouped_mm_linear, x, w, rows, a, b, dy), wanted = run(grouped_linear, x, w, rows, a, b, dy);
-  expect_close(found.y, wanted.y);
-  expect_close(found.dx, wanted.dx);
-  expect_close(found.a_grad, wanted.a_grad);
-  expect_close(found.b_grad, wanted.b_grad);
+  expect_within_rounding(found.y, wanted.y);
+  expect_within_rounding(found.dx, wanted.dx);
+  expect_within_rounding(found.a_grad, wanted.a_grad);
+  expect_within_rounding(found.b_grad, wanted.b_grad);
   for (int64_t e = 0; e < E; ++e) {
     if (rows[e] > 0) continue;
     EXPECT_EQ(found.a_grad[e].abs().max().item<double>(), 0) << "of an expert without rows";
@@ -55,15 +55,15 @@ void expect_same(const FrozenWeight& w, const std::vector<int64_t>& rows, int64_
 
 TEST(GroupedMm, EqualsTheLoopOverExperts) {
   for (const int64_t r : {1, 4, 8, 12}) {
-    expect_same(random({4, kOut, kIn}), {3, 0, 5, 1}, r);
-    expect_same(random({4, kOut, kIn}), {0, 0, 17, 0}, r);
-    expect_same(random({3, kOut, kIn}), {1, 1, 1}, r);
+    expect_same(random_bf16({4, kOut, kIn}), {3, 0, 5, 1}, r);
+    expect_same(random_bf16({4, kOut, kIn}), {0, 0, 17, 0}, r);
+    expect_same(random_bf16({3, kOut, kIn}), {1, 1, 1}, r);
   }
 }
 
 TEST(GroupedMm, NoRowsAtAll) {
-  const at::Tensor w = random({2, kOut, kIn}), a = at::zeros({2, 4, kIn}), b = at::zeros({2, kOut, 4});
-  const Result result = run(grouped_mm_linear, random({0, kIn}), w, {0, 0}, a, b, random({0, kOut}));
+  const at::Tensor w = random_bf16({2, kOut, kIn}), a = at::zeros({2, 4, kIn}), b = at::zeros({2, kOut, 4});
+  const Result result = run(grouped_mm_linear, random_bf16({0, kIn}), w, {0, 0}, a, b, random_bf16({0, kOut}));
   EXPECT_EQ(result.y.sizes(), (std::vector<int64_t>{0, kOut}));
   EXPECT_EQ(result.dx.sizes(), (std::vector<int64_t>{0, kIn}));
   EXPECT_EQ(result.a_grad.abs().max().item<double>(), 0);
@@ -79,10 +79,10 @@ TEST(GroupedMm, QuantisedWeights) {
 }
 
 TEST(GroupedMm, FrozenPairGetsNoGradient) {
-  const at::Tensor x = random({5, kIn}).requires_grad_(), w = random({2, kOut, kIn});
+  const at::Tensor x = random_bf16({5, kIn}).requires_grad_(), w = random_bf16({2, kOut, kIn});
   const LoraPair lora{at::zeros({2, 4, kIn}), at::zeros({2, kOut, 4}), 1.0, {}, {}};
   const at::Tensor y = grouped_mm_linear(x, w, {2, 3}, &lora);
-  EXPECT_TRUE(torch::autograd::grad({y}, {x}, {random({5, kOut})}).front().defined());
+  EXPECT_TRUE(torch::autograd::grad({y}, {x}, {random_bf16({5, kOut})}).front().defined());
 }
 
 }  // namespace

@@ -9,14 +9,14 @@
 namespace moraine {
 namespace {
 
-at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble); }
+at::Tensor random_fp64(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble); }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   return a.numel() == 0 ? 0 : ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item<double>();
 }
 
-std::vector<at::Tensor> gradients(const at::Tensor& output, const std::vector<at::Tensor>& inputs, const at::Tensor& g) {
+std::vector<at::Tensor> gradients_of(const at::Tensor& output, const std::vector<at::Tensor>& inputs, const at::Tensor& g) {
   return torch::autograd::grad({output}, inputs, {g}, /*retain_graph=*/true);
 }
 
@@ -33,8 +33,8 @@ constexpr int64_t kKeyHeads = 2, kValueHeads = 6, kKeyWidth = 5, kValueWidth = 7
 
 // Decays from nearly none to strong ones.
 DeltaInput random_input(int64_t tokens) {
-  DeltaInput x{random({tokens, kKeyHeads, kKeyWidth}), random({tokens, kKeyHeads, kKeyWidth}),
-               random({tokens, kValueHeads, kValueWidth}), at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4),
+  DeltaInput x{random_fp64({tokens, kKeyHeads, kKeyWidth}), random_fp64({tokens, kKeyHeads, kKeyWidth}),
+               random_fp64({tokens, kValueHeads, kValueWidth}), at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4),
                at::rand({tokens, kValueHeads}, at::kDouble)};
   for (const at::Tensor& leaf : x.all()) leaf.requires_grad_();
   return x;
@@ -74,7 +74,7 @@ TEST(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
     for (size_t s = 0; s < lengths.size(); ++s) separate.push_back(token_by_token(in.rows(cu_seqlens[s], lengths[s])));
     const at::Tensor expected = at::cat(separate), found = chunked(in, chunks), g = at::randn_like(expected);
     EXPECT_LT(largest_difference(found, expected), 1e-12) << cu_seqlens.back();
-    const auto wanted = gradients(expected, in.all(), g), got = gradients(found, in.all(), g);
+    const auto wanted = gradients_of(expected, in.all(), g), got = gradients_of(found, in.all(), g);
     for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-10) << cu_seqlens.back() << " " << i;
   }
 }
@@ -116,8 +116,8 @@ TEST(GatedDeltaRule, LaterTokensDoNotReachEarlierOnes) {
   filled.beta = at::cat({in.beta.narrow(0, 0, 70), other.beta.narrow(0, 70, 10)});
   const at::Tensor together = chunked(filled, chunks);
   EXPECT_LT(largest_difference(together.narrow(0, 0, 70), alone), 1e-13);
-  const auto wanted = gradients(alone, in.all(), g);
-  const auto got = gradients(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, at::kDouble)}));
+  const auto wanted = gradients_of(alone, in.all(), g);
+  const auto got = gradients_of(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, at::kDouble)}));
   for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-12);
 }
 
@@ -134,7 +134,7 @@ at::Tensor convolved(const at::Tensor& x_TC, const at::Tensor& weight_CW) {
 }
 
 TEST(CausalConv, EqualsConv1dWithinEachSequence) {
-  const at::Tensor x = random({20, 6}).requires_grad_(), weight = random({6, 4});
+  const at::Tensor x = random_fp64({20, 6}).requires_grad_(), weight = random_fp64({6, 4});
   const std::vector<int64_t> cu_seqlens{0, 2, 3, 13, 20};
   std::vector<at::Tensor> separate;
   for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s)
@@ -142,12 +142,12 @@ TEST(CausalConv, EqualsConv1dWithinEachSequence) {
   const at::Tensor expected = at::cat(separate), found = causal_conv_silu(x, weight, cu_seqlens, nullptr);
   EXPECT_LT(largest_difference(found, expected), 1e-13);
   const at::Tensor g = at::randn_like(expected);
-  EXPECT_LT(largest_difference(gradients(found, {x}, g)[0], gradients(expected, {x}, g)[0]), 1e-13);
+  EXPECT_LT(largest_difference(gradients_of(found, {x}, g)[0], gradients_of(expected, {x}, g)[0]), 1e-13);
 }
 
 TEST(CausalConv, TailContinuesTheSequence) {
   at::NoGradGuard no_grad;
-  const at::Tensor x = random({12, 6}), weight = random({6, 4});
+  const at::Tensor x = random_fp64({12, 6}), weight = random_fp64({6, 4});
   at::Tensor tail;
   std::vector<at::Tensor> pieces;
   for (auto [begin, n] : std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {2, 1}, {3, 6}, {9, 1}, {10, 2}})
@@ -156,25 +156,25 @@ TEST(CausalConv, TailContinuesTheSequence) {
 }
 
 TEST(CausalConv, NoTokens) {
-  EXPECT_EQ(causal_conv_silu(random({0, 6}), random({6, 4}), {0}, nullptr).sizes(), (std::vector<int64_t>{0, 6}));
+  EXPECT_EQ(causal_conv_silu(random_fp64({0, 6}), random_fp64({6, 4}), {0}, nullptr).sizes(), (std::vector<int64_t>{0, 6}));
 }
 
 TEST(GatedRmsNorm, ForwardAndGradients) {
-  const at::Tensor x = random({5, 3, 16}).to(at::kFloat).requires_grad_(), gate = random({5, 3, 16}).to(at::kFloat).requires_grad_(),
-                   weight = random({16}).to(at::kFloat);
+  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(), gate = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
+                   weight = random_fp64({16}).to(at::kFloat);
   const at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * weight * at::silu(gate);
   const at::Tensor found = gated_rms_norm(x, gate, weight, 1e-6), g = at::randn_like(expected);
   EXPECT_LT(largest_difference(found, expected), 1e-6);
-  const auto wanted = gradients(expected, {x, gate}, g), got = gradients(found, {x, gate}, g);
+  const auto wanted = gradients_of(expected, {x, gate}, g), got = gradients_of(found, {x, gate}, g);
   for (int i = 0; i < 2; ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-5);
 }
 
 TEST(RmsNormZeroCentered, ForwardAndGradient) {
-  const at::Tensor x = random({5, 3, 16}).to(at::kFloat).requires_grad_(), weight = random({16}).to(at::kFloat);
+  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(), weight = random_fp64({16}).to(at::kFloat);
   const at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * (1 + weight);
   const at::Tensor found = rms_norm_zero_centered(x, weight, 1e-6), g = at::randn_like(expected);
   EXPECT_LT(largest_difference(found, expected), 1e-6);
-  EXPECT_LT(largest_difference(gradients(found, {x}, g)[0], gradients(expected, {x}, g)[0]), 1e-5);
+  EXPECT_LT(largest_difference(gradients_of(found, {x}, g)[0], gradients_of(expected, {x}, g)[0]), 1e-5);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 namespace moraine {
 namespace {
 
-at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+at::Tensor random_fp32(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
 
 // Scales of powers of two, as E8M0.
 at::Tensor random_scales(std::vector<int64_t> shape) {
@@ -26,7 +26,7 @@ FrozenWeight random_fp8(std::vector<int64_t> shape, int64_t block_rows, int64_t 
   std::vector<int64_t> scales = shape;
   scales[shape.size() - 2] /= block_rows;
   scales.back() /= block_columns;
-  return {random(shape).to(at::kFloat8_e4m3fn), random_scales(scales)};
+  return {random_fp32(shape).to(at::kFloat8_e4m3fn), random_scales(scales)};
 }
 
 void expect_equal(const at::Tensor& a, const at::Tensor& b) {
@@ -67,8 +67,8 @@ TEST(QuantizedWeight, RowsSplitIntoGroupsWhateverTheBlocks) {
 // FP8 with blocks that do not divide the matrices evenly, and scales that are no powers of two.
 FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns) {
   const auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
-  return {random({experts, matrices * rows, columns}).to(at::kFloat8_e4m3fn),
-          random({experts, matrices * blocks(rows, block_rows), blocks(columns, block_columns)}).abs() + 0.1,
+  return {random_fp32({experts, matrices * rows, columns}).to(at::kFloat8_e4m3fn),
+          random_fp32({experts, matrices * blocks(rows, block_rows), blocks(columns, block_columns)}).abs() + 0.1,
           {block_rows, block_columns, matrices}};
 }
 
@@ -97,8 +97,8 @@ TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
   const std::vector<int64_t> rows{3, 0, 5};
   for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32), random_cut(3, 2, 3, 64, 2, 48)}) {
     const FrozenWeight plain(dequantize(weight, at::kFloat));
-    at::Tensor x = random({8, 64}).requires_grad_(), g = random({8, 6});
-    LoraPair lora{random({3, 2, 64}), random({3, 6, 2}), 1.5, {}, {}};
+    at::Tensor x = random_fp32({8, 64}).requires_grad_(), g = random_fp32({8, 6});
+    LoraPair lora{random_fp32({3, 2, 64}), random_fp32({3, 6, 2}), 1.5, {}, {}};
     const auto run = [&](const FrozenWeight& w) {
       lora.a_grad = at::zeros_like(lora.a, at::kDouble);
       lora.b_grad = at::zeros_like(lora.b, at::kDouble);
@@ -111,7 +111,7 @@ TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
 }
 
 TEST(SwiGlu, ClampsAtItsLimitAndPassesNoGradientBeyond) {
-  at::Tensor x = (random({7, 24}) * 3).requires_grad_(), g = random({7, 12});
+  at::Tensor x = (random_fp32({7, 24}) * 3).requires_grad_(), g = random_fp32({7, 12});
   at::Tensor expected = at::silu(x.narrow(1, 0, 12).clamp_max(1.5)) * x.narrow(1, 12, 12).clamp(-1.5, 1.5);
   at::Tensor y = swiglu(x, 1.5);
   EXPECT_LT((y - expected).abs().max().item<double>(), 1e-6);

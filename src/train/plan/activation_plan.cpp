@@ -13,7 +13,7 @@
 namespace moraine {
 namespace {
 
-constexpr double kFloat = 4, kIndex = 8;  // bytes of an fp32 and of an index
+constexpr double kIndex = 8;  // bytes of an index
 
 int64_t row_alignment(const PlannedModel& model) { return gemm_row_alignment(at::kCPU, torch_dtype(model.shape.dtype)); }
 

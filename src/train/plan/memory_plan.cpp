@@ -9,7 +9,6 @@
 namespace moraine {
 namespace {
 
-constexpr double kFloat = 4;
 const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
 constexpr double kMiB = 1 << 20;
 

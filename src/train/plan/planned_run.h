@@ -14,6 +14,8 @@
 
 namespace moraine {
 
+inline constexpr int64_t kFloat = 4;  // bytes of an fp32 value
+
 // Nothing here depends on the mesh.
 struct PlannedModel {
   std::string architecture;

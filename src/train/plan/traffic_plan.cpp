@@ -12,7 +12,6 @@
 namespace moraine {
 namespace {
 
-constexpr int64_t kFloat = 4;
 
 // A group of ranks along an axis: every step-th rank from the first on.
 class Group {

@@ -13,7 +13,7 @@
 namespace moraine {
 namespace {
 
-constexpr uint64_t kChunk = 1 << 20;
+constexpr uint64_t kReadBytes = 1 << 20;
 constexpr size_t kLongestLine = 1 << 16;  // a step's is about 300 bytes
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
@@ -21,7 +21,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 void for_each_line(const File& file, const std::function<void(std::string_view line, bool is_whole)>& take) {
   std::string line, chunk;
   for (uint64_t at = 0; at < file.size(); at += chunk.size()) {
-    chunk.resize(std::min(kChunk, file.size() - at));
+    chunk.resize(std::min(kReadBytes, file.size() - at));
     file.read_exact(std::as_writable_bytes(std::span(chunk)), at);
     std::string_view rest = chunk;
     for (size_t end; (end = rest.find('\n')) != rest.npos; rest.remove_prefix(end + 1)) {

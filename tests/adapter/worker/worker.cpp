@@ -33,11 +33,7 @@ int run(Control& control, const std::vector<std::string>& args) {
 int main(int argc, char** argv) {
   using namespace moraine;
   const std::vector<std::string> args(argv, argv + argc);
-  if (!process_environment()(kLocalLaunchVariable)) {
-    LocalRanksOptions options;
-    options.ranks = std::stoll(args.at(1));
-    options.argv = args;
-    return run_local_ranks(options);
-  }
-  return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) { return run(control, args); });
+  return run_local_ranks(std::stoll(args.at(1)), [&] {
+    return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) { return run(control, args); });
+  });
 }

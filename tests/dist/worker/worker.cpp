@@ -316,11 +316,7 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
      }},
 };
 
-int run(const std::vector<std::string>& argv) {
-  const std::vector<std::string> rest = without_ranks_flag(argv);
-  if (rest.size() != argv.size()) {
-    return run_local_ranks({.ranks = std::atoll(argv.back().c_str()), .argv = rest});
-  }
+int run_as_rank(const std::string& scenario) {
   const WorldInfo world = world_from_environment();
   if (std::getenv("DIE_BEFORE_JOINING") && world.rank == 1) {
     announce();
@@ -328,7 +324,12 @@ int run(const std::vector<std::string>& argv) {
   }
   ControlOptions options = ControlOptions::from_environment();
   options.watch_local_processes = !std::getenv("BLIND");
-  return run_rank(world, options, kScenarios.at(rest.at(1)));
+  return run_rank(world, options, kScenarios.at(scenario));
+}
+
+int run(const std::vector<std::string>& argv) {
+  const auto rank = [&] { return run_as_rank(argv.at(1)); };
+  return argv.size() > 3 && argv[2] == "--ranks" ? run_local_ranks(std::stoll(argv[3]), rank) : rank();
 }
 
 }  // namespace

@@ -92,16 +92,18 @@ int load(const Fault& fault, const std::vector<std::string>& overrides, Control&
   return 0;
 }
 
-int run(const std::vector<std::string>& argv) {
+int run(std::vector<std::string> argv) {
+  int64_t ranks = 1;
   if (argv.size() > 2 && argv[1] == "--ranks") {
-    LocalRanksOptions options;
-    options.ranks = std::stoll(argv[2]);
-    options.argv = without_ranks_flag(argv);
-    return run_local_ranks(options);
+    ranks = std::stoll(argv[2]);
+    argv.erase(argv.begin() + 1, argv.begin() + 3);
   }
-  const Fault fault = parse_fault(argv.at(1));
-  return run_rank(world_from_environment(), ControlOptions::from_environment(),
-                  [&](Control& control) { return load(fault, {argv.begin() + 2, argv.end()}, control); });
+  const auto rank = [&] {
+    const Fault fault = parse_fault(argv.at(1));
+    return run_rank(world_from_environment(), ControlOptions::from_environment(),
+                    [&](Control& control) { return load(fault, {argv.begin() + 2, argv.end()}, control); });
+  };
+  return ranks > 1 ? run_local_ranks(ranks, rank) : rank();
 }
 
 }  // namespace

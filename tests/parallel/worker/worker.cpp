@@ -140,12 +140,8 @@ int run(Control& control, int64_t cases) {
 int main(int argc, char** argv) {
   using namespace moraine;
   if (argc != 3) return 2;
-  if (!process_environment()(kLocalLaunchVariable)) {
-    LocalRanksOptions options;
-    options.ranks = std::stoll(argv[1]);
-    options.argv = {argv, argv + argc};
-    return run_local_ranks(options);
-  }
-  return run_rank(world_from_environment(), ControlOptions::from_environment(),
-                  [&](Control& control) { return run(control, std::stoll(argv[2])); });
+  return run_local_ranks(std::stoll(argv[1]), [&] {
+    return run_rank(world_from_environment(), ControlOptions::from_environment(),
+                    [&](Control& control) { return run(control, std::stoll(argv[2])); });
+  });
 }
