@@ -1,6 +1,8 @@
 #include "dist/run_rank.h"
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +16,7 @@ namespace moraine {
 
 int run_rank(const WorldInfo& world, const ControlOptions& options, const std::function<int(Control&)>& body) {
   if (world.rank != 0) silence_log();
+  if (world.distributed()) prctl(PR_SET_NAME, fmt::format("moraine:{}", world.rank).c_str());
   set_thread_count(world);
   std::optional<Control> control;
   try {

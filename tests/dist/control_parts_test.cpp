@@ -97,9 +97,9 @@ TEST(LocalPeers, SeeAProcessEnd) {
 }
 
 TEST(ControlStore, TheFirstErrorStays) {
-  const ServedStore served = serve_local_store();
-  const WorldInfo world{.world_size = 2, .master_addr = "127.0.0.1", .master_port = served.port, .agent_store = true, .run_id = "r"};
-  const auto a = with_prefix(control_prefix(world), served.store);
+  LocalStoreSocket socket;
+  const WorldInfo world{.world_size = 2, .master_addr = "127.0.0.1", .master_port = socket.port(), .agent_store = true, .run_id = "r"};
+  const auto a = with_prefix(control_prefix(world), serve_local_store(std::move(socket)));
   const auto b = with_prefix(control_prefix(world), connect_store(world, seconds(10)));
   EXPECT_FALSE(try_get(*b, kErrorKey));
   EXPECT_TRUE(publish_error(*b, {.rank = 1, .reporter = 1, .exit_code = 2, .text = "bad \xff byte"}));
@@ -113,7 +113,7 @@ TEST(ControlStore, TheFirstErrorStays) {
 TEST(ControlStore, AMissingServerIsARunErrorThatNamesTheAddress) {
   quiet_torch_logs();
   WorldInfo world{.rank = 1, .world_size = 2, .master_addr = "127.0.0.1"};
-  world.master_port = serve_local_store().port;  // closed again at once
+  world.master_port = LocalStoreSocket().port();  // closed again at once
   try {
     connect_store(world, seconds(1));
     FAIL();

@@ -33,7 +33,7 @@ Outcome run_local(const std::string& scenario, int ranks, const Environment& env
 // Ranks started as Slurm or torchrun without an agent's store would: by nobody that looks after them. Rank 0 serves.
 struct Alone {
   Alone(const std::string& scenario, int ranks, Environment environment = {}, const std::vector<Environment>& each = {}) {
-    const uint16_t port = serve_local_store().port;  // free a moment ago
+    const uint16_t port = LocalStoreSocket().port();  // free a moment ago
     for (int rank = 0; rank < ranks; ++rank) {
       Environment own = environment;
       own["RANK"] = std::to_string(rank);

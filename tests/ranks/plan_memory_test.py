@@ -108,10 +108,12 @@ def peaks(command, ranks):
             for pid in pids:
                 try:
                     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-                    environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                rank = next((int(v[5:]) for v in environment if v.startswith(b"RANK=")), 0)
+                name = status.split(maxsplit=2)[1]  # "moraine:3" is rank 3
+                if ranks > 1 and ":" not in name:
+                    continue
+                rank = int(name.partition(":")[2] or 0)
                 for line in status.splitlines():
                     if line.startswith("VmHWM:"):
                         highest[rank] = max(highest.get(rank, 0), 1024 * int(line.split()[1]))
