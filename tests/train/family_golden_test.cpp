@@ -21,16 +21,17 @@ struct Curve {
 };
 struct Family {
   const char* name;  // in tests/golden, without -fp32 or -bf16
-  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps: transformers itself, with grouped_mm experts instead of eager
-  // ones, is up to 1.4e-4 and 3.5e-3 from its own curve in fp32 (in bf16 0.16 and 0.66); the first three steps are not yet
-  // amplified. So its bf16 norms say nothing, and the curve is judged by its mean distance.
+  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps. Measured with transformers and PEFT: from an adapter moved by one
+  // rounding (6e-8 of each value, ten runs) its losses move by up to 9.6e-4, its norms by 2.5e-2 and its final adapter by 7e-5; in fp64
+  // they are 3.0e-4, 7.6e-3 and 3e-5 from those in fp32. The first three steps are not yet amplified. In bf16, grouped_mm instead of
+  // eager experts makes 0.16 and 0.66: there norms say nothing, and the curve is judged by its mean distance.
   Curve fp32, fp32_first_steps, bf16;
   double router_loss_gradient;  // relative, of each tensor
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
     {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}, 2e-5},
-    {"qwen3_5_moe", {3e-4, 1e-2, 1e-2}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
+    {"qwen3_5_moe", {1e-3, 2.5e-2, 1e-3}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
     // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
     {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
 };
