@@ -6,10 +6,23 @@
 
 #include "base/cpu_features.h"
 #include "base/error.h"
+#include "base/path.h"
 #include "base/process.h"
+#include "base/text.h"
 #include "cli/cli.h"
 
+namespace {
+
+int end_with(const moraine::Error& error) {
+  std::fprintf(stderr, "moraine: error: %s\n", error.what());
+  return static_cast<int>(error.kind);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  moraine::fill_closed_standard_streams();
+  moraine::make_write_failures_errors();
   moraine::avoid_undescribed_amx();
   moraine::enlarge_kernel_cache();
   moraine::keep_freed_memory();
@@ -17,14 +30,16 @@ int main(int argc, char** argv) {
   try {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {
-    std::fprintf(stderr, "moraine: error: %s\n", error.what());
-    return static_cast<int>(error.kind);
+    return end_with(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return end_with(moraine::error_of_filesystem(error));
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "moraine: error: memory: allocation failed (use a smaller micro_batch_size or max_length)\n");
     return 1;
   } catch (const std::exception& error) {
     const std::string text = error.what();  // torch appends a stack trace after the first line
-    std::fprintf(stderr, "moraine: error: internal: %s (please report this)\n", text.substr(0, text.find('\n')).c_str());
+    const std::string line = moraine::one_line(text.substr(0, text.find('\n')), 3000);
+    std::fprintf(stderr, "moraine: error: internal: %s (please report this)\n", line.c_str());
     return 1;
   }
 }

@@ -15,6 +15,8 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/lfs_pointer.h"
+#include "base/path.h"
 
 namespace moraine {
 
@@ -39,6 +41,11 @@ fs::path name_beside(const fs::path& path, const char* purpose) {
 fs::path without_trailing_slash(const fs::path& path) {
   fs::path absolute = fs::absolute(path).lexically_normal();
   return absolute.has_filename() ? absolute : absolute.parent_path();
+}
+
+std::string without_slash(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
 }
 
 // Makes a finished file, or the names in a folder, survive a loss of power. `shown` is what errors name.
@@ -96,7 +103,7 @@ void replace_folder(const fs::path& fresh, const fs::path& path) {
 File::File(fs::path path) : path_(std::move(path)) {
   // O_NONBLOCK: a named pipe must be refused below, not waited for.
   fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd_ < 0) throw input_error(path_.string(), fmt::format("cannot open: {}", std::strerror(errno)));
+  if (fd_ < 0) throw input_error(path_.string(), "cannot open: " + why_not_opened(path_, errno));
   struct stat status;
   const char* problem = nullptr;
   if (::fstat(fd_, &status) != 0) {
@@ -146,6 +153,7 @@ void File::read_exact(std::span<std::byte> into, uint64_t offset) const {
 
 std::string read_text_file(const fs::path& path, uint64_t max_bytes) {
   File file(path);
+  refuse_lfs_pointer(file);
   if (file.size() > max_bytes) {
     throw input_error(path.string(), fmt::format("is {} long, at most {} are read", format_bytes(file.size()),
                                                  format_bytes(max_bytes)));
@@ -185,6 +193,22 @@ void AtomicFile::commit() {
   sync_folder(path_.parent_path(), path_);
 }
 
+int append_whole(int fd, std::string_view bytes) {
+  struct stat before;
+  if (::fstat(fd, &before) != 0) return errno;
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      const int code = errno;
+      [[maybe_unused]] const int cut = ::ftruncate(fd, before.st_size);
+      return code;
+    }
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return 0;
+}
+
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
   AtomicFile file(path);
   file.append(std::as_bytes(std::span(bytes)));
@@ -211,6 +235,12 @@ void write_folder_atomic(const fs::path& path, const std::function<void(const fs
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
     throw write_failure(path, error.code().value());
+  } catch (const Error& error) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    if (!error.where.starts_with(temporary.string())) throw;
+    const std::string within = error.where.substr(temporary.string().size());  // the temporary name tells a user nothing
+    throw Error(error.kind, without_slash(path.string()) + within, error.message, error.hint);
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
@@ -220,8 +250,8 @@ void write_folder_atomic(const fs::path& path, const std::function<void(const fs
 
 void make_folders(const fs::path& path) {
   std::vector<fs::path> missing;  // the innermost first
-  for (fs::path folder = without_trailing_slash(path); !fs::exists(folder); folder = folder.parent_path()) missing.push_back(folder);
-  std::error_code error;
+  std::error_code error;          // create_directories says why
+  for (fs::path folder = without_trailing_slash(path); !fs::exists(folder, error); folder = folder.parent_path()) missing.push_back(folder);
   fs::create_directories(path, error);
   if (error) throw run_error(path.string(), fmt::format("cannot make the folder: {}", error.message()));
   for (const fs::path& folder : missing) sync_folder(folder.parent_path(), folder);

@@ -36,7 +36,7 @@ class File {
   uint64_t size_ = 0;
 };
 
-// The whole file as text. Throws an input error when it is missing or longer than `max_bytes`.
+// The whole file as text. Throws an input error when it is missing, longer than `max_bytes` or a Git LFS pointer.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
 // A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit()
@@ -56,13 +56,18 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// Appends to a file that was opened for that (O_APPEND) and that nobody else writes to: all of `bytes`, or the file is as it was. Returns
+// 0 or the error's number.
+int append_whole(int fd, std::string_view bytes);
+
 // Writes `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
 // Throws a run error that names the path.
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
 // renamed over `path`. Missing parent folders are made. An older folder there is replaced: at every moment it or the
-// new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was.
+// new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was; an Error then names `path`
+// where it named the temporary folder.
 void write_folder_atomic(const std::filesystem::path& path,
                          const std::function<void(const std::filesystem::path& temporary)>& fill);
 

@@ -3,14 +3,19 @@
 #include <atomic>
 #include <cstdio>
 
+#include "base/text.h"
+
 namespace moraine {
 namespace {
 
 std::atomic<bool> silent{false};
 
-// One call of fwrite a line, so that lines of several threads or processes do not mix.
+constexpr size_t kLongestLine = 8000;
+
+// One call of fwrite a line, so that lines of several threads or processes do not mix. What cannot be written is lost: a run does
+// not end because nobody reads its log any more.
 void write_line(std::FILE* stream, std::string_view prefix, std::string_view line) {
-  std::string text = fmt::format("{}{}\n", prefix, line);
+  const std::string text = fmt::format("{}{}\n", prefix, one_line(line, kLongestLine));
   std::fwrite(text.data(), 1, text.size(), stream);
   std::fflush(stream);
 }

@@ -1,4 +1,5 @@
-// What a user reads while it runs: plain lines on stdout; stderr is for errors (DESIGN.md, "Output and errors").
+// What a user reads while it runs: plain lines on stdout; stderr is for errors. Lines quote names from foreign files, so their control
+// characters are escaped and they end in "…" after a few kilobytes. A line that cannot be written is lost without a word.
 #pragma once
 
 #include <fmt/format.h>

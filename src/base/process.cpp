@@ -1,7 +1,10 @@
 #include "base/process.h"
 
+#include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <initializer_list>
@@ -17,6 +20,18 @@ uint64_t peak_resident_bytes() {
 void keep_freed_memory() {
   mallopt(M_MMAP_THRESHOLD, 256 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
+}
+
+void make_write_failures_errors() {
+  for (int number : {SIGPIPE, SIGXFSZ}) signal(number, SIG_IGN);
+}
+
+void fill_closed_standard_streams() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    // open takes the lowest free number, which is this one. The wrong direction: EBADF, as for a closed one.
+    [[maybe_unused]] const int taken = open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+  }
 }
 
 void let_callers_handle_nccl_errors() {

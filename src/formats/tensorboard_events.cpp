@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "formats/tensorboard_event.pb.h"
 
 namespace moraine {
@@ -70,7 +71,7 @@ TensorboardEvents::TensorboardEvents(const std::filesystem::path& folder, int64_
   // TensorBoard reads a folder's files in the order of their names.
   path_ = folder / fmt::format("events.out.tfevents.{:020}.{}.{}", std::chrono::duration_cast<std::chrono::microseconds>(now).count(),
                                host_name(), getpid());
-  file_ = std::fopen(path_.c_str(), "wx");
+  file_ = std::fopen(path_.c_str(), "ax");
   if (!file_) throw run_error(path_.string(), std::strerror(errno), "check save.dir");
   tensorboard::Event version = event_now();
   version.set_file_version("brain.Event:2");
@@ -98,8 +99,8 @@ void TensorboardEvents::add_scalars(int64_t step, const std::vector<std::pair<st
 
 void TensorboardEvents::write(const std::string& event) {
   const std::string record = tfrecord(event);
-  if (std::fwrite(record.data(), 1, record.size(), file_) != record.size() || std::fflush(file_) != 0)
-    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
+  if (const int code = append_whole(fileno(file_), record))
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code), "free space or change save.dir");
 }
 
 }  // namespace moraine

@@ -86,9 +86,8 @@ void MetricsFile::add_to_last(const EvalResult& eval) {
 }
 
 void MetricsFile::write(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
-    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "free space or change save.dir");
-  }
+  if (const int code = append_whole(fileno(file_), text))
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code), "free space or change save.dir");
 }
 
 void MetricsFile::sync() {

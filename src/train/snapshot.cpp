@@ -139,8 +139,7 @@ void Snapshots::save(int64_t steps, OpenedAdapter& adapter, const AdamW& optimiz
         write_snapshot_state(temporary, steps, facts_.to_json());
       });
     } catch (const Error& error) {
-      // Its temporary name tells a user nothing. Other errors are those of other ranks.
-      if (!fs::path(error.where).is_absolute() && error.where != folder.string()) throw;
+      if (!error.where.starts_with(folder.string())) throw;  // those of other ranks
       throw run_error(folder.string(), error.message, "earlier snapshots are as they were; make room, then start again to go on from the newest");
     }
     folder_.remove_old(steps, keep_);

@@ -109,6 +109,16 @@ TEST(AtomicFolder, WritesAndReplaces) {
   EXPECT_EQ(names_in(folder / "parent"), std::vector<std::string>{"adapter"});
 }
 
+TEST(AtomicFolder, ErrorsNameItNotTheTemporaryFolder) {
+  TempFolder folder;
+  const fs::path path = folder / "run/";
+  const std::string error = error_of([&] {
+    write_folder_atomic(path, [](const fs::path& temporary) { write_file_atomic(temporary / "none/x", "1"); });
+  });
+  EXPECT_EQ(error, (folder / "run/none/x").string() + ": cannot write: No such file or directory");
+  EXPECT_THAT(names_in(folder.path()), testing::IsEmpty());
+}
+
 TEST(AtomicFolder, KeepsTheOldOneWhenFillThrows) {
   TempFolder folder;
   folder.write("adapter/old", "1");

@@ -14,6 +14,17 @@ TEST(Log, LinesGoToStdoutAndWarningsToStderr) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "moraine: warning: loss is high\n");
 }
 
+TEST(Log, NamesFromForeignFilesNeitherForgeLinesNorReachTheTerminalRaw) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  log_info("model: {}", "\x1b[2Jx\nmoraine: error: forged");
+  log_warning(std::string(1 << 20, 'x'));
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "model: \\x1b[2Jx\\nmoraine: error: forged\n");
+  const std::string warning = testing::internal::GetCapturedStderr();
+  EXPECT_LT(warning.size(), 10000u);
+  EXPECT_TRUE(warning.ends_with("x…\n"));
+}
+
 // In a process of its own: silence cannot be taken back.
 TEST(LogDeathTest, SilenceStopsLines) {
   EXPECT_EXIT(
