@@ -5,6 +5,7 @@
 
 #include "adapter/peft_import.h"
 #include "base/error.h"
+#include "base/path.h"
 
 namespace moraine {
 namespace {
@@ -42,7 +43,7 @@ TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layou
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
   AdapterSelection selection{read_lora_config(folder), {}};
   const LoraConfig& config = selection.config;
-  if (const auto weights = folder / "adapter_model.safetensors"; std::filesystem::exists(weights))
+  if (const auto weights = folder / "adapter_model.safetensors"; path_exists(weights))
     selection.peft_class = peft_class_of(read_safetensors_header(weights));
   const std::vector<LoraModule> offered = modules_as(selection.peft_class, layout);
   ModuleSelection target_modules = config.target_modules;

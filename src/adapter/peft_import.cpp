@@ -7,6 +7,7 @@
 
 #include "adapter/peft_layout.h"
 #include "base/error.h"
+#include "formats/folder_parts.h"
 #include "load/tensor_file.h"
 
 namespace moraine {
@@ -29,7 +30,7 @@ void check_factor(const SafetensorsHeader& header, const std::string& name, cons
 }  // namespace
 
 PeftWeights::PeftWeights(const std::filesystem::path& folder, std::vector<LoraModule> modules, int64_t r)
-    : header_(read_safetensors_header(folder / "adapter_model.safetensors")),
+    : header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))),
       modules_(std::move(modules)),
       peft_class_(peft_class_of(header_)),
       names_(peft_names(modules_, peft_class_)) {

@@ -7,7 +7,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/path.h"
 #include "base/text.h"
+#include "formats/folder_parts.h"
 
 namespace moraine {
 namespace {
@@ -49,8 +51,8 @@ std::string to_text(const std::string& where, const std::string& key, const Json
 }  // namespace
 
 HfConfig HfConfig::read(const std::filesystem::path& path) {
-  std::error_code ignored;
-  std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
+  if (!path_exists(path) && path.extension() != ".json") throw no_such_folder(path);
+  const std::filesystem::path file = is_folder(path) ? find_in_folder(path, FolderPart::kConfig) : path;
   Json json = read_json_file(file);
   if (!json.is_object()) throw input_error(file.string(), "not a JSON object");
   return HfConfig(std::move(json), file.string());

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/hf_config.h"
+#include "formats/folder_parts.h"
 
 namespace moraine {
 namespace {
@@ -93,7 +94,7 @@ Json selection_to_json(const ModuleSelection& selection) {
 }  // namespace
 
 LoraConfig read_lora_config(const std::filesystem::path& folder) {
-  HfConfig file = HfConfig::read(folder / "adapter_config.json");
+  HfConfig file = HfConfig::read(find_in_folder(folder, FolderPart::kAdapterConfig));
   refuse_unsupported(file);
   const std::string& where = file.where();
   LoraConfig config;

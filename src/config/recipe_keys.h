@@ -11,6 +11,7 @@
 namespace moraine {
 
 struct AnyValue {};  // whatever fits the field's type
+struct PathValue {};  // a path, or a list of them: ~ is the home folder (expand_home)
 // One of a list of words.
 struct OneOf {
   std::vector<std::string> choices;
@@ -35,7 +36,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   const Real positive{0, std::numeric_limits<double>::infinity(), true};
   const Real not_negative{0};
 
-  visit("model.path", recipe.model.path, AnyValue{});
+  visit("model.path", recipe.model.path, PathValue{});
   visit("model.dtype", recipe.model.dtype, OneOf{{"auto", "bfloat16", "float32"}});
   visit("model.base_format", recipe.model.base_format, OneOf{{"stored", "bfloat16"}});
 
@@ -45,11 +46,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("adapter.target_modules", recipe.adapter.target_modules, AnyValue{});
   visit("adapter.exclude_modules", recipe.adapter.exclude_modules, AnyValue{});
   visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{});
-  visit("adapter.init_from", recipe.adapter.init_from, AnyValue{});
+  visit("adapter.init_from", recipe.adapter.init_from, PathValue{});
   visit("adapter.seed", recipe.adapter.seed, AnyValue{});
 
-  visit("data.train", recipe.data.train, AnyValue{});
-  visit("data.eval", recipe.data.eval, AnyValue{});
+  visit("data.train", recipe.data.train, PathValue{});
+  visit("data.eval", recipe.data.eval, PathValue{});
   visit("data.format", recipe.data.format, OneOf{{"auto", "messages", "sharegpt", "alpaca", "text", "tokens"}});
   visit("data.template", recipe.data.chat_template, AnyValue{});
   visit("data.template_options", recipe.data.template_options, AnyValue{});
@@ -86,10 +87,10 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative);
   visit("train.eval_every", recipe.train.eval_every, Whole{0});
 
-  visit("save.dir", recipe.save.dir, AnyValue{});
+  visit("save.dir", recipe.save.dir, PathValue{});
   visit("save.every", recipe.save.every, Whole{0});
   visit("save.keep", recipe.save.keep, Whole{1});
-  visit("save.resume", recipe.save.resume, AnyValue{});
+  visit("save.resume", recipe.save.resume, PathValue{});
 
   visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive);
   visit("dist.backend", recipe.dist.backend, OneOf{{"auto", "gloo", "nccl"}});

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/path.h"
 #include "base/text.h"
 
 namespace moraine {
@@ -25,6 +26,8 @@ Error mismatch(const Setting& setting, const YAML::Node& node, const std::string
                                           : "empty";
   return input_error(setting.where, fmt::format("key '{}' is {}, expected {}", setting.key, shown, expected));
 }
+
+std::string where_of(const Setting& setting) { return fmt::format("{}: key '{}'", setting.where, setting.key); }
 
 // Quoted or tagged text is a string, whatever it looks like.
 bool is_plain_scalar(const YAML::Node& node) {
@@ -119,6 +122,10 @@ void parse_value(const Setting& setting, std::string& field, AnyValue) {
   field = parse_text(setting, setting.node, "a string");
 }
 
+void parse_value(const Setting& setting, std::string& field, PathValue) {
+  field = expand_home(parse_text(setting, setting.node, "a string"), where_of(setting));
+}
+
 void parse_value(const Setting& setting, std::string& field, const OneOf& rule) {
   std::string text = setting.node.IsScalar() ? setting.node.Scalar() : "";
   if (std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end()) {
@@ -178,6 +185,11 @@ void parse_value(const Setting& setting, bool& field, AnyValue) {
 
 void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue) {
   field = parse_texts(setting, "a list of strings");
+}
+
+void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue) {
+  field = parse_texts(setting, "a list of strings");
+  for (std::string& path : field) path = expand_home(path, where_of(setting));
 }
 
 void parse_value(const Setting& setting, ModuleSelection& field, AnyValue) {

@@ -18,6 +18,7 @@ struct Setting {
 
 // Sets the field. Throw input errors that name key, value and what is expected.
 void parse_value(const Setting& setting, std::string& field, AnyValue);
+void parse_value(const Setting& setting, std::string& field, PathValue);
 void parse_value(const Setting& setting, std::string& field, const OneOf& rule);
 void parse_value(const Setting& setting, int64_t& field, const Whole& rule);
 void parse_value(const Setting& setting, std::optional<int64_t>& field, const Whole& rule);
@@ -27,6 +28,7 @@ void parse_value(const Setting& setting, std::optional<double>& field, const Rea
 void parse_value(const Setting& setting, std::array<double, 2>& field, const Real& rule);
 void parse_value(const Setting& setting, bool& field, AnyValue);
 void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue);  // one string is a list of one
+void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue);
 void parse_value(const Setting& setting, ModuleSelection& field, AnyValue);
 void parse_value(const Setting& setting, Json& field, AnyValue);  // a map
 

@@ -5,6 +5,8 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/lfs_pointer.h"
+#include "base/path.h"
 
 namespace moraine {
 namespace {
@@ -16,10 +18,9 @@ bool is_space(int c) {
 }  // namespace
 
 RowReader::RowReader(const std::string& path) : path_(path) {
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) throw input_error(path, "no such file");
-  if (!std::filesystem::is_regular_file(status)) throw input_error(path, "not a regular file");
+  if (!path_exists(path)) throw input_error(path, "no such file");
+  if (!std::filesystem::is_regular_file(path)) throw input_error(path, "not a regular file");
+  refuse_lfs_pointer(File(path));
   file_.open(path, std::ios::binary);
   if (!file_) throw input_error(path, "cannot be opened for reading");
   char mark[3] = {};

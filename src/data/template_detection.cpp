@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/path.h"
 
 namespace moraine {
 namespace {
@@ -39,8 +40,8 @@ std::optional<std::string> from_tokenizer_config(const std::filesystem::path& pa
 // nullopt when the folder has none.
 std::optional<Found> read_template(const std::filesystem::path& folder) {
   const std::filesystem::path jinja = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
-  if (std::filesystem::exists(jinja)) return Found{read_text_file(jinja), jinja.string()};
-  if (std::filesystem::exists(config)) {
+  if (path_exists(jinja)) return Found{read_text_file(jinja), jinja.string()};
+  if (path_exists(config)) {
     if (auto text = from_tokenizer_config(config)) return Found{*text, config.string()};
   }
   return std::nullopt;
@@ -48,7 +49,7 @@ std::optional<Found> read_template(const std::filesystem::path& folder) {
 
 // Its checkpoints come with an encoder in Python instead of a template.
 bool is_deepseek_v4(const std::filesystem::path& folder) {
-  if (!std::filesystem::exists(folder / "config.json")) return false;
+  if (!path_exists(folder / "config.json")) return false;
   const Json config = read_json_file(folder / "config.json");
   return config.is_object() && config.value("model_type", Json()) == "deepseek_v4";
 }

@@ -6,9 +6,11 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/path.h"
 #include "data/tokenizer_json.h"
 #include "data/unicode.h"
 #include "data/unicode_normalizer.h"
+#include "formats/folder_parts.h"
 
 namespace moraine {
 namespace {
@@ -170,6 +172,7 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
+  if (!path_exists(tokenizer_json)) find_in_folder(tokenizer_json.parent_path(), FolderPart::kTokenizer);  // throws, saying why
   return Tokenizer(std::make_unique<Impl>(read_tokenizer_json(tokenizer_json)));
 }
 

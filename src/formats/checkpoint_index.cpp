@@ -6,7 +6,9 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/path.h"
 #include "base/text.h"
+#include "formats/folder_parts.h"
 
 namespace moraine {
 
@@ -66,7 +68,7 @@ CheckpointIndex read_indexed(const fs::path& folder) {
   for (const auto& [tensor, name] : weight_map) file_numbers[name] = 0;
   CheckpointIndex index{folder, {}, {}};
   for (auto& [name, number] : file_numbers) {
-    if (!fs::exists(folder / name)) {
+    if (!path_exists(folder / name)) {
       throw input_error((folder / name).string(), fmt::format("the file is missing, but {} names it", kIndexFile),
                         "download the checkpoint again");
     }
@@ -113,15 +115,10 @@ uint64_t CheckpointIndex::total_bytes() const {
 }
 
 CheckpointIndex read_checkpoint_index(const fs::path& folder) {
-  std::error_code ignored;
-  if (!fs::is_directory(folder, ignored)) throw input_error(folder.string(), "no such folder");
-  if (fs::exists(folder / kSingleFile, ignored)) return read_single_file(folder);
-  if (fs::exists(folder / kIndexFile, ignored)) return read_indexed(folder);
-  throw input_error(
-      folder.string(), fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile),
-      fs::exists(folder / "pytorch_model.bin", ignored) || fs::exists(folder / "pytorch_model.bin.index.json", ignored)
-          ? "pickled weights are not read; convert them to safetensors"
-          : "");
+  if (!is_folder(folder)) throw no_such_folder(folder);
+  if (path_exists(folder / kSingleFile)) return read_single_file(folder);
+  if (path_exists(folder / kIndexFile)) return read_indexed(folder);
+  throw no_weights_in_folder(folder, fmt::format("holds neither {} nor {}", kSingleFile, kIndexFile));
 }
 
 }  // namespace moraine

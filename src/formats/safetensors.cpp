@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/lfs_pointer.h"
 #include "base/text.h"
 
 namespace moraine {
@@ -201,6 +202,7 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, uin
 
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path) {
   File file(path);
+  refuse_lfs_pointer(file);
   std::vector<std::byte> bytes(std::min(kLengthBytes, file.size()));
   file.read_exact(bytes, 0);
   uint64_t length = header_length(bytes, file.size(), path.string());

@@ -21,7 +21,7 @@ TEST(HfConfig, ReadsAFolderOrAFile) {
   std::filesystem::path path = folder.write("config.json", R"({"hidden_size": 64})");
   EXPECT_EQ(HfConfig::read(folder.path()).integer("hidden_size"), 64);
   EXPECT_EQ(HfConfig::read(path).integer("hidden_size"), 64);
-  EXPECT_THAT(error_of([&] { HfConfig::read(folder / "none"); }), HasSubstr("none: cannot open"));
+  EXPECT_THAT(error_of([&] { HfConfig::read(folder / "none"); }), HasSubstr("none: no such folder"));
   folder.write("config.json", "[]");
   EXPECT_THAT(error_of([&] { HfConfig::read(folder.path()); }), HasSubstr("config.json: not a JSON object"));
 }

@@ -76,6 +76,26 @@ dist: {timeout_seconds: 60.5, backend: gloo}
 log: {every: 5, tensorboard: false}
 )";
 
+TEST_F(RecipeTest, TildeInPathsIsTheHomeFolder) {
+  const char* set = getenv("HOME");
+  const std::string before = set ? set : "";
+  setenv("HOME", "/home/someone", 1);
+  const Recipe r = read("model: {path: ~/models/a}\nadapter: {init_from: ~/b}\ndata: {train: [~/c.jsonl, d/~], eval: ~/e.jsonl, template: ~/f}\n",
+                        {"save.dir=~/runs", "save.resume=~/runs/0"});
+  EXPECT_EQ(r.model.path, "/home/someone/models/a");
+  EXPECT_EQ(r.adapter.init_from, "/home/someone/b");
+  EXPECT_THAT(r.data.train, ElementsAre("/home/someone/c.jsonl", "d/~"));
+  EXPECT_THAT(r.data.eval, ElementsAre("/home/someone/e.jsonl"));
+  EXPECT_EQ(r.data.chat_template, "~/f");  // no path
+  EXPECT_EQ(r.save.dir, "/home/someone/runs");
+  EXPECT_EQ(r.save.resume, "/home/someone/runs/0");
+  // Another user, or none, reads the same in the recipe that a run leaves.
+  setenv("HOME", "/home/other", 1);
+  EXPECT_EQ(read(recipe_to_yaml(r)).save.dir, "/home/someone/runs");
+  EXPECT_THAT(error("save: {dir: ~no-such-user-here/x}"), HasSubstr("recipe.yaml: key 'save.dir': '~no-such-user-here/x': there is no user"));
+  if (set) setenv("HOME", before.c_str(), 1);
+}
+
 TEST_F(RecipeTest, ReadsEveryKey) {
   Recipe r = read(kFull);
   EXPECT_EQ(r.model.path, "models/a");
