@@ -13,6 +13,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "base/json.h"
+#include "base/output.h"
 
 namespace moraine {
 
@@ -109,7 +110,8 @@ bool publish_error(c10d::Store& store, const ErrorReport& report) {
 }
 
 void print_error(const std::string& text) {
-  const std::string line = "moraine: error: " + text + "\n";
+  constexpr size_t kLongest = 16000;
+  const std::string line = "moraine: error: " + for_terminal(std::string_view(text).substr(0, kLongest)) + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
   std::fflush(stderr);
 }

@@ -66,7 +66,7 @@ std::optional<std::string> try_get(c10d::Store& store, const std::string& key);
 // Writes the report unless there is one already; true when this one is the world's error.
 bool publish_error(c10d::Store& store, const ErrorReport& report);
 
-// The one place that writes `moraine: error: …` for a world of several ranks.
+// The one place that writes `moraine: error: …` for a world of several ranks. Control characters but line ends are escaped.
 void print_error(const std::string& text);
 
 // An exception's text without libtorch's stack trace, on one line.

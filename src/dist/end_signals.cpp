@@ -7,18 +7,15 @@
 
 namespace moraine {
 
-namespace {
-
-bool is_ignored(int number) {
+bool is_ignored_signal(int number) {
   struct sigaction action {};
   return sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-}  // namespace
-
 EndSignals::EndSignals(std::function<void(EndSignals&, int)> asked) : asked_(std::move(asked)) {
   sigemptyset(&taken_);
-  for (int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&taken_, number);
+  for (int number : kRequestSignals) sigaddset(&taken_, number);
+  sigaddset(&taken_, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &taken_, &before_);
   thread_ = std::thread([this] { run(); });
 }
@@ -34,7 +31,7 @@ void EndSignals::run() {
   int number = 0;
   do {
     sigwait(&taken_, &number);
-  } while (!stop_ && (is_ignored(number) || StopRequest::take(number)));
+  } while (!stop_ && (is_ignored_signal(number) || StopRequest::take(number)));
   if (stop_) return;
   asked_(*this, number);
   if (!stop_) end_process_by(number);

@@ -1,4 +1,4 @@
-// SIGTERM, SIGINT and SIGHUP: how a launcher, or a user, ends a rank. They are taken on a thread of its own, which may use
+// The signals of a StopRequest and SIGHUP: how a launcher, or a user, ends a rank. They are taken on a thread of its own, which may use
 // locks and the network; a signal handler may not.
 #pragma once
 
@@ -10,6 +10,9 @@
 #include <thread>
 
 namespace moraine {
+
+// Whether the signal is ignored, as nohup and background jobs of a shell have it.
+bool is_ignored_signal(int number);
 
 class EndSignals {
  public:

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -29,8 +31,11 @@ FolderFromRank0::FolderFromRank0(MeshGroups& groups, const std::string& name, co
                                  const std::vector<std::string>& files)
     : path_(folder), is_copy_(groups.world->rank() != 0) {
   if (is_copy_) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "moraine-XXXXXX").string();
-    if (!mkdtemp(pattern.data())) throw run_error(pattern, "cannot make a temporary folder", "set TMPDIR to a writable one");
+    std::error_code no_folder;
+    std::string pattern = (std::filesystem::temp_directory_path(no_folder) / "moraine-XXXXXX").string();
+    if (no_folder || !mkdtemp(pattern.data()))
+      throw run_error("TMPDIR", "cannot make a temporary folder: " + (no_folder ? no_folder.message() : pattern + ": " + std::strerror(errno)),
+                      "set it to a folder that can be written");
     path_ = pattern;
   }
   for (const std::string& file : files) {

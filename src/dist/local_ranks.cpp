@@ -15,8 +15,10 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "dist/child_process.h"
 #include "dist/control_store.h"
+#include "dist/end_signals.h"
 #include "dist/heartbeat.h"
 #include "dist/launch.h"
 #include "dist/stop_request.h"
@@ -66,7 +68,8 @@ class Supervisor {
   void block_signals() {
     sigset_t set;
     sigemptyset(&set);
-    for (int number : {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGTSTP, SIGCONT}) sigaddset(&set, number);
+    for (int number : {SIGHUP, SIGCHLD, SIGTSTP, SIGCONT}) sigaddset(&set, number);
+    for (int number : kRequestSignals) sigaddset(&set, number);
     sigprocmask(SIG_BLOCK, &set, nullptr);
     signal_fd_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signal_fd_ < 0) throw run_error("--ranks", std::string("signalfd: ") + std::strerror(errno));
@@ -141,6 +144,7 @@ class Supervisor {
       case SIGCONT: signal_all(SIGCONT); return;
       default: break;
     }
+    if (is_ignored_signal(number)) return;  // blocked signals come here even so; ranks have them as they are by default
     const Clock::time_point now = Clock::now();
     // A signal sent to a process and to its group arrives twice: one forward.
     if (forwarded_ && now - forwarded_at_ < StopRequest::kSameRequest) return;
@@ -168,7 +172,7 @@ class Supervisor {
   }
 
   static void pass_on(const std::string& line) {
-    const std::string text = line + "\n";
+    const std::string text = one_line(line, 8000) + "\n";
     std::fwrite(text.data(), 1, text.size(), stderr);
     std::fflush(stderr);
   }
@@ -180,9 +184,15 @@ class Supervisor {
     if (!first_failed_) first_failed_ = rank;
     read_stderr(rank);
     // It ended in order, because somebody asked one of the ranks to; they have agreed on it (StopRequest).
-    if (!forwarded_ && WIFEXITED(status) && (exit_codes_[rank] == 128 + SIGTERM || exit_codes_[rank] == 128 + SIGINT)) {
+    if (!forwarded_ && WIFEXITED(status) && is_request_signal(exit_codes_[rank] - 128)) {
       forwarded_ = exit_codes_[rank] - 128;
       forwarded_at_ = Clock::now();
+    }
+    // Nobody reads its results any more (print_result): the others need not go on.
+    if (!forwarded_ && WIFSIGNALED(status) && WTERMSIG(status) == SIGPIPE) {
+      forwarded_ = SIGPIPE;
+      failed_at_ = forwarded_at_ = Clock::now();
+      signal_all(SIGHUP);
     }
     // Ranks that end because they were told to may take their time: the others save what they have.
     if (forwarded_ || report_) return;
@@ -224,7 +234,7 @@ class Supervisor {
   }
 
   void look_for_report() {
-    if (report_) return;
+    if (report_ || forwarded_ == SIGPIPE) return;
     if (const auto text = try_get(*store_, kErrorKey)) {
       report_ = ErrorReport::from_json(*text);
       if (!failed_at_) failed_at_ = Clock::now();

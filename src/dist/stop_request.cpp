@@ -40,12 +40,16 @@ void handle(int number, struct sigaction& before) {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  for (int other : {SIGTERM, SIGINT}) sigaddset(&action.sa_mask, other);
+  for (int other : kRequestSignals) sigaddset(&action.sa_mask, other);
   sigaction(number, nullptr, &before);
   if (before.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);
 }
 
 }  // namespace
+
+bool is_request_signal(int number) {
+  return std::find(std::begin(kRequestSignals), std::end(kRequestSignals), number) != std::end(kRequestSignals);
+}
 
 // Ranks of a world block these signals and take them on a thread (EndSignals); the handlers are for a process without one.
 StopRequest::StopRequest(Armed armed, const std::string& notice) : armed_(armed == Armed::kYes) {
@@ -56,19 +60,17 @@ StopRequest::StopRequest(Armed armed, const std::string& notice) : armed_(armed 
   asked_by = 0;
   asked_at = 0;
   is_armed = true;
-  handle(SIGTERM, terminate_before_);
-  handle(SIGINT, interrupt_before_);
+  for (size_t i = 0; i < std::size(kRequestSignals); ++i) handle(kRequestSignals[i], before_[i]);
 }
 
 StopRequest::~StopRequest() {
   if (!armed_) return;
   is_armed = false;
-  sigaction(SIGTERM, &terminate_before_, nullptr);
-  sigaction(SIGINT, &interrupt_before_, nullptr);
+  for (size_t i = 0; i < std::size(kRequestSignals); ++i) sigaction(kRequestSignals[i], &before_[i], nullptr);
 }
 
 bool StopRequest::take(int number) {
-  if (!is_armed || (number != SIGTERM && number != SIGINT)) return false;
+  if (!is_armed || !is_request_signal(number)) return false;
   int none = 0;
   if (!asked_by.compare_exchange_strong(none, number)) {
     const int64_t first = asked_at;  // 0: another thread is about to say it

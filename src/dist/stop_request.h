@@ -1,18 +1,23 @@
-// The first SIGTERM or SIGINT as a request to end in order: a launcher that needs the machine back (Slurm, Kubernetes) asks so, and a
-// user does by Ctrl-C.
+// The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 as a request to end in order: a launcher that needs the machine back asks so (Kubernetes
+// and Slurm by SIGTERM, `sbatch --signal=USR1@120` and Grid Engine's -notify by the others), and a user does by Ctrl-C. SIGHUP is none: it
+// says that nobody is there any more, and the parent of `--ranks N` ends ranks by it at once.
 #pragma once
 
 #include <chrono>
 #include <csignal>
+#include <iterator>
 #include <string>
 
 #include "dist/process_group.h"
 
 namespace moraine {
 
+inline constexpr int kRequestSignals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+bool is_request_signal(int number);
+
 class StopRequest {
  public:
-  // While this object lives, the first SIGTERM or SIGINT is noted and `notice` (a line; may be empty) printed. Another one, kSameRequest
+  // While this object lives, the first of those signals is noted and `notice` (a line; may be empty) printed. Another one, kSameRequest
   // later or more, ends the process as it would have without this object. One object at a time; `armed`
   // false: signals do what they always do.
   enum class Armed { kNo, kYes };
@@ -32,7 +37,7 @@ class StopRequest {
 
  private:
   bool armed_;
-  struct sigaction terminate_before_, interrupt_before_;
+  struct sigaction before_[std::size(kRequestSignals)];
 };
 
 // "SIGTERM"

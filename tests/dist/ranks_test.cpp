@@ -376,8 +376,34 @@ TEST(Launcher, RanksAreItsOnlyChildrenAndDieWithIt) {
   for (pid_t pid : pids) EXPECT_FALSE(alive(pid));
 }
 
+// nohup: what is ignored when the program starts does not end its ranks either.
+TEST(Launcher, IgnoredSignalsAreNotPassedOn) {
+  signal(SIGHUP, SIG_IGN);
+  Program program(worker("pids", 2), {});
+  signal(SIGHUP, SIG_DFL);
+  ASSERT_TRUE(program.wait_for_output("\npid", 10));
+  program.signal(SIGHUP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  for (pid_t pid : pids_of(program.out())) EXPECT_TRUE(alive(pid));
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.finish().exit_code, 128 + SIGTERM);
+}
+
+// A rank whose results nobody reads takes the others with it, without a word.
+TEST(Launcher, ARankEndedByAClosedPipeEndsTheOthersQuietly) {
+  Program program(worker("pids", 3), {});
+  ASSERT_TRUE(program.wait_for_output("\npid", 10));
+  const std::vector<pid_t> pids = pids_of(program.out());
+  ASSERT_FALSE(pids.empty());
+  kill(pids[0], SIGPIPE);
+  const Outcome outcome = program.finish();
+  EXPECT_EQ(outcome.exit_code, 128 + SIGPIPE);
+  EXPECT_EQ(outcome.err, "");
+  for (pid_t pid : pids) EXPECT_FALSE(alive(pid));
+}
+
 TEST(Launcher, SignalsReachTheRanks) {
-  for (int number : {SIGTERM, SIGINT}) {
+  for (int number : {SIGTERM, SIGINT, SIGUSR1}) {
     Program program(worker("pids", 2), {});
     ASSERT_TRUE(program.wait_for_output("\npid", 10));
     program.signal(number);

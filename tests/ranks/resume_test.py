@@ -270,8 +270,7 @@ def check_full_disk(runs, base):
     shutil.copytree(base, out)
     before = {p: p.read_bytes() for p in (out / "checkpoints").rglob("*") if p.is_file()}
     limit = (out / "checkpoints" / "step-12" / "optimizer.safetensors").stat().st_size - 1
-    ended = runs.run(out, ONE, "save.every=4", code=1, restore_signals=False,  # Python ignores SIGXFSZ, and so do its children
-                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    ended = runs.run(out, ONE, "save.every=4", code=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     after = {p: p.read_bytes() for p in (out / "checkpoints").rglob("*") if p.is_file()}
     good = before == after and "step-16: cannot write: File too large" in ended.err and len(ended.err.splitlines()) == 1
     report(f"a disk without room: {ended.err.strip()[:200]}", None if good else ended.err + str(after.keys() - before.keys()))
@@ -338,6 +337,8 @@ def main():
         check_signals(runs, ONE, signal.SIGTERM)
         check_signals(runs, EP2, signal.SIGTERM)
         check_signals(runs, EP2, signal.SIGINT)
+        check_signals(runs, ONE, signal.SIGUSR1)
+        check_signals(runs, EP2, signal.SIGUSR1)
         if a.torchrun and a.full:
             check_signals(runs, EP2, signal.SIGTERM, a.torchrun)
         check_kills(runs, 40 if a.full else 10, EP2)
