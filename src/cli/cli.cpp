@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "base/text.h"
 #include "base/version.h"
 #include "cli/commands.h"
@@ -17,10 +18,6 @@
 
 namespace moraine {
 namespace {
-
-void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-}
 
 std::string built_commands() {
   std::vector<std::string> names;
@@ -65,17 +62,17 @@ int run_command_line(int argc, char** argv) {
     return static_cast<int>(ErrorKind::kInput);
   }
   if (words[0] == "--help" || words[0] == "-h") {
-    print(program_help());
+    print_result(program_help());
     return 0;
   }
   if (words[0] == "--version") {
-    print(fmt::format("moraine {} (libtorch {})\n", kProgramVersion, TORCH_VERSION));
+    print_result(fmt::format("moraine {} (libtorch {})\n", kProgramVersion, TORCH_VERSION));
     return 0;
   }
   const Command& command = find_command(words[0]);
   std::optional<CommandArgs> args = parse_args(command, {words.begin() + 1, words.end()});
   if (!args) {
-    print(command_help(command));
+    print_result(command_help(command));
     return 0;
   }
   if (args->json) silence_log();

@@ -1,11 +1,12 @@
 // moraine generate: a prompt in, the model's answer out.
 #include "train/generate.h"
 
-#include <cstdio>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/open.h"
@@ -91,10 +92,9 @@ void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
 
   OpenedModel opened = open_for_command(args, recipe, control);
   control.set_stage("generate");
+  const bool to_terminal = isatty(STDOUT_FILENO);
   TextStream stream(tokenizer, [&](std::string_view text) {
-    if (args.json) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    if (!args.json) print_result(to_terminal ? for_terminal(text) : std::string(text));
   });
   const std::vector<int64_t> ids = generate(opened.loaded, opened.adapter_state(), prompt_ids, options,
                                             [&](int64_t id) { stream.add(id); }, *opened.groups().world);
@@ -102,9 +102,9 @@ void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   if (args.json) {
     const OrderedJson json = {
         {"text", tokenizer.decode_skipping_special(ids)}, {"ids", ids}, {"prompt_tokens", prompt_ids.size()}};
-    fmt::print("{}\n", json.dump());
+    print_json(json);
   } else {
-    fmt::print("\n");
+    print_result("\n");
   }
 }
 

@@ -4,16 +4,20 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/output.h"
+#include "base/path.h"
 #include "cli/cli.h"
 #include "cli/inspect_folder.h"
 #include "dist/launch.h"
+#include "formats/folder_parts.h"
 #include "load/manifest.h"
 
 namespace moraine {
 namespace {
 
 void print_totals(const std::string& verb, const ManifestTotals& totals, const std::string& manifest) {
-  fmt::print("{} {} tensors and {} files, {}: {}\n", verb, totals.tensors, totals.files, format_bytes(totals.bytes), manifest);
+  print_result(fmt::format("{} {} tensors and {} files, {}: {}\n", verb, totals.tensors, totals.files, format_bytes(totals.bytes),
+                           for_terminal(manifest)));
 }
 
 // Writes hashes of the folder's files, or compares with those written before.
@@ -24,13 +28,13 @@ int hash_folder(const CommandArgs& args) {
   const int num_threads = static_cast<int>(default_thread_count(1));
   if (args.hash) {
     const ManifestTotals totals = write_manifest(folder, manifest, num_threads);
-    if (args.json) fmt::print("{}\n", OrderedJson{{"manifest", manifest}, {"files", totals.files}, {"tensors", totals.tensors}}.dump());
+    if (args.json) print_json(OrderedJson{{"manifest", manifest}, {"files", totals.files}, {"tensors", totals.tensors}});
     else print_totals("hashed", totals, manifest);
     return 0;
   }
   ManifestTotals totals;
   const std::vector<std::string> differences = check_manifest(folder, manifest, num_threads, totals);
-  if (args.json) fmt::print("{}\n", OrderedJson{{"manifest", manifest}, {"differences", differences}}.dump());
+  if (args.json) print_json(OrderedJson{{"manifest", manifest}, {"differences", differences}});
   if (!differences.empty()) {
     throw run_error((folder / differences.front()).string(),
                     differences.size() == 1 ? "all else is as hashed" : fmt::format("and {} differences more (--json lists all)", differences.size() - 1),
@@ -44,19 +48,16 @@ int hash_folder(const CommandArgs& args) {
 
 int run_inspect(const CommandArgs& args) {
   const std::filesystem::path folder = args.folder;
-  if (!std::filesystem::is_directory(folder)) throw input_error(args.folder, "there is no such folder");
+  if (!is_folder(folder)) throw no_such_folder(folder);
   if (args.hash || args.check) return hash_folder(args);
   if (!args.manifest.empty()) throw input_error("--manifest", "is for --hash and --check only");
-  const bool is_adapter = std::filesystem::exists(folder / "adapter_config.json");
-  if (!is_adapter && !std::filesystem::exists(folder / "config.json")) {
-    throw input_error(args.folder, "holds neither config.json nor adapter_config.json",
-                      "name a Hugging Face checkpoint or a PEFT adapter");
-  }
+  const bool is_adapter = path_exists(folder / "adapter_config.json");
+  if (!is_adapter && !path_exists(folder / "config.json")) throw not_in_folder(folder, FolderPart::kConfig, "holds neither config.json nor adapter_config.json");
   const OrderedJson facts = is_adapter ? inspect_adapter(folder) : inspect_model(folder);
   if (args.json) {
-    fmt::print("{}\n", facts.dump());
+    print_json(facts);
   } else {
-    fmt::print("{}", is_adapter ? describe_adapter(facts) : describe_model(facts));
+    print_result(is_adapter ? describe_adapter(facts) : describe_model(facts));
   }
   return 0;
 }

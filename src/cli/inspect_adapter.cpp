@@ -6,6 +6,7 @@
 #include "cli/inspect_facts.h"
 #include "cli/inspect_folder.h"
 #include "config/lora_config.h"
+#include "formats/folder_parts.h"
 #include "load/tensor_file.h"
 #include "parallel/layer_image.h"
 
@@ -32,7 +33,7 @@ std::string list_of(const OrderedJson& selection) {
 
 OrderedJson inspect_adapter(const std::filesystem::path& folder) {
   const LoraConfig config = read_lora_config(folder);
-  const SafetensorsHeader header = read_safetensors_header(folder / "adapter_model.safetensors");
+  const SafetensorsHeader header = read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights));
   uint64_t parameters = 0;
   int64_t zero_b = 0, all_b = 0;
   std::vector<const SafetensorsEntry*> entries;

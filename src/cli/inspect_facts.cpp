@@ -36,10 +36,11 @@ std::string describe_sums(const OrderedJson& sums) {
 }
 
 std::string fact_table(const std::string& title, const std::vector<std::pair<std::string, std::string>>& lines) {
+  constexpr size_t kLongestFact = 8000;
   size_t width = 0;
   for (const auto& [name, value] : lines) width = std::max(width, name.size());
-  std::string text = title + "\n";
-  for (const auto& [name, value] : lines) text += fmt::format("  {:<{}}  {}\n", name, width, value);
+  std::string text = one_line(title, kLongestFact) + "\n";
+  for (const auto& [name, value] : lines) text += fmt::format("  {:<{}}  {}\n", name, width, one_line(value, kLongestFact));
   return text;
 }
 

@@ -22,7 +22,7 @@ OrderedJson stored_dtypes(const std::vector<const SafetensorsEntry*>& entries);
 // Such sums in words.
 std::string describe_sums(const OrderedJson& sums);
 
-// A title and lines of `name  value`.
+// A title and lines of `name  value`; what they quote is escaped and bounded as in log lines.
 std::string fact_table(const std::string& title, const std::vector<std::pair<std::string, std::string>>& lines);
 
 // The text, or `otherwise` for null.

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "dist/agreement.h"
+#include "formats/folder_parts.h"
 #include "load/fingerprint.h"
 
 namespace moraine {
@@ -42,7 +43,10 @@ void check_same_inputs(Control& control, const CommandArgs& args) {
 
 OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // The small file first: a wrong adapter should not cost the time of loading the model.
-  if (!args.adapter.empty()) read_lora_config(args.adapter);
+  if (!args.adapter.empty()) {
+    read_lora_config(args.adapter);
+    find_in_folder(args.adapter, FolderPart::kAdapterWeights);
+  }
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
   expert_range(make_layout(headers.config, recipe.model.dtype)->shape().num_experts, run.groups.mesh.ep, 0);

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/path.h"
 #include "base/text.h"
 
 namespace moraine {
@@ -31,12 +32,15 @@ Number parse_number(const std::string& flag, const std::string& text) {
   throw input_error(flag, fmt::format("{} is not {}", quote_text(text), wanted));
 }
 
+// The shell expands ~ at the beginning of a word, not in --out=~/runs.
+bool is_path(const std::string& value) { return value == "DIR" || value == "FILE"; }
+
 void store(const Flag& flag, const std::string& text, CommandArgs& args) {
   std::visit(
       [&](auto target) {
         using Value = std::remove_reference_t<decltype(args.*target)>;
         if constexpr (std::is_same_v<Value, std::string>) {
-          args.*target = text;
+          args.*target = is_path(flag.value) ? expand_home(text, flag.name) : text;
         } else if constexpr (!std::is_same_v<Value, bool>) {
           args.*target = parse_number<Value>(flag.name, text);
         }
@@ -78,7 +82,8 @@ void take_other_words(const Command& command, const std::vector<std::string>& wo
     if (command.takes_overrides && is_override(word)) {
       args.overrides.push_back(word);
     } else if (num_positionals < command.positionals.size()) {
-      args.*command.positionals[num_positionals++].target = word;
+      const Positional& positional = command.positionals[num_positionals++];
+      args.*positional.target = expand_home(word, positional.value);  // all of them are paths
     } else {
       throw input_error(command.name, "unexpected argument " + quote_text(word),
                         command.takes_overrides ? "recipe keys are written section.key=value" : see_help(command));

@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/output.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/plan_report.h"
@@ -59,7 +60,8 @@ int run_plan(const CommandArgs& args) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;
     if (!*verdict.fits) verdict.advice = plan_advice(model, plan.run, *verdict.memory_per_rank);
   }
-  fmt::print("{}", args.json ? plan_json(model, plan, verdict).dump() + "\n" : plan_tables(model, plan, verdict));
+  if (args.json) print_json(plan_json(model, plan, verdict));
+  else print_result(for_terminal(plan_tables(model, plan, verdict)));
   return 0;
 }
 

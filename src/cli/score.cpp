@@ -6,7 +6,8 @@
 #include "adapter/peft_export.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "base/log.h"
+#include "base/output.h"
+#include "base/path.h"
 #include "cli/cli.h"
 #include "cli/open.h"
 #include "cli/run_on_ranks.h"
@@ -19,10 +20,10 @@ namespace {
 void check_output(const std::string& flag, const std::string& path) {
   if (path.empty()) return;
   const std::filesystem::path parent = std::filesystem::absolute(path).parent_path();
-  if (!std::filesystem::is_directory(parent)) {
+  if (!is_folder(parent)) {
     throw input_error(flag, "there is no folder " + parent.string(), "make it first");
   }
-  if (std::filesystem::is_directory(path)) throw input_error(flag, path + " is a folder", "name a file in it");
+  if (is_folder(path)) throw input_error(flag, path + " is a folder", "name a file in it");
 }
 
 void check_score_flags(const CommandArgs& args) {
@@ -76,9 +77,9 @@ int run_score(const CommandArgs& args) {
     if (!args.out.empty()) write_result(args.out, result);
     if (options.grads) write_tensors(args.grads, grads);
     if (args.json) {
-      fmt::print("{}\n", Json{{"loss", result.loss}, {"tokens", result.trained_tokens}}.dump());
+      print_json(OrderedJson{{"loss", result.loss}, {"tokens", result.trained_tokens}});
     } else {
-      log_info("loss    {}\ntokens  {}", result.loss, result.trained_tokens);
+      print_result(fmt::format("loss    {}\ntokens  {}\n", result.loss, result.trained_tokens));
     }
     return 0;
   });

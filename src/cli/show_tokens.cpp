@@ -1,9 +1,10 @@
 #include "cli/show_tokens.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstdlib>
+
+#include "base/output.h"
 
 namespace moraine {
 namespace {
@@ -23,26 +24,12 @@ size_t character_end(std::string_view text, size_t at) {
   return at;
 }
 
-// A terminal must not act on what a data file holds.
-std::string escaped(std::string_view text) {
-  std::string shown;
-  for (char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F) {
-      shown += fmt::format("\\x{:02x}", byte);
-    } else {
-      shown += c;
-    }
-  }
-  return shown;
-}
-
 // `text` in a colour that does not run on over the ends of lines.
 std::string coloured(std::string_view text, std::string_view colour) {
   std::string shown;
   while (!text.empty()) {
     const size_t newline = text.find('\n');
-    const std::string line = escaped(text.substr(0, newline));
+    const std::string line = for_terminal(text.substr(0, newline));
     shown += colour;
     shown += line;
     if (newline != text.npos && !colour.empty()) shown += "↵";
@@ -78,13 +65,13 @@ std::string show_tokens(std::string_view text, const Encoding& encoding, const s
       shown += coloured(piece, (trained ? kTrainedShades : kOtherShades)[i % 2]);
     } else {
       if (trained != in_trained) shown += trained ? "⟦" : "⟧";
-      shown += escaped(piece);
+      shown += for_terminal(piece);
     }
     in_trained = trained;
     begin = end;
   }
   if (marks == TokenMarks::kBrackets && in_trained) shown += "⟧";
-  return shown + escaped(text.substr(begin));
+  return shown + for_terminal(text.substr(begin));
 }
 
 }  // namespace moraine

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/output.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
@@ -76,7 +77,7 @@ class RowPrinter {
       print_json({{"text", text}, {"ids", encoding.ids}});
     } else {
       print_row(text, encoding, {});
-      fmt::print("ids: {}\n", fmt::join(encoding.ids, " "));
+      print_result(fmt::format("ids: {}\n", fmt::join(encoding.ids, " ")));
     }
   }
 
@@ -95,13 +96,13 @@ class RowPrinter {
   }
 
  private:
-  void print_json(const OrderedJson& json) { fmt::print("{}\n", json.dump()); }
+  void print_json(const OrderedJson& json) { moraine::print_json(json); }
 
   void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask) {
     const auto trained = std::count(loss_mask.begin(), loss_mask.end(), 1);
     const std::string shown = show_tokens(text, encoding, loss_mask, marks_);
-    fmt::print("── row {}: {} tokens{} ──\n{}{}", ++rows_, encoding.ids.size(),
-               loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown, shown.ends_with('\n') ? "" : "\n");
+    print_result(fmt::format("── row {}: {} tokens{} ──\n{}{}", ++rows_, encoding.ids.size(),
+                             loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown, shown.ends_with('\n') ? "" : "\n"));
   }
 
   const Tokenizer& tokenizer_;
@@ -180,12 +181,10 @@ void parse_completions(const CommandArgs& args) {
       error = malformed.what();
     }
     if (args.json) {
-      // The error names the file, whose name need not be UTF-8.
-      const OrderedJson result{{"message", message}, {"error", error}};
-      fmt::print("{}\n", result.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+      print_json(OrderedJson{{"message", message}, {"error", error}});
     } else {
       const std::string shown = error.is_null() ? message.dump(2) : "malformed: " + error.get<std::string>();
-      fmt::print("── row {} ──\n{}\n", ++rows, shown);
+      print_result(fmt::format("── row {} ──\n{}\n", ++rows, for_terminal(shown)));
     }
   });
 }

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "cli/cli.h"
 #include "cli/run_on_ranks.h"
 #include "cli/run_on_ranks.h"
@@ -32,7 +33,7 @@ void verify(const Recipe& recipe, Control& control, bool json) {
   const std::vector<OrderedJson> reports = gather_load_reports(loaded.report, run.groups);
   if (control.world().rank != 0) return;
   if (json) {
-    fmt::print("{}\n", OrderedJson{{"ranks", reports}}.dump());
+    print_json(OrderedJson{{"ranks", reports}});
     return;
   }
   log_info("mesh: {}", run.groups.mesh.describe());

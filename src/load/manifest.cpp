@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "base/workers.h"
 #include "formats/checkpoint_index.h"
 #include "load/fingerprint.h"
@@ -54,6 +55,7 @@ std::vector<HashedFile> files_of(const fs::path& folder, const fs::path& manifes
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_regular_file() || name.starts_with(".") || fs::equivalent(entry.path(), manifest, error)) continue;
+    if (!is_utf8(name)) throw input_error(entry.path().string(), "its name is not UTF-8, and so no manifest can hold it", "rename the file");
     HashedFile file{name, entry.file_size(), name.ends_with(".safetensors"), {}};
     if (file.has_tensors) {
       const SafetensorsHeader header = read_safetensors_header(entry.path());

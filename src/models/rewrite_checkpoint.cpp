@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/lfs_pointer.h"
+#include "base/log.h"
 #include "formats/checkpoint_writer.h"
 #include "load/check_checkpoint.h"
 #include "load/checkpoint_files.h"
@@ -146,6 +148,8 @@ RewrittenCheckpoint rewrite_checkpoint(const CheckpointHeaders& headers, const f
   written.files = write_checkpoint(out, checkpoint, fill, other_bytes, [&](const fs::path& temporary) {
     write_file_atomic(temporary / "config.json", config);
     for (const fs::path& file : copied) {
+      if (is_lfs_pointer(File(folder / file)))
+        log_warning((folder / file).string() + ": is a Git LFS pointer, not the file itself; it is copied as it is (`git lfs pull` brings the file)");
       fs::create_directories((temporary / file).parent_path());
       fs::copy_file(folder / file, temporary / file);
     }

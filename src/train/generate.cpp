@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/json.h"
+#include "base/path.h"
 #include "base/random.h"
 #include "train/batch.h"
 #include "train/pass.h"
@@ -83,7 +85,7 @@ std::vector<int64_t> stop_ids_of(const std::filesystem::path& model_folder) {
     }
   };
   for (const char* name : {"generation_config.json", "config.json"}) {
-    if (!std::filesystem::exists(model_folder / name)) continue;
+    if (!path_exists(model_folder / name)) continue;
     const Json config = read_json_file(model_folder / name);
     add_from(config);
     if (auto text = config.find("text_config"); text != config.end() && text->is_object()) add_from(*text);

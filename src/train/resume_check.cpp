@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "adapter/make_adapter.h"
+#include "formats/folder_parts.h"
 #include "load/fingerprint.h"
 #include "models/model_layout.h"
 
@@ -101,7 +102,7 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   add("adapter.lora_alpha", fmt::format("{}", adapter.config.lora_alpha));
   add("adapter.target_modules", adapter_tensors_hash(adapter));
   const std::filesystem::path init_from = recipe.adapter.init_from;
-  add("adapter.init_from", init_from.empty() ? "null" : hash_file(File(init_from / "adapter_model.safetensors")));
+  add("adapter.init_from", init_from.empty() ? "null" : hash_file(File(find_in_folder(init_from, FolderPart::kAdapterWeights))));
   add("data.train", hash_rows(shape.training));
   add(recipe.train.steps ? "train.steps" : "train.epochs", fmt::format("{} steps", shape.steps));
   add("train.batch_size", fmt::format("{}", shape.batch_size));

@@ -41,7 +41,7 @@ TEST_F(WrongInput, MissingFiles) {
   expect_score_error(folder_ / "nowhere", tokens, {"nowhere"});
   expect_score_error(golden_ / "model", folder_ / "no.safetensors", {"no.safetensors"});
   expect_input_error({"score", "--model", golden_ / "model", "--adapter", folder_ / "none", "--tokens", tokens},
-                     {"adapter_config.json"});
+                     {"none", "no such folder"});
   expect_input_error({"inspect", folder_ / "nowhere"}, {"nowhere"});
   expect_input_error({"inspect", folder_.path()}, {folder_.path().string(), "config.json"});
   expect_input_error({"report", folder_ / "nowhere"}, {"nowhere", "no such folder"});
