@@ -14,7 +14,7 @@ int moraine_main(int argc, char** argv);  // the program's main (tests/CMakeList
 
 namespace moraine {
 
-Ended run_moraine(const std::vector<std::string>& args) {
+Ended run_moraine(const std::vector<std::string>& args, const std::function<void()>& prepare) {
   TempFolder folder;
   const std::string out = folder.write("out", ""), err = folder.write("err", "");
   std::string program = "moraine";
@@ -27,6 +27,7 @@ Ended run_moraine(const std::vector<std::string>& args) {
   if (pid == 0) {
     dup2(open(out.c_str(), O_WRONLY | O_TRUNC), STDOUT_FILENO);
     dup2(open(err.c_str(), O_WRONLY | O_TRUNC), STDERR_FILENO);
+    if (prepare) prepare();
     std::exit(moraine_main(static_cast<int>(args.size()) + 1, argv.data()));
   }
   EXPECT_GT(pid, 0);
