@@ -31,8 +31,8 @@ int main(int argc, char** argv) {
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {
     return end_with(error);
-  } catch (const std::filesystem::filesystem_error& error) {
-    return end_with(moraine::error_of_filesystem(error));
+  } catch (const std::system_error& error) {
+    return end_with(moraine::error_of_system(error));
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "moraine: error: memory: allocation failed (use a smaller micro_batch_size or max_length)\n");
     return 1;

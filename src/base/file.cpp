@@ -43,6 +43,14 @@ fs::path without_trailing_slash(const fs::path& path) {
   return absolute.has_filename() ? absolute : absolute.parent_path();
 }
 
+// What a link leads to, which is replaced in its place: the link stays. Other paths as they are.
+fs::path behind_link(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return path;
+  const fs::path target = fs::canonical(path, error);
+  return error ? path : target;
+}
+
 std::string without_slash(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
@@ -164,6 +172,11 @@ std::string read_text_file(const fs::path& path, uint64_t max_bytes) {
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  path_ = behind_link(path_);
+  std::error_code none;
+  // What is renamed over a device or a pipe (/dev/null) would take its place.
+  if (const fs::file_status status = fs::status(path_, none); fs::exists(status) && !fs::is_regular_file(status))
+    throw run_error(path_.string(), "cannot write: it is no regular file, and no file can take its place");
   do {
     temporary_ = name_beside(path_, kTemporary);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -216,7 +229,7 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
 }
 
 void write_folder_atomic(const fs::path& path, const std::function<void(const fs::path& temporary)>& fill) {
-  const fs::path target = without_trailing_slash(path);
+  const fs::path target = behind_link(without_trailing_slash(path));
   const fs::path temporary = name_beside(target, kTemporary);
   try {
     make_folders(target.parent_path());

@@ -40,7 +40,8 @@ class File {
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
 // A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit()
-// fsyncs, renames and fsyncs the folder. Everything throws a run error that names the path.
+// fsyncs, renames and fsyncs the folder. Of a link the target is written. Everything throws a run error that names the path, also where
+// something lies there that is no regular file.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -65,7 +66,7 @@ int append_whole(int fd, std::string_view bytes);
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
-// renamed over `path`. Missing parent folders are made. An older folder there is replaced: at every moment it or the
+// renamed over `path`, or what it links to. Missing parent folders are made. An older folder there is replaced: at every moment it or the
 // new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was; an Error then names `path`
 // where it named the temporary folder.
 void write_folder_atomic(const std::filesystem::path& path,

@@ -61,9 +61,14 @@ std::string why_not_opened(const fs::path& path, int code) {
   return std::strerror(code);
 }
 
-Error error_of_filesystem(const fs::filesystem_error& error) {
-  const std::string where = error.path1().empty() ? "current folder" : error.path1().string();
+Error error_of_system(const std::system_error& error) {
   const std::string what = error.code().message();
+  const auto* of_path = dynamic_cast<const fs::filesystem_error*>(&error);
+  if (!of_path) {
+    const bool no_thread = error.code() == std::errc::resource_unavailable_try_again;
+    return run_error("system", no_thread ? "cannot start a thread: " + what : what, no_thread ? "is there a limit on processes (ulimit -u)?" : "");
+  }
+  const std::string where = of_path->path1().empty() ? "current folder" : of_path->path1().string();
   switch (error.code().value()) {
     case ENOENT:
     case ENOTDIR:

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -21,7 +22,7 @@ bool is_folder(const std::filesystem::path& path);
 // Why `path` cannot be opened: the system's words for `code`, or that it is a link to what is not there.
 std::string why_not_opened(const std::filesystem::path& path, int code);
 
-// What std::filesystem threw, as an error that names the path: an input error where the path is to blame, else a run error.
-Error error_of_filesystem(const std::filesystem::filesystem_error& error);
+// What std::filesystem or std::thread threw: an input error that names the path where a path is to blame, else a run error.
+Error error_of_system(const std::system_error& error);
 
 }  // namespace moraine

@@ -23,7 +23,11 @@ void check_output(const std::string& flag, const std::string& path) {
   if (!is_folder(parent)) {
     throw input_error(flag, "there is no folder " + parent.string(), "make it first");
   }
-  if (is_folder(path)) throw input_error(flag, path + " is a folder", "name a file in it");
+  std::error_code none;
+  const std::filesystem::file_status status = std::filesystem::status(path, none);
+  if (std::filesystem::is_directory(status)) throw input_error(flag, path + " is a folder", "name a file in it");
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw input_error(flag, path + " is no regular file", "name a file");
 }
 
 void check_score_flags(const CommandArgs& args) {

@@ -33,8 +33,8 @@ int run_rank(const WorldInfo& world, const ControlOptions& options, const std::f
     control->finish();
   } catch (const Error& e) {
     error = e;
-  } catch (const std::filesystem::filesystem_error& e) {
-    error = error_of_filesystem(e);
+  } catch (const std::system_error& e) {
+    error = error_of_system(e);
   } catch (const std::bad_alloc&) {
     error = run_error("memory", "allocation failed", "use a smaller micro_batch_size or max_length");
   } catch (const c10::OutOfMemoryError&) {

@@ -95,6 +95,19 @@ TEST(AtomicFile, NamesThePathThatCannotBeWritten) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"taken"});
 }
 
+TEST(AtomicFile, ReplacesNeitherLinksNorDevices) {
+  TempFolder folder;
+  folder.write("target", "old");
+  fs::create_symlink("target", folder / "link");
+  write_file_atomic(folder / "link", "new");
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_EQ(read_text_file(folder / "target"), "new");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { write_file_atomic(folder / "pipe", "x"); }), HasSubstr("pipe: cannot write: it is no regular file"));
+  EXPECT_TRUE(fs::is_fifo(folder / "pipe"));
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"link", "pipe", "target"}));
+}
+
 TEST(AtomicFolder, WritesAndReplaces) {
   TempFolder folder;
   fs::path path = folder / "parent/adapter/";  // as a user may write it
@@ -107,6 +120,16 @@ TEST(AtomicFolder, WritesAndReplaces) {
   write_folder_atomic(path, [](const fs::path& temporary) { write_file_atomic(temporary / "c", "3"); });
   EXPECT_EQ(names_in(path), std::vector<std::string>{"c"});
   EXPECT_EQ(names_in(folder / "parent"), std::vector<std::string>{"adapter"});
+}
+
+TEST(AtomicFolder, FollowsALink) {
+  TempFolder folder;
+  fs::create_directories(folder / "large disk/merged");
+  fs::create_symlink("large disk/merged", folder / "merged");
+  write_folder_atomic(folder / "merged", [](const fs::path& temporary) { write_file_atomic(temporary / "a", "1"); });
+  EXPECT_TRUE(fs::is_symlink(folder / "merged"));
+  EXPECT_EQ(names_in(folder / "large disk"), std::vector<std::string>{"merged"});
+  EXPECT_EQ(names_in(folder / "large disk/merged"), std::vector<std::string>{"a"});
 }
 
 TEST(AtomicFolder, ErrorsNameItNotTheTemporaryFolder) {

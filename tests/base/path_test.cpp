@@ -58,20 +58,24 @@ TEST(Paths, ThatCannotBeLookedAtAreErrors) {
   EXPECT_THAT(error_of([&] { make_folders(folder / "circle/a"); }), HasSubstr("circle/a: cannot make the folder: Too many levels"));
 }
 
-TEST(Paths, WhatStdFilesystemThrowsNamesThePath) {
+TEST(Paths, WhatTheLibraryThrowsNamesThePath) {
   TempFolder folder;
   fs::create_symlink("circle", folder / "circle");
   try {
     static_cast<void>(fs::is_empty(folder / "circle"));
     FAIL();
   } catch (const fs::filesystem_error& thrown) {
-    const Error error = error_of_filesystem(thrown);
+    const Error error = error_of_system(thrown);
     EXPECT_EQ(error.kind, ErrorKind::kInput);
     EXPECT_EQ(error.where, (folder / "circle").string());
     EXPECT_EQ(error.message, "Too many levels of symbolic links");
   }
-  const Error full = error_of_filesystem({"", "a", std::make_error_code(std::errc::no_space_on_device)});
+  const Error full = error_of_system(fs::filesystem_error("", "a", std::make_error_code(std::errc::no_space_on_device)));
   EXPECT_EQ(full.kind, ErrorKind::kRun);
+  // As std::thread does.
+  const Error thread = error_of_system(std::system_error(EAGAIN, std::generic_category()));
+  EXPECT_EQ(thread.kind, ErrorKind::kRun);
+  EXPECT_THAT(thread.what(), HasSubstr("cannot start a thread: Resource temporarily unavailable"));
 }
 
 TEST(LfsPointer, IsNamedWhereverAFileIsRead) {
