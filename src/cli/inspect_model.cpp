@@ -116,7 +116,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["stored_dtypes"] = stored_dtypes(entries);
   facts["skipped"] = skipped_tensors(skipped, index);
   facts["template"] = or_null([&] { return detect_chat_template(folder); });
-  facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
+  facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_folder(folder).vocab_size(); });
   facts["lora_targets"] = lora_targets(*layout);
   return facts;
 }
