@@ -159,14 +159,19 @@ class SpecialTokens {
     const JsonField root(json, file);
     for (const auto& [key, value] : json.items()) {
       const JsonField field = root[key.c_str()];
-      if (key == "extra_special_tokens" || key == "additional_special_tokens") {
-        read_list(field);
+      if (key == "extra_special_tokens") {
+        read_extra(field);
+      } else if (key == "additional_special_tokens") {
+        continue;
       } else if (key.ends_with("_token") && (value.is_string() || (value.is_object() && value.contains("content")))) {
         named_[key] = read_token(field, true);
       } else if (value.is_null()) {
         named_.erase(key);
       }
     }
+    // The older name of the key counts where the newer one says nothing.
+    const bool again_empty = extra_ && extra_->empty() && json.contains("extra_special_tokens");
+    if (json.contains("additional_special_tokens") && (!extra_ || again_empty)) read_extra(root["additional_special_tokens"]);
   }
   void set_default(const char* key, const char* content) {
     AddedToken token;
@@ -183,22 +188,23 @@ class SpecialTokens {
     for (const auto& [key, token] : named_) {
       if (std::find(kNamedTokens.begin(), kNamedTokens.end(), key) == kNamedTokens.end()) tokens.push_back(token);
     }
-    tokens.insert(tokens.end(), further_.begin(), further_.end());
+    if (extra_) tokens.insert(tokens.end(), extra_->begin(), extra_->end());
     return tokens;
   }
 
  private:
-  void read_list(const JsonField& field) {
+  void read_extra(const JsonField& field) {
     if (field.is_null()) return;
     if (field.json().is_object()) {
       for (const auto& [name, value] : field.json().items()) named_[name] = read_token(field[name.c_str()], true);
       return;
     }
-    for (const JsonField& item : field.items()) further_.push_back(read_token(item, true));
+    if (!extra_) extra_.emplace();
+    for (const JsonField& item : field.items()) extra_->push_back(read_token(item, true));
   }
 
   std::map<std::string, AddedToken> named_;
-  std::vector<AddedToken> further_;
+  std::optional<std::vector<AddedToken>> extra_;
 };
 
 // Whether text is split as `reader`'s own code would.
@@ -293,9 +299,10 @@ std::vector<AddedToken> tokens_of_folder(std::vector<AddedToken> in_file, const 
                         "the tokenizer's files do not belong together");
     }
   }
-  for (const AddedToken& token : special.all()) {
-    if (!token.content.empty() && tokens.find(token.content) == nullptr) tokens.add(token);
-  }
+  // Of several with the same content the last one's flags count.
+  std::vector<AddedToken> lacking = special.all();
+  std::erase_if(lacking, [&](const AddedToken& token) { return token.content.empty() || tokens.find(token.content) != nullptr; });
+  for (const AddedToken& token : lacking) tokens.add(token);
   if (reader == Reader::kQwen2) {
     for (AddedToken token : special.all()) {
       if (token.content.empty()) continue;
