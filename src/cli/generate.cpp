@@ -51,7 +51,7 @@ Prompt text_prompt(const CommandArgs& args, const DataConfig& config, const Toke
     format = make_chat_template(config.chat_template, config.template_options, args.model);
   } catch (const Error& error) {
     if (config.chat_template != "auto" || !config.template_options.empty()) throw;
-    log_warning(fmt::format("{}: {}: the prompt is used as it is", error.where, error.message));
+    log_warning(fmt::format("{}: {}: the prompt is used as it is ({})", error.where, error.message, error.hint));
     return {args.prompt, false};
   }
   check_turn_tokens(*format, tokenizer);

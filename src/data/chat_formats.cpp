@@ -230,6 +230,10 @@ PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where) 
 
 ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where, bool only_completion) {
   if (!row.is_object()) throw input_error(where, "a row is not an object");
+  if (const OrderedJson* options = find(row, "chat_template_kwargs"); options != nullptr && !options->empty())
+    throw input_error(where, "'chat_template_kwargs' of a row is not read", "data.template_options are those of all rows; leave it out");
+  if ((format == DataFormat::kMessages || format == DataFormat::kPromptMessages) && !optional_text(row, "system", where).empty())
+    throw input_error(where, "'system' beside messages is not read", "make it the first message, of role system");
   if (format == DataFormat::kPromptMessages) return prompt_row(std::move(row), where, only_completion);
   if (format == DataFormat::kShareGpt) return sharegpt_row(std::move(row), where);
   if (format == DataFormat::kAlpaca) return alpaca_row(row, where);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "base/error.h"
+#include "data/input_notes.h"
 
 namespace moraine {
 namespace {
@@ -59,6 +61,11 @@ std::vector<std::string> find_data_files(const std::vector<std::string>& names) 
       more = matches_of(name);
     }
     files.insert(files.end(), more.begin(), more.end());
+  }
+  std::set<std::string> seen;
+  for (const std::string& file : files) {
+    std::error_code ignored;
+    if (!seen.insert(fs::weakly_canonical(file, ignored).string()).second) note_about_input(file + ": is named twice, and its rows count twice");
   }
   return files;
 }

@@ -139,6 +139,8 @@ class RowEncoder {
     return row;
   }
 
+  bool ends_texts() const { return end_of_text_ >= 0; }
+
   // Every token is trained.
   TokenizedChat encode_text(const std::string& text) const {
     TokenizedChat tokens{tokenizer_.encode(text).ids, {}};
@@ -362,6 +364,8 @@ int64_t read_data_file(const std::string& file, const DataConfig& config, const 
       check_turn_tokens(*chat, *tokenizer);
     }
     const RowEncoder encoder(config, *tokenizer, chat, vocab_size);
+    if (!needs_chat_template(format) && !encoder.ends_texts())
+      note_about_input(fmt::format("{}: its texts are trained without an end: the tokenizer has no <|endoftext|>", file));
     rows = format == DataFormat::kText && is_text_document(file) ? read_document(file, config, encoder, *tokenizer, vocab_size, use)
                                                                  : read_json_rows(file, format, encoder, bad, use);
   }

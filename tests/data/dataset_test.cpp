@@ -367,6 +367,15 @@ TEST_F(DatasetTest, PromptsAndCompletions) {
   EXPECT_THAT(load_error("e.jsonl", R"({"prompt":"a","completion":""})"), StartsWith("e.jsonl:1: the completion is empty"));
 }
 
+// What other trainers read beside the messages must not be passed over.
+TEST_F(DatasetTest, KeysOfARowThatChangeItsTextAreRefused) {
+  const std::string rest = std::string(kChat).substr(1);
+  EXPECT_THAT(load_error("a.jsonl", R"({"chat_template_kwargs":{"enable_thinking":false},)" + rest),
+              StartsWith("a.jsonl:1: 'chat_template_kwargs' of a row is not read (data.template_options"));
+  EXPECT_THAT(load_error("b.jsonl", R"({"system":"S",)" + rest), StartsWith("b.jsonl:1: 'system' beside messages is not read (make it"));
+  EXPECT_EQ(only_text("c.jsonl", R"({"system":"","chat_template_kwargs":{},)" + rest), kChatText);
+}
+
 TEST_F(DatasetTest, FoldersPatternsAndCompressedFiles) {
   const fs::path parts = folder_ / "parts";
   fs::create_directories(parts / "folder.jsonl");
@@ -382,6 +391,9 @@ TEST_F(DatasetTest, FoldersPatternsAndCompressedFiles) {
   EXPECT_THAT(names({"parts/*.jsonl", "x[1].jsonl"}), ElementsAre("parts/b.jsonl", "x[1].jsonl"));
   EXPECT_THAT(names({"parts/[ab].*"}), ElementsAre("parts/a.json", "parts/b.jsonl"));
   EXPECT_THAT(names({"none.jsonl"}), ElementsAre("none.jsonl"));
+  testing::internal::CaptureStderr();
+  EXPECT_THAT(names({"parts/[ab].*", "parts/b.jsonl"}), ElementsAre("parts/a.json", "parts/b.jsonl", "parts/b.jsonl"));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("parts/b.jsonl: is named twice, and its rows count twice"));
   EXPECT_EQ(error_of([&] { names({"parts/*.csv"}); }), "parts/*.csv: the pattern matches no file");
   EXPECT_THAT(error_of([&] { names({"parts/folder.jsonl"}); }), HasSubstr("a folder without .jsonl or .json files (name the files"));
 
