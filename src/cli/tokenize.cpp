@@ -190,7 +190,7 @@ void for_each_row(const std::string& file, const Use& use) {
       bad.add(error);
     }
   }
-  bad.refuse(file, rows);
+  bad.refuse(file, rows, "");
   if (rows == 0) throw input_error(file, "holds no rows");
 }
 

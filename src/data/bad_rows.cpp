@@ -34,10 +34,16 @@ std::string BadRows::in_words(int64_t rows) const {
   return text;
 }
 
-void BadRows::refuse(const std::string& file, int64_t rows) const {
+void BadRows::refuse(const std::string& file, int64_t rows, const std::string& way_out) const {
   if (count_ == 0) return;
   if (count_ == 1) throw first_.front();
-  throw input_error(file, in_words(rows), "mend them, or leave them out with data.on_bad_rows: skip");
+  // What mends one of them mends all where they say the same.
+  std::string mend = first_.front().hint;
+  for (const Error& error : first_) {
+    if (error.hint != mend) mend.clear();
+  }
+  if (mend.empty()) mend = "mend them";
+  throw input_error(file, in_words(rows), way_out.empty() ? mend : mend + "; or " + way_out);
 }
 
 }  // namespace moraine

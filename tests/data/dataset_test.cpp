@@ -293,7 +293,7 @@ TEST_F(DatasetTest, BadRowsAreReportedTogether) {
   text += R"({"messages":[{"role":"user","content":")" + std::string(20000, 'x') + R"("}]})" + "\n{\nnonsense\n";
   EXPECT_THAT(load_error("a.jsonl", text),
               AllOf(StartsWith("a.jsonl: 3 bad rows of 3003: a.jsonl:3001: the row has no trained token; a.jsonl:3002: malformed JSON"),
-                    HasSubstr("; a.jsonl:3003: malformed JSON"), EndsWith("(mend them, or leave them out with data.on_bad_rows: skip)")));
+                    HasSubstr("; a.jsonl:3003: malformed JSON"), EndsWith("(mend them; or leave them out with data.on_bad_rows: skip)")));
   // The first ten of many, of several files, and long ones in short.
   std::string many;
   for (int i = 0; i < 25; ++i) many += R"({"messages":[{"role":")" + std::string(500, 'r') + R"(","content":"x"}]})" + "\n";
@@ -302,6 +302,10 @@ TEST_F(DatasetTest, BadRowsAreReportedTogether) {
   EXPECT_THAT(error, AllOf(StartsWith("data: 26 bad rows of 28: b.jsonl:2: "), HasSubstr("; c.jsonl:10: "), HasSubstr("; and 16 more ("),
                            Not(HasSubstr("c.jsonl:11"))));
   EXPECT_LT(error.size(), 3500u);
+  config_.max_length = 3;
+  EXPECT_THAT(load_error("f.jsonl", std::string(kChat) + "\n" + kChat),
+              EndsWith("(raise data.max_length, or set data.truncation to right, left or drop; or leave them out with data.on_bad_rows: skip)"));
+  config_.max_length = 2048;
   // The first row tells the format only if it can.
   EXPECT_THAT(load_error("d.jsonl", "{\n" + std::string(kChat) + "\n{\n"), StartsWith("d.jsonl: 2 bad rows of 3: d.jsonl:1: malformed"));
   // An array that breaks off has its own error, with the rows before it.
