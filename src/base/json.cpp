@@ -245,7 +245,9 @@ OrderedJson parse_exact_json(std::string_view text, const std::string& where) {
 std::optional<std::string> big_integer_digits(const OrderedJson& value) {
   if (!value.is_binary()) return std::nullopt;
   const auto& digits = value.get_binary();
-  return std::string(digits.begin(), digits.end());
+  std::string text(digits.begin(), digits.end());
+  if (text.find_first_not_of("-0123456789") != text.npos) return std::nullopt;  // NaN or Infinity
+  return text;
 }
 
 Json read_json_file(const std::filesystem::path& path) {

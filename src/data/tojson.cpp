@@ -93,7 +93,7 @@ void append_value(std::string& out, const OrderedJson& value) {
       break;
     }
     case OrderedJson::value_t::binary:
-      out += *big_integer_digits(value);
+      out += not_finite_word(value) ? *not_finite_word(value) : *big_integer_digits(value);
       break;
     default:
       MORAINE_ASSERT(false, "not a value of JSON text");

@@ -74,6 +74,7 @@ TEST(Json, ReadsWhatPythonWritesForNumbersThatAreNotFinite) {
   EXPECT_EQ(json["NaN"], "NaN, Infinity");
   EXPECT_FALSE(json["a"].is_number() || json["a"].is_null() || json["a"].is_string());
   EXPECT_EQ(not_finite_word(json["b"][0]), std::nullopt);
+  EXPECT_EQ(big_integer_digits(parse_exact_json("NaN", "x")), std::nullopt);
   EXPECT_EQ(not_finite_word(parse_exact_json("-Infinity", "x")), "-Infinity");
   EXPECT_EQ(dump_with_not_finite(parse_ordered_json(text, "x"), -1),
             R"({"a":NaN,"b":[1,-Infinity,2.5,Infinity],"NaN":"NaN, Infinity","c":"\\","d":NaN})");

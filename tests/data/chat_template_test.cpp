@@ -376,6 +376,13 @@ TEST(ToJson, PythonsTextOfAValue) {
   for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(to_python_str(values[i]), texts[i]);
 }
 
+TEST(ToJson, NumbersThatAreNotFiniteAsPythonPrintsThem) {
+  const auto values = parse_exact_json("[NaN, Infinity, -Infinity]", "row");
+  EXPECT_EQ(to_python_json(values), "[NaN, Infinity, -Infinity]");
+  const char* texts[] = {"nan", "inf", "-inf"};
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(to_python_str(values[i]), texts[i]);
+}
+
 TEST(ToJson, TextInErrorsIsOneShortLine) {
   EXPECT_EQ(quoted_for_error("a\n\"b\""), "'a\\n\\\"b\\\"'");
   std::string characters;
