@@ -29,7 +29,7 @@ missing_packages() {
   command -v protoc >/dev/null || echo protobuf-compiler
   python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
   local libraries=(libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev libgtest-dev libgmock-dev
-                   libpcre2-dev libutf8proc-dev libxxhash-dev libprotobuf-dev libbenchmark-dev)
+                   libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev libprotobuf-dev libbenchmark-dev)
   local installed library
   # dpkg-query fails when it does not know one of the names: that one is missing.
   installed=$(dpkg-query -W -f '${Status} ${Package}\n' "${libraries[@]}" 2>/dev/null || true)

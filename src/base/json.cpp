@@ -45,13 +45,51 @@ struct CountingIterator {
 
 enum class BigIntegers { kFloats, kDigits };  // what becomes of those beyond 64 bits
 
+// A word that Python's json writes for a number that JSON has none for.
+struct NotFinite {
+  size_t begin;
+  std::string_view word;
+};
+
+bool is_word_character(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '+' || c == '.';
+}
+
+// Those of `text` outside of strings, in order.
+std::vector<NotFinite> find_not_finite(std::string_view text) {
+  std::vector<NotFinite> found;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') {
+      for (++i; i < text.size() && text[i] != '"'; ++i) {
+        if (text[i] == '\\') ++i;
+      }
+      continue;
+    }
+    if (!is_word_character(text[i])) continue;
+    const size_t begin = i;
+    while (i + 1 < text.size() && is_word_character(text[i + 1])) ++i;
+    for (std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
+      if (text.substr(begin, i + 1 - begin) == word) found.push_back({begin, word});
+    }
+  }
+  return found;
+}
+
+// `text` with numbers in their places, so that a parser reads it; everything else stays where it is.
+std::string with_numbers_for(std::string_view text, const std::vector<NotFinite>& words) {
+  std::string out(text);
+  for (const NotFinite& found : words) out.replace(found.begin, found.word.size(), found.word.size(), '1');
+  return out;
+}
+
 // Builds the document from the parser's events. nlohmann's own builder keeps the last of two equal keys and has no
-// limit of depth.
+// limit of depth. `words` are what stands for the numbers in `text` at their places: they become binary values of these
+// words, which no reader takes for a number, so that only what uses one has to refuse it.
 template <typename J>
 class Builder {
  public:
-  Builder(std::string_view text, const std::string& where, BigIntegers big_integers = BigIntegers::kFloats)
-      : text_(text), where_(where), big_integers_(big_integers), furthest_(text.data()) {}
+  Builder(std::string_view text, const std::string& where, BigIntegers big_integers, std::vector<NotFinite> words)
+      : text_(text), where_(where), big_integers_(big_integers), words_(std::move(words)), furthest_(text.data()) {}
 
   J build() {
     // The parser takes a NUL byte for the end of the text.
@@ -64,7 +102,14 @@ class Builder {
   bool null() { return add(J(nullptr)); }
   bool boolean(bool value) { return add(J(value)); }
   bool number_integer(int64_t value) { return add(J(value)); }
-  bool number_unsigned(uint64_t value) { return add(J(value)); }
+  bool number_unsigned(uint64_t value) {
+    // The parser has read at most one byte behind the number.
+    if (next_word_ < words_.size() && read_bytes() > words_[next_word_].begin) {
+      const std::string_view word = words_[next_word_++].word;
+      return add(J::binary({word.begin(), word.end()}));
+    }
+    return add(J(value));
+  }
   bool number_float(double value, const std::string& written) {
     if (big_integers_ == BigIntegers::kFloats || written.find_first_of(".eE") != written.npos) return add(J(value));
     return add(J::binary({written.begin(), written.end()}));
@@ -152,8 +197,9 @@ class Builder {
     size_t column = byte - (line_start == before.npos ? 0 : line_start + 1) + 1;
     throw input_error(where_, fmt::format("malformed JSON at line {}, column {}: {}", line, column, what));
   }
+  size_t read_bytes() const { return static_cast<size_t>(furthest_ - text_.data()); }
   [[noreturn]] void fail_here(const std::string& what) const {
-    size_t read = static_cast<size_t>(furthest_ - text_.data());
+    const size_t read = read_bytes();
     fail(read == 0 ? 0 : read - 1, what);
   }
   [[noreturn]] void fail_twice(const std::string& key) const {
@@ -162,29 +208,46 @@ class Builder {
   std::string_view text_;
   const std::string& where_;
   BigIntegers big_integers_;
+  std::vector<NotFinite> words_;
+  size_t next_word_ = 0;
   const char* furthest_;
   J root_;
   std::vector<Level> levels_;
 };
 
+// Most text is JSON. What is not may hold words for numbers that are not finite, and is read again with numbers for them.
+template <typename J>
+J parse(std::string_view text, const std::string& where, BigIntegers big_integers) {
+  try {
+    return Builder<J>(text, where, big_integers, {}).build();
+  } catch (const Error&) {
+    std::vector<NotFinite> words = find_not_finite(text);
+    if (words.empty()) throw;
+    const std::string readable = with_numbers_for(text, words);
+    return Builder<J>(readable, where, big_integers, std::move(words)).build();
+  }
+}
+
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& where) {
-  return Builder<Json>(text, where).build();
+  return parse<Json>(text, where, BigIntegers::kFloats);
 }
 
 OrderedJson parse_ordered_json(std::string_view text, const std::string& where) {
-  return Builder<OrderedJson>(text, where).build();
+  return parse<OrderedJson>(text, where, BigIntegers::kFloats);
 }
 
 OrderedJson parse_exact_json(std::string_view text, const std::string& where) {
-  return Builder<OrderedJson>(text, where, BigIntegers::kDigits).build();
+  return parse<OrderedJson>(text, where, BigIntegers::kDigits);
 }
 
 std::optional<std::string> big_integer_digits(const OrderedJson& value) {
   if (!value.is_binary()) return std::nullopt;
   const auto& digits = value.get_binary();
-  return std::string(digits.begin(), digits.end());
+  std::string text(digits.begin(), digits.end());
+  if (text.find_first_not_of("-0123456789") != text.npos) return std::nullopt;  // NaN or Infinity
+  return text;
 }
 
 Json read_json_file(const std::filesystem::path& path) {

@@ -14,7 +14,7 @@ using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
 
 // `where` names the text in errors ("config.json", "chats.jsonl:12"). Throws an input error on malformed JSON, on
-// invalid UTF-8, on a key given twice in one object, and on nesting deeper than 256.
+// invalid UTF-8, on a key given twice in one object, and on nesting deeper than 256. NaN, Infinity: base/not_finite.h.
 Json parse_json(std::string_view text, const std::string& where);
 OrderedJson parse_ordered_json(std::string_view text, const std::string& where);
 

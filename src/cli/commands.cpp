@@ -127,12 +127,12 @@ Command report_command() {
 
 Command tokenize_command() {
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
-            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE.jsonl | --parse FILE.jsonl) [flags]"};
+            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE | --parse FILE.jsonl) [flags] [data.key=value ...]"};
   c.flags = {
       {"--model", "DIR", "the checkpoint: a Hugging Face folder (--parse with --template needs none)", &CommandArgs::model},
       {"--text", "TEXT", "one text", &CommandArgs::text},
       {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
-      {"--messages", "FILE", "JSON lines of {\"messages\": [...], \"tools\": [...]}", &CommandArgs::messages},
+      {"--messages", "FILE", "what training makes of a file, folder or pattern, of any format that data.train takes", &CommandArgs::messages},
       {"--parse", "FILE", "JSON lines of {\"completion\", \"thinking_mode\"} to take apart (deepseek_v4)",
        &CommandArgs::parse},
       {"--template", "NAME", "chat format: auto (default), qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4 or react",
@@ -140,7 +140,9 @@ Command tokenize_command() {
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
       json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
+  c.takes_overrides = true;
   c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
+                "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
                 "moraine tokenize --template deepseek_v4 --parse completions.jsonl --json"};
   c.run = run_tokenize;
   return c;

@@ -32,7 +32,7 @@ void check_generate_flags(const CommandArgs& args) {
   if (args.temperature < 0) throw input_error("--temperature", "must be 0 or more");
 }
 
-Prompt chat_prompt(const CommandArgs& args, const DataConfig& config) {
+Prompt chat_prompt(const CommandArgs& args, const DataConfig& config, const Tokenizer& tokenizer) {
   OrderedJson chat = parse_exact_json(read_text_file(args.chat), args.chat);
   OrderedJson messages = chat, tools;
   if (chat.is_object()) {
@@ -41,19 +41,21 @@ Prompt chat_prompt(const CommandArgs& args, const DataConfig& config) {
     if (chat.contains("tools")) tools = chat["tools"];
   }
   const auto format = make_chat_template(config.chat_template, config.template_options, args.model);
+  check_turn_tokens(*format, tokenizer);
   return {format->generation_prompt(messages, tools, args.chat), true};
 }
 
 // The text as a user's message, or as it is for a model without a chat format of its own.
-Prompt text_prompt(const CommandArgs& args, const DataConfig& config) {
+Prompt text_prompt(const CommandArgs& args, const DataConfig& config, const Tokenizer& tokenizer) {
   std::unique_ptr<ChatTemplate> format;
   try {
     format = make_chat_template(config.chat_template, config.template_options, args.model);
   } catch (const Error& error) {
     if (config.chat_template != "auto" || !config.template_options.empty()) throw;
-    log_warning(fmt::format("{}: {}: the prompt is used as it is", error.where, error.message));
+    log_warning(fmt::format("{}: {}: the prompt is used as it is ({})", error.where, error.message, error.hint));
     return {args.prompt, false};
   }
+  check_turn_tokens(*format, tokenizer);
   const OrderedJson messages = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", args.prompt}}});
   return {format->generation_prompt(messages, nullptr, "--prompt"), true};
 }
@@ -85,8 +87,8 @@ std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, con
 void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // All small files first: mistakes show before the weights are loaded.
   const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
-  const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
-  const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data) : chat_prompt(args, recipe.data);
+  const Tokenizer tokenizer = Tokenizer::from_folder(args.model);
+  const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data, tokenizer) : chat_prompt(args, recipe.data, tokenizer);
   const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);
   const GenerateOptions options{args.max_new_tokens, args.temperature, args.seed, stop_ids(args, prompt, tokenizer)};
 

@@ -115,8 +115,17 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["tensors"] = index.tensors.size();
   facts["stored_dtypes"] = stored_dtypes(entries);
   facts["skipped"] = skipped_tensors(skipped, index);
-  facts["template"] = or_null([&] { return detect_chat_template(folder); });
-  facts["tokenizer_vocab_size"] = or_null([&] { return Tokenizer::from_file(folder / "tokenizer.json").vocab_size(); });
+  // Training would end with these errors.
+  const auto read_or_say_why = [&](const std::string& key, const auto& read) {
+    facts[key] = nullptr;
+    try {
+      facts[key] = read();
+    } catch (const Error& error) {
+      facts[key + "_error"] = error.message;
+    }
+  };
+  read_or_say_why("template", [&] { return detect_chat_template(folder).format; });
+  read_or_say_why("tokenizer_vocab_size", [&] { return Tokenizer::from_folder(folder).vocab_size(); });
   facts["lora_targets"] = lora_targets(*layout);
   return facts;
 }
@@ -135,9 +144,9 @@ std::string describe_model(const OrderedJson& facts) {
        {"experts", fmt::format("{} a layer, {} for a token", count("experts"), count("experts_per_token"))},
        {"hidden size", fmt::format("{}", count("hidden_size"))},
        {"vocabulary", fmt::format("{} ({})", count("vocab_size"),
-                                  tokenizer.is_null() ? "no tokenizer.json that can be read"
+                                  tokenizer.is_null() ? "no tokenizer: " + facts["tokenizer_vocab_size_error"].get<std::string>()
                                                       : fmt::format("tokenizer: {}", tokenizer.get<int64_t>()))},
-       {"chat template", text_or(facts["template"], "none that is known (say data.template)")},
+       {"chat template", facts["template"].is_null() ? facts["template_error"].get<std::string>() + " (say data.template)" : facts["template"].get<std::string>()},
        {"stored",
         fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"), count("files") == 1 ? "" : "s")},
        {"dtypes", describe_sums(facts["stored_dtypes"])},

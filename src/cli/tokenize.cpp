@@ -3,15 +3,21 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/output.h"
+#include "base/path.h"
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
 #include "data/chat_formats.h"
 #include "data/chat_template.h"
+#include "data/data_files.h"
+#include "data/dataset.h"
 #include "data/deepseek_v4_chat.h"
 #include "data/deepseek_v4_parse.h"
 #include "data/row_reader.h"
@@ -36,6 +42,7 @@ void check_tokenize_flags(const CommandArgs& args) {
     throw input_error(args.template_name.empty() ? "--template-options" : "--template",
                       "is for --messages and --parse only");
   }
+  if (args.messages.empty() && !args.overrides.empty()) throw input_error(args.overrides.front(), "recipe keys are for --messages only");
   // The named format alone says how completions are read.
   const bool knows_format = !args.template_name.empty() && args.template_name != "auto";
   if (args.model.empty() && (args.parse.empty() || !knows_format))
@@ -57,13 +64,47 @@ Json read_options(const CommandArgs& args) {
   return args.template_options.empty() ? Json::object() : parse_json(args.template_options, "--template-options");
 }
 
-std::unique_ptr<ChatTemplate> open_template(const CommandArgs& args) {
-  const Json options = read_options(args);
+// The data section that training would have. Rows have any length unless data.max_length is given.
+DataConfig read_data_config(const CommandArgs& args) {
+  std::vector<std::string> overrides{"data.max_length=1000000000"};
+  for (const std::string& override : args.overrides) {
+    if (!override.starts_with("data.")) throw input_error(override, "tokenize takes keys of the section data only");
+    for (const auto& [key, flag, is_given] : {std::tuple{"data.template=", "--template", !args.template_name.empty()},
+                                              {"data.template_options=", "--template-options", !args.template_options.empty()},
+                                              {"data.train=", "--messages", true},
+                                              {"data.eval=", "--messages", true}}) {
+      if (is_given && override.starts_with(key)) throw input_error(override, fmt::format("{} says that already", flag));
+    }
+    overrides.push_back(override);
+  }
+  DataConfig config = recipe_from_overrides(overrides).data;
+  if (!args.template_name.empty()) config.chat_template = args.template_name;
+  if (!args.template_options.empty()) config.template_options = read_options(args);
+  return config;
+}
+
+std::unique_ptr<ChatTemplate> open_template(const std::string& name, const Json& options, const std::string& model) {
   try {
-    return make_chat_template(args.template_name.empty() ? "auto" : args.template_name, options, args.model);
+    return make_chat_template(name, options, model);
   } catch (const Error& error) {
     throw input_error(as_flags(error.where), error.message, as_flags(error.hint));
   }
+}
+
+// What training checks ids against; a folder without config.json has its tokenizer alone.
+int64_t vocab_size_of(const std::filesystem::path& model, const Tokenizer& tokenizer) {
+  if (!path_exists(model / "config.json")) return tokenizer.vocab_size();
+  const Json config = read_json_file(model / "config.json");
+  for (const char* place : {"/vocab_size", "/text_config/vocab_size"}) {
+    const Json::json_pointer pointer(place);
+    if (config.contains(pointer) && config.at(pointer).is_number_unsigned()) return config.at(pointer).get<int64_t>();
+  }
+  return tokenizer.vocab_size();
+}
+
+// `chat` renders the row; null, and "", when it is no chat.
+std::string generation_prompt_of(const PreparedRow& row, const ChatTemplate* chat) {
+  return chat == nullptr ? "" : chat->generation_prompt(before_last_answer(row.chat.messages), row.chat.tools, row.where);
 }
 
 // Prints rows, as JSON or for a reader.
@@ -76,33 +117,56 @@ class RowPrinter {
     if (json_) {
       print_json({{"text", text}, {"ids", encoding.ids}});
     } else {
-      print_row(text, encoding, {});
+      print_row(text, encoding, {}, "");
       print_result(fmt::format("ids: {}\n", fmt::join(encoding.ids, " ")));
     }
   }
 
-  void print_chat(const ChatTemplate& format, const ChatRow& chat, const std::string& where) {
-    const ChatText text = format.training_text(chat.messages, chat.tools, where);
-    const TokenizedChat tokens = tokenize_chat(text, tokenizer_, LossOn::kAssistant);
-    if (json_) {
-      print_json({{"text", text.text},
-                  {"ids", tokens.ids},
-                  {"loss_mask", tokens.loss_mask},
-                  {"generation_prompt",
-                   format.generation_prompt(before_last_answer(chat.messages), chat.tools, where)}});
-    } else {
-      print_row(text.text, tokenizer_.encode(text.text), tokens.loss_mask);
+  // `chat` renders the row; null when it is no chat.
+  void print_prepared(const PreparedRow& row, const ChatTemplate* chat) {
+    const Sample& sample = row.sample;
+    std::vector<uint8_t> loss_mask(sample.labels.size());
+    for (size_t i = 0; i < loss_mask.size(); ++i) loss_mask[i] = sample.labels[i] >= 0;
+    const char* fate = row.fate == PreparedRow::Fate::kTruncated ? ", truncated" : row.fate == PreparedRow::Fate::kDropped ? ", dropped" : "";
+    if (!json_) {
+      const auto [text, encoding] = tokens_as_text(sample.input_ids);
+      print_row(text, encoding, loss_mask, fate);
+      return;
     }
+    const bool whole = row.fate != PreparedRow::Fate::kTruncated && !row.text.empty();
+    OrderedJson json{{"text", whole ? row.text : tokenizer_.decode(sample.input_ids)}, {"ids", sample.input_ids}, {"loss_mask", loss_mask}};
+    if (chat != nullptr) json["generation_prompt"] = generation_prompt_of(row, chat);
+    if (*fate != '\0') json["fate"] = fate + 2;
+    print_json(json);
   }
 
  private:
-  void print_json(const OrderedJson& json) { moraine::print_json(json); }
+  // Text made of the tokens themselves, as the model sees it.
+  std::pair<std::string, Encoding> tokens_as_text(const std::vector<int64_t>& ids) const {
+    std::string text;
+    Encoding encoding{ids, {}};
+    for (int64_t id : ids) {
+      const auto begin = static_cast<uint32_t>(text.size());
+      text += tokenizer_.bytes_of(id);
+      encoding.offsets.emplace_back(begin, static_cast<uint32_t>(text.size()));
+    }
+    if (is_utf8(text)) return {text, encoding};
+    text.clear();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto begin = static_cast<uint32_t>(text.size());
+      text += tokenizer_.decode(std::span(&ids[i], 1));
+      encoding.offsets[i] = {begin, static_cast<uint32_t>(text.size())};
+    }
+    return {text, encoding};
+  }
 
-  void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask) {
-    const auto trained = std::count(loss_mask.begin(), loss_mask.end(), 1);
+  void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask, const std::string& more) {
+    // Nothing predicts the first token.
+    const auto trained = loss_mask.empty() ? 0 : std::count(loss_mask.begin() + 1, loss_mask.end(), 1);
     const std::string shown = show_tokens(text, encoding, loss_mask, marks_);
-    print_result(fmt::format("── row {}: {} tokens{} ──\n{}{}", ++rows_, encoding.ids.size(),
-                             loss_mask.empty() ? "" : fmt::format(", {} trained", trained), shown, shown.ends_with('\n') ? "" : "\n"));
+    print_result(fmt::format("── row {}: {} tokens{}{} ──\n{}{}", ++rows_, encoding.ids.size(),
+                             loss_mask.empty() ? "" : fmt::format(", {} trained", trained), more, shown,
+                             shown.ends_with('\n') ? "" : "\n"));
   }
 
   const Tokenizer& tokenizer_;
@@ -111,17 +175,23 @@ class RowPrinter {
   TokenMarks marks_ = marks_for_stdout();
 };
 
-// Calls `use` with each row of a JSON lines file and its place.
+// Calls `use` with each row of a JSON lines file and its place. Rows that cannot be used are reported together.
 template <typename Use>
 void for_each_row(const std::string& file, const Use& use) {
   RowReader reader(file);
+  BadRows bad;
   int64_t rows = 0;
   for (JsonRow row; reader.next(row); ++rows) {
-    const std::string where = fmt::format("{}:{}", file, row.line);
-    OrderedJson json = parse_exact_json(row.text, where);
-    if (!json.is_object()) throw input_error(where, "is not a JSON object");
-    use(std::move(json), where);
+    try {
+      const std::string where = fmt::format("{}:{}", file, row.line);
+      OrderedJson json = parse_exact_json(row.text, where);
+      if (!json.is_object()) throw input_error(where, "is not a JSON object");
+      use(std::move(json), where);
+    } catch (const Error& error) {
+      bad.add(error);
+    }
   }
+  bad.refuse(file, rows, "");
   if (rows == 0) throw input_error(file, "holds no rows");
 }
 
@@ -140,15 +210,27 @@ void tokenize_texts(const std::string& file, RowPrinter& printer) {
   });
 }
 
-void tokenize_messages(const std::string& file, const ChatTemplate& format, RowPrinter& printer) {
-  for_each_row(file, [&](OrderedJson row, const std::string& where) {
-    const ChatRow chat = chat_of_row(DataFormat::kMessages, std::move(row), where);
-    format.training_text(chat.messages, chat.tools, where);
-    format.generation_prompt(before_last_answer(chat.messages), chat.tools, where);
-  });
-  for_each_row(file, [&](OrderedJson row, const std::string& where) {
-    printer.print_chat(format, chat_of_row(DataFormat::kMessages, std::move(row), where), where);
-  });
+// What training makes of files, by its own reader.
+void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowPrinter& printer) {
+  const DataConfig config = read_data_config(args);
+  const std::vector<std::string> files = find_data_files({args.messages});
+  const int64_t vocab_size = vocab_size_of(args.model, tokenizer);
+  std::unique_ptr<ChatTemplate> chat;
+  for (const std::string& file : files) {
+    if (chat == nullptr && needs_chat_template(data_format_of(file, config)))
+      chat = open_template(config.chat_template, config.template_options, args.model);
+  }
+  load_dataset(files, config, &tokenizer, chat.get(), vocab_size);  // throws or says what training would
+  const auto for_each_prepared = [&](const auto& use) {
+    for (const std::string& file : files) {
+      const ChatTemplate* of_file = needs_chat_template(data_format_of(file, config)) ? chat.get() : nullptr;
+      BadRows said_already;
+      read_data_file(file, config, &tokenizer, of_file, vocab_size, said_already, [&](PreparedRow&& row) { use(row, of_file); });
+    }
+  };
+  // Nothing is printed when one of the prompts cannot be.
+  if (args.json) for_each_prepared([](const PreparedRow& row, const ChatTemplate* format) { generation_prompt_of(row, format); });
+  for_each_prepared([&](const PreparedRow& row, const ChatTemplate* format) { printer.print_prepared(row, format); });
 }
 
 // A row's own thinking_mode goes before the option.
@@ -163,11 +245,13 @@ deepseek_v4::ThinkingMode mode_of(const OrderedJson& row, const DeepseekV4Option
 // A completion that is malformed is a result, not a mistake of the file.
 void parse_completions(const CommandArgs& args) {
   // react's completions are no more than text, whatever its base, which needs no opening to say so.
-  const std::string name = args.template_name == "react" ? args.template_name : open_template(args)->name();
+  const Json template_options = read_options(args);
+  const std::string given = args.template_name.empty() ? "auto" : args.template_name;
+  const std::string name = given == "react" ? given : open_template(given, template_options, args.model)->name();
   if (name != "deepseek_v4")
     throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
                       "--template deepseek_v4");
-  const DeepseekV4Options options = read_deepseek_v4_options(read_options(args));
+  const DeepseekV4Options options = read_deepseek_v4_options(template_options);
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     text_of(row, "completion", where);
     mode_of(row, options, where);
@@ -197,14 +281,14 @@ int run_tokenize(const CommandArgs& args) {
     parse_completions(args);
     return 0;
   }
-  const Tokenizer tokenizer = Tokenizer::from_file(std::filesystem::path(args.model) / "tokenizer.json");
+  const Tokenizer tokenizer = Tokenizer::from_folder(args.model);
   RowPrinter printer(tokenizer, args.json);
   if (!args.text.empty()) {
     printer.print_text(args.text);
   } else if (!args.texts.empty()) {
     tokenize_texts(args.texts, printer);
   } else {
-    tokenize_messages(args.messages, *open_template(args), printer);
+    tokenize_messages(args, tokenizer, printer);
   }
   return 0;
 }

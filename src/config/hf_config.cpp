@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/not_finite.h"
 #include "base/path.h"
 #include "base/text.h"
 #include "formats/folder_parts.h"
@@ -27,8 +28,7 @@ const Json& require_value(const Json& object, const std::string& key, const std:
 }
 
 Error wrong_type(const std::string& where, const std::string& key, const Json& value, const char* expected) {
-  std::string shown = value.is_structured() ? std::string(value.type_name()) : value.dump(-1, ' ', true);
-  return input_error(where, fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(shown)));
+  return input_error(where, fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(value_for_error(value))));
 }
 
 int64_t to_integer(const std::string& where, const std::string& key, const Json& value) {
@@ -154,7 +154,7 @@ std::string config_text_with_dtype(const std::filesystem::path& path, const std:
   for (const char* part : {"text_config", "vision_config"})
     if (config.contains(part) && config[part].is_object()) change(config[part]);
   if (!said) config["torch_dtype"] = dtype;
-  return config.dump(2) + "\n";
+  return dump_with_not_finite(std::move(config), 2) + "\n";
 }
 
 }  // namespace moraine

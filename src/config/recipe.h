@@ -42,7 +42,7 @@ struct AdapterConfig {
 
 struct DataConfig {
   std::vector<std::string> train, eval;
-  std::string format = "auto";         // auto | messages | sharegpt | alpaca | text | tokens
+  std::string format = "auto";         // auto | messages | sharegpt | alpaca | prompt_completion | text | tokens
   std::string chat_template = "auto";  // key: template
   Json template_options = Json::object();
   // Values for {{NAME}} placeholders in chats, key: variables.
@@ -52,6 +52,7 @@ struct DataConfig {
   bool packing = false;
   bool shuffle = true;
   std::string loss_on = "assistant";  // assistant | last | all
+  std::string on_bad_rows = "error";  // error | skip
 };
 
 struct MeshConfig {

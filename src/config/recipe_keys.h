@@ -51,7 +51,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
 
   visit("data.train", recipe.data.train, PathValue{});
   visit("data.eval", recipe.data.eval, PathValue{});
-  visit("data.format", recipe.data.format, OneOf{{"auto", "messages", "sharegpt", "alpaca", "text", "tokens"}});
+  visit("data.format", recipe.data.format, OneOf{{"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"}});
   visit("data.template", recipe.data.chat_template, AnyValue{});
   visit("data.template_options", recipe.data.template_options, AnyValue{});
   visit("data.variables", recipe.data.variables, AnyValue{});
@@ -60,6 +60,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.packing", recipe.data.packing, AnyValue{});
   visit("data.shuffle", recipe.data.shuffle, AnyValue{});
   visit("data.loss_on", recipe.data.loss_on, OneOf{{"assistant", "last", "all"}});
+  visit("data.on_bad_rows", recipe.data.on_bad_rows, OneOf{{"error", "skip"}});
 
   visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh});
   visit("mesh.fsdp", recipe.mesh.fsdp, Whole{1, kLargestMesh, true});

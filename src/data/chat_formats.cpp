@@ -141,6 +141,23 @@ ChatRow alpaca_row(const OrderedJson& row, const std::string& where) {
   return chat;
 }
 
+ChatRow prompt_row(OrderedJson row, const std::string& where, bool only_completion) {
+  ChatRow chat{OrderedJson::array(), tools_of_row(row, where)};
+  for (const char* key : {"prompt", "completion"}) {
+    auto part = row.find(key);
+    if (part == row.end() || !part->is_array()) throw input_error(where, fmt::format("'{}' is not a list of messages", key));
+    const bool left_out = only_completion && std::string_view(key) == "prompt";
+    for (OrderedJson& message : *part) {
+      if (left_out && message.is_object() && message.value("role", OrderedJson()) == "assistant") {
+        for (const char* flag : {"weight", "loss"}) message.erase(flag);
+        message["train"] = false;
+      }
+      chat.messages.push_back(std::move(message));
+    }
+  }
+  return chat;
+}
+
 bool is_placeholder_name(std::string_view name) {
   return name.size() >= 2 && name[0] >= 'A' && name[0] <= 'Z' &&
          name.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == name.npos;
@@ -191,13 +208,33 @@ DataFormat format_of_row(const OrderedJson& row, const std::string& where) {
   if (row.contains("messages")) return DataFormat::kMessages;
   if (row.contains("conversations")) return DataFormat::kShareGpt;
   if (row.contains("instruction")) return DataFormat::kAlpaca;
+  if (row.contains("prompt") && row.contains("completion"))
+    return row["prompt"].is_array() ? DataFormat::kPromptMessages : DataFormat::kPromptText;
   if (row.contains("text")) return DataFormat::kText;
   throw input_error(where, "the row is of no known format",
-                    "rows hold messages, conversations, instruction and output, or text");
+                    "rows hold messages, conversations, instruction and output, prompt and completion, or text");
 }
 
-ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where) {
+bool needs_chat_template(DataFormat format) {
+  return format != DataFormat::kText && format != DataFormat::kPromptText && format != DataFormat::kTokens;
+}
+
+PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where) {
   if (!row.is_object()) throw input_error(where, "a row is not an object");
+  for (const char* key : {"prompt", "completion"}) {
+    if (find(row, key) != nullptr && row[key].is_array())
+      throw input_error(where, fmt::format("'{}' is a list of messages, in other rows of the file it is text", key), "write them alike");
+  }
+  return {required_text(row, "prompt", where), required_text(row, "completion", where)};
+}
+
+ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where, bool only_completion) {
+  if (!row.is_object()) throw input_error(where, "a row is not an object");
+  if (const OrderedJson* options = find(row, "chat_template_kwargs"); options != nullptr && !options->empty())
+    throw input_error(where, "'chat_template_kwargs' of a row is not read", "data.template_options are those of all rows; leave it out");
+  if ((format == DataFormat::kMessages || format == DataFormat::kPromptMessages) && !optional_text(row, "system", where).empty())
+    throw input_error(where, "'system' beside messages is not read", "make it the first message, of role system");
+  if (format == DataFormat::kPromptMessages) return prompt_row(std::move(row), where, only_completion);
   if (format == DataFormat::kShareGpt) return sharegpt_row(std::move(row), where);
   if (format == DataFormat::kAlpaca) return alpaca_row(row, where);
   MORAINE_ASSERT(format == DataFormat::kMessages, "a row without a conversation");

@@ -9,17 +9,29 @@
 
 namespace moraine {
 
-enum class DataFormat { kMessages, kShareGpt, kAlpaca, kText, kTokens };  // data.format
+enum class DataFormat {  // data.format; prompt_completion is two of them
+  kMessages,
+  kShareGpt,
+  kAlpaca,
+  kPromptMessages,  // prompt and completion are messages
+  kPromptText,      // … are texts
+  kText,
+  kTokens
+};
+
+// Whether rows of a format are rendered by a chat template.
+bool needs_chat_template(DataFormat format);
 
 struct ChatRow {
   OrderedJson messages;  // array of {"role", "content", …}
   OrderedJson tools;     // array or null
 };
 
-// The format of a row by its keys: messages, conversations, instruction or text. Throws an input error that lists them.
+// The format of a row by its keys: messages, conversations, instruction, prompt and completion, or text. Throws an input error that
+// lists them.
 DataFormat format_of_row(const OrderedJson& row, const std::string& where);
 
-// The conversation in a row of kMessages, kShareGpt or kAlpaca. Roles and contents are checked by the chat template.
+// The conversation in a row of a format that needs a chat template. Roles and contents are checked by the template.
 //   messages  {"messages": […], "tools": […]?}; tools may also be a JSON string.
 //   sharegpt  {"conversations": [{"from", "value"}], "system"?, "tools"?}; from: human or user, gpt or assistant,
 //   system,
@@ -31,7 +43,15 @@ DataFormat format_of_row(const OrderedJson& row, const std::string& where);
 //   alpaca    {"instruction", "input"?, "output", "system"?, "history"? ([[question, answer], …])}; instruction and
 //   input
 //             are joined by a newline.
-ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where);
+//   prompt_completion  {"prompt": […], "completion": […], "tools"?}: one conversation, of which the prompt's answers are kept out
+//             of training by their flag "train" where `only_completion`.
+ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where, bool only_completion = true);
+
+// A row of kPromptText.
+struct PromptText {
+  std::string prompt, completion;
+};
+PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where);
 
 // data.variables, values as text. Throws an input error on a value that is neither text nor a number or boolean.
 std::map<std::string, std::string> read_variables(const DataConfig& config);

@@ -43,6 +43,19 @@ bool read_enable_thinking(const std::string& name, const Json& options, bool thi
   return enable_thinking;
 }
 
+std::unique_ptr<ChatTemplate> make_encoder(const KnownTemplate& known, const Json& options) {
+  if (known.format == "deepseek_v4") return make_deepseek_v4_chat(read_deepseek_v4_options(options));
+  const bool enable_thinking = read_enable_thinking(known.format, options, known.thinks_by_default);
+  if (known.format == "qwen3_instruct_2507") return make_qwen3_chat(QwenThinking::kNone);
+  if (known.format == "qwen3_5") return make_qwen3_5_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
+  MORAINE_ASSERT(known.format == "qwen3", "a template without an encoder");
+  return make_qwen3_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
+}
+
+KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder) {
+  return name == "auto" ? detect_chat_template(model_folder) : KnownTemplate{name, true};
+}
+
 // react's own option is `base`; the others are its base's. On deepseek_v4 drop_thinking is false unless it is given:
 // there each Observation is a user's turn and no tools are seen, so that only the final answer would be trained.
 std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::path& model_folder) {
@@ -55,17 +68,15 @@ std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::pa
     options.erase("base");
   }
   check_name(base, kTemplates, where_base);
-  std::string found = base;
-  if (base == "auto") {
-    try {
-      found = detect_chat_template(model_folder);
-    } catch (const Error& error) {
-      throw input_error(error.where, error.message, "say which format renders react's messages: " + where_base);
-    }
-  }
-  if (found == "deepseek_v4" && !options.contains("drop_thinking")) options["drop_thinking"] = false;
+  KnownTemplate known;
   try {
-    return make_react_chat(make_chat_template(base, options, model_folder));
+    known = find_template(base, model_folder);
+  } catch (const Error& error) {
+    throw input_error(error.where, error.message, "say which format renders react's messages: " + where_base);
+  }
+  if (known.format == "deepseek_v4" && !options.contains("drop_thinking")) options["drop_thinking"] = false;
+  try {
+    return make_react_chat(make_encoder(known, options));
   } catch (const Error& error) {
     const bool lists_options = error.where == where && error.hint.find(" takes ") != error.hint.npos;
     if (!lists_options) throw;
@@ -93,16 +104,16 @@ std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const 
   std::vector<std::string> known = kTemplates;
   known.push_back(kReact);
   check_name(name, known, "data.template");
-  if (name == kReact) return make_react(options, model_folder);
-  const bool detected = name == "auto";
-  const std::string found = detected ? detect_chat_template(model_folder) : name;
-  if (found == "deepseek_v4") return make_deepseek_v4_chat(read_deepseek_v4_options(options));
-  const bool enable_thinking =
-      read_enable_thinking(found, options, !detected || template_thinks_by_default(model_folder));
-  if (found == "qwen3_instruct_2507") return make_qwen3_chat(QwenThinking::kNone);
-  if (found == "qwen3_5") return make_qwen3_5_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
-  MORAINE_ASSERT(found == "qwen3", "a template without an encoder");
-  return make_qwen3_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
+  return name == kReact ? make_react(options, model_folder) : make_encoder(find_template(name, model_folder), options);
+}
+
+void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer) {
+  for (const std::string& token : chat.turn_tokens()) {
+    const size_t pieces = tokenizer.encode(token).ids.size();
+    if (pieces == 1) continue;
+    throw input_error("tokenizer.json", fmt::format("{} is {} tokens; the chat format {} needs it to be one", token, pieces, chat.name()),
+                      "it belongs in added_tokens, or data.template is not this model's");
+  }
 }
 
 TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on) {

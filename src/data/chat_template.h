@@ -34,6 +34,8 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
   virtual std::string name() const = 0;
+  // What begins and ends turns: each is one token of a tokenizer that the format is for.
+  virtual std::vector<std::string> turn_tokens() const = 0;
   // `messages` is an array of {"role", "content", …}; `tools` an array or null. Every turn keeps its thinking block.
   // Throws an input error (where = `where`) on messages the format cannot express.
   virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
@@ -46,15 +48,18 @@ class ChatTemplate {
                                         const std::string& where) const = 0;
 };
 
-// `name`: qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4, react or auto. auto compares the checkpoint's own chat_template
-// (chat_template.jinja or tokenizer_config.json in `model_folder`) with the known formats and throws an input error
-// when none fits; a DeepSeek-V4 checkpoint, which has none, is known by its config.json.
+// `name`: qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4, react or auto. auto takes the format
+// whose released template the checkpoint in `model_folder` holds (detect_chat_template), and throws an input error when it holds
+// another one.
 // `options`: enable_thinking for qwen3 and qwen3_5 (default true; with auto what the checkpoint's template does without
 // it); qwen3_instruct_2507, which never thinks, takes only false there. read_deepseek_v4_options for deepseek_v4. base for
 // react: the format that renders its plain messages (default auto), which takes the other options.
 // Unknown names and options are input errors that list the known ones.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder);
+
+// Throws an input error that names a token of the format's turns which is not one token of `tokenizer`: it would be trained in pieces.
+void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer);
 
 struct TokenizedChat {
   std::vector<int64_t> ids;

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "base/workers.h"
+#include "data/input_notes.h"
 #include "data/row_reader.h"
 #include "data/tojson.h"
 #include "data/unicode.h"
@@ -89,18 +90,18 @@ void cut(Sample& sample, size_t begin, size_t count) {
   for (int64_t& position : positions) position -= first;
 }
 
-enum class Outcome { kKept, kTruncated, kDropped };
+using Fate = PreparedRow::Fate;
 
 // Applies max_length and truncation, and refuses a row that trains nothing.
-Outcome fit(Sample& sample, const DataConfig& config, const std::string& where) {
+Fate fit(Sample& sample, const DataConfig& config, const std::string& where) {
   if (!trains_something(sample)) {
     throw input_error(where, "the row has no trained token",
                       "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train "
                       "and loss, and drop_thinking of deepseek_v4 with thinking");
   }
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
-  if (length <= limit) return Outcome::kKept;
-  if (config.truncation == "drop") return Outcome::kDropped;
+  if (length <= limit) return Fate::kKept;
+  if (config.truncation == "drop") return Fate::kDropped;
   if (config.truncation == "error") {
     throw input_error(where, fmt::format("{} tokens, more than data.max_length {}", length, limit),
                       "raise data.max_length, or set data.truncation to right, left or drop");
@@ -111,16 +112,7 @@ Outcome fit(Sample& sample, const DataConfig& config, const std::string& where) 
                       fmt::format("no trained token is left after truncation from {} to {} tokens", length, limit),
                       "raise data.max_length, or set data.truncation: drop");
   }
-  return Outcome::kTruncated;
-}
-
-void add(Dataset& dataset, Sample sample, Outcome outcome) {
-  if (outcome == Outcome::kDropped) {
-    ++dataset.dropped;
-    return;
-  }
-  if (outcome == Outcome::kTruncated) ++dataset.truncated;
-  dataset.samples.push_back(std::move(sample));
+  return Fate::kTruncated;
 }
 
 // What rows of text and chats are made with.
@@ -135,35 +127,60 @@ class RowEncoder {
         variables_(read_variables(config)),
         end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {}
 
-  Sample encode(const JsonRow& json, DataFormat format, const std::string& where) const {
-    OrderedJson row = parse_exact_json(json.text, where);
-    Sample sample =
-        make_sample(format == DataFormat::kText ? encode_text(row, where) : encode_chat(format, std::move(row), where));
-    check_vocabulary(sample.input_ids, tokenizer_, vocab_size_, where);
-    return sample;
+  PreparedRow encode(const JsonRow& json, DataFormat format, const std::string& where) const {
+    OrderedJson json_row = parse_exact_json(json.text, where);
+    PreparedRow row;
+    row.where = where;
+    row.sample = make_sample(needs_chat_template(format) ? encode_chat(format, std::move(json_row), row)
+                             : format == DataFormat::kPromptText ? encode_prompt(json_row, row)
+                                                                 : encode_text(json_row, row));
+    check_vocabulary(row.sample.input_ids, tokenizer_, vocab_size_, where);
+    row.fate = fit(row.sample, config_, where);
+    return row;
   }
+
+  bool ends_texts() const { return end_of_text_ >= 0; }
 
   // Every token is trained.
   TokenizedChat encode_text(const std::string& text) const {
     TokenizedChat tokens{tokenizer_.encode(text).ids, {}};
-    if (end_of_text_ >= 0 && (tokens.ids.empty() || tokens.ids.back() != end_of_text_))
-      tokens.ids.push_back(end_of_text_);
+    add_end(tokens);
     tokens.loss_mask.assign(tokens.ids.size(), 1);
     return tokens;
   }
 
  private:
-  TokenizedChat encode_text(const OrderedJson& row, const std::string& where) const {
-    if (!row.is_object()) throw input_error(where, "a row is not an object");
-    auto text = row.find("text");
-    if (text == row.end() || !text->is_string()) throw input_error(where, "no text 'text'", "rows are {\"text\": …}");
-    return encode_text(text->get_ref<const std::string&>());
+  void add_end(TokenizedChat& tokens) const {
+    if (end_of_text_ >= 0 && (tokens.ids.empty() || tokens.ids.back() != end_of_text_)) tokens.ids.push_back(end_of_text_);
   }
 
-  TokenizedChat encode_chat(DataFormat format, OrderedJson row, const std::string& where) const {
-    ChatRow chat = chat_of_row(format, std::move(row), where);
-    fill_variables(chat.messages, variables_, where);
-    return tokenize_chat(chat_->training_text(chat.messages, chat.tools, where), tokenizer_, loss_on_);
+  TokenizedChat encode_text(const OrderedJson& json, PreparedRow& row) const {
+    if (!json.is_object()) throw input_error(row.where, "a row is not an object");
+    auto text = json.find("text");
+    if (text == json.end() || !text->is_string()) throw input_error(row.where, "no text 'text'", "rows are {\"text\": …}");
+    row.text = text->get<std::string>();
+    return encode_text(row.text);
+  }
+
+  TokenizedChat encode_prompt(const OrderedJson& json, PreparedRow& row) const {
+    const PromptText parts = prompt_text_of_row(json, row.where);
+    if (parts.completion.empty()) throw input_error(row.where, "the completion is empty");
+    ChatText text{parts.prompt + parts.completion, {}, {}};
+    text.trained.emplace_back(parts.prompt.size(), text.text.size());
+    TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
+    add_end(tokens);
+    tokens.loss_mask.resize(tokens.ids.size(), 1);
+    row.text = std::move(text.text);
+    return tokens;
+  }
+
+  TokenizedChat encode_chat(DataFormat format, OrderedJson json, PreparedRow& row) const {
+    row.chat = chat_of_row(format, std::move(json), row.where, loss_on_ != LossOn::kAll);
+    fill_variables(row.chat.messages, variables_, row.where);
+    ChatText text = chat_->training_text(row.chat.messages, row.chat.tools, row.where);
+    TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
+    row.text = std::move(text.text);
+    return tokens;
   }
 
   const DataConfig& config_;
@@ -175,15 +192,26 @@ class RowEncoder {
   int64_t end_of_text_;  // -1 when the tokenizer has none
 };
 
+using UseRow = std::function<void(PreparedRow&&)>;
+
 struct EncodedRow {
-  Sample sample;
-  Outcome outcome = Outcome::kKept;
+  PreparedRow row;
   std::exception_ptr error;
 };
 
-void load_json_rows(const std::string& file, DataFormat format, const DataConfig& config, const RowEncoder& encoder,
-                    Dataset& dataset) {
+// An error about the file, found after `count` rows of which some were bad.
+[[noreturn]] void rethrow_with(const BadRows& bad, int64_t count, std::exception_ptr error) {
+  if (bad.count() == 0) std::rethrow_exception(error);
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& of_file) {
+    throw Error(of_file.kind, of_file.where, of_file.message + "; before it " + bad.in_words(count), of_file.hint);
+  }
+}
+
+int64_t read_json_rows(const std::string& file, DataFormat format, const RowEncoder& encoder, BadRows& bad, const UseRow& use) {
   RowReader reader(file);
+  int64_t count = 0;
   bool more = true;
   while (more) {
     std::vector<JsonRow> rows;
@@ -200,22 +228,28 @@ void load_json_rows(const std::string& file, DataFormat format, const DataConfig
     }
     std::vector<EncodedRow> encoded(rows.size());
     for_each_item(rows.size(), num_threads(), [&](size_t i) {
-      EncodedRow& result = encoded[i];
       try {
-        const std::string where = fmt::format("{}:{}", file, rows[i].line);
-        result.sample = encoder.encode(rows[i], format, where);
-        result.outcome = fit(result.sample, config, where);
+        encoded[i].row = encoder.encode(rows[i], format, fmt::format("{}:{}", file, rows[i].line));
       } catch (const Error&) {
-        result.error = std::current_exception();
+        encoded[i].error = std::current_exception();
       }
       rows[i].text = {};
     });
     for (EncodedRow& result : encoded) {
-      if (result.error) std::rethrow_exception(result.error);
-      add(dataset, std::move(result.sample), result.outcome);
+      ++count;
+      if (result.error) {
+        try {
+          std::rethrow_exception(result.error);
+        } catch (const Error& error) {
+          bad.add(error);
+        }
+      } else {
+        use(std::move(result.row));
+      }
     }
-    if (reader_error) std::rethrow_exception(reader_error);
+    if (reader_error) rethrow_with(bad, count, reader_error);
   }
+  return count;
 }
 
 void check_utf8(std::string_view text, const std::string& file) {
@@ -226,8 +260,8 @@ void check_utf8(std::string_view text, const std::string& file) {
   }
 }
 
-void load_document(const std::string& file, const DataConfig& config, const RowEncoder& encoder,
-                   const Tokenizer& tokenizer, int64_t vocab_size, Dataset& dataset) {
+int64_t read_document(const std::string& file, const DataConfig& config, const RowEncoder& encoder,
+                      const Tokenizer& tokenizer, int64_t vocab_size, const UseRow& use) {
   // The tokenizer takes 2 GiB at a time.
   std::string text = read_text_file(file, std::numeric_limits<int32_t>::max());
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
@@ -236,33 +270,70 @@ void load_document(const std::string& file, const DataConfig& config, const RowE
   const TokenizedChat tokens = encoder.encode_text(text);
   check_vocabulary(tokens.ids, tokenizer, vocab_size, file);
   const size_t limit = static_cast<size_t>(config.max_length);
+  int64_t rows = 0;
   for (size_t begin = 0; begin < tokens.ids.size(); begin += limit) {
     const size_t count = std::min(limit, tokens.ids.size() - begin);
     if (count < 2) continue;
-    Sample sample;
+    PreparedRow row;
+    row.where = file;
+    Sample& sample = row.sample;
     sample.input_ids.assign(tokens.ids.begin() + static_cast<ptrdiff_t>(begin),
                             tokens.ids.begin() + static_cast<ptrdiff_t>(begin + count));
     sample.labels = sample.input_ids;
     sample.position_ids = columns(count);
-    dataset.samples.push_back(std::move(sample));
+    use(std::move(row));
+    ++rows;
   }
+  return rows;
 }
 
-void load_tokens(const std::string& file, const DataConfig& config, int64_t vocab_size, Dataset& dataset) {
-  TokensFile tokens = read_tokens_file(file, vocab_size);
-  for (size_t i = 0; i < tokens.samples.size(); ++i) {
-    const Outcome outcome = fit(tokens.samples[i], config, fmt::format("{}: row {}", file, i));
-    add(dataset, std::move(tokens.samples[i]), outcome);
-  }
+int64_t read_tokens(const std::string& file, const DataConfig& config, int64_t vocab_size, BadRows& bad, const UseRow& use) {
+  TokensFile shape;
+  for_each_tokens_row(file, vocab_size, shape, [&](int64_t i, const std::function<Sample()>& read) {
+    PreparedRow row;
+    row.where = fmt::format("{}: row {}", file, i);
+    try {
+      row.sample = read();
+      row.fate = fit(row.sample, config, row.where);
+    } catch (const Error& error) {
+      bad.add(error);
+      return;
+    }
+    use(std::move(row));
+  });
+  return shape.rows;
 }
 
 void refuse_other_containers(const std::string& file) {
-  const std::string extension = std::filesystem::path(file).extension().string();
-  for (const char* other : {".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip"}) {
+  std::filesystem::path name = file;
+  if (name.extension() == ".gz") name = name.stem();
+  const std::string extension = name.extension().string();
+  if (extension == ".txt") throw input_error(file, "a compressed document is not read", "decompress it");
+  for (const char* other : {".parquet", ".arrow", ".csv", ".tsv", ".tar", ".tgz", ".zst", ".bz2", ".xz", ".zip"}) {
     if (extension == other) {
       throw input_error(file, fmt::format("{} files are not read", other), "write it as JSONL, one object a line");
     }
   }
+}
+
+// The format of the first row that has one; when none of the first rows does, the error of the first. With `prompt_completion` whether
+// prompts are texts or messages is all that is asked.
+DataFormat format_of_first_row(const std::string& file, bool prompt_completion) {
+  RowReader reader(file);
+  std::exception_ptr first_error;
+  JsonRow row;
+  for (size_t i = 0; i < kChunkRows && reader.next(row); ++i) {
+    try {
+      const std::string where = fmt::format("{}:{}", file, row.line);
+      const DataFormat format = format_of_row(parse_exact_json(row.text, where), where);
+      if (!prompt_completion || format == DataFormat::kPromptMessages || format == DataFormat::kPromptText) return format;
+      throw input_error(where, "no 'prompt' and 'completion'");
+    } catch (const Error&) {
+      if (!first_error) first_error = std::current_exception();
+    }
+  }
+  if (first_error) std::rethrow_exception(first_error);
+  throw input_error(file, "holds no rows");
 }
 
 }  // namespace
@@ -276,39 +347,54 @@ DataFormat data_format_of(const std::string& file, const DataConfig& config) {
   if (config.format == "messages") return DataFormat::kMessages;
   if (config.format == "sharegpt") return DataFormat::kShareGpt;
   if (config.format == "alpaca") return DataFormat::kAlpaca;
-  MORAINE_ASSERT(config.format == "auto", "data.format was checked with the recipe");
-  RowReader reader(file);
-  JsonRow row;
-  if (!reader.next(row)) throw input_error(file, "holds no rows");
-  const std::string where = fmt::format("{}:{}", file, row.line);
-  return format_of_row(parse_exact_json(row.text, where), where);
+  return format_of_first_row(file, config.format == "prompt_completion");
+}
+
+int64_t read_data_file(const std::string& file, const DataConfig& config, const Tokenizer* tokenizer, const ChatTemplate* chat,
+                       int64_t vocab_size, BadRows& bad, const std::function<void(PreparedRow&&)>& use) {
+  MORAINE_ASSERT(config.max_length > 0, "data.max_length was checked with the recipe");
+  const DataFormat format = data_format_of(file, config);
+  int64_t rows = 0;
+  if (format == DataFormat::kTokens) {
+    rows = read_tokens(file, config, vocab_size, bad, use);
+  } else {
+    if (tokenizer == nullptr) throw input_error(file, "needs a tokenizer", "is there a tokenizer.json in model.path?");
+    if (needs_chat_template(format)) {
+      if (chat == nullptr) throw input_error(file, "needs a chat template", "data.template");
+      check_turn_tokens(*chat, *tokenizer);
+    }
+    const RowEncoder encoder(config, *tokenizer, chat, vocab_size);
+    if (!needs_chat_template(format) && !encoder.ends_texts())
+      note_about_input(fmt::format("{}: its texts are trained without an end: the tokenizer has no <|endoftext|>", file));
+    rows = format == DataFormat::kText && is_text_document(file) ? read_document(file, config, encoder, *tokenizer, vocab_size, use)
+                                                                 : read_json_rows(file, format, encoder, bad, use);
+  }
+  if (rows == 0) throw input_error(file, "holds no rows");
+  return rows;
 }
 
 Dataset load_dataset(const std::vector<std::string>& files, const DataConfig& config, const Tokenizer* tokenizer,
                      const ChatTemplate* chat, int64_t vocab_size) {
-  MORAINE_ASSERT(config.max_length > 0, "data.max_length was checked with the recipe");
   Dataset dataset;
-  for (const std::string& file : files) {
-    const size_t before = dataset.samples.size() + static_cast<size_t>(dataset.dropped);
-    const DataFormat format = data_format_of(file, config);
-    if (format == DataFormat::kTokens) {
-      load_tokens(file, config, vocab_size, dataset);
-    } else {
-      if (tokenizer == nullptr) {
-        throw input_error(file, "needs a tokenizer", "is there a tokenizer.json in model.path?");
-      }
-      if (format != DataFormat::kText && chat == nullptr)
-        throw input_error(file, "needs a chat template", "data.template");
-      const RowEncoder encoder(config, *tokenizer, chat, vocab_size);
-      if (format == DataFormat::kText && is_text_document(file)) {
-        load_document(file, config, encoder, *tokenizer, vocab_size, dataset);
-      } else {
-        load_json_rows(file, format, config, encoder, dataset);
-      }
+  BadRows bad;
+  int64_t rows = 0;
+  const auto use = [&](PreparedRow&& row) {
+    if (row.fate == Fate::kDropped) {
+      ++dataset.dropped;
+      return;
     }
-    if (dataset.samples.size() + static_cast<size_t>(dataset.dropped) == before)
-      throw input_error(file, "holds no rows");
+    if (row.fate == Fate::kTruncated) ++dataset.truncated;
+    dataset.samples.push_back(std::move(row.sample));
+  };
+  for (const std::string& file : files) {
+    BadRows of_file;
+    const int64_t rows_of_file = read_data_file(file, config, tokenizer, chat, vocab_size, config.on_bad_rows == "skip" ? of_file : bad, use);
+    rows += rows_of_file;
+    dataset.skipped += of_file.count();
+    if (of_file.count() == rows_of_file) throw input_error(file, "every row is bad: " + of_file.in_words(rows_of_file));
+    if (of_file.count() > 0) note_about_input(fmt::format("{}: {} (left out: data.on_bad_rows is skip)", file, of_file.in_words(rows_of_file)));
   }
+  bad.refuse(files.size() == 1 ? files.front() : "data", rows);
   if (dataset.samples.empty()) {
     throw input_error(files.empty() ? "data" : join_words(files),
                       dataset.dropped > 0

@@ -77,6 +77,9 @@ class DeepseekV4Chat final : public ChatTemplate {
       : options_(options), thinks_(options.thinking_mode == ThinkingMode::kThinking) {}
 
   std::string name() const override { return "deepseek_v4"; }
+  std::vector<std::string> turn_tokens() const override {
+    return {std::string(kBeginOfSentence), std::string(kEndOfSentence), std::string(kUser), std::string(kAssistant)};
+  }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {

@@ -12,7 +12,6 @@
 namespace moraine::deepseek_v4 {
 namespace {
 
-constexpr std::string_view kCallsEnd = "</｜DSML｜tool_calls>";
 constexpr std::string_view kInvokeBegin = "<｜DSML｜invoke name=\"", kInvokeEnd = "</｜DSML｜invoke>\n";
 constexpr std::string_view kParameterBegin = "<｜DSML｜parameter name=\"", kParameterEnd = "</｜DSML｜parameter>\n";
 constexpr std::string_view kCallNameEnd = "\">\n";

@@ -10,8 +10,8 @@
 
 namespace moraine::deepseek_v4 {
 
-// How a block of calls begins after what the assistant says.
-inline constexpr std::string_view kCallsBegin = "\n\n<｜DSML｜tool_calls>\n";
+// How a block of calls begins after what the assistant says, and how it ends.
+inline constexpr std::string_view kCallsBegin = "\n\n<｜DSML｜tool_calls>\n", kCallsEnd = "</｜DSML｜tool_calls>";
 
 // The calls as text, from kCallsBegin on: a parameter for each argument, texts as they are (string="true"), all else as
 // JSON. Nothing is escaped, so what could not be read back throws an input error (where = `place`): a control token of

@@ -18,8 +18,10 @@ void refuse_tokens(std::string_view text, const char* what, const std::string& w
 
 OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, const std::string& where) {
   const size_t end = completion.find(kEndOfSentence);
-  if (end == completion.npos) throw input_error(where, fmt::format("no {} at the end", kEndOfSentence));
-  if (end + kEndOfSentence.size() != completion.size())
+  // A block of tool calls ends by itself: servers stop there and leave the token out.
+  if (end == completion.npos && !completion.ends_with(kCallsEnd))
+    throw input_error(where, fmt::format("no {} at the end", kEndOfSentence), "only a whole block of tool calls may do without it");
+  if (end != completion.npos && end + kEndOfSentence.size() != completion.size())
     throw input_error(where, fmt::format("text after {}", kEndOfSentence));
   std::string_view rest = completion.substr(0, end), reasoning;
   if (mode == ThinkingMode::kThinking) {

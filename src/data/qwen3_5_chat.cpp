@@ -75,6 +75,7 @@ class Qwen35Chat final : public ChatTemplate {
   explicit Qwen35Chat(QwenThinking thinking) : thinking_(thinking) {}
 
   std::string name() const override { return "qwen3_5"; }
+  std::vector<std::string> turn_tokens() const override { return {"<|im_start|>", "<|im_end|>"}; }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {

@@ -24,6 +24,7 @@ class Qwen3Chat final : public ChatTemplate {
   explicit Qwen3Chat(QwenThinking thinking) : thinking_(thinking) {}
 
   std::string name() const override { return thinking_ == QwenThinking::kNone ? "qwen3_instruct_2507" : "qwen3"; }
+  std::vector<std::string> turn_tokens() const override { return {"<|im_start|>", "<|im_end|>"}; }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {

@@ -129,6 +129,7 @@ class ReactChat final : public ChatTemplate {
   explicit ReactChat(std::unique_ptr<ChatTemplate> base) : base_(std::move(base)) {}
 
   std::string name() const override { return "react"; }
+  std::vector<std::string> turn_tokens() const override { return base_->turn_tokens(); }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {

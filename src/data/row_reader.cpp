@@ -1,7 +1,9 @@
 #include "data/row_reader.h"
 
 #include <fmt/format.h>
+#include <zlib.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "base/error.h"
@@ -17,34 +19,59 @@ bool is_space(int c) {
 
 }  // namespace
 
-RowReader::RowReader(const std::string& path) : path_(path) {
+RowReader::RowReader(const std::string& path) : path_(path), buffer_(size_t{1} << 16) {
   if (!path_exists(path)) throw input_error(path, "no such file");
   if (!std::filesystem::is_regular_file(path)) throw input_error(path, "not a regular file");
   refuse_lfs_pointer(File(path));
-  file_.open(path, std::ios::binary);
-  if (!file_) throw input_error(path, "cannot be opened for reading");
-  char mark[3] = {};
-  file_.read(mark, 3);
-  if (!(file_.gcount() == 3 && std::string_view(mark, 3) == "\xef\xbb\xbf")) {
-    file_.clear();
-    file_.seekg(0);
-  }
-  const int c = skip_space();
-  if (c == '[') {
-    is_array_ = true;
-  } else if (c != -1) {
-    file_.unget();
+  file_ = gzopen(path.c_str(), "rb");
+  if (file_ == nullptr) throw input_error(path, "cannot be opened for reading");
+  try {
+    for (const int mark : {0xEF, 0xBB, 0xBF}) {
+      if (peek() != mark) break;  // only whole marks begin with these bytes: no JSON does
+      get();
+    }
+    const int c = skip_space();
+    if (c == '[') {
+      is_array_ = true;
+    } else if (c != -1) {
+      --at_;
+    }
+  } catch (...) {
+    gzclose(file_);
+    throw;
   }
 }
+
+RowReader::~RowReader() { gzclose(file_); }
 
 bool RowReader::next(JsonRow& row) {
   return is_array_ ? next_element(row) : next_line(row);
 }
 
+bool RowReader::fill() {
+  const int count = gzread(file_, buffer_.data(), static_cast<unsigned>(buffer_.size()));
+  at_ = 0;
+  end_ = count > 0 ? static_cast<size_t>(count) : 0;
+  if (count > 0) return true;
+  int error = Z_OK;
+  const std::string what = gzerror(file_, &error);
+  if (error == Z_ERRNO) throw run_error(path_, "cannot be read");
+  if (error != Z_OK) {
+    throw input_error(path_, "the compressed data are " + std::string(error == Z_BUF_ERROR ? "cut short" : "damaged"),
+                      "download or compress the file again");
+  }
+  return false;
+}
+
+int RowReader::peek() {
+  if (at_ == end_ && !fill()) return -1;
+  return static_cast<unsigned char>(buffer_[at_]);
+}
+
 int RowReader::get() {
-  const int c = file_.get();
-  if (file_.bad()) throw run_error(path_, "cannot be read");
-  if (c == std::char_traits<char>::eof()) return -1;
+  const int c = peek();
+  if (c == -1) return -1;
+  ++at_;
   if (c == '\n') ++line_;
   return c;
 }
@@ -57,13 +84,20 @@ int RowReader::skip_space() {
 }
 
 bool RowReader::next_line(JsonRow& row) {
-  while (std::getline(file_, row.text)) {
+  while (peek() != -1) {
+    row.text.clear();
     row.line = line_++;
+    do {
+      const char* begin = buffer_.data() + at_;
+      const auto* newline = static_cast<const char*>(std::memchr(begin, '\n', end_ - at_));
+      row.text.append(begin, newline != nullptr ? newline : buffer_.data() + end_);
+      at_ = newline != nullptr ? static_cast<size_t>(newline - buffer_.data()) + 1 : end_;
+      if (newline != nullptr) break;
+    } while (fill());
     if (row.text.find_first_not_of(" \t\r") == row.text.npos) continue;
     if (row.text.back() == '\r') row.text.pop_back();
     return true;
   }
-  if (file_.bad()) throw run_error(path_, "cannot be read");
   return false;
 }
 

@@ -8,19 +8,24 @@
 
 namespace moraine {
 
-// The name of the format that a jinja template renders, told by what it mentions so that small edits do not matter;
-// nullopt when it is none of those with an encoder.
-std::optional<std::string> recognise_chat_template(std::string_view jinja);
+struct KnownTemplate {
+  std::string format;              // that renders what the template renders
+  bool thinks_by_default = false;  // without enable_thinking
+};
 
-// Whether a template that knows enable_thinking thinks when the option is not given.
-bool thinks_by_default(std::string_view jinja);
+// A released template, told by a hash of its text; what Jinja itself ignores, line ends and one newline at the end, does
+// not matter. nullopt for every other text, however alike.
+std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja);
 
-// Reads chat_template.jinja, or chat_template in tokenizer_config.json (text, or a list of {name, template} of which
-// "default" is taken), in `model_folder`; where there is neither, a config.json of DeepSeek-V4 decides. Throws an input
-// error that says how to mend it when there is none or none fits.
-std::string detect_chat_template(const std::filesystem::path& model_folder);
+// The format that a template which is not a released one looks most like, by the words in it; nullopt when it is like
+// none of those with an encoder. For messages only.
+std::optional<std::string> resembling_format(std::string_view jinja);
 
-// thinks_by_default of the template that detect_chat_template reads.
-bool template_thinks_by_default(const std::filesystem::path& model_folder);
+// The template that transformers' tokenizer would take in `model_folder`: chat_template.jinja and additional_chat_templates/,
+// else chat_template in tokenizer_config.json (text, or a list of {name, template} of which "default" is taken). Without any, a
+// config.json of DeepSeek-V4, whose release has none, decides. Warns in one line when the folder holds two that differ. Throws an
+// input error that says how to mend it when there is none, when it is no released one, or when rows with tools would be rendered
+// by another one.
+KnownTemplate detect_chat_template(const std::filesystem::path& model_folder);
 
 }  // namespace moraine

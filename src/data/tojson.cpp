@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/not_finite.h"
 
 namespace moraine {
 namespace {
@@ -92,7 +93,7 @@ void append_value(std::string& out, const OrderedJson& value) {
       break;
     }
     case OrderedJson::value_t::binary:
-      out += *big_integer_digits(value);
+      out += not_finite_word(value) ? *not_finite_word(value) : *big_integer_digits(value);
       break;
     default:
       MORAINE_ASSERT(false, "not a value of JSON text");
@@ -111,6 +112,7 @@ std::string to_python_str(const OrderedJson& value) {
   MORAINE_ASSERT(!value.is_structured(), "Python's text of a list or an object is its repr");
   if (value.is_string()) return value.get<std::string>();
   if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
+  if (auto word = not_finite_word(value)) return *word == "NaN" ? "nan" : *word == "Infinity" ? "inf" : "-inf";
   return value.is_null() ? "None" : to_python_json(value);
 }
 

@@ -176,6 +176,10 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
   return Tokenizer(std::make_unique<Impl>(read_tokenizer_json(tokenizer_json)));
 }
 
+Tokenizer Tokenizer::from_folder(const std::filesystem::path& model_folder) {
+  return Tokenizer(std::make_unique<Impl>(read_tokenizer_folder(model_folder)));
+}
+
 Encoding Tokenizer::encode(std::string_view text) const {
   if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
     throw input_error("tokenizer", "a text of more than 2 GiB", "cut it into several rows");
@@ -201,6 +205,10 @@ std::string Tokenizer::decode(std::span<const int64_t> ids) const {
 
 std::string Tokenizer::decode_skipping_special(std::span<const int64_t> ids) const {
   return impl_->decode(ids, true);
+}
+
+std::string Tokenizer::bytes_of(int64_t id) const {
+  return id >= 0 && static_cast<size_t>(id) < impl_->bytes.size() ? impl_->bytes[static_cast<size_t>(id)] : "";
 }
 
 int64_t Tokenizer::token_to_id(std::string_view token) const {

@@ -23,6 +23,9 @@ class Tokenizer {
  public:
   // Throws an input error that names the file and the unsupported part of a tokenizer that is not byte-level BPE.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
+  // A checkpoint's tokenizer, as every command uses it: tokenizer.json and the tokens that the files beside it add. Throws input
+  // errors as from_file does, and where the files contradict each other.
+  static Tokenizer from_folder(const std::filesystem::path& model_folder);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -34,6 +37,8 @@ class Tokenizer {
   // The text of the ids, special tokens included; bytes that are no UTF-8 become U+FFFD as in the reference decoder.
   std::string decode(std::span<const int64_t> ids) const;
   std::string decode_skipping_special(std::span<const int64_t> ids) const;
+  // The bytes that a token stands for, which need not be whole characters; "" for an id that is none.
+  std::string bytes_of(int64_t id) const;
   // -1 when the vocabulary (added tokens included) has no such token.
   int64_t token_to_id(std::string_view token) const;
   // One more than the largest id.

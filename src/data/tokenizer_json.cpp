@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "data/json_field.h"
+#include "data/tokenizer_config.h"
 
 namespace moraine {
 namespace {
@@ -76,10 +77,7 @@ std::vector<AddedToken> read_added_tokens(const JsonField& field, const ByteLeve
   return out;
 }
 
-}  // namespace
-
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-  Json document = read_json_file(path);
+TokenizerParts read_parts(const Json& document, const std::filesystem::path& path) {
   JsonField root(document, path.string());
   if (JsonField version = root["version"]; !version.is_null() && version.string() != "1.0") {
     version.refuse(fmt::format("is \"{}\"", version.string()), "only version 1.0 is supported");
@@ -90,6 +88,18 @@ TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
   check_decoder(root["decoder"]);
   std::vector<AddedToken> added = read_added_tokens(root["added_tokens"], model);
   return {std::move(model), std::move(pre_tokenizer), nfc, std::move(added)};
+}
+
+}  // namespace
+
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path) { return read_parts(read_json_file(path), path); }
+
+TokenizerParts read_tokenizer_folder(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "tokenizer.json";
+  const Json document = read_json_file(path);
+  TokenizerParts parts = read_parts(document, path);
+  parts.added_tokens = tokens_of_folder(std::move(parts.added_tokens), parts.model, document, folder);
+  return parts;
 }
 
 }  // namespace moraine

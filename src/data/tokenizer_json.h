@@ -22,4 +22,7 @@ struct TokenizerParts {
 // padding and the post-processor are passed over: encoding adds no tokens.
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
 
+// The same of a checkpoint's folder: tokenizer.json, with the tokens that the files beside it add (tokens_of_folder).
+TokenizerParts read_tokenizer_folder(const std::filesystem::path& folder);
+
 }  // namespace moraine

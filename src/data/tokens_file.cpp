@@ -90,7 +90,8 @@ Sample make_sample(const std::vector<int64_t>& ids, const std::vector<int64_t>& 
 
 }  // namespace
 
-TokensFile read_tokens_file(const std::string& path, int64_t vocab_size) {
+void for_each_tokens_row(const std::string& path, int64_t vocab_size, TokensFile& shape,
+                         const std::function<void(int64_t row, const std::function<Sample()>& read)>& use) {
   const SafetensorsHeader header = read_safetensors_header(path);
   const File file(path);
   std::optional<IntegerRows> ids = find_rows(file, header, "input_ids");
@@ -104,10 +105,10 @@ TokensFile read_tokens_file(const std::string& path, int64_t vocab_size) {
   }
   if (ids->rows() == 0 || ids->columns() == 0) throw input_error(ids->where(), "holds no tokens");
 
-  TokensFile result{ids->rows(), ids->columns(), {}};
-  result.samples.reserve(static_cast<size_t>(result.rows));
-  std::vector<int64_t> id_row, mask_row(static_cast<size_t>(result.columns), 1), label_row;
-  for (int64_t row = 0; row < result.rows; ++row) {
+  shape.rows = ids->rows();
+  shape.columns = ids->columns();
+  std::vector<int64_t> id_row, mask_row(static_cast<size_t>(shape.columns), 1), label_row;
+  const auto read_row = [&](int64_t row) {
     ids->read(row, id_row);
     if (masks) masks->read(row, mask_row);
     if (labels) labels->read(row, label_row);
@@ -126,8 +127,15 @@ TokensFile read_tokens_file(const std::string& path, int64_t vocab_size) {
         fail(*labels, label, fmt::format("neither -100 nor in the vocabulary of {}", vocab_size));
       }
     }
-    result.samples.push_back(make_sample(id_row, mask_row, label_values));
-  }
+    return make_sample(id_row, mask_row, label_values);
+  };
+  for (int64_t row = 0; row < shape.rows; ++row) use(row, [&] { return read_row(row); });
+}
+
+TokensFile read_tokens_file(const std::string& path, int64_t vocab_size) {
+  TokensFile result;
+  for_each_tokens_row(path, vocab_size, result,
+                      [&](int64_t, const std::function<Sample()>& read) { result.samples.push_back(read()); });
   return result;
 }
 

@@ -9,7 +9,9 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "data/chat_template.h"
+#include "data/data_files.h"
 #include "data/dataset_bytes.h"
+#include "data/input_notes.h"
 #include "data/packing.h"
 #include "dist/agreement.h"
 #include "dist/device.h"
@@ -20,16 +22,17 @@
 namespace moraine {
 namespace {
 
-Dataset load_files(const Recipe& recipe, const std::vector<std::string>& files, int64_t vocab_size) {
+Dataset load_files(const Recipe& recipe, const std::vector<std::string>& names, int64_t vocab_size) {
+  const std::vector<std::string> files = find_data_files(names);
   bool any_text = false, any_chat = false;
   for (const std::string& file : files) {
     const DataFormat format = data_format_of(file, recipe.data);
     any_text |= format != DataFormat::kTokens;
-    any_chat |= format != DataFormat::kTokens && format != DataFormat::kText;
+    any_chat |= needs_chat_template(format);
   }
   const std::filesystem::path model = recipe.model.path;
   std::optional<Tokenizer> tokenizer;
-  if (any_text) tokenizer = Tokenizer::from_file(model / "tokenizer.json");
+  if (any_text) tokenizer = Tokenizer::from_folder(model);
   std::unique_ptr<ChatTemplate> chat;
   if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
   return load_dataset(files, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
@@ -80,6 +83,7 @@ CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
 DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files, int64_t vocab_size,
                    MeshGroups& groups) {
   DataRows rows;
+  if (groups.world->rank() != 0) silence_input_notes();
   const auto load = [&] { return load_files(recipe, files, vocab_size); };
   rows.data = only_rank0_sees_files(recipe, groups)
                   ? dataset_from_bytes(from_rank0(groups, "rows of " + key, [&] { return dataset_to_bytes(load()); }))

@@ -43,8 +43,9 @@ bool rank0_finds_it_finished(Control& control, const RunFolder& run) {
 
 void print_data(const std::string& what, const DataRows& rows) {
   const Dataset& data = rows.data;
-  log_info("{}: {} rows, {} tokens, longest {}{}{}{}", what, data.samples.size(), rows.num_tokens(), rows.longest_sample(),
+  log_info("{}: {} rows, {} tokens, longest {}{}{}{}{}", what, data.samples.size(), rows.num_tokens(), rows.longest_sample(),
            data.truncated ? fmt::format(", {} truncated", data.truncated) : "", data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
+           data.skipped ? fmt::format(", {} bad ones left out", data.skipped) : "",
            rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/not_finite.h"
 #include "base/temp_folder.h"
 
 namespace moraine {
@@ -56,8 +57,33 @@ TEST(Json, NamesPlaceOfMalformedText) {
   EXPECT_THAT(json_error("{} x"), HasSubstr("line 1, column 4"));
   EXPECT_THAT(json_error("[1, 2"), HasSubstr("malformed JSON at line 1"));
   EXPECT_THAT(json_error("[1e999]"), HasSubstr("number overflow"));
-  EXPECT_THAT(json_error("[NaN]"), HasSubstr("invalid literal"));
+  for (const char* text : {"[nan]", "[NaNs]", "[+Infinity]", "[- Infinity]", "[inf]", "[NaN NaN]"})
+    EXPECT_THAT(json_error(text), HasSubstr("malformed JSON at line 1"));
   EXPECT_THAT(json_error("[\"" + std::string(100000, 'x')), HasSubstr("missing closing quote"));
+}
+
+TEST(Json, ReadsWhatPythonWritesForNumbersThatAreNotFinite) {
+  const char* text = R"({"a": NaN, "b": [1, -Infinity,2.5,Infinity], "NaN": "NaN, Infinity", "c": "\\", "d":NaN})";
+  const Json json = parse_json(text, "x");
+  EXPECT_EQ(not_finite_word(json["a"]), "NaN");
+  EXPECT_EQ(not_finite_word(json["b"][1]), "-Infinity");
+  EXPECT_EQ(not_finite_word(json["b"][3]), "Infinity");
+  EXPECT_EQ(not_finite_word(json["d"]), "NaN");
+  EXPECT_EQ(json["b"][0], 1);
+  EXPECT_EQ(json["b"][2], 2.5);
+  EXPECT_EQ(json["NaN"], "NaN, Infinity");
+  EXPECT_FALSE(json["a"].is_number() || json["a"].is_null() || json["a"].is_string());
+  EXPECT_EQ(not_finite_word(json["b"][0]), std::nullopt);
+  EXPECT_EQ(big_integer_digits(parse_exact_json("NaN", "x")), std::nullopt);
+  EXPECT_EQ(not_finite_word(parse_exact_json("-Infinity", "x")), "-Infinity");
+  EXPECT_EQ(dump_with_not_finite(parse_ordered_json(text, "x"), -1),
+            R"({"a":NaN,"b":[1,-Infinity,2.5,Infinity],"NaN":"NaN, Infinity","c":"\\","d":NaN})");
+  // Other mistakes are named where they are, and a big integer beside one keeps its digits.
+  EXPECT_THAT(json_error("{\"a\": NaN,\n \"b\" 2}"), HasSubstr("x.json: malformed JSON at line 2, column 6"));
+  EXPECT_THAT(json_error("{\"a\": NaN, \"a\": 1}"), HasSubstr("column 14: key 'a' is given twice"));
+  const OrderedJson exact = parse_exact_json("[NaN, 36893488147419103232, 111]", "x");
+  EXPECT_EQ(big_integer_digits(exact[1]), "36893488147419103232");
+  EXPECT_EQ(exact[2], 111);
 }
 
 TEST(Json, RefusesANulByteThatWouldHideWhatFollows) {

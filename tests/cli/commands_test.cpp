@@ -7,6 +7,8 @@
 #include "cli/checkpoints.h"
 #include "cli/random_checkpoint.h"
 #include "cli/run_moraine.h"
+#include "data/data_files.h"
+#include "data/dataset.h"
 #include "data/row_reader.h"
 #include "formats/checkpoint_index.h"
 #include "golden.h"
@@ -189,6 +191,51 @@ TEST(Tokenize, MarksTrainedSpansOffATerminal) {
   EXPECT_THAT(ended.out, HasSubstr("⟦Hello \\x1b[31m!<|im_end|>"));
   EXPECT_THAT(ended.out, HasSubstr("trained"));
   EXPECT_EQ(ended.out.find('\x1b'), std::string::npos);
+}
+
+// The preview is training's own reading, of every format and with its keys.
+TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
+  const fs::path model = golden_folder("tokenizers") / "qwen3";
+  TempFolder folder;
+  fs::create_directory(folder / "rows");
+  const char* files[][2] = {
+      {"a.jsonl", R"({"messages": [{"role": "user", "content": "I am {{NAME}}"}, {"role": "assistant", "content": "Hello {{NAME}}!"},
+                      {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]})"},
+      {"b.jsonl", R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})"},
+      {"c.json", R"([{"instruction": "a", "input": "b", "output": "c"}, {"instruction": 7}])"},
+      {"d.jsonl", R"({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]})"},
+      {"e.jsonl", R"({"prompt": "The sky", "completion": " is blue", "score": NaN})"},
+      {"f.jsonl", R"({"text": "A text that is cut because it is long"})"}};
+  for (const auto& [name, text] : files) {
+    std::string line = text;
+    std::erase(line, '\n');
+    folder.write(std::string("rows/") + name, line);
+  }
+  const std::vector<std::string> keys{"data.variables={NAME: Ada}", "data.loss_on=last", "data.on_bad_rows=skip", "data.truncation=left",
+                                      "data.max_length=24"};
+  std::vector<std::string> args{"tokenize", "--model", model, "--messages", folder / "rows", "--template", "qwen3_instruct_2507", "--json"};
+  args.insert(args.end(), keys.begin(), keys.end());
+  const Ended ended = run_moraine(args);
+  ASSERT_EQ(ended.exit_code, 0) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("c.json: 1 bad row of 2: c.json:1: 'instruction' is not text"));
+
+  DataConfig config = recipe_from_overrides(keys).data;
+  const Tokenizer tokenizer = Tokenizer::from_folder(model);
+  const auto chat = make_chat_template("qwen3_instruct_2507", Json::object(), model);
+  const Dataset trained = load_dataset(find_data_files({folder / "rows"}), config, &tokenizer, chat.get(), tokenizer.vocab_size());
+  RowReader shown(folder.write("out.jsonl", ended.out));
+  JsonRow row;
+  for (const Sample& sample : trained.samples) {
+    ASSERT_TRUE(shown.next(row));
+    const Json json = parse_json(row.text, "stdout");
+    EXPECT_EQ(json["ids"].get<std::vector<int64_t>>(), sample.input_ids);
+    std::vector<int> mask;
+    for (int64_t label : sample.labels) mask.push_back(label >= 0);
+    EXPECT_EQ(json["loss_mask"].get<std::vector<int>>(), mask);
+    EXPECT_EQ(json.value("fate", ""), sample.input_ids.size() == 24 ? "truncated" : "");
+  }
+  EXPECT_EQ(trained.samples.size(), 6u);
+  EXPECT_FALSE(shown.next(row));
 }
 
 TEST(Generate, AnswersWithTheDictionaryModel) {

@@ -170,6 +170,9 @@ TEST_F(WrongInput, Templates) {
   expect_input_error(with({"--template", "qwen3", "--template-options", "{\"x\": 1}"}), {"--template-options", "'x'"});
   expect_input_error({"tokenize", "--model", model, "--text", "x", "--template", "qwen3"},
                      {"--template", "--messages"});
+  expect_input_error(with({"model.path=x"}), {"model.path=x", "section data only"});
+  expect_input_error(with({"--template", "qwen3", "data.template=qwen3"}), {"data.template=qwen3", "--template says that already"});
+  expect_input_error({"tokenize", "--model", model, "--text", "x", "data.loss_on=all"}, {"data.loss_on=all", "--messages only"});
 }
 
 TEST_F(WrongInput, AdapterOfAnotherModel) {

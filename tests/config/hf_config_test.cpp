@@ -26,6 +26,18 @@ TEST(HfConfig, ReadsAFolderOrAFile) {
   EXPECT_THAT(error_of([&] { HfConfig::read(folder.path()); }), HasSubstr("config.json: not a JSON object"));
 }
 
+TEST(HfConfig, NumbersThatAreNotFiniteAreRefusedWhereTheyAreRead) {
+  HfConfig c = config(R"({"time_step_limit": [0.0, Infinity], "rope_theta": NaN, "n": 1})");
+  EXPECT_EQ(c.integer("n"), 1);
+  EXPECT_THAT(error_of([&] { c.number("rope_theta"); }), HasSubstr("config.json: key 'rope_theta' must be a number, not 'NaN'"));
+  EXPECT_THAT(error_of([&] { c.integer("rope_theta", 1); }), HasSubstr("must be an integer, not 'NaN'"));
+  // They stay in a config that is written again.
+  TempFolder folder;
+  const auto path = folder.write("config.json", R"({"time_step_limit": [0.0, Infinity], "torch_dtype": "float32"})");
+  EXPECT_EQ(config_text_with_dtype(path, "bfloat16", {}),
+            "{\n  \"time_step_limit\": [\n    0.0,\n    Infinity\n  ],\n  \"torch_dtype\": \"bfloat16\"\n}\n");
+}
+
 TEST(HfConfig, TypedGetters) {
   HfConfig c =
       config(R"({"i": 3, "f": 1.5, "b": true, "s": "x", "n": null, "list": [1, 2], "names": ["a"], "o": {"k": 7},

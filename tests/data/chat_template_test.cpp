@@ -252,55 +252,92 @@ TEST(DetectTemplate, ReadsTheTokenizerConfig) {
   const std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
   Folder folder;
   folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path), "qwen3");
+  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3");
   const Json list =
-      Json::array({{{"name", "tool_use"}, {"template", "x"}}, {{"name", "default"}, {"template", jinja}}});
+      Json::array({{{"name", "rag"}, {"template", "x"}}, {{"name", "default"}, {"template", jinja}}});
   folder.write("tokenizer_config.json", Json({{"chat_template", list}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path), "qwen3");
-  // The file of its own goes first.
+  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3");
+  // The file of its own goes first, and that the other differs is said.
   fs::copy_file(kGolden / "templates/qwen3_instruct_2507.jinja", folder.path / "chat_template.jinja");
-  EXPECT_EQ(detect_chat_template(folder.path), "qwen3_instruct_2507");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3_instruct_2507");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("tokenizer_config.json: its chat_template differs from"));
 }
 
-TEST(DetectTemplate, SurvivesSmallEdits) {
-  std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
-  EXPECT_EQ(recognise_chat_template("{# our own copy #}\n" + jinja + "\n\n"), "qwen3");
-  const std::string turn = "{{- '<|im_start|>' + message.role + '\\n' + content }}";
-  jinja.replace(jinja.find(turn), turn.size(), turn + "{% generation %}{% endgeneration %}");
-  EXPECT_EQ(recognise_chat_template(jinja), "qwen3");
-}
-
-TEST(DetectTemplate, OtherFamiliesAreNotTaken) {
-  const auto with = [](const char* file, const std::string& from, const std::string& to) {
-    std::string jinja = read_text_file(kGolden / "templates" / file);
-    const size_t at = jinja.find(from);
-    EXPECT_NE(at, std::string::npos);
-    return jinja.replace(at, from.size(), to);
+TEST(DetectTemplate, RowsWithToolsMayHaveATemplateOfTheirOwn) {
+  const std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
+  const auto error = [](const Folder& folder) { return error_of([&] { detect_chat_template(folder.path); }); };
+  const auto with_tool_use = [&](const std::string& other) {
+    return Json({{"chat_template", {{{"name", "default"}, {"template", jinja}}, {{"name", "tool_use"}, {"template", other}}}}}).dump();
   };
-  // Qwen3-Coder tells calls as Qwen3.5 does, but has a system message of its own; a successor keeps the thinking of
-  // earlier turns.
-  EXPECT_EQ(recognise_chat_template(with("qwen3_5_think.jinja", "{%- if not messages %}",
-                                         "{{- 'You are Qwen, a helpful AI assistant' }}{%- if not messages %}")),
-            std::nullopt);
-  EXPECT_EQ(recognise_chat_template(with("qwen3_5_think.jinja", "loop.index0 > ns.last_query_index",
-                                         "preserve_thinking or loop.index0 > ns.last_query_index")),
-            std::nullopt);
-  EXPECT_EQ(recognise_chat_template(
-                "{% for message in messages %}<|start_header_id|>{{ message.role }}<|eot_id|>{% endfor %}"),
-            std::nullopt);
-  EXPECT_EQ(recognise_chat_template(
-                "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}"),
-            std::nullopt);
-  // A default system message, as Qwen2.5 has.
-  EXPECT_EQ(
-      recognise_chat_template(with("qwen3_instruct_2507.jinja", "{%- for message in messages %}",
-                                   "{{- 'You are Qwen, created by Alibaba Cloud.' }}{%- for message in messages %}")),
-      std::nullopt);
-  // A generation prompt that opens the thinking block, as Qwen3-Thinking-2507 has.
-  EXPECT_EQ(recognise_chat_template(with("qwen3.jinja", "{{- '<|im_start|>assistant\\n' }}",
-                                         "{{- '<|im_start|>assistant\\n<think>\\n' }}")),
-            std::nullopt);
-  EXPECT_EQ(recognise_chat_template(""), std::nullopt);
+  Folder in_config, in_folder;
+  in_config.write("tokenizer_config.json", with_tool_use(jinja));
+  EXPECT_EQ(detect_chat_template(in_config.path).format, "qwen3");
+  in_config.write("tokenizer_config.json", with_tool_use(read_text_file(kGolden / "templates/qwen3_instruct_2507.jinja")));
+  EXPECT_THAT(error(in_config), HasSubstr("conversations with tools have a template of another format than qwen3"));
+  in_config.write("tokenizer_config.json", with_tool_use(jinja + " "));
+  EXPECT_THAT(error(in_config), HasSubstr("not exactly a released one"));
+  // Files of a folder replace what the config lists.
+  in_folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
+  fs::create_directory(in_folder.path / "additional_chat_templates");
+  in_folder.write("additional_chat_templates/tool_use.jinja", jinja);
+  EXPECT_THAT(error(in_folder), HasSubstr("none is the default"));
+  in_folder.write("chat_template.jinja", jinja + "\n");
+  EXPECT_EQ(detect_chat_template(in_folder.path).format, "qwen3");
+}
+
+TEST(DetectTemplate, OnlyReleasedTextsAreTaken) {
+  const auto format = [](const std::string& jinja) {
+    const auto known = recognise_chat_template(jinja);
+    return known ? known->format : "none";
+  };
+  const auto edited = [](std::string jinja, const std::string& from, const std::string& to) {
+    const size_t at = jinja.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return at == jinja.npos ? jinja : jinja.replace(at, from.size(), to);
+  };
+  for (const char* name : {"qwen3", "qwen3_instruct_2507"}) {
+    const std::string jinja = read_text_file(kGolden / "templates" / (std::string(name) + ".jinja"));
+    EXPECT_EQ(format(jinja), name);
+    // Jinja drops a newline at the end and takes all line ends for the same.
+    EXPECT_EQ(format(jinja + "\n"), name);
+    std::string other_ends;
+    for (char c : jinja) other_ends += c == '\n' ? std::string("\r\n") : std::string(1, c);
+    EXPECT_EQ(format(other_ends + "\r\n"), name);
+    const std::string turn = "{{- '<|im_start|>' + message.role + '\\n' + content }}";
+    for (const std::string& changed :
+         {jinja + "\n\n", " " + jinja, "{# our own copy #}" + jinja, "\xef\xbb\xbf" + jinja,
+          edited(jinja, "You may call one or more functions", "Call a tool"), edited(jinja, turn, "{{- '<|im_start|>model\\n' + content }}"),
+          edited(jinja, turn, turn + "{% generation %}{% endgeneration %}"), edited(jinja, "<|im_end|>\\n", "<|im_end|>")}) {
+      EXPECT_EQ(format(changed), "none");
+      EXPECT_EQ(resembling_format(changed), name);
+    }
+  }
+  const std::string qwen3_5 = read_text_file(kGolden / "templates/qwen3_5_think.jinja");
+  const std::string keeps_thinking = edited(qwen3_5, "loop.index0 > ns.last_query_index", "true");
+  EXPECT_EQ(format(keeps_thinking), "none");
+  EXPECT_EQ(resembling_format(keeps_thinking), "qwen3_5");
+  for (const char* other : {"", "{% for message in messages %}<|start_header_id|>{{ message.role }}<|eot_id|>{% endfor %}",
+                            "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}"}) {
+    EXPECT_EQ(format(other), "none");
+    EXPECT_EQ(resembling_format(other), std::nullopt);
+  }
+}
+
+TEST(DetectTemplate, AChangedOneIsRefusedUnlessItsFormatIsNamed) {
+  Folder folder;
+  folder.write("chat_template.jinja", read_text_file(kGolden / "templates/qwen3.jinja") + " ");
+  const auto error = [&] { return error_of([&] { make_chat_template("auto", Json::object(), folder.path); }); };
+  EXPECT_THAT(error(), HasSubstr("chat_template.jinja: the chat template is not exactly a released one of a format built in; it resembles qwen3 "
+                                 "(put the released template back, or take that format knowingly with data.template: qwen3)"));
+  EXPECT_THAT(error_of([&] { make_chat_template("react", Json::object(), folder.path); }), HasSubstr("data.template_options.base"));
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(make_chat_template("qwen3", Json::object(), folder.path)->name(), "qwen3");
+  EXPECT_EQ(make_chat_template("react", Json{{"base", "qwen3"}}, folder.path)->name(), "react");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  // DeepSeek-V4 is released without a template: what one renders is not known.
+  folder.write("config.json", R"({"model_type": "deepseek_v4"})");
+  EXPECT_THAT(error(), HasSubstr("DeepSeek-V4 is released without one (remove the file, or"));
 }
 
 TEST(DetectTemplate, ErrorsSayHowToMend) {
@@ -313,9 +350,11 @@ TEST(DetectTemplate, ErrorsSayHowToMend) {
   folder.write("tokenizer_config.json", "{\"chat_template\": 5}");
   EXPECT_THAT(error(), HasSubstr("tokenizer_config.json: chat_template is not text"));
   folder.write("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"a\", \"template\": \"\"}, {}]}");
-  EXPECT_THAT(error(), HasSubstr("without a default"));
+  EXPECT_THAT(error(), HasSubstr("a list of other things than {name, template}"));
+  folder.write("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"a\", \"template\": \"\"}]}");
+  EXPECT_THAT(error(), HasSubstr("none is the default"));
   folder.write("chat_template.jinja", "[INST] {{ x }} [/INST]");
-  EXPECT_THAT(error(), HasSubstr("chat_template.jinja: the chat template is of no format known here"));
+  EXPECT_THAT(error(), HasSubstr("chat_template.jinja: the chat template is not exactly a released one of a format built in"));
   EXPECT_THAT(error(), HasSubstr("data.template: qwen3"));
 }
 
@@ -334,6 +373,13 @@ TEST(ToJson, IntegersBeyond64BitsKeepTheirDigits) {
 TEST(ToJson, PythonsTextOfAValue) {
   const auto values = parse_exact_json(R"(["a\"b", true, false, null, -1, 2.50, 1e-7, 36893488147419103232])", "row");
   const char* texts[] = {"a\"b", "True", "False", "None", "-1", "2.5", "1e-07", "36893488147419103232"};
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(to_python_str(values[i]), texts[i]);
+}
+
+TEST(ToJson, NumbersThatAreNotFiniteAsPythonPrintsThem) {
+  const auto values = parse_exact_json("[NaN, Infinity, -Infinity]", "row");
+  EXPECT_EQ(to_python_json(values), "[NaN, Infinity, -Infinity]");
+  const char* texts[] = {"nan", "inf", "-inf"};
   for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(to_python_str(values[i]), texts[i]);
 }
 

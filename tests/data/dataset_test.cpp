@@ -2,20 +2,25 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
+#include "data/data_files.h"
 #include "formats/safetensors.h"
 
 namespace moraine {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
+using testing::Not;
 using testing::StartsWith;
 
 constexpr int64_t kVocabSize = 151936;
@@ -280,13 +285,138 @@ TEST_F(DatasetTest, ErrorsNameFileAndLine) {
               StartsWith("g.jsonl:1: conversations[0]: function_call: "));
 }
 
-TEST_F(DatasetTest, TheFirstBadLineIsReportedWhateverThreadMeetsItsOwnFirst) {
+TEST_F(DatasetTest, BadRowsAreReportedTogether) {
   std::string text;
   for (int i = 0; i < 3000; ++i) text += std::string(kChat) + "\n";
   const std::string good = text;
   EXPECT_EQ(load(write("good.jsonl", good)).samples.size(), 3000u);
   text += R"({"messages":[{"role":"user","content":")" + std::string(20000, 'x') + R"("}]})" + "\n{\nnonsense\n";
-  EXPECT_THAT(load_error("a.jsonl", text), StartsWith("a.jsonl:3001: the row has no trained token"));
+  EXPECT_THAT(load_error("a.jsonl", text),
+              AllOf(StartsWith("a.jsonl: 3 bad rows of 3003: a.jsonl:3001: the row has no trained token; a.jsonl:3002: malformed JSON"),
+                    HasSubstr("; a.jsonl:3003: malformed JSON"), EndsWith("(mend them; or leave them out with data.on_bad_rows: skip)")));
+  // The first ten of many, of several files, and long ones in short.
+  std::string many;
+  for (int i = 0; i < 25; ++i) many += R"({"messages":[{"role":")" + std::string(500, 'r') + R"(","content":"x"}]})" + "\n";
+  const std::vector<std::string> files{write("b.jsonl", std::string(kChat) + "\n{\n"), write("c.jsonl", std::string(kChat) + "\n" + many)};
+  const std::string error = error_of([&] { load_dataset(files, config_, &tokenizer(), chat_.get(), kVocabSize); });
+  EXPECT_THAT(error, AllOf(StartsWith("data: 26 bad rows of 28: b.jsonl:2: "), HasSubstr("; c.jsonl:10: "), HasSubstr("; and 16 more ("),
+                           Not(HasSubstr("c.jsonl:11"))));
+  EXPECT_LT(error.size(), 3500u);
+  config_.max_length = 3;
+  EXPECT_THAT(load_error("f.jsonl", std::string(kChat) + "\n" + kChat),
+              EndsWith("(raise data.max_length, or set data.truncation to right, left or drop; or leave them out with data.on_bad_rows: skip)"));
+  config_.max_length = 2048;
+  // The first row tells the format only if it can.
+  EXPECT_THAT(load_error("d.jsonl", "{\n" + std::string(kChat) + "\n{\n"), StartsWith("d.jsonl: 2 bad rows of 3: d.jsonl:1: malformed"));
+  // An array that breaks off has its own error, with the rows before it.
+  EXPECT_THAT(load_error("e.json", R"([{"messages":[]}, )" + std::string(kChat)),
+              AllOf(StartsWith("e.json:1: the array is not closed; before it 1 bad row of 1: e.json:1: no messages")));
+}
+
+TEST_F(DatasetTest, BadRowsMayBeLeftOut) {
+  config_.on_bad_rows = "skip";
+  const std::string chat = std::string(kChat) + "\n";
+  testing::internal::CaptureStderr();
+  const Dataset dataset = load(write("a.jsonl", "{\n" + chat + R"({"messages":[{"role":"human","content":"x"}]})" + "\n" + chat));
+  EXPECT_EQ(dataset.samples.size(), 2u);
+  EXPECT_EQ(dataset.skipped, 2);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              AllOf(HasSubstr("moraine: warning: "), HasSubstr("2 bad rows of 4: a.jsonl:1: malformed JSON"),
+                    HasSubstr("; a.jsonl:3: messages[0]: unknown role 'human'"), HasSubstr("(left out: data.on_bad_rows is skip)\n")));
+  EXPECT_THAT(load_error("b.jsonl", "{\n[]\n"), StartsWith("b.jsonl:1: malformed JSON"));  // of no known format
+  EXPECT_THAT(load_error("c.jsonl", "{\"messages\":[]}\n{\n"), StartsWith("c.jsonl: every row is bad: 2 bad rows of 2: c.jsonl:1: "));
+  EXPECT_THAT(load_error("d.json", "[" + std::string(kChat)), StartsWith("d.json:1: the array is not closed"));
+  // Rows of ready tokens too.
+  const Dataset tokens = load(write_tokens("e.safetensors", {3, 2}, {1, 2, 3, 999999, 5, 6}));
+  EXPECT_EQ(tokens.samples.size(), 2u);
+  EXPECT_EQ(tokens.skipped, 1);
+  config_.max_length = 1;
+  EXPECT_THAT(error_of([&] { load(write("f.jsonl", chat + chat)); }), HasSubstr("f.jsonl: every row is bad: 2 bad rows of 2: f.jsonl:1: "));
+}
+
+TEST_F(DatasetTest, NumbersThatAreNotFiniteAreRefusedWhereTheyAreUsed) {
+  EXPECT_EQ(only_text("a.jsonl", R"({"score": NaN, )" + std::string(kChat).substr(1)), kChatText);
+  EXPECT_THAT(load_error("b.jsonl", R"({"messages":[{"role":"user","content":NaN}]})"), HasSubstr("messages[0]: content is of type number"));
+  EXPECT_THAT(load_error("c.jsonl", R"({"text": Infinity})"), HasSubstr("no text 'text'"));
+  EXPECT_THAT(load_error("d.jsonl", R"({"messages":[{"role":"assistant","content":"a","weight":NaN}]})"), HasSubstr("'weight' is not 0 or 1"));
+  // A template prints them in a tool as Python does.
+  EXPECT_THAT(only_text("e.jsonl", R"({"tools":[{"default":NaN,"most":-Infinity}],)" + std::string(kChat).substr(1)),
+              HasSubstr(R"({"default": NaN, "most": -Infinity})"));
+}
+
+TEST_F(DatasetTest, PromptsAndCompletions) {
+  const auto trained_text = [&](const std::string& row) {
+    const Dataset dataset = load(write("a.jsonl", row));
+    std::vector<int64_t> trained;
+    for (int64_t label : dataset.samples.at(0).labels) {
+      if (label != -100) trained.push_back(label);
+    }
+    return tokenizer().decode(trained);
+  };
+  const std::string text = R"({"prompt":"The sky is","completion":" blue."})";
+  const std::string chat = R"({"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":1},)"
+                           R"({"role":"user","content":"c"}],"completion":[{"role":"assistant","content":"d"}]})";
+  EXPECT_EQ(only_text("a.jsonl", text), "The sky is blue.<|endoftext|>");
+  EXPECT_EQ(trained_text(text), " blue.<|endoftext|>");
+  EXPECT_THAT(only_text("a.jsonl", chat), AllOf(HasSubstr("user\na<|im_end|>"), HasSubstr("assistant\nb<|im_end|>"), EndsWith("assistant\nd<|im_end|>\n")));
+  EXPECT_EQ(trained_text(chat), "d<|im_end|>\n");
+  config_.format = "prompt_completion";
+  EXPECT_EQ(trained_text(chat), "d<|im_end|>\n");
+  config_.loss_on = "all";
+  EXPECT_EQ(trained_text(text), "The sky is blue.<|endoftext|>");
+  EXPECT_THAT(trained_text(chat), StartsWith("<|im_start|>user\na"));
+  EXPECT_THAT(load_error("b.jsonl", kChat), StartsWith("b.jsonl:1: no 'prompt' and 'completion'"));
+  EXPECT_THAT(load_error("c.jsonl", text + "\n" + chat), StartsWith("c.jsonl:2: 'prompt' is a list of messages, in other rows of the file it is text"));
+  EXPECT_THAT(load_error("d.jsonl", chat + "\n" + text), StartsWith("d.jsonl:2: 'prompt' is not a list of messages"));
+  EXPECT_THAT(load_error("e.jsonl", R"({"prompt":"a","completion":""})"), StartsWith("e.jsonl:1: the completion is empty"));
+}
+
+// What other trainers read beside the messages must not be passed over.
+TEST_F(DatasetTest, KeysOfARowThatChangeItsTextAreRefused) {
+  const std::string rest = std::string(kChat).substr(1);
+  EXPECT_THAT(load_error("a.jsonl", R"({"chat_template_kwargs":{"enable_thinking":false},)" + rest),
+              StartsWith("a.jsonl:1: 'chat_template_kwargs' of a row is not read (data.template_options"));
+  EXPECT_THAT(load_error("b.jsonl", R"({"system":"S",)" + rest), StartsWith("b.jsonl:1: 'system' beside messages is not read (make it"));
+  EXPECT_EQ(only_text("c.jsonl", R"({"system":"","chat_template_kwargs":{},)" + rest), kChatText);
+}
+
+TEST_F(DatasetTest, FoldersPatternsAndCompressedFiles) {
+  const fs::path parts = folder_ / "parts";
+  fs::create_directories(parts / "folder.jsonl");
+  for (const char* name : {"parts/b.jsonl", "parts/a.json", "parts/c.jsonl.gz", "parts/notes.md", "parts/.hidden.jsonl", "x[1].jsonl"}) write(name, kChat);
+  const auto names = [&](const std::vector<std::string>& wanted) {
+    std::vector<std::string> found;
+    for (const std::string& name : wanted) found.push_back(folder_ / name);
+    found = find_data_files(found);
+    for (std::string& file : found) file.erase(0, folder_.string().size() + 1);
+    return found;
+  };
+  EXPECT_THAT(names({"parts"}), ElementsAre("parts/a.json", "parts/b.jsonl", "parts/c.jsonl.gz"));
+  EXPECT_THAT(names({"parts/*.jsonl", "x[1].jsonl"}), ElementsAre("parts/b.jsonl", "x[1].jsonl"));
+  EXPECT_THAT(names({"parts/[ab].*"}), ElementsAre("parts/a.json", "parts/b.jsonl"));
+  EXPECT_THAT(names({"none.jsonl"}), ElementsAre("none.jsonl"));
+  testing::internal::CaptureStderr();
+  EXPECT_THAT(names({"parts/[ab].*", "parts/b.jsonl"}), ElementsAre("parts/a.json", "parts/b.jsonl", "parts/b.jsonl"));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("parts/b.jsonl: is named twice, and its rows count twice"));
+  EXPECT_EQ(error_of([&] { names({"parts/*.csv"}); }), "parts/*.csv: the pattern matches no file");
+  EXPECT_THAT(error_of([&] { names({"parts/folder.jsonl"}); }), HasSubstr("a folder without .jsonl or .json files (name the files"));
+
+  const std::string packed = write("d.jsonl.gz", "");
+  gzFile file = gzopen(packed.c_str(), "wb");
+  const std::string text = "\xef\xbb\xbf" + std::string(kChat) + "\r\n\n" + std::string(200000, ' ') + kChat;
+  gzwrite(file, text.data(), static_cast<unsigned>(text.size()));
+  gzclose(file);
+  EXPECT_EQ(load(packed).samples.size(), 2u);
+  fs::resize_file(packed, fs::file_size(packed) - 9);
+  EXPECT_EQ(error_of([&] { load(packed); }), "d.jsonl.gz: the compressed data are cut short (download or compress the file again)");
+  EXPECT_THAT(load_error("f.txt.gz", "text"), StartsWith("f.txt.gz: a compressed document is not read"));
+  EXPECT_THAT(load_error("g.csv.gz", "a,b"), StartsWith("g.csv.gz: .csv files are not read"));
+}
+
+TEST_F(DatasetTest, AFormatWhoseTurnsAreNoTokensIsRefused) {
+  chat_ = make_chat_template("deepseek_v4", Json::object(), folder_);
+  EXPECT_THAT(load_error("a.jsonl", kChat), HasSubstr("tokenizer.json: <｜begin▁of▁sentence｜> is"));
+  EXPECT_THAT(load_error("a.jsonl", kChat), HasSubstr("the chat format deepseek_v4 needs it to be one"));
 }
 
 TEST_F(DatasetTest, RowsStayInOrder) {

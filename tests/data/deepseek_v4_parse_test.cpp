@@ -73,6 +73,21 @@ TEST(DeepseekV4Parse, JsonOfTheModelStaysAsItIs) {
   for (int i : {1, 2}) EXPECT_EQ(message["tool_calls"][i]["function"]["arguments"], "{}");
 }
 
+TEST(DeepseekV4Parse, AWholeBlockOfCallsNeedsNoEndOfTheSentence) {
+  const auto without_end = [](const std::string& completion) { return completion.substr(0, completion.size() - kEnd.size()); };
+  const std::string chat = "x" + calls(invoke(parameter(R"(name="a" string="true")", "1")) + invoke("\n"));
+  EXPECT_EQ(parse_completion(without_end(chat), ThinkingMode::kChat, "row"), parse_completion(chat, ThinkingMode::kChat, "row"));
+  const std::string thinking = "hm</think>" + calls(invoke(""));
+  EXPECT_EQ(parse_completion(without_end(thinking), ThinkingMode::kThinking, "row"), parse_completion(thinking, ThinkingMode::kThinking, "row"));
+  // What is cut short or goes on is refused as before.
+  for (size_t n = 1; n < std::string("</｜DSML｜tool_calls>").size(); ++n)
+    EXPECT_NE(error_of(without_end(chat).substr(0, without_end(chat).size() - n)), "") << n;
+  for (const char* more : {"\n", " ", "a", "</｜DSML｜tool_calls>"}) EXPECT_NE(error_of(without_end(chat) + more), "") << more;
+  EXPECT_THAT(error_of("a</｜DSML｜tool_calls>"), HasSubstr("｜DSML｜ in the content"));
+  EXPECT_THAT(error_of(without_end(calls(""))), HasSubstr("without a call"));
+  EXPECT_THAT(error_of("hm" + without_end(calls(invoke(""))), ThinkingMode::kThinking), HasSubstr("no </think>"));
+}
+
 TEST(DeepseekV4Parse, MalformedCompletionsAreRefusedWithTheReason) {
   EXPECT_THAT(error_of(""), HasSubstr("no <｜end▁of▁sentence｜>"));
   EXPECT_THAT(error_of("a"), HasSubstr("no <｜end▁of▁sentence｜>"));

@@ -55,11 +55,12 @@ TEST(Packing, EverySampleOnceAndNoRowTooLong) {
 }
 
 TEST(DatasetBytes, AreReadBack) {
-  Dataset data{samples_of_lengths({3, 1, 7}), 2, 5};
+  Dataset data{samples_of_lengths({3, 1, 7}), 2, 5, 4};
   data.samples[1].labels[0] = -100;
   const Dataset read = dataset_from_bytes(dataset_to_bytes(data));
   EXPECT_EQ(read.dropped, 2);
   EXPECT_EQ(read.truncated, 5);
+  EXPECT_EQ(read.skipped, 4);
   ASSERT_EQ(read.samples.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(read.samples[i].input_ids, data.samples[i].input_ids);
