@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <set>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #ifdef USE_C10D_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "dist/control_store.h"
+#include "dist/listening_sockets.h"
 #include "dist/network_address.h"
 
 namespace moraine {
@@ -34,6 +36,8 @@ BackendKind choose_backend(const std::string& choice, c10::Device device) {
 
 struct BackendFactory::GlooDevice {
   std::shared_ptr<::gloo::transport::Device> device;
+  std::set<int> listening;  // its sockets that wait for connections
+  bool complete = false;
 };
 
 namespace {
@@ -43,14 +47,14 @@ std::shared_ptr<::gloo::transport::Device> make_gloo_device(const WorldInfo& wor
     // A list, as torch takes it; one device carries everything here.
     const std::string name = std::string(names).substr(0, std::string(names).find(','));
     try {
-      return c10d::ProcessGroupGloo::createDeviceForInterface(name);
+      return c10d::ProcessGroupGloo::createDeviceForInterface(name, /*lazyInit=*/false);
     } catch (const std::exception& e) {
       throw input_error("GLOO_SOCKET_IFNAME", fmt::format("cannot use interface '{}': {}", name, exception_text(e)));
     }
   }
   const std::string address = own_address(world);
   try {
-    return c10d::ProcessGroupGloo::createDeviceForHostname(address);
+    return c10d::ProcessGroupGloo::createDeviceForHostname(address, /*lazyInit=*/false);
   } catch (const std::exception& e) {
     throw run_error("start", fmt::format("cannot use this host's address {}: {}", address, exception_text(e)),
                     "set GLOO_SOCKET_IFNAME to the interface that reaches the other hosts");
@@ -63,11 +67,21 @@ BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::ch
     : kind_(kind), timeout_(timeout), device_(device) {
   if (world.distributed()) {
     gloo_ = std::make_unique<GlooDevice>();
+    const std::set<int> before = listening_sockets();
     gloo_->device = make_gloo_device(world);
+    for (int socket : listening_sockets()) {
+      if (!before.contains(socket)) gloo_->listening.insert(socket);
+    }
   }
 }
 
 BackendFactory::~BackendFactory() = default;
+
+void BackendFactory::stop_listening() {
+  if (!gloo_ || gloo_->complete) return;
+  gloo_->complete = true;
+  for (int socket : gloo_->listening) moraine::stop_listening(socket);
+}
 
 c10::intrusive_ptr<c10d::Backend> BackendFactory::make(BackendKind kind, c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                                                        const std::string& name) {
@@ -85,6 +99,7 @@ c10::intrusive_ptr<c10d::Backend> BackendFactory::make(BackendKind kind, c10::in
     return backend;
 #endif
   }
+  MORAINE_ASSERT(!gloo_->complete, "groups are made before stop_listening()");
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   options->devices.push_back(gloo_->device);
   options->threads = 2;

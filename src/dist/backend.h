@@ -28,6 +28,10 @@ class BackendFactory {
   BackendFactory(const WorldInfo& world, BackendKind kind, std::chrono::milliseconds timeout, c10::Device device = c10::kCPU);
   ~BackendFactory();
 
+  // All groups of this process have been made: from here on nobody can connect to Gloo's port, and no group of Gloo's can be made.
+  // Gloo keeps every connection there whose first bytes it does not expect, a descriptor each, for good.
+  void stop_listening();
+
   BackendKind kind() const { return kind_; }  // of tensors on the device
   // All members of the group must call this. `store` is the group's own. NCCL connects at once: what is wrong with the fabric shows
   // before anything is loaded.

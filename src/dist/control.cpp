@@ -28,6 +28,11 @@ ControlOptions ControlOptions::from_environment(const Environment& environment) 
   return options;
 }
 
+void ControlOptions::set_timeout(milliseconds limit) {
+  timeout = limit;
+  start_timeout = std::min(start_timeout, limit);
+}
+
 Control::Control(const WorldInfo& world, const ControlOptions& options)
     : impl_(std::make_unique<Impl>(world, options)) {
   impl_->timeout_ms = options.timeout.count();
@@ -35,7 +40,7 @@ Control::Control(const WorldInfo& world, const ControlOptions& options)
   try {
     impl_->join();
   } catch (const Error& e) {
-    if (!impl_->main_store) throw;  // nobody can be told
+    if (!impl_->main_store || impl_->is_intruder) throw;  // nobody can, or should, be told
     std::_Exit(fail(e));
   } catch (const std::exception& e) {
     impl_->store_lost(false, exception_text(e));

@@ -29,8 +29,13 @@ struct ControlOptions {
   bool watch_local_processes = true;
   // How long ranks may start apart from each other.
   std::chrono::milliseconds start_timeout{300000};
+  // After how long a rank says what its start still waits for.
+  std::chrono::milliseconds quiet_start{20000};
   // dist.timeout_seconds: how long a collective, or the wait for a key, may last.
   std::chrono::milliseconds timeout{7200000};
+
+  // dist.timeout_seconds, where it is known before the world is joined: it bounds the start too.
+  void set_timeout(std::chrono::milliseconds limit);
 
   // The defaults, with heartbeat_limit from MORAINE_HEARTBEAT_SECONDS when it is set. Throws input errors.
   static ControlOptions from_environment(const Environment& environment = process_environment());
@@ -42,13 +47,15 @@ enum class Patience { kTimeout, kWhileAlive };
 
 struct RankInfo {
   int64_t rank = 0, node_rank = 0, local_rank = 0, process_id = 0;
-  std::string host;
+  std::string host, joined = {};  // joined: when, in UTC
 };
 
 class Control {
  public:
   // Joins the world: all its ranks must construct one, and the constructor returns when all have. With one process it
-  // starts nothing. Throws input errors when ranks disagree on who they are (WORLD_SIZE differs, a RANK taken twice).
+  // starts nothing. Throws input errors when ranks disagree on who they are (WORLD_SIZE differs): the end of them all. A process that
+  // finds another one's world at MASTER_ADDR:MASTER_PORT (its RANK is taken, or the world is complete without it) throws an input error
+  // too, and that world does not hear of it.
   Control(const WorldInfo& world, const ControlOptions& options);
   ~Control();
   Control(const Control&) = delete;

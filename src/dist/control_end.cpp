@@ -99,7 +99,7 @@ void Control::collective_failed(uint64_t collective_id, const std::string& what)
       const auto now = impl_->all_heartbeats(*impl_->main_store);
       silent.clear();
       for (int64_t rank = 0; rank < world().world_size; ++rank) {
-        if (rank != world().rank && before[rank] && !before[rank]->done && now[rank]->count == before[rank]->count) {
+        if (rank != world().rank && before[rank] && !before[rank]->done && now[rank] && now[rank]->count == before[rank]->count) {
           silent.push_back(rank);
         }
       }

@@ -20,6 +20,7 @@
 #include "dist/end_signals.h"
 #include "dist/heartbeat.h"
 #include "dist/local_peers.h"
+#include "dist/start_watch.h"
 
 namespace moraine {
 
@@ -49,6 +50,8 @@ struct Control::Impl {
   ControlOptions options;
   std::atomic<int64_t> timeout_ms{0};
   CollectiveLog collectives;
+
+  bool is_intruder = false;  // the store is another world's: nothing may be written to it
 
   // The server's own connection lives as long as this object (rank 0 without an agent's store).
   c10::intrusive_ptr<c10d::Store> server;
@@ -104,8 +107,10 @@ struct Control::Impl {
 
   // control_join.cpp
   void join();
+  void check_served_run(c10d::Store& store, StartWatch& watch);
   void check_identity();
-  void wait_for_all_joined();
+  [[noreturn]] void refuse_to_join(const std::string& why);
+  void wait_for_all_joined(StartWatch& watch);
   void look_at_local_peers();
   const std::vector<RankInfo>& ranks();
   std::string rank_text(int64_t rank);

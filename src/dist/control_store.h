@@ -9,10 +9,11 @@
 #include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Store.hpp>
-#include <utility>
 
 #include "base/error.h"
 #include "dist/launch.h"
+#include "dist/network_address.h"
+#include "dist/start_watch.h"
 
 namespace moraine {
 
@@ -24,6 +25,7 @@ struct ErrorReport {
   std::string text;  // what follows "moraine: error: "; may hold more lines
 
   std::string to_json() const;
+  // A text that is no report (a stranger's) is an error as well: one that says so.
   static ErrorReport from_json(const std::string& text);
 };
 
@@ -32,33 +34,26 @@ inline constexpr char kErrorKey[] = "error";  // ErrorReport, written once
 inline constexpr char kGoneKey[] = "gone";    // ranks that have seen the error and leave
 inline constexpr char kDoneKey[] = "done";    // ranks that have finished
 
+// Without the prefix: which run the store of rank 0 serves (WorldInfo::run_id).
+inline constexpr char kServedRunKey[] = "moraine/served_run";
+
 // All of moraine's keys of one run start with this: other programs' keys live in an agent's store too.
 std::string control_prefix(const WorldInfo& world);
 
-// A loopback port that the kernel chose, listened on: who connects waits until the store is served, and no other process can
-// take it in between. Throws a run error.
-class LocalStoreSocket {
- public:
-  LocalStoreSocket();
-  ~LocalStoreSocket();
-  LocalStoreSocket(LocalStoreSocket&& other) noexcept : fd_(std::exchange(other.fd_, -1)), port_(other.port_) {}
-  LocalStoreSocket& operator=(LocalStoreSocket&&) = delete;
-  uint16_t port() const { return port_; }
-  // The descriptor, no longer owned by this object.
-  int release() { return std::exchange(fd_, -1); }
+// A socket for serve_…_store() on `address`, or on all of this host's when it is empty; this host itself reaches it at `reached_at`, which
+// is tried: a host whose loopback interface is down lets one listen there all the same. Throws a run error, or std::system_error.
+ListeningSocket listen_for_store(const std::string& address, uint16_t port, const std::string& reached_at);
+// A store served by this process on a loopback port. Starts threads. Throws a run error.
+c10::intrusive_ptr<c10d::Store> serve_local_store(ListeningSocket socket);
 
- private:
-  int fd_ = -1;
-  uint16_t port_ = 0;
-};
-// A store served by this process. Starts threads. Throws a run error.
-c10::intrusive_ptr<c10d::Store> serve_local_store(LocalStoreSocket socket);
-
-// The server's own connection; world.rank must be 0 and world.agent_store false. Throws a run error when the port is taken.
-c10::intrusive_ptr<c10d::Store> serve_store(const WorldInfo& world);
+// The server's own connection; world.rank must be 0 and world.agent_store false. Nobody can connect from where MASTER_ADDR is not: the
+// store listens on that address only. It listens on all of this host's where that cannot be: MASTER_ADDR stands for loopback in the hosts
+// file of its own host while there are others, or is an address of no interface here (it is translated on the way; a warning says so).
+// Throws a run error when the port is taken or MASTER_ADDR has no address within the watch's limit.
+c10::intrusive_ptr<c10d::Store> serve_store(const WorldInfo& world, StartWatch& watch);
 // A connection of its own to the world's store (a connection does one thing at a time). Waits up to `timeout` for the
-// server to appear; throws a run error naming the address.
-c10::intrusive_ptr<c10d::Store> connect_store(const WorldInfo& world, std::chrono::milliseconds timeout);
+// server to appear; throws a run error that names the address, or says that MASTER_ADDR has none. `watch` is told what is waited for.
+c10::intrusive_ptr<c10d::Store> connect_store(const WorldInfo& world, std::chrono::milliseconds timeout, StartWatch* watch = nullptr);
 c10::intrusive_ptr<c10d::Store> with_prefix(const std::string& prefix, c10::intrusive_ptr<c10d::Store> store);
 
 // The value of `key`, or nullopt when nobody has set it. Never waits for it.

@@ -59,8 +59,7 @@ void Control::Impl::beat_loop() try {
     }
     // In large worlds only as often as heartbeats come, to spare the store's host.
     if (watched != world.rank && !leaving && (beat_now || world.world_size <= kSmallWorld)) {
-      const auto text = try_get(*beat_store, heartbeat_key(watched));
-      const auto beat = text ? std::optional(Heartbeat::from_json(*text)) : std::nullopt;
+      const auto beat = read_heartbeat(try_get(*beat_store, heartbeat_key(watched)));
       const Clock::duration silent = watch.look(beat, Clock::now());
       if (beat && beat->done) {
         watched = (watched + 1) % world.world_size;
@@ -117,7 +116,7 @@ void Control::Impl::watch_loop() {
 std::vector<std::optional<Heartbeat>> Control::Impl::all_heartbeats(c10d::Store& store) {
   std::vector<std::optional<Heartbeat>> beats(world.world_size);
   for (int64_t rank = 0; rank < world.world_size; ++rank) {
-    if (const auto text = try_get(store, heartbeat_key(rank))) beats[rank] = Heartbeat::from_json(*text);
+    beats[rank] = read_heartbeat(try_get(store, heartbeat_key(rank)));
   }
   return beats;
 }
@@ -135,8 +134,7 @@ std::optional<ErrorReport> Control::Impl::ended_peer(c10d::Store& store) {
   // A rank that ends in order says so first, so its last word is read after its end was seen. One that ends by an error
   // has published it, and then this report is not the first.
   for (int64_t rank : peers.ended()) {
-    const auto text = try_get(store, heartbeat_key(rank));
-    const Heartbeat beat = text ? Heartbeat::from_json(*text) : Heartbeat{};
+    const Heartbeat beat = read_heartbeat(try_get(store, heartbeat_key(rank))).value_or(Heartbeat{});
     if (beat.done) continue;
     if (beat.end_signal != 0) {
       const std::lock_guard lock(mutex);

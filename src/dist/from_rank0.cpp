@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -10,6 +11,10 @@
 #include "base/file.h"
 
 namespace moraine {
+
+namespace {
+constexpr uint64_t kLargestFromRank0 = uint64_t{1} << 40;  // bytes
+}  // namespace
 
 std::string from_rank0(MeshGroups& groups, const std::string& name, const std::function<std::string()>& make) {
   if (!groups.control) return make();
@@ -19,7 +24,13 @@ std::string from_rank0(MeshGroups& groups, const std::string& name, const std::f
     bytes = make();
     groups.control->put(key, std::to_string(bytes.size()));
   } else {
-    bytes.resize(std::stoull(groups.control->wait_for(key, name + " from rank 0", Patience::kWhileAlive)));
+    const std::string text = groups.control->wait_for(key, name + " from rank 0", Patience::kWhileAlive);
+    uint64_t size = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), size);
+    if (error != std::errc() || end != text.data() + text.size() || size > kLargestFromRank0) {
+      throw run_error("start", "the control store holds a size of " + name + " that rank 0 has not written");
+    }
+    bytes.resize(size);
   }
   if (bytes.empty()) return bytes;
   const auto options = at::TensorOptions().dtype(at::kByte);
@@ -39,7 +50,7 @@ FolderFromRank0::FolderFromRank0(MeshGroups& groups, const std::string& name, co
     path_ = pattern;
   }
   for (const std::string& file : files) {
-    const std::string bytes = from_rank0(groups, name + "/" + file, [&] { return read_text_file(folder / file, uint64_t{1} << 40); });
+    const std::string bytes = from_rank0(groups, name + "/" + file, [&] { return read_text_file(folder / file, kLargestFromRank0); });
     if (is_copy_) write_file_atomic(path_ / file, bytes);
   }
 }

@@ -24,6 +24,12 @@ Heartbeat Heartbeat::from_json(const std::string& text) {
 
 std::string heartbeat_key(int64_t rank) { return "heartbeat/" + std::to_string(rank); }
 
+std::optional<Heartbeat> read_heartbeat(const std::optional<std::string>& text) try {
+  return text ? std::optional(Heartbeat::from_json(*text)) : std::nullopt;
+} catch (const Json::exception&) {
+  return std::nullopt;
+}
+
 HeartbeatWatch::Clock::duration HeartbeatWatch::look(const std::optional<Heartbeat>& beat, Clock::time_point now) {
   constexpr auto kLongestLook = std::chrono::seconds(2);
   if (now - last_look_ > kLongestLook) last_change_ += now - last_look_;

@@ -18,9 +18,11 @@ struct Heartbeat {
   int end_signal = 0;                          // it was asked to end by this signal and is about to
 
   std::string to_json() const;
-  static Heartbeat from_json(const std::string& text);
+  static Heartbeat from_json(const std::string& text);  // throws on what to_json() has not written
 };
 std::string heartbeat_key(int64_t rank);
+// The heartbeat in `text`, which comes from the store: nullopt when there is none, or not a rank's.
+std::optional<Heartbeat> read_heartbeat(const std::optional<std::string>& text);
 
 // Watches one rank's heartbeat. Time is the watcher's own steady clock, so clocks of hosts need not agree.
 class HeartbeatWatch {

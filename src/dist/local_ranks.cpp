@@ -8,16 +8,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <optional>
 #include <set>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "dist/child_process.h"
 #include "dist/control_store.h"
+#include "dist/descriptors.h"
 #include "dist/end_signals.h"
 #include "dist/heartbeat.h"
 #include "dist/launch.h"
@@ -29,6 +32,17 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 namespace {
+
+// What this process and each of the ranks open at most, whichever is more; to be refused here is better than to fail in the middle.
+// Here: a pipe of each rank and its connections to the store, one for each process group and three more. In a rank: a connection to the
+// others for each of the nine groups, those to the store, and the files that it reads and writes.
+int64_t descriptors_of_local_ranks(int64_t ranks) { return std::max(24 + 13 * ranks, 64 + 9 * ranks); }
+
+ListeningSocket listen_on_loopback() try {
+  return listen_for_store("127.0.0.1", 0, "127.0.0.1");
+} catch (const std::system_error& e) {
+  throw run_error("--ranks", "cannot listen on 127.0.0.1: " + e.code().message());
+}
 
 // After the first failure the others have this long to leave by themselves (they read of it in the store), then to obey
 // SIGHUP, before SIGKILL.
@@ -44,7 +58,9 @@ class Supervisor {
   // The command's exit code; nullopt in a rank.
   std::optional<int> run() {
     block_signals();
-    LocalStoreSocket socket;
+    raise_descriptor_limit();
+    require_descriptors(descriptors_of_local_ranks(ranks_), fmt::format("--ranks {}", ranks_));
+    ListeningSocket socket = listen_on_loopback();
     if (!start_children(socket.port())) return std::nullopt;
     // Its threads must not be there before the ranks; those that come first wait in the queue of the socket.
     served_ = serve_local_store(std::move(socket));
@@ -220,9 +236,7 @@ class Supervisor {
 
   std::string signal_text(int64_t rank, int number) {
     std::string stage;
-    if (const auto text = try_get(*store_, heartbeat_key(rank))) {
-      stage = fmt::format(", stage: {}", Heartbeat::from_json(*text).stage);
-    }
+    if (const auto beat = read_heartbeat(try_get(*store_, heartbeat_key(rank)))) stage = ", stage: " + beat->stage;
     const char* abbreviation = sigabbrev_np(number);
     std::string hint;
     if (number == SIGKILL) hint = "; out of memory? dmesg tells";

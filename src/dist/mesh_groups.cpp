@@ -32,6 +32,8 @@ MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Me
   };
   groups.node = host_group("node", same_node);
   if (backends.kind() != BackendKind::kGloo) groups.host_world = host_group("host_world", mesh.group(MeshAxis::kWorld, rank));
+  // A group is there when this rank is connected with all its members, so nobody needs to come any more.
+  backends.stop_listening();
   return groups;
 }
 

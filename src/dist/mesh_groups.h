@@ -32,6 +32,7 @@ struct MeshGroups {
 MeshGroups single_rank_groups();
 
 // All ranks of the world must call this. control.set_timeout() must have been called: it is also the backends' limit.
+// `backends` makes no more groups in host memory afterwards (stop_listening).
 MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh);
 
 }  // namespace moraine

@@ -5,8 +5,15 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -34,7 +41,122 @@ std::string any_outside_address() {
   return found;
 }
 
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+};
+
+// `address` is a number.
+SocketAddress socket_address(const std::string& address, uint16_t port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* list = nullptr;
+  if (getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &list) != 0) {
+    throw std::system_error(EADDRNOTAVAIL, std::generic_category());
+  }
+  SocketAddress result;
+  result.length = list->ai_addrlen;
+  std::memcpy(&result.storage, list->ai_addr, list->ai_addrlen);
+  freeaddrinfo(list);
+  return result;
+}
+
+// All addresses of this host, IPv4's too where IPv6 is there.
+SocketAddress any_address(uint16_t port, bool ipv6) {
+  SocketAddress result;
+  if (ipv6) {
+    auto* address = reinterpret_cast<sockaddr_in6*>(&result.storage);
+    *address = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_flowinfo = 0, .sin6_addr = in6addr_any, .sin6_scope_id = 0};
+    result.length = sizeof *address;
+  } else {
+    auto* address = reinterpret_cast<sockaddr_in*>(&result.storage);
+    address->sin_family = AF_INET;
+    address->sin_port = htons(port);
+    result.length = sizeof *address;
+  }
+  return result;
+}
+
+// The descriptor, or -1 with errno.
+int listen_on(const SocketAddress& address) {
+  const int fd = socket(address.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  const int on = 1, off = 0;
+  // A port whose last owner ended a moment ago is free.
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (address.get()->sa_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+  if (bind(fd, address.get(), address.length) == 0 && listen(fd, 1024) == 0) return fd;
+  const int error = errno;
+  close(fd);
+  errno = error;
+  return -1;
+}
+
 }  // namespace
+
+HostAddresses resolve_host(const std::string& host) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* list = nullptr;
+  const int error = getaddrinfo(host.c_str(), nullptr, &hints, &list);
+  if (error != 0) return {{}, error == EAI_SYSTEM ? std::strerror(errno) : gai_strerror(error)};
+  HostAddresses found;
+  for (const addrinfo* it = list; it; it = it->ai_next) {
+    const std::string number = number_text(it->ai_addr, it->ai_addrlen);
+    if (!number.empty() && std::find(found.numbers.begin(), found.numbers.end(), number) == found.numbers.end()) {
+      found.numbers.push_back(number);
+    }
+  }
+  freeaddrinfo(list);
+  if (found.numbers.empty()) found.why_none = "the resolver gives none";
+  return found;
+}
+
+std::optional<std::string> connection_error(const std::string& address, uint16_t port, std::chrono::milliseconds limit) try {
+  const SocketAddress to = socket_address(address, port);
+  const int fd = socket(to.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return std::strerror(errno);
+  int error = connect(fd, to.get(), to.length) == 0 ? 0 : errno;
+  if (error == EINPROGRESS) {
+    pollfd wait{.fd = fd, .events = POLLOUT, .revents = 0};
+    const int ready = poll(&wait, 1, static_cast<int>(limit.count()));
+    socklen_t length = sizeof error;
+    if (ready > 0) {
+      getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    } else {
+      error = ready == 0 ? ETIMEDOUT : errno;
+    }
+  }
+  close(fd);
+  return error ? std::optional<std::string>(std::strerror(error)) : std::nullopt;
+} catch (const std::system_error& e) {
+  return e.code().message();
+}
+
+std::string with_port(const std::string& host, uint16_t port) {
+  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
+}
+
+ListeningSocket::ListeningSocket(const std::string& address, uint16_t port) {
+  if (!address.empty()) {
+    fd_ = listen_on(socket_address(address, port));
+  } else {
+    fd_ = listen_on(any_address(port, /*ipv6=*/true));
+    if (fd_ < 0 && errno != EADDRINUSE) fd_ = listen_on(any_address(port, /*ipv6=*/false));
+  }
+  if (fd_ < 0) throw std::system_error(errno, std::generic_category());
+  sockaddr_storage own{};
+  socklen_t length = sizeof own;
+  getsockname(fd_, reinterpret_cast<sockaddr*>(&own), &length);
+  port_ = ntohs(own.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(own).sin6_port
+                                          : reinterpret_cast<const sockaddr_in&>(own).sin_port);
+}
+
+ListeningSocket::~ListeningSocket() {
+  if (fd_ >= 0) close(fd_);
+}
 
 std::string address_towards(const std::string& host, uint16_t port) {
   addrinfo hints{};

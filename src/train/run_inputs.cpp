@@ -16,6 +16,7 @@
 #include "dist/agreement.h"
 #include "dist/device.h"
 #include "dist/from_rank0.h"
+#include "dist/timeout.h"
 #include "load/fingerprint.h"
 #include "models/model_layout.h"
 
@@ -48,7 +49,7 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const WorldInfo& world = control.world();
   load_settings(recipe, world);  // refuses what cannot be
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
-  const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(recipe.dist.timeout_seconds));
+  const auto timeout = timeout_from_seconds(recipe.dist.timeout_seconds);
   control.set_timeout(timeout);
   const at::Device device = choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == "gloo");
   if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});

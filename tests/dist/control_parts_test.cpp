@@ -1,12 +1,19 @@
 // The parts of the control plane that need no second process.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include <set>
+#include <system_error>
 
 #include "dist/collective_log.h"
 #include "dist/control_store.h"
 #include "dist/heartbeat.h"
+#include "dist/listening_sockets.h"
 #include "dist/local_peers.h"
 #include "program.h"
 
@@ -97,7 +104,7 @@ TEST(LocalPeers, SeeAProcessEnd) {
 }
 
 TEST(ControlStore, TheFirstErrorStays) {
-  LocalStoreSocket socket;
+  ListeningSocket socket;
   const WorldInfo world{.world_size = 2, .master_addr = "127.0.0.1", .master_port = socket.port(), .agent_store = true, .run_id = "r"};
   const auto a = with_prefix(control_prefix(world), serve_local_store(std::move(socket)));
   const auto b = with_prefix(control_prefix(world), connect_store(world, seconds(10)));
@@ -113,7 +120,7 @@ TEST(ControlStore, TheFirstErrorStays) {
 TEST(ControlStore, AMissingServerIsARunErrorThatNamesTheAddress) {
   quiet_torch_logs();
   WorldInfo world{.rank = 1, .world_size = 2, .master_addr = "127.0.0.1"};
-  world.master_port = LocalStoreSocket().port();  // closed again at once
+  world.master_port = ListeningSocket().port();  // closed again at once
   try {
     connect_store(world, seconds(1));
     FAIL();
@@ -122,6 +129,81 @@ TEST(ControlStore, AMissingServerIsARunErrorThatNamesTheAddress) {
     EXPECT_THAT(e.what(), HasSubstr("cannot reach the control store at 127.0.0.1:"));
     EXPECT_THAT(e.what(), Not(HasSubstr("frame #")));
   }
+}
+
+TEST(ControlStore, WhatAStrangerWroteIsNoReportAndNoHeartbeat) {
+  for (const char* text : {"", "{", "[]", "{}", R"({"rank":"x"})"}) {
+    const ErrorReport report = ErrorReport::from_json(text);
+    EXPECT_EQ(report.rank, -1);
+    EXPECT_EQ(report.exit_code, 1);
+    EXPECT_THAT(report.text, HasSubstr("no rank wrote"));
+    EXPECT_FALSE(read_heartbeat(text));
+  }
+  EXPECT_EQ(ErrorReport::from_json(R"({"rank":0,"reporter":0,"exit_code":0,"text":""})").exit_code, 1);
+  EXPECT_FALSE(read_heartbeat(std::nullopt));
+}
+
+TEST(ControlStore, ListensWhereMasterAddressIs) {
+  quiet_torch_logs();
+  const auto served_at = [](const std::string& master_addr, const std::string& reached_at, const std::string& warning = "") {
+    WorldInfo world{.rank = 0, .world_size = 2, .num_nodes = 2, .master_addr = master_addr};
+    world.master_port = ListeningSocket().port();
+    StartWatch watch("rank 0", seconds(20), seconds(20));
+    testing::internal::CaptureStderr();
+    const auto server = serve_store(world, watch);
+    EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(warning));
+    world.master_addr = reached_at;
+    connect_store(world, seconds(5))->set("k", "v");
+    EXPECT_EQ(try_get(*server, "k"), "v");
+    std::set<std::string> reachable;
+    for (const char* address : {"127.0.0.1", "127.0.0.2", "::1"}) {
+      if (!connection_error(address, world.master_port, seconds(1))) reachable.insert(address);
+    }
+    return reachable;
+  };
+  EXPECT_EQ(served_at("127.0.0.2", "127.0.0.2"), std::set<std::string>{"127.0.0.2"});
+  // A name of this host (a number in another notation) that stands for loopback here: the other hosts know it by another address.
+  EXPECT_THAT(served_at("2130706433", "127.0.0.1"), testing::IsSupersetOf({"127.0.0.1", "127.0.0.2"}));
+  EXPECT_THAT(served_at("192.0.2.1", "127.0.0.1", "192.0.2.1 is no address of"), testing::IsSupersetOf({"127.0.0.1", "127.0.0.2"}));
+  bool has_ipv6 = true;
+  try {
+    ListeningSocket("::1", 0);
+  } catch (const std::system_error&) {
+    has_ipv6 = false;
+  }
+  if (has_ipv6) EXPECT_EQ(served_at("::1", "::1"), std::set<std::string>{"::1"});
+}
+
+TEST(NetworkAddress, NamesAndFailuresAreToldInTheSystemsWords) {
+  EXPECT_EQ(resolve_host("127.0.0.1").numbers, std::vector<std::string>{"127.0.0.1"});
+  const HostAddresses none = resolve_host("no-such-host.invalid");
+  EXPECT_TRUE(none.numbers.empty());
+  EXPECT_NE(none.why_none, "");
+  EXPECT_EQ(connection_error("127.0.0.1", ListeningSocket().port(), seconds(1)), "Connection refused");
+  EXPECT_EQ(with_port("::1", 80), "[::1]:80");
+}
+
+TEST(ListeningSockets, OneThatIsToldToStopKeepsItsDescriptor) {
+  ListeningSocket owner;
+  const uint16_t port = owner.port();
+  const std::set<int> sockets = listening_sockets();
+  const int fd = owner.release();
+  EXPECT_TRUE(sockets.contains(fd));
+  stop_listening(fd);  // no epoll instance has it
+  EXPECT_FALSE(connection_error("127.0.0.1", port, seconds(1)));
+  const int epoll = epoll_create1(EPOLL_CLOEXEC);
+  epoll_event event{.events = EPOLLIN, .data = {}};
+  ASSERT_EQ(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), 0);
+  stop_listening(fd);
+  EXPECT_EQ(connection_error("127.0.0.1", port, seconds(1)), "Connection refused");
+  EXPECT_FALSE(listening_sockets().contains(fd));
+  EXPECT_EQ(epoll_wait(epoll, &event, 1, 0), 0);
+  fcntl(fd, F_SETFL, O_NONBLOCK);
+  EXPECT_EQ(accept(fd, nullptr, nullptr), -1);
+  EXPECT_EQ(errno, EAGAIN);
+  EXPECT_EQ(epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr), 0);
+  close(epoll);
+  close(fd);
 }
 
 }  // namespace

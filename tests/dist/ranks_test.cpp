@@ -1,9 +1,14 @@
 // Several ranks as real processes (worker/worker.cpp): what collectives deliver, and how a world ends when a rank is hurt.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -33,7 +38,6 @@ Outcome run_local(const std::string& scenario, int ranks, const Environment& env
 // Ranks started as Slurm or torchrun without an agent's store would: by nobody that looks after them. Rank 0 serves.
 struct Alone {
   Alone(const std::string& scenario, int ranks, Environment environment = {}, const std::vector<Environment>& each = {}) {
-    const uint16_t port = LocalStoreSocket().port();  // free a moment ago
     for (int rank = 0; rank < ranks; ++rank) {
       Environment own = environment;
       own["RANK"] = std::to_string(rank);
@@ -66,6 +70,7 @@ struct Alone {
   void signal(int number) {
     for (auto& program : programs) program->signal(number);
   }
+  const uint16_t port = ListeningSocket().port();  // free a moment ago
   std::vector<std::unique_ptr<Program>> programs;
 };
 
@@ -130,6 +135,186 @@ TEST(Ranks, OnlyRank0SpeaksAndWarningsComeOnce) {
   const Outcome alone = together(Alone("warn", 3).finish());
   EXPECT_EQ(alone.exit_code, 0) << alone.err;
   EXPECT_EQ(alone.out, "rank 0 speaks\n");
+}
+
+// ------------------------------------------------------------------------------------------------ the start
+
+TEST(RankStart, WhatIsWaitedForIsSaidAndNoWaitIsEndless) {
+  const std::string free_port = std::to_string(ListeningSocket().port());
+  const auto rank = [&](const Environment& environment) {
+    Environment own{{"START_MS", "1500"}, {"QUIET_MS", "400"}, {"MASTER_PORT", free_port}};
+    own.insert(environment.begin(), environment.end());
+    return std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, "store"}, own);
+  };
+  const ListeningSocket silent;  // takes connections and never answers
+  std::vector<std::unique_ptr<Program>> programs;
+  programs.push_back(rank({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "no-such-host.invalid"}}));
+  programs.push_back(rank({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "no-such-host.invalid"}}));
+  programs.push_back(rank({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", std::to_string(silent.port())}}));
+  programs.push_back(rank({{"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NODELIST", "127.0.0.1"}}));
+  std::vector<Program*> all;
+  for (auto& program : programs) all.push_back(program.get());
+  const std::vector<Outcome> outcomes = Program::finish_all(all, 20);
+  const char* warnings[] = {"the control store of rank 0 at no-such-host.invalid:", "an address of MASTER_ADDR no-such-host.invalid: ",
+                            "an answer of what listens at 127.0.0.1:", "rank 1, 2: 1 of 3 ranks have come (in a shell of srun --pty"};
+  const char* errors[] = {"no-such-host.invalid has no address: ", "MASTER_ADDR: no-such-host.invalid has no address: ", "127.0.0.1:",
+                          "no sign of rank 1, 2 within 1.5 s"};
+  for (size_t i = 0; i < outcomes.size(); ++i) {
+    EXPECT_EQ(outcomes[i].exit_code, 1) << outcomes[i].err;
+    EXPECT_EQ(outcomes[i].error_lines(), 1) << outcomes[i].err;
+    EXPECT_THAT(outcomes[i].err, HasSubstr("has waited 0.4 s for " + std::string(warnings[i])));
+    EXPECT_THAT(outcomes[i].err.substr(outcomes[i].err.find("moraine: error:")), HasSubstr(errors[i]));
+  }
+}
+
+TEST(RankStart, ASecondJobOnThePortIsRefusedAndTheFirstGoesOn) {
+  Alone world("mesh_steps", 2);
+  ASSERT_TRUE(world.programs[0]->wait_for_output("step 10.", 30));
+  const auto another = [&](const Environment& differs) {
+    Environment own{{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", std::to_string(world.port)},
+                    {"OMP_NUM_THREADS", "1"}};
+    for (const auto& [name, value] : differs) own[name] = value;
+    return std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, "store"}, own);
+  };
+  std::vector<std::unique_ptr<Program>> programs;
+  programs.push_back(another({{"RANK", "0"}}));
+  programs.push_back(another({}));
+  programs.push_back(another({{"RANK", "3"}, {"WORLD_SIZE", "4"}}));
+  programs.push_back(another({{"TORCHELASTIC_RUN_ID", "other"}}));
+  const char* errors[] = {"Address already in use", "another job's: its rank 1 is ", "another job's: it has 2 ranks and all have come",
+                          "another job's: it serves run '.0', this is 'other.0'"};
+  for (size_t i = 0; i < programs.size(); ++i) {
+    const Outcome outcome = programs[i]->finish(20);
+    EXPECT_EQ(outcome.exit_code, i == 0 ? 1 : 2);
+    EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(errors[i]));
+  }
+  // Steps are made still.
+  const std::string before = world.programs[0]->out();
+  const size_t last = before.rfind("step ");
+  EXPECT_TRUE(world.programs[0]->wait_for_output("step " + std::to_string(std::atoi(before.c_str() + last + 5) + 20) + ".", 10));
+  world.signal(SIGTERM);
+  for (const Outcome& outcome : world.finish()) {
+    EXPECT_EQ(outcome.exit_code, 128 + SIGTERM) << outcome.err;
+    EXPECT_EQ(outcome.error_lines(), 0) << outcome.err;
+  }
+}
+
+TEST(RankStart, TooFewDescriptorsAreSaidAtOnce) {
+  const auto limited = [](const std::string& limit, int ranks) {
+    const std::string script = limit + " && exec " + MORAINE_DIST_WORKER + " store --ranks " + std::to_string(ranks);
+    return Program({"/bin/sh", "-c", script}, {}).finish(20);
+  };
+  const Outcome refused = limited("ulimit -n 48", 4);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, StartsWith("moraine: error: file descriptors: --ranks 4 needs "));
+  EXPECT_THAT(refused.err, HasSubstr("the limit is 48"));
+  const Outcome raised = limited("ulimit -S -n 24", 2);  // the hard limit stays
+  EXPECT_EQ(raised.exit_code, 0) << raised.err;
+}
+
+TEST(RankStart, WithoutLoopbackTheRunSaysSo) {
+  if (Program({"/usr/bin/unshare", "-rn", "/bin/true"}, {}).finish().exit_code != 0) GTEST_SKIP() << "needs network namespaces";
+  const std::vector<std::string> unshare{"/usr/bin/unshare", "-rn", MORAINE_DIST_WORKER, "store"};
+  std::vector<std::string> local = unshare;
+  local.insert(local.end(), {"--ranks", "2"});
+  const Outcome of_parent = Program(local, {}).finish(20);
+  const Outcome of_rank0 =
+      Program(unshare, {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "29500"}}).finish(20);
+  for (const Outcome& outcome : {of_parent, of_rank0}) {
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+    EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("127.0.0.1: Network is unreachable (is the loopback interface up?"));
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ strangers
+
+// Ports that these processes listen on, with the addresses as /proc/net has them.
+std::vector<std::pair<uint16_t, std::string>> listening(const std::vector<pid_t>& pids) {
+  std::set<std::string> inodes;
+  for (pid_t pid : pids) {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+      std::error_code gone;
+      const std::string target = std::filesystem::read_symlink(entry, gone).string();
+      if (target.rfind("socket:[", 0) == 0) inodes.insert(target.substr(8, target.size() - 9));
+    }
+  }
+  std::vector<std::pair<uint16_t, std::string>> found;
+  for (const char* table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream file(table);
+    std::string line, slot, local, remote, state, skipped, inode;
+    for (std::getline(file, line); std::getline(file, line);) {
+      std::istringstream fields(line);
+      fields >> slot >> local >> remote >> state >> skipped >> skipped >> skipped >> skipped >> skipped >> inode;
+      const size_t colon = local.find(':');
+      if (state == "0A" && inodes.contains(inode)) found.emplace_back(std::stoi(local.substr(colon + 1), nullptr, 16), local.substr(0, colon));
+    }
+  }
+  return found;
+}
+
+size_t descriptors(pid_t pid) {
+  const std::filesystem::directory_iterator fds("/proc/" + std::to_string(pid) + "/fd");
+  return std::distance(begin(fds), end(fds));
+}
+
+// Connects, says `bytes`, and resets the connection without reading.
+void visit(uint16_t port, const std::string& bytes) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(port);
+  ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  (void)!send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const linger at_once{.l_onoff = 1, .l_linger = 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  close(fd);
+}
+
+TEST(RankFaults, StrangersAtAPortEndNothingAndLeaveNothing) {
+  const auto text = [](const std::string& s) {
+    const uint64_t size = s.size();
+    return std::string(reinterpret_cast<const char*>(&size), sizeof size) + s;
+  };
+  // How a client of a TCPStore begins, and its queries.
+  const std::string hello("\0\xce\xf7\x85\x3c", 5), key = text("/moraine/.0/heartbeat/1");
+  std::string gets = hello;
+  for (int i = 0; i < 2000; ++i) gets += "\3" + key;
+  const std::string garbage_beat = hello + "\1" + key + text("{}");
+
+  Program local(worker("mesh_steps", 2), {});
+  Alone alone("mesh_steps", 2);
+  for (Program* program : {&local, alone.programs[0].get()}) {
+    ASSERT_TRUE(program->wait_for_output("step 10.", 30));
+    std::vector<pid_t> ranks;
+    for (size_t at = 0; (at = program->out().find("pid ", at)) != std::string::npos; ++at) ranks.push_back(std::atoi(program->out().c_str() + at + 4));
+    ASSERT_EQ(ranks.size(), 2u);
+    // Whoever serves the store listens on loopback only, and the ranks, who are connected, on nothing.
+    if (program == &local) EXPECT_TRUE(listening(ranks).empty());
+    const auto ports = listening({program->pid()});
+    ASSERT_EQ(ports.size(), 1u);
+    EXPECT_EQ(ports[0].second, "0100007F");
+    const size_t before = descriptors(program->pid());
+    for (int i = 0; i < 20; ++i) {
+      visit(ports[0].first, gets);
+      visit(ports[0].first, garbage_beat);
+      visit(ports[0].first, std::string(64, static_cast<char>(i * 37)));
+    }
+    const size_t at = program->out().rfind("step ");
+    EXPECT_TRUE(program->wait_for_output("step " + std::to_string(std::atoi(program->out().c_str() + at + 5) + 20) + ".", 10));
+    EXPECT_LE(descriptors(program->pid()), before + 2);
+  }
+  local.signal(SIGTERM);
+  alone.signal(SIGTERM);
+  std::vector<Outcome> outcomes = alone.finish();
+  outcomes.push_back(local.finish());
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.exit_code, 128 + SIGTERM) << outcome.err;
+    EXPECT_EQ(outcome.error_lines(), 0) << outcome.err;
+  }
 }
 
 // ------------------------------------------------------------------------------------------------ errors

@@ -309,6 +309,20 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
        std::this_thread::sleep_for(std::chrono::milliseconds(300 * c.world().rank));
        return 0;
      }},
+    // All groups of a run, then steps until somebody ends it.
+    {"mesh_steps",
+     [](Control& c) {
+       BackendFactory backends(c.world(), BackendKind::kGloo, c.timeout());
+       MeshGroups groups = make_mesh_groups(c, backends, Mesh::make(c.world().world_size, {}));
+       for (const RankInfo& info : c.ranks()) log_info("pid {}", info.process_id);
+       for (int64_t step = 0;; ++step) {
+         const at::Tensor x = at::ones({1000});
+         groups.world->all_reduce(x);
+         if (step % 10 == 0) log_info("step {}.", step);
+         std::this_thread::sleep_for(std::chrono::milliseconds(5));
+       }
+       return 0;
+     }},
     {"pids",
      [](Control& c) {
        for (const RankInfo& info : c.ranks()) log_info("pid {}", info.process_id);
@@ -324,6 +338,8 @@ int run_as_rank(const std::string& scenario) {
   }
   ControlOptions options = ControlOptions::from_environment();
   options.watch_local_processes = !std::getenv("BLIND");
+  options.start_timeout = std::chrono::milliseconds(env_number("START_MS", 300000));
+  options.quiet_start = std::chrono::milliseconds(env_number("QUIET_MS", 20000));
   return run_rank(world, options, kScenarios.at(scenario));
 }
 
