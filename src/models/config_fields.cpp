@@ -52,6 +52,15 @@ double positive_number(const HfConfig& config, const std::string& key, double ot
   return value;
 }
 
+bool tie_word_embeddings(const HfConfig& config) {
+  constexpr const char* kKey = "tie_word_embeddings";
+  if (!config.has("text_config")) return config.boolean(kKey, false);
+  const HfConfig text = config.object("text_config");
+  const bool tied = config.boolean(kKey, text.boolean(kKey, false));
+  require(config, text.boolean(kKey, tied) == tied, fmt::format("{} is one thing here and another in text_config", kKey));
+  return tied;
+}
+
 double rope_theta(const HfConfig& config, const HfConfig& rope) {
   const HfConfig& said = rope.has("rope_theta") ? rope : config;
   const double theta = said.number("rope_theta");

@@ -25,6 +25,10 @@ int64_t layer_count(const HfConfig& config);
 // A finite number above 0.
 double positive_number(const HfConfig& config, const std::string& key, double otherwise);
 
+// Whether the output head is the embedding: at the top of `config` or, for the text class of a multimodal model, in its text_config. Throws
+// an input error where the two disagree: transformers reads the one or the other, by the class.
+bool tie_word_embeddings(const HfConfig& config);
+
 // rope_theta in `rope`, an object of `config`, or at the top of `config`. Throws an input error where neither says it.
 double rope_theta(const HfConfig& config, const HfConfig& rope);
 // How many dims of a head RoPE turns: floor(head_dim · partial_rotary_factor), even and at least 2.

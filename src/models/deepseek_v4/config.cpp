@@ -190,7 +190,7 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   c.moe_intermediate_size = positive(config, "moe_intermediate_size");
   c.routed_scaling_factor = positive_number(config, "routed_scaling_factor", 1.5);
   c.swiglu_limit = positive_number(config, "swiglu_limit", 10);
-  c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.stored = read_stored_weights(config);
   check(config, c);

@@ -42,14 +42,6 @@ void read_rope(const HfConfig& text, Config& c) {
       text, c.head_dim, rope.number("partial_rotary_factor", text.number("partial_rotary_factor", kDefault)));
 }
 
-// transformers reads it from the outer configuration for the multimodal class and from text_config for the text class.
-bool read_tie(const HfConfig& config, const HfConfig& text) {
-  const bool tied = config.boolean("tie_word_embeddings", text.boolean("tie_word_embeddings", false));
-  require(config, text.boolean("tie_word_embeddings", tied) == tied,
-          "tie_word_embeddings is one thing here and another in text_config");
-  return tied;
-}
-
 }  // namespace
 
 Config read_config(const HfConfig& config, const std::string& dtype) {
@@ -78,7 +70,7 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   c.num_experts_per_tok = positive(text, "num_experts_per_tok");
   c.moe_intermediate_size = positive(text, "moe_intermediate_size");
   c.shared_expert_intermediate_size = positive(text, "shared_expert_intermediate_size");
-  c.tie_word_embeddings = read_tie(config, text);
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.fp8 = read_qwen_fp8(config);
 

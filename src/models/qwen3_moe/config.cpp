@@ -56,7 +56,7 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   c.decoder_sparse_step = config.integer("decoder_sparse_step", 1);
   c.mlp_only_layers = config.integers("mlp_only_layers");
   c.intermediate_size = config.integer("intermediate_size", 6144);
-  c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.fp8 = read_qwen_fp8(config);
 
