@@ -126,6 +126,7 @@ int train(const Recipe& recipe, Control& control) {
   OpenedAdapter adapter = make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(),
                                        loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
+  if (is_writer) warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
   print_targets(adapter);
 
   std::optional<FileLock> lock;

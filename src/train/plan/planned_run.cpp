@@ -62,6 +62,7 @@ PlannedModel read_planned_model(const Recipe& recipe) {
   }
   model.sizes = with_one_source_each(model.specs);
   AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);
+  warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
   model.targets = std::move(adapter.targets.modules);
   model.r = adapter.config.r;
   return model;
