@@ -14,14 +14,6 @@ namespace {
 constexpr size_t kMaxDepth = 256;
 constexpr std::ptrdiff_t kMaxToken = 16 << 20;  // the parser holds several copies of one
 
-[[noreturn]] void fail(std::string_view text, size_t byte, const std::string& where, const std::string& what) {
-  const std::string_view before = text.substr(0, byte);
-  const size_t line = 1 + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
-  const size_t line_start = before.rfind('\n');
-  const size_t column = byte - (line_start == before.npos ? 0 : line_start + 1) + 1;
-  throw input_error(where, fmt::format("malformed JSON at line {}, column {}: {}", line, column, what));
-}
-
 // Where the parser is, and where what it is reading began.
 struct Progress {
   const char* at;
@@ -68,74 +60,77 @@ struct WatchedIterator {
 
 }  // namespace
 
+// What the parser calls.
+class JsonEvents::Sax {
+ public:
+  Sax(JsonEvents& events, std::string_view text) : events_(events), text_(text), progress_{text.data(), text.data()} {}
+
+  void parse() {
+    // The parser takes a NUL byte for the end of the text.
+    if (const size_t nul = text_.find('\0'); nul != text_.npos) fail(nul, "a NUL byte");
+    const char* end = text_.data() + text_.size();
+    try {
+      Scalar::sax_parse(WatchedIterator{&progress_, end}, WatchedIterator{nullptr, end}, this);
+    } catch (const TokenTooLong&) {
+      fail(static_cast<size_t>(progress_.token - text_.data()), fmt::format("a text or number of more than {} MiB", kMaxToken >> 20));
+    }
+  }
+
+  bool null() { return scalar(nullptr); }
+  bool boolean(bool value) { return scalar(value); }
+  bool number_integer(int64_t value) { return scalar(value); }
+  bool number_unsigned(uint64_t value) { return scalar(value); }
+  bool number_float(double value, const std::string&) { return scalar(value); }
+  bool string(std::string& value) { return events_.on_text(value), true; }
+  bool binary(Scalar::binary_t&) { return false; }  // not in JSON text
+  bool key(std::string& name) { return events_.on_key(name), true; }
+  bool start_object(size_t) { return begin(true); }
+  bool start_array(size_t) { return begin(false); }
+  bool end_object() { return end(); }
+  bool end_array() { return end(); }
+
+  template <typename Exception>
+  bool parse_error(size_t byte, const std::string&, const Exception& exception) {
+    // "[…] parse error at line 1, column 5: syntax error while parsing … - invalid literal; last read: '…'": what was read last may be of any
+    // length.
+    std::string detail(std::string_view(exception.what()).substr(0, 400));
+    if (const size_t i = detail.find(": "); detail.find("parse error at ") != detail.npos && i != detail.npos) detail.erase(0, i + 2);
+    for (const char* from : {"; last read: ", ": '"})
+      if (const size_t i = detail.find(from); i != detail.npos) detail.erase(i);
+    if (detail.size() > 200) detail.resize(200);
+    fail(std::min(byte == 0 ? 0 : byte - 1, text_.size()), detail);
+  }
+
+ private:
+  bool scalar(const Scalar& value) { return events_.on_scalar(value), true; }
+  bool begin(bool is_object) {
+    if (depth_++ == kMaxDepth) {
+      const auto read = static_cast<size_t>(progress_.at - text_.data());
+      fail(read == 0 ? 0 : read - 1, fmt::format("nested deeper than {} levels", kMaxDepth));
+    }
+    return events_.on_begin(is_object), true;
+  }
+  bool end() {
+    --depth_;
+    return events_.on_end(), true;
+  }
+  [[noreturn]] void fail(size_t byte, const std::string& what) const {
+    const std::string_view before = text_.substr(0, byte);
+    const size_t line = 1 + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
+    const size_t line_start = before.rfind('\n');
+    const size_t column = byte - (line_start == before.npos ? 0 : line_start + 1) + 1;
+    throw input_error(events_.where(), fmt::format("malformed JSON at line {}, column {}: {}", line, column, what));
+  }
+
+  JsonEvents& events_;
+  std::string_view text_;
+  Progress progress_;
+  size_t depth_ = 0;
+};
+
 void JsonEvents::read(std::string_view text, const std::string& where) {
   where_ = &where;
-  // The parser takes a NUL byte for the end of the text.
-  if (const size_t nul = text.find('\0'); nul != text.npos) fail(text, nul, where, "a NUL byte");
-  Progress progress{text.data(), text.data()};
-  const auto here = [&] {
-    const size_t read = static_cast<size_t>(progress.at - text.data());
-    return read == 0 ? 0 : read - 1;
-  };
-
-  struct Sax {
-    JsonEvents& events;
-    std::string_view text;
-    const std::string& where;
-    const decltype(here)& position;
-    size_t depth = 0;
-
-    bool scalar(const Scalar& value) {
-      events.on_scalar(value);
-      return true;
-    }
-    bool null() { return scalar(nullptr); }
-    bool boolean(bool value) { return scalar(value); }
-    bool number_integer(int64_t value) { return scalar(value); }
-    bool number_unsigned(uint64_t value) { return scalar(value); }
-    bool number_float(double value, const std::string&) { return scalar(value); }
-    bool string(std::string& value) {
-      events.on_text(value);
-      return true;
-    }
-    bool binary(Scalar::binary_t&) { return false; }  // not in JSON text
-    bool key(std::string& name) {
-      events.on_key(name);
-      return true;
-    }
-    bool begin(bool is_object) {
-      if (depth++ == kMaxDepth) fail(text, position(), where, fmt::format("nested deeper than {} levels", kMaxDepth));
-      events.on_begin(is_object);
-      return true;
-    }
-    bool end() {
-      --depth;
-      events.on_end();
-      return true;
-    }
-    bool start_object(size_t) { return begin(true); }
-    bool start_array(size_t) { return begin(false); }
-    bool end_object() { return end(); }
-    bool end_array() { return end(); }
-    template <typename Exception>
-    bool parse_error(size_t byte, const std::string&, const Exception& exception) {
-      // "[…] parse error at line 1, column 5: syntax error while parsing … - invalid literal; last read: '…'": what was read last may be
-      // of any length.
-      std::string detail(std::string_view(exception.what()).substr(0, 400));
-      if (const size_t i = detail.find(": "); detail.find("parse error at ") != detail.npos && i != detail.npos) detail.erase(0, i + 2);
-      for (const char* from : {"; last read: ", ": '"})
-        if (const size_t i = detail.find(from); i != detail.npos) detail.erase(i);
-      if (detail.size() > 200) detail.resize(200);
-      fail(text, std::min(byte == 0 ? 0 : byte - 1, text.size()), where, detail);
-    }
-  };
-  Sax sax{*this, text, where, here};
-  const char* end = text.data() + text.size();
-  try {
-    Scalar::sax_parse(WatchedIterator{&progress, end}, WatchedIterator{nullptr, end}, &sax);
-  } catch (const TokenTooLong&) {
-    fail(text, static_cast<size_t>(progress.token - text.data()), where, fmt::format("a text or number of more than {} MiB", kMaxToken >> 20));
-  }
+  Sax(*this, text).parse();
 }
 
 }  // namespace moraine

@@ -28,6 +28,7 @@ class JsonEvents {
   const std::string& where() const { return *where_; }
 
  private:
+  class Sax;
   const std::string* where_ = nullptr;
 };
 
