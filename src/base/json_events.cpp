@@ -9,56 +9,6 @@
 #include "base/error.h"
 
 namespace moraine {
-namespace {
-
-constexpr size_t kMaxDepth = 256;
-constexpr std::ptrdiff_t kMaxToken = 16 << 20;  // the parser holds several copies of one
-
-// Where the parser is, and where what it is reading began.
-struct Progress {
-  const char* at;
-  const char* token;
-  bool in_text = false, escaped = false;
-
-  void pass(char c) {
-    if (in_text) {
-      if (c == '"' && !escaped) in_text = false, token = at;
-      escaped = c == '\\' && !escaped;
-    } else if (c == '"') {
-      in_text = true;
-      token = at;
-    } else if (c == ',' || c == ':' || c == '[' || c == '{') {
-      token = at;
-    }
-    ++at;
-  }
-};
-
-struct TokenTooLong {};
-
-// Walks the text for the parser.
-struct WatchedIterator {
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char*;
-  using reference = const char&;
-
-  Progress* progress;  // nullptr: the end
-  const char* end;
-
-  reference operator*() const { return *progress->at; }
-  WatchedIterator& operator++() {
-    progress->pass(*progress->at);
-    if (progress->at - progress->token > kMaxToken) throw TokenTooLong{};
-    return *this;
-  }
-  bool at_end() const { return !progress || progress->at == end; }
-  bool operator==(const WatchedIterator& other) const { return at_end() == other.at_end(); }
-  bool operator!=(const WatchedIterator& other) const { return !(*this == other); }
-};
-
-}  // namespace
 
 // What the parser calls.
 class JsonEvents::Sax {
@@ -72,7 +22,7 @@ class JsonEvents::Sax {
     try {
       Scalar::sax_parse(WatchedIterator{&progress_, end}, WatchedIterator{nullptr, end}, this);
     } catch (const TokenTooLong&) {
-      fail(static_cast<size_t>(progress_.token - text_.data()), fmt::format("a text or number of more than {} MiB", kMaxToken >> 20));
+      fail(static_cast<size_t>(progress_.token - text_.data()), fmt::format("a value of more than {} MiB", kLongestToken >> 20));
     }
   }
 
@@ -102,11 +52,58 @@ class JsonEvents::Sax {
   }
 
  private:
+  static constexpr size_t kDeepest = 256;
+  static constexpr std::ptrdiff_t kLongestToken = 16 << 20;  // the parser holds several copies of one
+
+  // Where the parser is, and where what it is reading began.
+  struct Progress {
+    const char* at;
+    const char* token;
+    bool in_text = false, escaped = false;
+
+    void pass(char c) {
+      if (in_text) {
+        if (c == '"' && !escaped) in_text = false, token = at;
+        escaped = c == '\\' && !escaped;
+      } else if (c == '"') {
+        in_text = true;
+        token = at;
+      } else if (c == ',' || c == ':' || c == '[' || c == '{') {
+        token = at;
+      }
+      ++at;
+    }
+  };
+
+  struct TokenTooLong {};
+
+  // Walks the text for the parser.
+  struct WatchedIterator {
+    using iterator_category = std::input_iterator_tag;
+    using value_type = char;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const char*;
+    using reference = const char&;
+
+    Progress* progress;  // nullptr: the end
+    const char* end;
+
+    reference operator*() const { return *progress->at; }
+    WatchedIterator& operator++() {
+      progress->pass(*progress->at);
+      if (progress->at - progress->token > kLongestToken) throw TokenTooLong{};
+      return *this;
+    }
+    bool at_end() const { return !progress || progress->at == end; }
+    bool operator==(const WatchedIterator& other) const { return at_end() == other.at_end(); }
+    bool operator!=(const WatchedIterator& other) const { return !(*this == other); }
+  };
+
   bool scalar(const Scalar& value) { return events_.on_scalar(value), true; }
   bool begin(bool is_object) {
-    if (depth_++ == kMaxDepth) {
+    if (depth_++ == kDeepest) {
       const auto read = static_cast<size_t>(progress_.at - text_.data());
-      fail(read == 0 ? 0 : read - 1, fmt::format("nested deeper than {} levels", kMaxDepth));
+      fail(read == 0 ? 0 : read - 1, fmt::format("nested deeper than {} levels", kDeepest));
     }
     return events_.on_begin(is_object), true;
   }

@@ -15,7 +15,7 @@ class JsonEvents {
   virtual ~JsonEvents() = default;
 
   // Calls the functions below for all of `text`, in order. `where` names it in errors. Throws an input error on malformed JSON, on invalid
-  // UTF-8, on nesting deeper than 256 and on a key, text or number of more than 16 MiB. Keys given twice are not looked for.
+  // UTF-8, on nesting deeper than 256 and on a key or value of more than 16 MiB (lists and objects aside). Keys given twice are not looked for.
   void read(std::string_view text, const std::string& where);
 
  protected:
