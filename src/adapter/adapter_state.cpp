@@ -1,18 +1,25 @@
 #include "adapter/adapter_state.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
 #include "base/random.h"
 
 namespace moraine {
 
 AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts) {
+  constexpr double kMost = 0x1p50;  // elements; far below where int64 ends
   AdapterLayout layout;
+  double elements = 0;
   for (LoraModule& module : modules) {
     const bool is_experts = module.num_experts > 0;
     int64_t& size = is_experts ? layout.expert_size : layout.dense_size;
     const int64_t copies = is_experts ? experts.count : 1;
+    elements += static_cast<double>(copies) * static_cast<double>(r) * static_cast<double>(module.in_features + module.out_features);
+    if (elements > kMost) throw input_error("adapter.r", fmt::format("{} makes an adapter of more than {} parameters", r, kMost), "lower it");
     AdapterEntry entry{std::move(module), size, 0};
     entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
     size = entry.b_offset + copies * r * entry.module.out_features;

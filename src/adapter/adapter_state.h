@@ -37,7 +37,7 @@ struct AdapterLayout {
   std::vector<AdapterEntry> entries;
   int64_t dense_size = 0, expert_size = 0;  // elements of the sections
 };
-// `experts`: the expert ids this rank holds.
+// `experts`: the expert ids this rank holds. Throws an input error for an r that makes it larger than any memory.
 AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts);
 
 // Elements of one of `count` equal parts of a section; the section is padded to `count` such parts.

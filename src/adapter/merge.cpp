@@ -78,6 +78,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
   const StoredDtype stored = stored_in(headers.index);
   const AdapterSelection selection = read_adapter_selection(*layout, adapter);
   const PeftWeights weights(adapter, selection.targets.modules, selection.config.r);
+  warn_of_unmatched_targets(selection.unmatched, adapter);
   const double scaling = selection.config.scaling();
   RecentFactors recent(weights);
 

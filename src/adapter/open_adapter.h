@@ -15,6 +15,7 @@ struct AdapterSelection {
   LoraConfig config;
   TargetSelection targets;
   PeftClass peft_class = PeftClass::kText;  // whose names the config's patterns mean
+  std::vector<std::string> unmatched = {};  // of a folder's config: targets and patterns that match nothing here, each with its key
 };
 
 // select_targets among a model's modules under that class's names; those selected have ours.
@@ -25,10 +26,15 @@ struct OpenedAdapter {
   LoraConfig config;
   AdapterState state;
   std::vector<TargetSelection::Pattern> patterns;  // what each target of the config matched
+  std::vector<std::string> unmatched = {};         // as in AdapterSelection
 };
 
-// What `folder`'s adapter_config.json selects. Throws input errors that name it: not honoured options, targets that this
-// model does not have. As in PEFT a target may match nothing while another one does.
+// One warning that lists `unmatched` of the adapter in `folder`, if there is any. For one rank to call.
+void warn_of_unmatched_targets(const std::vector<std::string>& unmatched, const std::filesystem::path& folder);
+
+// What `folder`'s adapter_config.json selects, as a plain configuration (see plain_lora) without the targets that match nothing: in PEFT
+// one may match nothing while another one does. Throws input errors that name the file: options that are not honoured, targets that this
+// model does not have, and tensors of adapters of what cannot be adapted here (the output head, a router).
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder);
 
 // With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or of

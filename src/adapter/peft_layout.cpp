@@ -29,6 +29,15 @@ std::string module_name_in(PeftClass peft_class, const std::string& module) {
   return kMultimodalStem + module.substr(std::string(kOurStem).size());
 }
 
+std::string adapted_module(const std::string& tensor) {
+  const size_t begin = std::string(kPrefix).size(), end = tensor.rfind(".lora_");
+  if (!tensor.starts_with(kPrefix) || end == tensor.npos || end < begin) return "";
+  std::string module = tensor.substr(begin, end - begin);
+  const std::string wrapped = ".base_layer";
+  while (module.ends_with(wrapped)) module.resize(module.size() - wrapped.size());
+  return module;
+}
+
 std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftClass peft_class) {
   std::map<std::string, int64_t> wrappers_left;  // of each experts module
   for (const LoraModule& m : modules)

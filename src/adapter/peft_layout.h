@@ -20,6 +20,10 @@ PeftClass peft_class_of(const SafetensorsHeader& weights);
 // "model.layers.3.mlp…" as that class has it.
 std::string module_name_in(PeftClass peft_class, const std::string& module);
 
+// The module that a tensor of an adapter_model.safetensors adapts, as PEFT names it (of experts their module, without its parameter): "" for a
+// tensor that is none of an adapter's factors.
+std::string adapted_module(const std::string& tensor);
+
 struct PeftNames {
   std::string lora_a, lora_b;  // keys of adapter_model.safetensors
 };

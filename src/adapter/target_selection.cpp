@@ -1,43 +1,17 @@
 #include "adapter/target_selection.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
-#include <pcre2.h>
 
 #include <algorithm>
-#include <memory>
+#include <optional>
 #include <set>
 
+#include "adapter/full_match.h"
 #include "base/error.h"
 #include "base/text.h"
 
 namespace moraine {
 namespace {
-
-// Python's re.fullmatch.
-class FullMatch {
- public:
-  FullMatch(const std::string& pattern, const std::string& key) : code_(nullptr, pcre2_code_free) {
-    int error;
-    PCRE2_SIZE offset;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                              PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &error, &offset, nullptr));
-    if (!code_) {
-      PCRE2_UCHAR message[200];
-      pcre2_get_error_message(error, message, sizeof message);
-      throw input_error(key, fmt::format("regular expression '{}': {} at character {}", pattern,
-                                         reinterpret_cast<char*>(message), offset));
-    }
-  }
-  bool operator()(const std::string& text) const {
-    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(
-        pcre2_match_data_create_from_pattern(code_.get(), nullptr), pcre2_match_data_free);
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), nullptr) > 0;
-  }
-
- private:
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code_;
-};
 
 bool is_name_or_suffix(const std::string& full, const std::string& name) {
   return full == name || full.ends_with("." + name);

@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "load/check_checkpoint.h"
 #include "models/model.h"
+#include "models/output_head.h"
 #include "models/param_specs.h"
 
 namespace moraine {
@@ -86,6 +87,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   const auto specs = image_specs(*layout, stored_in(index));
   const auto skipped =
       check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+  warn_of_stored_head(config, specs.front());
 
   const ModelShape& shape = layout->shape();
   const ParameterCounts counts = count_model(specs);

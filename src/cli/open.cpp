@@ -49,7 +49,9 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Cont
   }
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  expert_range(make_layout(headers.config, recipe.model.dtype)->shape().num_experts, run.groups.mesh.ep, 0);
+  const auto layout = make_layout(headers.config, recipe.model.dtype);
+  expert_range(layout->shape().num_experts, run.groups.mesh.ep, 0);
+  if (!args.adapter.empty()) read_adapter_selection(*layout, args.adapter);
   check_same_on_all_ranks(control, recipe, headers);
   check_same_inputs(control, args);
 
@@ -59,6 +61,7 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Cont
   if (!args.adapter.empty()) {
     const LoadedModel& model = opened.loaded;
     opened.adapter.emplace(open_adapter(model.model->layout(), args.adapter, model.experts->local_experts(), model.device));
+    if (control.world().rank == 0) warn_of_unmatched_targets(opened.adapter->unmatched, args.adapter);
   }
   return opened;
 }

@@ -1,13 +1,10 @@
 // moraine verify: load as train would, prove every byte on every rank, and end.
 #include <fmt/format.h>
 
-#include <map>
-
 #include "base/error.h"
 #include "base/log.h"
 #include "base/output.h"
 #include "cli/cli.h"
-#include "cli/run_on_ranks.h"
 #include "cli/run_on_ranks.h"
 #include "models/loaded_model.h"
 #include "train/load_report.h"
@@ -15,12 +12,6 @@
 
 namespace moraine {
 namespace {
-
-void print_skipped(const std::vector<SkippedTensor>& skipped) {
-  std::map<std::string, int64_t> count_of_reason;
-  for (const SkippedTensor& s : skipped) ++count_of_reason[s.reason];
-  for (const auto& [reason, count] : count_of_reason) log_info("skipped: {} tensor{}, {}", count, count == 1 ? "" : "s", reason);
-}
 
 void verify(const Recipe& recipe, Control& control, bool json) {
   if (recipe.model.path.empty()) throw input_error("model.path", "is missing", "say which checkpoint to load");

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "config/hf_config.h"
 #include "formats/folder_parts.h"
@@ -17,12 +18,13 @@ namespace moraine {
 namespace {
 
 constexpr const char* kPeftVersion = "0.21.0";
+constexpr int64_t kMaxRank = 1 << 20;  // as adapter.r of a recipe
 
 // Keys that are read here or that do not change what an adapter computes.
 const std::set<std::string> kHarmlessKeys{
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "target_parameters", "peft_type", "bias",
     "base_model_name_or_path", "peft_version", "init_lora_weights", "task_type", "inference_mode", "revision",
-    "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
     // How the weights were initialised.
     "loftq_config", "eva_config", "corda_config", "lora_ga_config"};
 
@@ -85,6 +87,55 @@ std::array<int, 3> parse_version(const std::string& text) {
   return version;
 }
 
+void check_r(const std::string& where, const std::string& key, int64_t r) {
+  if (r < 1 || r > kMaxRank) throw input_error(where, fmt::format("key {} is {}, expected 1 to {}", key, r, kMaxRank));
+}
+
+void check_alpha(const std::string& where, const std::string& key, double alpha) {
+  if (!(alpha > 0) || !std::isfinite(alpha)) throw input_error(where, fmt::format("key {} is {}, expected a number above 0", key, alpha));
+}
+
+// The keys of an object in the order in which they are written: PEFT takes the first that matches.
+std::vector<std::string> keys_of(const HfConfig& file, const std::string& key) {
+  std::vector<std::string> keys;
+  if (!file.has(key)) return keys;
+  file.object(key);  // says so where it is none
+  const OrderedJson ordered = parse_ordered_json(read_text_file(file.where()), file.where());
+  for (const auto& [name, value] : ordered.at(key).items()) keys.push_back(name);
+  return keys;
+}
+
+void read_patterns(const HfConfig& file, LoraConfig& config) {
+  const auto named = [](const char* key, const std::string& name) { return fmt::format("'{}': {}", key, quote_text(name)); };
+  for (const std::string& name : keys_of(file, "rank_pattern")) {
+    config.rank_pattern.emplace_back(name, file.object("rank_pattern").integer(name));
+    check_r(file.where(), named("rank_pattern", name), config.rank_pattern.back().second);
+  }
+  for (const std::string& name : keys_of(file, "alpha_pattern")) {
+    config.alpha_pattern.emplace_back(name, file.object("alpha_pattern").number(name));
+    check_alpha(file.where(), named("alpha_pattern", name), config.alpha_pattern.back().second);
+  }
+}
+
+// As in PEFT: of one layer or of several, for a list of names alone.
+void read_layers(const HfConfig& file, LoraConfig& config) {
+  constexpr const char* kKey = "layers_to_transform";
+  const std::string& where = file.where();
+  if (file.has("layers_pattern")) {
+    const bool is_list = file.json()["layers_pattern"].is_array();
+    const std::vector<std::string> patterns = is_list ? file.texts("layers_pattern") : std::vector{file.text("layers_pattern", "")};
+    for (const std::string& pattern : patterns) {
+      if (pattern != "layers" && (is_list || !pattern.empty()))
+        throw input_error(where, fmt::format("key 'layers_pattern' is {}, which is not supported", quote_text(pattern)),
+                          "the layers of these models are called layers: leave the key out");
+    }
+  }
+  if (!file.has(kKey)) return;
+  config.layers_to_transform = file.json()[kKey].is_array() ? file.integers(kKey) : std::vector{file.integer(kKey)};
+  if (!config.layers_to_transform.empty() && (config.target_modules.regex || config.target_modules.all_linear))
+    throw input_error(where, "layers_to_transform does not work together with a target_modules that is no list", "say the layers in its pattern");
+}
+
 Json selection_to_json(const ModuleSelection& selection) {
   if (selection.all_linear) return "all-linear";
   if (selection.regex) return *selection.regex;
@@ -99,18 +150,18 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
   const std::string& where = file.where();
   LoraConfig config;
   config.r = file.integer("r", 8);
-  if (config.r < 1 || config.r > 1 << 20)
-    throw input_error(where, fmt::format("key 'r' is {}, expected at least 1", config.r));
+  check_r(where, "'r'", config.r);
   config.lora_alpha = file.number("lora_alpha", 8);  // PEFT's default
-  if (!(config.lora_alpha > 0) || !std::isfinite(config.lora_alpha)) {
-    throw input_error(where, fmt::format("key 'lora_alpha' is {}, expected a number above 0", config.lora_alpha));
-  }
+  check_alpha(where, "'lora_alpha'", config.lora_alpha);
+  config.use_rslora = file.boolean("use_rslora", false);
+  read_patterns(file, config);
   config.lora_dropout = file.number("lora_dropout", 0);
   if (!(config.lora_dropout >= 0 && config.lora_dropout < 1)) {
     throw input_error(where,
                       fmt::format("key 'lora_dropout' is {}, expected at least 0 and below 1", config.lora_dropout));
   }
   config.target_modules = read_selection(file, "target_modules");
+  read_layers(file, config);
   config.exclude_modules = read_selection(file, "exclude_modules");
   config.target_parameters = file.texts("target_parameters");
   config.base_model_name_or_path = file.text("base_model_name_or_path", "");
@@ -135,6 +186,8 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
 }
 
 std::string lora_config_to_json(const LoraConfig& config) {
+  MORAINE_ASSERT(!config.use_rslora && config.rank_pattern.empty() && config.alpha_pattern.empty() && config.layers_to_transform.empty(),
+                 "only a plain configuration is written");
   // Keys in the order of the alphabet and numbers as PEFT writes them.
   double alpha = config.lora_alpha;
   bool whole = alpha == std::floor(alpha) && std::abs(alpha) < 1e15;

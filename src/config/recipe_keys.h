@@ -33,6 +33,7 @@ struct Real {
 template <typename R, typename Visit>
 void visit_recipe(R& recipe, Visit&& visit) {
   constexpr int64_t kLargestMesh = int64_t{1} << 20;  // so that products of axes fit
+  constexpr int64_t kLargestBatch = int64_t{1} << 20, kLongest = int64_t{1} << 26;  // so that tokens of a world's step fit
   const Real positive{0, std::numeric_limits<double>::infinity(), true};
   const Real not_negative{0};
 
@@ -55,7 +56,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.template", recipe.data.chat_template, AnyValue{});
   visit("data.template_options", recipe.data.template_options, AnyValue{});
   visit("data.variables", recipe.data.variables, AnyValue{});
-  visit("data.max_length", recipe.data.max_length, Whole{1});
+  visit("data.max_length", recipe.data.max_length, Whole{1, kLongest});
   visit("data.truncation", recipe.data.truncation, OneOf{{"error", "right", "left", "drop"}});
   visit("data.packing", recipe.data.packing, AnyValue{});
   visit("data.shuffle", recipe.data.shuffle, AnyValue{});
@@ -74,8 +75,8 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.steps", recipe.train.steps, Whole{1});
   visit("train.epochs", recipe.train.epochs, positive);
   visit("train.stop_after", recipe.train.stop_after, Whole{1});
-  visit("train.batch_size", recipe.train.batch_size, Whole{1});
-  visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1});
+  visit("train.batch_size", recipe.train.batch_size, Whole{1, kLargestBatch});
+  visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1, kLargestBatch});
   visit("train.learning_rate", recipe.train.learning_rate, not_negative);
   visit("train.scheduler", recipe.train.scheduler, OneOf{{"cosine", "linear", "constant"}});
   visit("train.warmup_steps", recipe.train.warmup_steps, Whole{0});

@@ -5,7 +5,9 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
+#include "base/json_events.h"
 #include "base/path.h"
 #include "base/text.h"
 #include "formats/folder_parts.h"
@@ -28,29 +30,60 @@ bool stays_inside(const fs::path& name) {
   return true;
 }
 
-// Tensor -> path of its file relative to the folder, as the index says.
-std::map<std::string, std::string> read_weight_map(const fs::path& index_path) {
-  const std::string where = index_path.string();
-  Json json = read_json_file(index_path);
-  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
-    throw input_error(where, "has no 'weight_map' object");
-  }
+// The weight_map of an index: tensor → path of its file relative to the folder. All else in it is passed over.
+class WeightMapReader : public JsonEvents {
+ public:
   std::map<std::string, std::string> weight_map;
-  for (const auto& [tensor, value] : json["weight_map"].items()) {
-    if (!value.is_string())
-      throw input_error(where, fmt::format("weight_map: {} does not name a file", quote_text(tensor)));
-    std::string name = value.get<std::string>();
-    bool printable = name.find_first_of(std::string("\0\n\r", 3)) == name.npos;
+  bool found = false;
+
+ protected:
+  void on_key(std::string& name) override {
+    if (depth_ == 1) {
+      is_weight_map_ = name == "weight_map";
+      if (is_weight_map_ && found) throw input_error(where(), "key 'weight_map' is given twice");
+    } else if (depth_ == 2 && is_weight_map_) {
+      const auto [place, inserted] = weight_map.try_emplace(std::move(name));
+      if (!inserted) throw input_error(where(), fmt::format("key {} is given twice", quote_text(place->first)));
+      entry_ = &*place;
+    }
+  }
+  void on_begin(bool is_object) override {
+    check_value();
+    if (depth_ == 1 && is_weight_map_) found = is_object;
+    if (depth_ == 0) is_object_ = is_object;
+    ++depth_;
+  }
+  void on_end() override { --depth_; }
+  void on_scalar(const Scalar&) override { check_value(); }
+  void on_text(std::string& name) override {
+    if (!in_weight_map()) return;
+    const bool printable = name.find_first_of(std::string("\0\n\r", 3)) == name.npos;
     if (!printable || !stays_inside(name)) {
-      throw input_error(where,
-                        fmt::format("weight_map: the file of tensor {} lies outside the folder: {}", quote_text(tensor),
-                                    quote_text(name)),
+      throw input_error(where(),
+                        fmt::format("weight_map: the file of tensor {} lies outside the folder: {}", quote_text(entry_->first), quote_text(name)),
                         "name files relative to the index, without '..'");
     }
-    weight_map[tensor] = fs::path(name).lexically_normal().string();
+    entry_->second = fs::path(name).lexically_normal().string();
   }
-  if (weight_map.empty()) throw input_error(where, "names no tensor");
-  return weight_map;
+
+ private:
+  bool in_weight_map() const { return depth_ == 2 && is_weight_map_ && found && is_object_; }
+  void check_value() const {
+    if (in_weight_map()) throw input_error(where(), fmt::format("weight_map: {} does not name a file", quote_text(entry_->first)));
+  }
+
+  int depth_ = 0;
+  bool is_object_ = false, is_weight_map_ = false;
+  std::pair<const std::string, std::string>* entry_ = nullptr;
+};
+
+std::map<std::string, std::string> read_weight_map(const fs::path& index_path) {
+  const std::string where = index_path.string();
+  WeightMapReader reader;
+  reader.read(read_text_file(index_path), where);
+  if (!reader.found) throw input_error(where, "has no 'weight_map' object");
+  if (reader.weight_map.empty()) throw input_error(where, "names no tensor");
+  return std::move(reader.weight_map);
 }
 
 CheckpointIndex read_single_file(const fs::path& folder) {

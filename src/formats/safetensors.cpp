@@ -8,10 +8,12 @@
 #include <limits>
 #include <tuple>
 #include <unordered_set>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_events.h"
 #include "base/lfs_pointer.h"
 #include "base/text.h"
 
@@ -56,61 +58,159 @@ int64_t parse_count(const Json& value, const std::string& where, const std::stri
                     fmt::format("tensor {}: {} must hold whole numbers, not {}", tensor, key, value.type_name()));
 }
 
-const Json& require_field(const Json& object, const char* key, const std::string& where, const std::string& tensor) {
-  auto found = object.find(key);
-  if (found == object.end()) throw input_error(where, fmt::format("tensor {}: {} is missing", tensor, key));
-  return *found;
-}
+// Reads the header's text as it comes, so that a hostile one takes no more memory than what it says: the offsets of `entries` still count
+// from the first tensor byte, and names may be given twice.
+class HeaderReader : public JsonEvents {
+ public:
+  explicit HeaderReader(SafetensorsHeader& header) : header_(header) {}
 
-// One tensor's part of the header; its offset still counts from the first tensor byte.
-SafetensorsEntry parse_entry(const std::string& name, const Json& value, const std::string& where) {
-  std::string tensor = quote_text(name);
-  if (!value.is_object()) throw input_error(where, fmt::format("tensor {}: not a JSON object", tensor));
-  const Json& dtype = require_field(value, "dtype", where, tensor);
-  const Json& shape = require_field(value, "shape", where, tensor);
-  const Json& offsets = require_field(value, "data_offsets", where, tensor);
+ protected:
+  void on_key(std::string& name) override {
+    if (skipped_depth_ > 0) return;
+    if (place_ == Place::kHeader) {
+      if (name == kMetadataKey) {
+        if (std::exchange(saw_metadata_, true)) fail_twice(name);
+        field_ = Field::kMetadata;
+      } else {
+        entry_ = Entry{};
+        entry_.result.name = std::move(name);
+        field_ = Field::kEntry;
+      }
+    } else if (place_ == Place::kMetadata) {
+      if (header_.metadata.size() == kMaxMetadata)
+        throw input_error(where(), fmt::format("__metadata__ has more than {} entries", kMaxMetadata), "not what a checkpoint has");
+      const auto [value, inserted] = header_.metadata.try_emplace(std::move(name));
+      if (!inserted) fail_twice(value->first);
+      metadata_ = &*value;
+    } else {
+      field_ = name == "dtype" ? Field::kDtype : name == "shape" ? Field::kShape : name == "data_offsets" ? Field::kOffsets : Field::kOther;
+      if (std::find(entry_.keys.begin(), entry_.keys.end(), name) != entry_.keys.end()) fail_twice(name);
+      if (entry_.keys.size() == kMaxKeys) fail_tensor(fmt::format("has more than {} keys", kMaxKeys));
+      entry_.keys.push_back(std::move(name));
+    }
+  }
 
-  if (!dtype.is_string()) throw input_error(where, fmt::format("tensor {}: dtype must be a string", tensor));
-  const std::string& dtype_text = dtype.get_ref<const std::string&>();
-  std::optional<DType> parsed = parse_dtype(dtype_text);
-  if (!parsed) throw input_error(where, fmt::format("tensor {}: unknown dtype {}", tensor, quote_text(dtype_text)));
+  void on_begin(bool is_object) override {
+    if (skipped_depth_ > 0) {
+      ++skipped_depth_;
+    } else if (place_ == Place::kStart) {
+      place_ = Place::kHeader;
+    } else if (place_ == Place::kHeader && is_object) {
+      place_ = field_ == Field::kMetadata ? Place::kMetadata : Place::kEntry;
+    } else if (place_ == Place::kEntry && field_ == Field::kOther) {
+      skipped_depth_ = 1;
+    } else if (place_ == Place::kEntry && !is_object && field_ != Field::kDtype) {
+      place_ = field_ == Field::kShape ? Place::kShape : Place::kOffsets;
+    } else {
+      refuse(is_object ? "object" : "array");
+    }
+  }
 
-  SafetensorsEntry entry{name, *parsed, {}, 0, 0};
-  if (!shape.is_array()) throw input_error(where, fmt::format("tensor {}: shape must be a list", tensor));
-  for (const Json& dim : shape) entry.shape.push_back(parse_count(dim, where, tensor, "shape"));
-  if (!offsets.is_array() || offsets.size() != 2) {
-    throw input_error(where, fmt::format("tensor {}: data_offsets must be a list of two numbers", tensor));
+  void on_end() override {
+    if (skipped_depth_ > 0) {
+      --skipped_depth_;
+    } else if (place_ == Place::kEntry) {
+      finish_entry();
+      place_ = Place::kHeader;
+    } else {
+      place_ = place_ == Place::kMetadata || place_ == Place::kHeader ? Place::kHeader : Place::kEntry;
+    }
   }
-  uint64_t begin = static_cast<uint64_t>(parse_count(offsets[0], where, tensor, "data_offsets"));
-  uint64_t end = static_cast<uint64_t>(parse_count(offsets[1], where, tensor, "data_offsets"));
-  if (begin > end) {
-    throw input_error(where, fmt::format("tensor {}: data_offsets [{}, {}] end before they begin", tensor, begin, end));
-  }
-  std::optional<uint64_t> nbytes = tensor_bytes(entry.dtype, entry.shape);
-  if (!nbytes) {
-    throw input_error(where, fmt::format("tensor {}: shape [{}] of {} overflows or is no whole number of bytes", tensor,
-                                         fmt::join(entry.shape, ", "), dtype_text));
-  }
-  if (*nbytes != end - begin) {
-    throw input_error(
-        where, fmt::format("tensor {}: shape [{}] of {} takes {} bytes, but data_offsets [{}, {}] hold {}", tensor,
-                           fmt::join(entry.shape, ", "), dtype_text, *nbytes, begin, end, end - begin));
-  }
-  entry.offset = begin;
-  entry.nbytes = *nbytes;
-  return entry;
-}
 
-std::map<std::string, std::string> parse_metadata(const Json& value, const std::string& where) {
-  std::map<std::string, std::string> metadata;
-  if (value.is_null()) return metadata;  // as the reference reader
-  if (!value.is_object()) throw input_error(where, "__metadata__ is not a JSON object");
-  for (const auto& [key, text] : value.items()) {
-    if (!text.is_string())
-      throw input_error(where, fmt::format("__metadata__ {}: the value must be a string", quote_text(key)));
-    metadata[key] = text.get<std::string>();
+  void on_text(std::string& value) override {
+    if (skipped_depth_ > 0) return;
+    if (place_ == Place::kMetadata) {
+      metadata_->second = std::move(value);
+    } else if (place_ == Place::kEntry && field_ == Field::kDtype) {
+      entry_.dtype = parse_dtype(value);
+      if (!entry_.dtype) fail_tensor(fmt::format("unknown dtype {}", quote_text(value)));
+    } else if (place_ != Place::kEntry || field_ != Field::kOther) {
+      refuse("string");
+    }
   }
-  return metadata;
+
+  void on_scalar(const Json& value) override {
+    if (skipped_depth_ > 0 || (place_ == Place::kEntry && field_ == Field::kOther)) return;
+    if (place_ == Place::kHeader && field_ == Field::kMetadata && value.is_null()) return;  // as the reference reader
+    if (place_ == Place::kShape) {
+      if (entry_.result.shape.size() == kMaxDims) fail_tensor(fmt::format("shape has more than {} dimensions", kMaxDims));
+      entry_.result.shape.push_back(parse_count(value, where(), tensor(), "shape"));
+    } else if (place_ == Place::kOffsets) {
+      if (entry_.offsets.size() == 2) fail_offsets();
+      entry_.offsets.push_back(parse_count(value, where(), tensor(), "data_offsets"));
+    } else {
+      refuse(value.type_name());
+    }
+  }
+
+ private:
+  static constexpr size_t kMaxDims = 64;  // torch's limit too
+  static constexpr size_t kMaxKeys = 64, kMaxMetadata = 100'000;
+
+  enum class Place { kStart, kHeader, kMetadata, kEntry, kShape, kOffsets };
+  enum class Field { kMetadata, kEntry, kDtype, kShape, kOffsets, kOther };
+  struct Entry {
+    SafetensorsEntry result{"", DType::kF32, {}, 0, 0};
+    std::optional<DType> dtype;
+    std::vector<int64_t> offsets;
+    std::vector<std::string> keys;
+  };
+
+  std::string tensor() const { return quote_text(entry_.result.name); }
+  [[noreturn]] void fail_twice(const std::string& key) const {
+    throw input_error(where(), fmt::format("key {} is given twice", quote_text(key)));
+  }
+  [[noreturn]] void fail_tensor(const std::string& what) const { throw input_error(where(), fmt::format("tensor {}: {}", tensor(), what)); }
+  [[noreturn]] void fail_offsets() const { fail_tensor("data_offsets must be a list of two numbers"); }
+  // A value of a type that its place does not take.
+  [[noreturn]] void refuse(const char* type) const {
+    if (place_ == Place::kShape || place_ == Place::kOffsets)
+      fail_tensor(fmt::format("{} must hold whole numbers, not {}", place_ == Place::kShape ? "shape" : "data_offsets", type));
+    if (place_ == Place::kMetadata)
+      throw input_error(where(), fmt::format("__metadata__ {}: the value must be a string", quote_text(metadata_->first)));
+    if (place_ == Place::kHeader && field_ == Field::kMetadata) throw input_error(where(), "__metadata__ is not a JSON object");
+    if (place_ == Place::kHeader) fail_tensor("not a JSON object");
+    if (field_ == Field::kDtype) fail_tensor("dtype must be a string");
+    if (field_ == Field::kShape) fail_tensor("shape must be a list");
+    fail_offsets();
+  }
+  bool has(const char* key) const { return std::find(entry_.keys.begin(), entry_.keys.end(), key) != entry_.keys.end(); }
+
+  void finish_entry() {
+    for (const char* key : {"dtype", "shape", "data_offsets"})
+      if (!has(key)) fail_tensor(fmt::format("{} is missing", key));
+    if (entry_.offsets.size() != 2) fail_offsets();
+    SafetensorsEntry& entry = entry_.result;
+    entry.dtype = *entry_.dtype;
+    const auto begin = static_cast<uint64_t>(entry_.offsets[0]), end = static_cast<uint64_t>(entry_.offsets[1]);
+    if (begin > end) fail_tensor(fmt::format("data_offsets [{}, {}] end before they begin", begin, end));
+    const auto shape = [&] { return fmt::format("shape [{}] of {}", fmt::join(entry.shape, ", "), dtype_name(entry.dtype)); };
+    const std::optional<uint64_t> nbytes = tensor_bytes(entry.dtype, entry.shape);
+    if (!nbytes) fail_tensor(shape() + " overflows or is no whole number of bytes");
+    if (*nbytes != end - begin)
+      fail_tensor(fmt::format("{} takes {} bytes, but data_offsets [{}, {}] hold {}", shape(), *nbytes, begin, end, end - begin));
+    entry.offset = begin;
+    entry.nbytes = *nbytes;
+    entry.shape.shrink_to_fit();
+    header_.entries.push_back(std::move(entry));
+  }
+
+  SafetensorsHeader& header_;
+  Place place_ = Place::kStart;
+  Field field_ = Field::kOther;
+  Entry entry_;  // the one that is being read
+  std::pair<const std::string, std::string>* metadata_ = nullptr;
+  bool saw_metadata_ = false;
+  size_t skipped_depth_ = 0;  // within the value of a key that means nothing here
+};
+
+void check_names_differ(const std::vector<SafetensorsEntry>& entries, const std::string& where) {
+  std::vector<const std::string*> names;
+  names.reserve(entries.size());
+  for (const SafetensorsEntry& entry : entries) names.push_back(&entry.name);
+  std::sort(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a < *b; });
+  const auto twice = std::adjacent_find(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a == *b; });
+  if (twice != names.end()) throw input_error(where, fmt::format("key {} is given twice", quote_text(**twice)));
 }
 
 // Sorts by offset and checks that the tensors tile the file's data: no overlap, no hole, nothing before or after.
@@ -182,19 +282,12 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, uin
   if (!text.starts_with('{')) {
     throw input_error(where, "the header does not begin with '{'", "not a safetensors file, or damaged");
   }
-  const Json json = parse_json(text, where);
-
   SafetensorsHeader header;
   header.path = path;
   header.file_size = file_size;
   header.data_offset = kLengthBytes + length;
-  for (const auto& [name, value] : json.items()) {
-    if (name == kMetadataKey) {
-      header.metadata = parse_metadata(value, where);
-    } else {
-      header.entries.push_back(parse_entry(name, value, where));
-    }
-  }
+  HeaderReader(header).read(text, where);
+  check_names_differ(header.entries, where);
   check_tiling(header.entries, file_size - header.data_offset, where);
   for (SafetensorsEntry& entry : header.entries) entry.offset += header.data_offset;
   return header;

@@ -3,15 +3,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
 
 namespace moraine {
 namespace {
-
-constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMaxLayers = 10'000;
 
 int64_t within(const HfConfig& config, const std::string& key, int64_t value, int64_t most) {
   require(config, value >= 1 && value <= most, fmt::format("{} is {}, it must be between 1 and {}", key, value, most));
@@ -34,22 +30,34 @@ void require(const HfConfig& config, bool ok, const std::string& what) {
   if (!ok) throw input_error(config.where(), what, "not a configuration that can be computed");
 }
 
-int64_t positive(const HfConfig& config, const std::string& key) {
-  return within(config, key, config.integer(key), kMaxSize);
+int64_t positive(const HfConfig& config, const std::string& key, int64_t most) {
+  return within(config, key, config.integer(key), most);
 }
 
-int64_t positive(const HfConfig& config, const std::string& key, int64_t otherwise) {
-  return within(config, key, config.integer(key, otherwise), kMaxSize);
+int64_t positive_or(const HfConfig& config, const std::string& key, int64_t otherwise, int64_t most) {
+  return within(config, key, config.integer(key, otherwise), most);
 }
 
-int64_t layer_count(const HfConfig& config) {
-  return within(config, "num_hidden_layers", config.integer("num_hidden_layers"), kMaxLayers);
+int64_t layer_count(const HfConfig& config) { return positive(config, "num_hidden_layers", kMaxLayers); }
+
+void check_experts(const HfConfig& config, int64_t num_layers, const std::string& key, int64_t num_experts) {
+  require(config, num_layers * num_experts <= kMaxExpertsInAll,
+          fmt::format("num_hidden_layers {} with {} {} are more than {} experts in all", num_layers, key, num_experts, kMaxExpertsInAll));
 }
 
 double positive_number(const HfConfig& config, const std::string& key, double otherwise) {
   const double value = config.number(key, otherwise);
   require(config, std::isfinite(value) && value > 0, fmt::format("{} is {}, it must be above 0", key, value));
   return value;
+}
+
+bool tie_word_embeddings(const HfConfig& config) {
+  constexpr const char* kKey = "tie_word_embeddings";
+  if (!config.has("text_config")) return config.boolean(kKey, false);
+  const HfConfig text = config.object("text_config");
+  const bool tied = config.boolean(kKey, text.boolean(kKey, false));
+  require(config, text.boolean(kKey, tied) == tied, fmt::format("{} is one thing here and another in text_config", kKey));
+  return tied;
 }
 
 double rope_theta(const HfConfig& config, const HfConfig& rope) {

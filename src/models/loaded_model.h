@@ -19,6 +19,7 @@ struct LoadedModel {
   std::unique_ptr<ExpertParallel> experts;
   std::unique_ptr<WeightStore> weights;
   LoadReport report;
+  std::vector<SkippedTensor> skipped;  // tensors of the checkpoint that no image holds
   at::Device device = at::kCPU;
   int64_t row_alignment = 1;  // see gemm_row_alignment
 

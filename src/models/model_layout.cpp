@@ -1,5 +1,10 @@
 #include "models/model_layout.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/bytes.h"
 #include "base/error.h"
 #include "models/deepseek_v4/layout.h"
 #include "models/param_specs.h"
@@ -19,11 +24,35 @@ StoredDtype no_checkpoint() {
   return [](const std::string&) { return std::optional<DType>(); };
 }
 
+namespace {
+
+constexpr uint64_t kMaxModelBytes = uint64_t{1} << 55;  // 32 PiB: sums of such, a few of them, fit into 64 bits
+
+// The bytes of an image, or of more than kMaxModelBytes: kMaxModelBytes + 1.
+uint64_t bytes_of(const ImageSpec& spec) {
+  uint64_t sum = 0;
+  for (const ParamSpec& param : spec.params) {
+    const uint64_t bytes = tensor_bytes(param.dtype, param.shape).value_or(kMaxModelBytes + 1);
+    sum = std::min(sum + std::min(bytes, kMaxModelBytes + 1), kMaxModelBytes + 1);
+  }
+  return sum;
+}
+
+}  // namespace
+
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored) {
-  std::vector<ImageSpec> specs{layout.root_spec(stored)};
+  std::vector<ImageSpec> specs;
+  uint64_t bytes = 0;
+  const auto add = [&](ImageSpec spec) {
+    bytes += bytes_of(spec);
+    if (bytes > kMaxModelBytes)
+      throw input_error("config.json", fmt::format("implies more than {} of weights", format_bytes(kMaxModelBytes)), "its sizes are wrong");
+    specs.push_back(std::move(spec));
+  };
+  add(layout.root_spec(stored));
   for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer) {
-    specs.push_back(layout.dense_spec(layer, stored));
-    specs.push_back(layout.experts_spec(layer, stored));
+    add(layout.dense_spec(layer, stored));
+    add(layout.experts_spec(layer, stored));
   }
   return specs;
 }

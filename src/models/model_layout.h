@@ -77,7 +77,8 @@ class ModelLayout {
   virtual std::vector<LoraModule> lora_modules() const = 0;
 };
 
-// All images of the model: the root, then each layer's dense and experts images. The order of WeightStore.
+// All images of the model: the root, then each layer's dense and experts images. The order of WeightStore. Throws an input error for
+// sizes that no memory holds.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored);
 // model.base_format's value, which the recipe has checked.
 BaseFormat parse_base_format(const std::string& name);

@@ -13,6 +13,7 @@
 #include "load/check_checkpoint.h"
 #include "load/checkpoint_files.h"
 #include "load/manifest.h"
+#include "models/output_head.h"
 #include "models/plain_tensors.h"
 #include "nn/quantized_weight.h"
 #include "parallel/torch_dtype.h"
@@ -121,6 +122,7 @@ RewrittenCheckpoint rewrite_checkpoint(const CheckpointHeaders& headers, const f
   const auto layout = make_layout(headers.config, "bfloat16");
   const std::vector<ImageSpec> specs = image_specs(*layout, stored_in(headers.index));
   check_checkpoint(specs, headers.index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+  warn_of_stored_head(headers.config, specs.front());
 
   NewCheckpoint checkpoint{{}, options.max_file_bytes, options.num_threads};
   std::vector<OldTensor> old;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -42,6 +43,12 @@ std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& 
     reports.push_back(parse_ordered_json(text, "load report"));
   }
   return reports;
+}
+
+void print_skipped(const std::vector<SkippedTensor>& skipped) {
+  std::map<std::string, int64_t> count_of_reason;
+  for (const SkippedTensor& s : skipped) ++count_of_reason[s.reason];
+  for (const auto& [reason, count] : count_of_reason) log_info("not loaded: {} tensor{}, {}", count, count == 1 ? "" : "s", reason);
 }
 
 void print_load_reports(const std::vector<OrderedJson>& reports) {

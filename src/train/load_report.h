@@ -5,12 +5,16 @@
 
 #include "base/json.h"
 #include "dist/mesh_groups.h"
+#include "load/check_checkpoint.h"
 #include "load/load.h"
 
 namespace moraine {
 
 // One object a rank (DESIGN.md, load.json), by rank; empty on ranks other than 0. All ranks of the world must call this.
 std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& groups);
+
+// What the checkpoint holds and nobody loads, a line for each reason.
+void print_skipped(const std::vector<SkippedTensor>& skipped);
 
 // Totals of all ranks: what was read, how fast, what travelled, whether it was proved.
 void print_load_reports(const std::vector<OrderedJson>& reports);

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "adapter/make_adapter.h"
+#include "base/log.h"
+#include "base/text.h"
 #include "formats/folder_parts.h"
 #include "load/fingerprint.h"
 #include "models/model_layout.h"
@@ -127,6 +129,17 @@ std::optional<Error> first_difference(const RunFacts& now, const RunFacts& then,
                       follows_world ? "it follows the number of ranks where it is not written: set train.batch_size=" + *before : kHint);
   }
   return std::nullopt;
+}
+
+void warn_of_changes_without_effect(const RunFacts& now, const RunFacts& then, const std::string& folder) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : now.recipe) {
+    const std::string* before = find(then.recipe, key);
+    const bool follows_start = key.starts_with("save.") || key.starts_with("dist.") || key.starts_with("mesh.") || key.starts_with("load.");
+    if (before && *before != value && !follows_start) keys.push_back(key);
+  }
+  if (keys.empty()) return;
+  log_warning(fmt::format("{}: the run is finished, so what is written otherwise now has no effect: {}", folder, join_words(keys)));
 }
 
 OrderedJson RunFacts::to_json() const {

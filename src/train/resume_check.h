@@ -21,6 +21,7 @@ struct RunFacts {
   std::vector<std::pair<std::string, std::string>> recipe;  // all keys as they were written: they explain a hash that differs
 
   OrderedJson to_json() const;
+  // Throws Json::exception where `json` is none.
   static RunFacts from_json(const OrderedJson& json);
 };
 
@@ -37,5 +38,9 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape);
 
 // The first difference, as an input error that names the key and both values; nullopt when there is none. Pure.
 std::optional<Error> first_difference(const RunFacts& now, const RunFacts& then, const std::string& snapshot);
+
+// One warning that lists the recipe keys that were written otherwise in the run of `folder`, which is finished and agrees in all else: they
+// come too late (data.eval, save.every).
+void warn_of_changes_without_effect(const RunFacts& now, const RunFacts& then, const std::string& folder);
 
 }  // namespace moraine

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "dist/from_rank0.h"
 #include "load/tensor_file.h"
+#include "train/report/run_record.h"
 
 namespace moraine {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char kAdapterFolder[] = "adapter", kAdapterFile[] = "adapter/adapter_model.safetensors", kMomentsFile[] = "optimizer.safetensors";
+constexpr char kFinished[] = "finished";
 constexpr const char* kMoments[] = {".exp_avg", ".exp_avg_sq"};
 
 at::Tensor moment(AdapterState& state, const AdamW& optimizer, const AdapterTensor& tensor, int which) {
@@ -38,13 +40,28 @@ Snapshots::Snapshots(const Recipe& recipe, const RunFolder& run, Control& contro
     : control_(control), groups_(groups), folder_(run.checkpoints()), keep_(recipe.save.keep) {
   const std::string steps = from_rank0(groups, "snapshot to go on from", [&] {
     facts_ = make_facts();
+    if (recipe.save.resume == "auto" && run.is_finished()) {
+      const RunFacts then = facts_of_finished(run);
+      if (const auto error = first_difference(facts_, then, run.path().string())) throw *error;
+      warn_of_changes_without_effect(facts_, then, run.path().string());
+      return std::string(kFinished);
+    }
     found_ = find(recipe.save, run);
     if (!found_) return std::string("0");
     const RunFacts then = RunFacts::from_json(found_->state);
     if (const auto error = first_difference(facts_, then, found_->folder.string())) throw *error;
     return fmt::format("{}", found_->step);
   });
-  steps_done_ = std::stoll(steps);
+  finished_ = steps == kFinished;
+  if (!finished_) steps_done_ = std::stoll(steps);
+}
+
+// Runs of earlier versions have them in their snapshots alone, which may be of any step: a run goes on only as what it was.
+RunFacts Snapshots::facts_of_finished(const RunFolder& run) const {
+  if (auto facts = recorded_facts(run.path())) return *facts;
+  if (const auto snapshot = folder_.newest()) return RunFacts::from_json(snapshot->state);
+  throw input_error("save.dir", run.path().string() + " holds a finished run that does not say what it was about: it may be another one",
+                    "choose another save.dir to train; moraine report shows what is known of that run");
 }
 
 std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolder& run) const {

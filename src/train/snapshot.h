@@ -22,9 +22,13 @@ namespace moraine {
 class Snapshots {
  public:
   // Finds the snapshot that save.resume means and that fits this run, whose facts `make_facts` gives on rank 0. Throws input errors,
-  // also where a run would overwrite another one.
+  // also where a run would overwrite another one, and where save.dir holds another run's end.
   Snapshots(const Recipe& recipe, const RunFolder& run, Control& control, MeshGroups& groups, const std::function<RunFacts()>& make_facts);
 
+  // Whether save.dir holds the end of this very run: there is nothing to train.
+  bool is_finished() const { return finished_; }
+  // What the run is about; rank 0 only.
+  const RunFacts& facts() const { return facts_; }
   // Steps that the snapshot holds; 0 = this run is at its beginning.
   int64_t steps_done() const { return steps_done_; }
   // Its folder; empty without one, and on ranks other than 0.
@@ -38,6 +42,7 @@ class Snapshots {
   std::filesystem::path path_of(int64_t steps) const { return folder_.path_of(steps); }
 
  private:
+  RunFacts facts_of_finished(const RunFolder& run) const;
   std::optional<Snapshot> find(const SaveConfig& config, const RunFolder& run) const;
   void write_files(int64_t steps, const std::filesystem::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const;
   bool is_writer() const { return groups_.world->rank() == 0; }
@@ -49,6 +54,7 @@ class Snapshots {
   RunFacts facts_;                     // rank 0
   std::optional<Snapshot> found_;      // rank 0
   int64_t steps_done_ = 0;
+  bool finished_ = false;
 };
 
 }  // namespace moraine

@@ -25,20 +25,13 @@
 namespace moraine {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr int64_t kReplicaCheckEvery = 100;  // steps; the first and the end are looked at too
 
 void refuse_what_is_not_built(const Recipe& recipe) {
   auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
-}
-
-// Rank 0's word, for other hosts may not see its folder.
-bool rank0_finds_it_finished(Control& control, const RunFolder& run) {
-  if (!control.world().distributed()) return run.is_finished();
-  if (control.world().rank != 0) return control.wait_for("run/finished", "rank 0's look at save.dir", Patience::kWhileAlive) == "yes";
-  const bool finished = run.is_finished();
-  control.put("run/finished", finished ? "yes" : "no");
-  return finished;
 }
 
 void print_data(const std::string& what, const DataRows& rows) {
@@ -78,10 +71,7 @@ int train(const Recipe& recipe, Control& control) {
   const WorldInfo& world = control.world();
   const bool is_writer = world.rank == 0;
   const RunFolder run(recipe.save.dir);
-  if (recipe.save.resume == "auto" && rank0_finds_it_finished(control, run)) {
-    log_info("{} holds a finished run: nothing to do (choose another save.dir to train again)", recipe.save.dir);
-    return 0;
-  }
+  std::error_code ignored;
   // Hours of loading come later; rank 0 writes only after all have loaded.
   if (recipe.save.resume == "never") run.check_unused("choose another folder, or save.resume: auto");
 
@@ -100,7 +90,13 @@ int train(const Recipe& recipe, Control& control) {
   const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
   const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
   Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {headers, training, steps, batch_size}); });
+  if (snapshots.is_finished()) {
+    log_info("{} holds a finished run of this recipe: nothing to do (choose another save.dir to train again)", recipe.save.dir);
+    return 0;
+  }
   const int64_t first_step = snapshots.steps_done();
+  if (is_writer && first_step == 0 && fs::exists(run.metrics(), ignored))
+    log_info("{} holds an earlier run that left no snapshot: it begins anew, over that one", recipe.save.dir);
   if (first_step >= last_step && last_step < steps) {
     log_info("train.stop_after: {} steps are done already", first_step);
     return 0;
@@ -116,6 +112,7 @@ int train(const Recipe& recipe, Control& control) {
   if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
   log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
            dtype_name(shape.dtype));
+  print_skipped(loaded.skipped);
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
   print_data("data", training);
@@ -130,6 +127,7 @@ int train(const Recipe& recipe, Control& control) {
   OpenedAdapter adapter = make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(),
                                        loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
+  if (is_writer) warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
   print_targets(adapter);
 
   std::optional<FileLock> lock;
@@ -147,7 +145,7 @@ int train(const Recipe& recipe, Control& control) {
   std::optional<RunRecord> record;
   if (is_writer) {
     const DescribedRun described{recipe, world, groups.mesh, headers, loaded, adapter, training, held_out, load_reports, steps, batch_size};
-    record.emplace(run.path(), describe_run(described), started, first_step, snapshots.resumed_from().string());
+    record.emplace(run.path(), describe_run(described), snapshots.facts(), started, first_step, snapshots.resumed_from().string());
   }
   const auto evaluate_after = [&](int64_t done) {
     if (held_out.size() == 0) return;

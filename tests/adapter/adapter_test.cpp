@@ -21,7 +21,7 @@ std::vector<LoraModule> two_layers() {
   return modules;
 }
 
-std::string error_of(const ModuleSelection& targets, const std::vector<std::string>& parameters) {
+std::string selection_error(const ModuleSelection& targets, const std::vector<std::string>& parameters) {
   try {
     select_targets(two_layers(), targets, {}, parameters, 2);
   } catch (const Error& error) {
@@ -42,13 +42,13 @@ ModuleSelection regex(std::string pattern) { return {.all_linear = false, .regex
 TEST(TargetSelection, NamesMatchAtADot) {
   EXPECT_EQ(selected(names({"q_proj"}), {}, {}).size(), 2u);
   EXPECT_EQ(selected(names({"layers.1.self_attn.q_proj"}), {}, {}), std::vector<std::string>{"model.layers.1.self_attn.q_proj"});
-  EXPECT_NE(error_of(names({"proj"}), {}), "");  // not at a dot
+  EXPECT_NE(selection_error(names({"proj"}), {}), "");  // not at a dot
 }
 
 TEST(TargetSelection, RegexMatchesTheWholeName) {
   EXPECT_EQ(selected(regex(R"(.*\.1\..*q_proj)"), {}, {}), std::vector<std::string>{"model.layers.1.self_attn.q_proj"});
-  EXPECT_NE(error_of(regex("q_proj"), {}), "");
-  EXPECT_NE(error_of(regex("(q_proj"), {}).find("regular expression"), std::string::npos);
+  EXPECT_NE(selection_error(regex("q_proj"), {}), "");
+  EXPECT_NE(selection_error(regex("(q_proj"), {}).find("regular expression"), std::string::npos);
 }
 
 TEST(TargetSelection, AllLinearLeavesExpertsToTargetParameters) {
@@ -58,10 +58,10 @@ TEST(TargetSelection, AllLinearLeavesExpertsToTargetParameters) {
 }
 
 TEST(TargetSelection, APatternThatMatchesNothingIsAnErrorThatListsWhatThereIs) {
-  const std::string error = error_of(names({"q_proj", "w1"}), {});
+  const std::string error = selection_error(names({"q_proj", "w1"}), {});
   EXPECT_NE(error.find("adapter.target_modules: 'w1'"), std::string::npos) << error;
   EXPECT_NE(error.find("q_proj and k_proj"), std::string::npos) << error;
-  EXPECT_NE(error_of(names({"q_proj"}), {"experts.w1"}).find("adapter.target_parameters: 'experts.w1'"), std::string::npos);
+  EXPECT_NE(selection_error(names({"q_proj"}), {"experts.w1"}).find("adapter.target_parameters: 'experts.w1'"), std::string::npos);
 }
 
 // PEFT would find the indexer's linear layers by the names of the attention's, and make adapters there that nobody trains.

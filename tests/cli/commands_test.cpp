@@ -59,6 +59,27 @@ TEST(Score, EqualsTheGoldens) {
   EXPECT_THAT(words.out, HasSubstr("tokens"));
 }
 
+// config.json ties the head, but another one is stored: every command takes the stored one, with one warning.
+TEST(TiedHead, AStoredOneIsUsed) {
+  TempFolder folder;
+  const fs::path golden = golden_folder("qwen3_moe-fp32"), model = copy_golden_model(folder);
+  Json config = read_json_file(model / "config.json");
+  config["tie_word_embeddings"] = true;
+  write_file_atomic(model / "config.json", config.dump());
+  const Ended scored = run_moraine({"score", "--model", model, "--tokens", golden / "batch.safetensors", "--json"});
+  ASSERT_EQ(scored.exit_code, 0) << scored.err;
+  EXPECT_NEAR(parse_json(scored.out, "stdout")["loss"].get<double>(), golden_tensor(golden / "forward.safetensors", "loss").item<float>(), 1e-5);
+  const Ended inspected = run_moraine({"inspect", model, "--json"});
+  EXPECT_EQ(parse_json(inspected.out, "stdout")["skipped"], Json::object());
+  const fs::path recipe = folder.write("recipe.json", Json{{"model", {{"path", model}}}}.dump());
+  const Ended planned = run_moraine({"plan", recipe, "--json"});
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
+  for (const Ended* ended : {&scored, &inspected, &planned}) {
+    EXPECT_THAT(ended->err, HasSubstr("moraine: warning: " + (model / "config.json").string() + ": tie_word_embeddings is true"));
+    EXPECT_EQ(std::count(ended->err.begin(), ended->err.end(), '\n'), 1) << ended->err;
+  }
+}
+
 TEST(Inspect, Checkpoint) {
   const fs::path model = golden_folder("qwen3_moe-fp32") / "model";
   const Json facts = json_of({"inspect", model, "--json"});

@@ -2,7 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <filesystem>
+#include <fstream>
 
 #include "base/temp_folder.h"
 #include "formats/crafted.h"
@@ -102,7 +105,7 @@ TEST_F(HostileSafetensors, HeaderText) {
   EXPECT_THAT(header_error("{\"__metadata__\":{\"a\":\"\xc3\"}}"), HasSubstr("ill-formed UTF-8"));
   EXPECT_THAT(header_error(std::string("{}\0\0", 4)), HasSubstr("a NUL byte"));
   EXPECT_THAT(header_error("{} {}"), HasSubstr("malformed JSON"));
-  std::string deep = "{\"a\":";
+  std::string deep = "{\"a\":{\"more\":";
   for (int i = 0; i < 1'000'000; ++i) deep += '[';
   EXPECT_THAT(header_error(deep), HasSubstr("nested deeper than 256 levels"));
 }
@@ -186,6 +189,59 @@ TEST_F(HostileSafetensors, Offsets) {
   EXPECT_THAT(two(2, 2, 4), HasSubstr("tensor 'b' overlaps tensor 'a'"));  // empty, but inside of another
   EXPECT_THAT(two(5, 9, 9), HasSubstr("a hole of 1 bytes before tensor 'b'"));
   EXPECT_THAT(two(4, 8, 7), HasSubstr("tensor 'b' ends at byte 8"));
+}
+
+TEST_F(HostileSafetensors, MeansNothingHere) {
+  EXPECT_EQ(header_error(R"({"t":{"dtype":"U8","more":{"shape":[[{"dtype":1}],null]},"shape":[1],"less":7,"data_offsets":[0,1]}})", 1), "");
+  EXPECT_EQ(header_error(R"({"__metadata__":null})"), "");
+  EXPECT_THAT(header_error(R"({"__metadata__":{"a":["b"]}})"), HasSubstr("__metadata__ 'a': the value must be a string"));
+  EXPECT_THAT(header_error(R"({"__metadata__":{},"__metadata__":{}})"), HasSubstr("key '__metadata__' is given twice"));
+  EXPECT_THAT(header_error(R"({"t":[]})"), HasSubstr("tensor 't': not a JSON object"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":["U8"],"shape":[1],"data_offsets":[0,1]}})", 1), HasSubstr("dtype must be a string"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[[1]],"data_offsets":[0,1]}})", 1), HasSubstr("whole numbers, not array"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":{},"data_offsets":[0,1]}})", 1), HasSubstr("shape must be a list"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":{}}})", 1), HasSubstr("list of two numbers"));
+}
+
+// What a process takes at most while `action` runs, more than before.
+template <typename Action>
+uint64_t growth_of_memory(const Action& action) {
+  const auto kibibytes_of = [](const std::string& key) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+      if (line.starts_with(key)) return std::stoull(line.substr(key.size()));
+    return 0ull;
+  };
+  std::ofstream("/proc/self/clear_refs") << "5";  // the highest so far is what is held now
+  const uint64_t before = kibibytes_of("VmRSS:");
+  action();
+  return (kibibytes_of("VmHWM:") - before) << 10;
+}
+
+TEST_F(HostileSafetensors, MemoryIsBoundedByTheHeader) {
+  const auto many = [](int count, const auto& item) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += (i ? "," : "") + item(i);
+    return text;
+  };
+  const std::string big(18 << 20, 'x');
+  const std::pair<std::string, const char*> headers[] = {
+      {R"({"a":{"dtype":"U8","shape":[)" + many(4'000'000, [](int) { return std::string("1"); }) + R"(],"data_offsets":[0,1]}})", "more than 64 dimensions"},
+      {R"({"a":{"dtype":"U8","data_offsets":[)" + many(4'000'000, [](int) { return std::string("1"); }) + "]}}", "list of two numbers"},
+      {R"({"a":{)" + many(400'000, [](int i) { return fmt::format("\"k{}\":{{}}", i); }) + "}}", "more than 64 keys"},
+      {R"({"__metadata__":{)" + many(500'000, [](int i) { return fmt::format("\"k{}\":\"v\"", i); }) + "}}", "more than 100000 entries"},
+      {"{" + many(150'000, [](int i) { return header_entry(fmt::format("t{}", i), "U8", "[0]", 0, 0); }) + "}", ""},
+      {R"({"__metadata__":{"k":")" + big + "\"}}", "more than 16 MiB"},
+      {R"({")" + big, "more than 16 MiB"},
+      {R"({"a":{"shape":[)" + std::string(18 << 20, '1') + "]}}", "more than 16 MiB"}};
+  for (const auto& [header, problem] : headers) {
+    const std::string bytes = safetensors_file(header, problem == std::string("more than 64 dimensions") ? 1 : 0);
+    std::string line;
+    const uint64_t growth = growth_of_memory(
+        [&] { line = error_of([&] { parse_safetensors_header(std::as_bytes(std::span(bytes)), bytes.size(), "x"); }); });
+    EXPECT_THAT(line, problem == std::string() ? testing::Matcher<std::string>("") : testing::Matcher<std::string>(HasSubstr(problem)));
+    EXPECT_LT(growth, 3 * header.size() + (64 << 20)) << header.substr(0, 40);  // the header itself is the fourth
+  }
 }
 
 TEST_F(HostileSafetensors, ParsesOnlyAWholeHeader) {

@@ -1,10 +1,13 @@
 // Readers of config.json: every field that changes the mathematics, both forms of each, and what is refused.
 #include <gmock/gmock.h>
 
+#include <set>
+
 #include "base/temp_folder.h"
 #include "models/deepseek_v4/config.h"
 #include "models/golden_headers.h"
 #include "models/qwen3_5_moe/config.h"
+#include "models/qwen3_moe/config.h"
 
 namespace moraine {
 namespace {
@@ -191,6 +194,44 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
   Json outer = GoldenHeaders("qwen3_5_moe-fp32").config.json();
   outer.erase("text_config");
   EXPECT_THAT(error_of([&] { q35::read_config(HfConfig(outer, "config.json"), "auto"); }), HasSubstr("'text_config'"));
+}
+
+// Counts that no model has are named before anything is made by them.
+TEST(ModelConfigs, AbsurdCountsAreNamed) {
+  const std::set<std::string> not_read{"bos_token_id", "eos_token_id", "max_position_embeddings", "max_window_layers", "full_attention_interval",
+                                       "mtp_num_hidden_layers", "n_shared_experts", "num_nextn_predict_layers"};
+  const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};
+  for (const char* model : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32"}) {
+    const Json good = GoldenHeaders(model).config.json();
+    const bool nested = good.contains("text_config");
+    for (const auto& [key, value] : (nested ? good["text_config"] : good).items()) {
+      if (!value.is_number_integer() || not_read.contains(key)) continue;
+      std::vector<Json> absurd{-1, int64_t{-1} << 63, "8"};
+      if (!may_be_large.contains(key)) absurd.insert(absurd.end(), {int64_t{1} << 40, 1'000'000'000'000'000, int64_t{1} << 62, uint64_t{1} << 63, 1e300});
+      for (const Json& number : absurd) {
+        Json config = good;
+        (nested ? config["text_config"] : config)[key] = number;
+        EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "float32"); }), AllOf(HasSubstr("config.json"), HasSubstr(key)))
+            << model << " " << key << " " << number;
+      }
+    }
+  }
+}
+
+TEST(ModelConfigs, ProductsOfCountsAreBounded) {
+  const Json good = GoldenHeaders("qwen3_moe-fp32").config.json();
+  const auto error = [&](const Json& changes) {
+    Json config = good;
+    config.update(changes);
+    return error_of([&] { image_specs(*make_layout(HfConfig(config, "config.json"), "float32"), no_checkpoint()); });
+  };
+  EXPECT_EQ(error(Json::object()), "");
+  EXPECT_THAT(error({{"num_hidden_layers", 10'000}, {"num_experts", 65'536}}),
+              AllOf(HasSubstr("num_hidden_layers 10000 with num_experts 65536"), HasSubstr("experts in all")));
+  EXPECT_THAT(error({{"num_hidden_layers", 4}, {"num_experts", 65'536}, {"hidden_size", 1 << 20}, {"moe_intermediate_size", 1 << 20}}),
+              HasSubstr("of weights"));
+  EXPECT_THAT(error({{"hidden_size", 1 << 20}, {"num_attention_heads", 65'536}, {"num_key_value_heads", 65'536}, {"head_dim", 1 << 20}}),
+              HasSubstr("of weights"));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "load/check_checkpoint.h"
 #include "models/golden_headers.h"
 #include "models/model.h"
+#include "models/output_head.h"
 #include "models/param_specs.h"
 
 namespace moraine {
@@ -160,8 +161,36 @@ TEST(Qwen3_5MoeLayout, TextClassAloneAndTiedHead) {
   const auto specs = image_specs(*layout, no_checkpoint());
   EXPECT_EQ(find_param(specs, "model.norm.weight").sources[0].name, "model.norm.weight");
   EXPECT_EQ(specs[0].params.size(), 2u);
-  EXPECT_EQ(layout->why_skipped("lm_head.weight"), "tied to the embedding");
   EXPECT_FALSE(layout->why_skipped("model.layers.0.mlp.gate.bias"));
+}
+
+// transformers ties the two only where no head is stored, or an equal one.
+TEST(OutputHead, OneThatIsStoredIsTheHeadThoughConfigSaysTied) {
+  for (const char* name : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32"}) {
+    GoldenHeaders model(name);
+    const std::string head = std::string(name).starts_with("deepseek") ? "head.weight" : "lm_head.weight";
+    const auto warning = [&] {
+      testing::internal::CaptureStderr();
+      warn_of_stored_head(model.config, specs_of(model).front());
+      return testing::internal::GetCapturedStderr();
+    };
+    EXPECT_EQ(warning(), "");
+    Json config = model.config.json();
+    config["tie_word_embeddings"] = true;
+    if (config.contains("text_config")) config["text_config"]["tie_word_embeddings"] = true;
+    model.config = HfConfig(config, "config.json");
+    EXPECT_EQ(find_param(specs_of(model), "lm_head.weight").sources[0].name, head);
+    EXPECT_EQ(check(model).size(), check(GoldenHeaders(name)).size());  // it is not left out
+    EXPECT_THAT(warning(), testing::AllOf(HasSubstr("config.json: tie_word_embeddings is true"), HasSubstr("stores " + head)));
+    GoldenHeaders other = model;
+    other.tensors[head]["shape"][0] = 3;
+    EXPECT_THAT(error_of([&] { check(other); }), HasSubstr("tensor " + head + " has shape [3, "));
+    model.tensors.erase(head);
+    EXPECT_EQ(check(model).size(), check(GoldenHeaders(name)).size());
+    EXPECT_EQ(warning(), "");
+    const ImageSpec root = specs_of(model).front();
+    for (const ParamSpec& param : root.params) EXPECT_NE(param.name, "lm_head.weight");
+  }
 }
 
 TEST(DeepseekV4Layout, QuantisedWeightsStayAsTheyAreStored) {

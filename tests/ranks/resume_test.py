@@ -247,6 +247,21 @@ def check_folders(runs, base):
     done = runs.straight_folder = runs.folder / "straight-1-1-1"
     ended = runs.run(done, ONE)
     report("a finished run says so", None if "finished run" in ended.out and result(done)[:2] == wanted[:2] else ended.out + ended.err)
+    for change in "train.learning_rate=1e-2", f"train.steps={STEPS + 5}", f"data.train=[{runs.folder / 'other.safetensors'}]", "adapter.r=8":
+        key = change.split("=")[0]
+        ended = runs.run(done, ONE, change, code=2)
+        report(f"a finished run refuses another {key}", None if f"{key}: is " in ended.err and "the run of" in ended.err else ended.err)
+    ended = runs.run(done, ONE, "log.every=7")
+    report("what comes too late for a finished run is said",
+           None if "has no effect: log.every" in ended.err and result(done)[:2] == wanted[:2] else ended.err)
+    # A run of a version whose run.json does not say what it was about, without snapshots.
+    old = runs.out()
+    shutil.copytree(done, old)
+    record = json.loads((old / "run.json").read_text())
+    del record["resume"]
+    (old / "run.json").write_text(json.dumps(record))
+    ended = runs.run(old, ONE, code=2)
+    report("a finished run that does not say what it was about is refused", None if "save.dir" in ended.err else ended.err)
     ended = runs.run(base, ONE, "save.resume=never", code=2)
     report("save.resume=never refuses a used folder", None if "is not empty" in ended.err else ended.err)
     ended = runs.run(runs.out(), ONE, "save.resume=/nowhere", code=2)

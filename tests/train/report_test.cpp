@@ -147,13 +147,15 @@ TEST_F(Report, RecordKeepsTheSessionsOfARunThatGoesOn) {
   metrics(step_line(1) + step_line(2));
   const auto now = std::chrono::system_clock::now();
   const OrderedJson facts{{"moraine", "1"}, {"mesh", {{"ranks", 2}}}, {"steps", 4}};
+  const RunFacts about{{{"train.seed", "0"}}, {{"train.seed", "0"}}};
+  EXPECT_FALSE(recorded_facts(run));  // no run.json
   {
-    RunRecord first(run, facts, now, 0, "");
+    RunRecord first(run, facts, about, now, 0, "");
     first.snapshot(2);
     EXPECT_TRUE(fs::exists(run / "report.html"));
     EXPECT_THAT(html(), HasSubstr("No end is recorded: step 2 of 4"));
   }
-  RunRecord second(run, facts, now, 2, "checkpoints/step-2");
+  RunRecord second(run, facts, about, now, 2, "checkpoints/step-2");
   metrics(step_line(1) + step_line(2) + step_line(3));
   EXPECT_THAT(second.end(3, "SIGTERM"), HasSubstr("report.html"));
   EXPECT_THAT(html(), HasSubstr("stopped after step 3 of 4 by SIGTERM"));
@@ -164,11 +166,12 @@ TEST_F(Report, RecordKeepsTheSessionsOfARunThatGoesOn) {
   EXPECT_EQ(sessions[0]["step"], 2);
   EXPECT_EQ(sessions[1]["first_step"], 2);
   EXPECT_EQ(sessions[1]["end"], "SIGTERM");
+  EXPECT_EQ(recorded_facts(run)->to_json(), about.to_json());
   EXPECT_EQ(report_html(run), read_text_file(run / "report.html"));
   metrics(step_line(1) + step_line(2));
   EXPECT_THAT(html(), HasSubstr("run.json says that 3 steps were done"));
   // A new run in the same folder has no past.
-  RunRecord third(run, facts, now, 0, "");
+  RunRecord third(run, facts, about, now, 0, "");
   EXPECT_EQ(read_json_file(run / "run.json")["sessions"].size(), 1u);
   // What cannot be written is no error.
   fs::remove(run / "report.html");
@@ -178,6 +181,11 @@ TEST_F(Report, RecordKeepsTheSessionsOfARunThatGoesOn) {
   const std::string warning = testing::internal::GetCapturedStderr();
   EXPECT_THAT(warning, testing::StartsWith("moraine: warning: the report was not written: "));
   EXPECT_EQ(std::count(warning.begin(), warning.end(), '\n'), 1);
+  // One that says nothing of what the run was about: of an earlier version, or damaged.
+  for (const char* text : {R"({"sessions": []})", R"({"resume": {"compared": {"train.seed": 0}, "recipe": {}}})", R"({"resume": [])", "[]"}) {
+    temp_.write("run/run.json", text);
+    EXPECT_FALSE(recorded_facts(run)) << text;
+  }
 }
 
 TEST(ReportText, Figures) {

@@ -139,6 +139,18 @@ TEST(ResumeCheck, NamesTheKeyAndBothValues) {
   EXPECT_EQ(change(&RunFacts::recipe, "", "", now), "");
 }
 
+TEST(ResumeCheck, SaysWhatComesTooLateForAFinishedRun) {
+  RunFacts now = facts();
+  const auto warning = [&] {
+    testing::internal::CaptureStderr();
+    warn_of_changes_without_effect(now, facts(), "runs/demo");
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warning(), "");
+  now.recipe[2].second = "128";
+  EXPECT_EQ(warning(), "moraine: warning: runs/demo: the run is finished, so what is written otherwise now has no effect: data.max_length\n");
+}
+
 TEST(RunFolder, OneRunAtATime) {
   TempFolder temp;
   const RunFolder run(temp / "run");

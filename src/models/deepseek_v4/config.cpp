@@ -70,7 +70,7 @@ std::vector<MlpLayerType> read_mlp_layer_types(const HfConfig& config, int64_t n
 int64_t read_compress_rate(const HfConfig& config, const char* short_key, const char* layer_type, int64_t otherwise) {
   if (config.has(short_key)) return positive(config, short_key);
   if (!config.has("compress_rates")) return otherwise;
-  return positive(config.object("compress_rates"), layer_type, otherwise);
+  return positive_or(config.object("compress_rates"), layer_type, otherwise);
 }
 
 // transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071, section 3.4).
@@ -138,7 +138,8 @@ StoredWeights read_stored_weights(const HfConfig& config) {
   stored.scale_dtype = quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
   if (quantization.has("weight_block_size")) {
     const std::vector<int64_t> block = quantization.integers("weight_block_size");
-    require(quantization, block.size() == 2 && block[0] > 0 && block[1] > 0, "weight_block_size must be two positive integers");
+    require(quantization, block.size() == 2 && std::min(block[0], block[1]) > 0 && std::max(block[0], block[1]) <= kMaxWidth,
+            fmt::format("weight_block_size must be two integers from 1 to {}", kMaxWidth));
     stored.block_rows = block[0];
     stored.block_columns = block[1];
   }
@@ -165,32 +166,34 @@ void check(const HfConfig& config, const Config& c) {
 Config read_config(const HfConfig& config, const std::string& dtype) {
   Config c;
   c.vocab_size = positive(config, "vocab_size");
-  c.hidden_size = positive(config, "hidden_size");
+  c.hidden_size = width(config, "hidden_size");
   c.num_hidden_layers = layer_count(config);
   c.layer_types = read_layer_types(config, c.num_hidden_layers);
   c.mlp_layer_types = read_mlp_layer_types(config, c.num_hidden_layers);
   c.rms_norm_eps = positive_number(config, "rms_norm_eps", 1e-6);
-  c.num_attention_heads = positive(config, "num_attention_heads");
-  c.head_dim = positive(config, "head_dim");
-  c.q_lora_rank = positive(config, "q_lora_rank");
-  c.o_groups = positive(config, "o_groups");
-  c.o_lora_rank = positive(config, "o_lora_rank");
+  c.num_attention_heads = count(config, "num_attention_heads");
+  c.head_dim = width(config, "head_dim");
+  c.q_lora_rank = width(config, "q_lora_rank");
+  c.o_groups = count(config, "o_groups");
+  c.o_lora_rank = width(config, "o_lora_rank");
   c.sliding_window = positive(config, "sliding_window");
   read_rope(config, c);
   c.compress_rate_csa = read_compress_rate(config, "compress_rate_csa", "compressed_sparse_attention", 4);
   c.compress_rate_hca = read_compress_rate(config, "compress_rate_hca", "heavily_compressed_attention", 128);
-  c.index_n_heads = positive(config, "index_n_heads");
-  c.index_head_dim = positive(config, "index_head_dim");
+  c.index_n_heads = count(config, "index_n_heads");
+  c.index_head_dim = width(config, "index_head_dim");
   c.index_topk = positive(config, "index_topk");
-  c.hc_mult = positive(config, "hc_mult");
-  c.hc_sinkhorn_iters = positive(config, "hc_sinkhorn_iters", 20);
+  c.hc_mult = positive(config, "hc_mult", kMaxStreams);
+  c.hc_sinkhorn_iters = positive_or(config, "hc_sinkhorn_iters", 20, kMaxCount);
   c.hc_eps = positive_number(config, "hc_eps", 1e-6);
-  c.n_routed_experts = positive(config, config.has("num_local_experts") ? "num_local_experts" : "n_routed_experts");
-  c.num_experts_per_tok = positive(config, "num_experts_per_tok");
-  c.moe_intermediate_size = positive(config, "moe_intermediate_size");
+  const char* experts_key = config.has("num_local_experts") ? "num_local_experts" : "n_routed_experts";
+  c.n_routed_experts = count(config, experts_key);
+  check_experts(config, c.num_hidden_layers, experts_key, c.n_routed_experts);
+  c.num_experts_per_tok = count(config, "num_experts_per_tok");
+  c.moe_intermediate_size = width(config, "moe_intermediate_size");
   c.routed_scaling_factor = positive_number(config, "routed_scaling_factor", 1.5);
   c.swiglu_limit = positive_number(config, "swiglu_limit", 10);
-  c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.stored = read_stored_weights(config);
   check(config, c);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "models/deepseek_v4/attention.h"
+#include "models/output_head.h"
 #include "models/param_specs.h"
 
 namespace moraine::deepseek_v4 {
@@ -158,7 +159,7 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
   for (LayerType type : c.layer_types) shape_.attention.push_back(attention_memory(c, type));
 }
 
-ImageSpec DeepseekV4Layout::root_spec(const StoredDtype&) const {
+ImageSpec DeepseekV4Layout::root_spec(const StoredDtype& stored) const {
   const Config& c = config_;
   ImageSpec root{"root", ImageKind::kRoot, {}};
   auto add = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape, DType dtype) {
@@ -169,8 +170,8 @@ ImageSpec DeepseekV4Layout::root_spec(const StoredDtype&) const {
   add("model.hc_head.hc_base", "hc_head_base", {c.hc_mult}, DType::kF32);
   add("model.hc_head.hc_scale", "hc_head_scale", {1}, DType::kF32);
   add("model.norm.weight", "norm.weight", {c.hidden_size}, c.dtype);
-  // Tied weights are one slot: the head is the embedding.
-  if (!c.tie_word_embeddings) add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size}, c.dtype);
+  if (has_own_head(c.tie_word_embeddings, "head.weight", stored))
+    add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size}, c.dtype);
   return root;
 }
 
@@ -208,7 +209,6 @@ ImageSpec DeepseekV4Layout::experts_spec(int64_t layer, const StoredDtype& store
 
 std::optional<std::string> DeepseekV4Layout::why_skipped(const std::string& tensor) const {
   if (tensor.starts_with("mtp.")) return "multi-token prediction";
-  if (config_.tie_word_embeddings && tensor == "head.weight") return "tied to the embedding";
   return std::nullopt;
 }
 

@@ -12,6 +12,7 @@
 #include "models/deepseek_v4/rope.h"
 #include "models/deepseek_v4/router.h"
 #include "models/image_weight.h"
+#include "models/output_head.h"
 #include "nn/grouped_linear.h"
 #include "nn/norm.h"
 #include "nn/swiglu.h"
@@ -184,7 +185,7 @@ at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& 
 }
 
 at::Tensor DeepseekV4Model::head_weight_VD(const ImageView& root) const {
-  return root[config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"];
+  return root[output_head_slot(root)];
 }
 
 }  // namespace moraine::deepseek_v4

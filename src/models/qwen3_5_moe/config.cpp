@@ -42,14 +42,6 @@ void read_rope(const HfConfig& text, Config& c) {
       text, c.head_dim, rope.number("partial_rotary_factor", text.number("partial_rotary_factor", kDefault)));
 }
 
-// transformers reads it from the outer configuration for the multimodal class and from text_config for the text class.
-bool read_tie(const HfConfig& config, const HfConfig& text) {
-  const bool tied = config.boolean("tie_word_embeddings", text.boolean("tie_word_embeddings", false));
-  require(config, text.boolean("tie_word_embeddings", tied) == tied,
-          "tie_word_embeddings is one thing here and another in text_config");
-  return tied;
-}
-
 }  // namespace
 
 Config read_config(const HfConfig& config, const std::string& dtype) {
@@ -60,25 +52,27 @@ Config read_config(const HfConfig& config, const std::string& dtype) {
   const HfConfig text = flat ? config : config.object("text_config");
 
   c.vocab_size = positive(text, "vocab_size");
-  c.hidden_size = positive(text, "hidden_size");
+  c.hidden_size = width(text, "hidden_size");
   c.num_hidden_layers = layer_count(text);
   c.layer_types = read_layer_types(text, c.num_hidden_layers);
   c.rms_norm_eps = positive_number(text, "rms_norm_eps", 1e-6);
-  c.num_attention_heads = positive(text, "num_attention_heads");
-  c.num_key_value_heads = positive(text, "num_key_value_heads");
-  c.head_dim = positive(text, "head_dim", 256);
+  c.num_attention_heads = count(text, "num_attention_heads");
+  c.num_key_value_heads = count(text, "num_key_value_heads");
+  c.head_dim = positive_or(text, "head_dim", 256, kMaxWidth);
   c.attention_bias = text.boolean("attention_bias", false);
   read_rope(text, c);
-  c.linear_num_key_heads = positive(text, "linear_num_key_heads");
-  c.linear_key_head_dim = positive(text, "linear_key_head_dim");
-  c.linear_num_value_heads = positive(text, "linear_num_value_heads");
-  c.linear_value_head_dim = positive(text, "linear_value_head_dim");
-  c.linear_conv_kernel_dim = positive(text, "linear_conv_kernel_dim", 4);
-  c.num_experts = positive(text, text.has("num_experts") ? "num_experts" : "num_local_experts");
-  c.num_experts_per_tok = positive(text, "num_experts_per_tok");
-  c.moe_intermediate_size = positive(text, "moe_intermediate_size");
-  c.shared_expert_intermediate_size = positive(text, "shared_expert_intermediate_size");
-  c.tie_word_embeddings = read_tie(config, text);
+  c.linear_num_key_heads = count(text, "linear_num_key_heads");
+  c.linear_key_head_dim = width(text, "linear_key_head_dim");
+  c.linear_num_value_heads = count(text, "linear_num_value_heads");
+  c.linear_value_head_dim = width(text, "linear_value_head_dim");
+  c.linear_conv_kernel_dim = positive_or(text, "linear_conv_kernel_dim", 4, kMaxCount);
+  const char* experts_key = text.has("num_experts") ? "num_experts" : "num_local_experts";
+  c.num_experts = count(text, experts_key);
+  check_experts(text, c.num_hidden_layers, experts_key, c.num_experts);
+  c.num_experts_per_tok = count(text, "num_experts_per_tok");
+  c.moe_intermediate_size = width(text, "moe_intermediate_size");
+  c.shared_expert_intermediate_size = width(text, "shared_expert_intermediate_size");
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.fp8 = read_qwen_fp8(config);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "models/output_head.h"
 #include "models/param_specs.h"
 #include "models/qwen_params.h"
 #include "nn/gated_delta_rule.h"
@@ -72,8 +73,7 @@ ImageSpec Qwen3_5MoeLayout::root_spec(const StoredDtype& stored) const {
   root.params.push_back(
       stored_whole("model.embed_tokens.weight", prefix + "embed_tokens.weight", {c.vocab_size, c.hidden_size}, c.dtype));
   root.params.push_back(stored_whole("model.norm.weight", prefix + "norm.weight", {c.hidden_size}, c.dtype));
-  // Tied weights are one slot: the head is the embedding.
-  if (!c.tie_word_embeddings)
+  if (has_own_head(c.tie_word_embeddings, "lm_head.weight", stored))
     root.params.push_back(stored_whole("lm_head.weight", "lm_head.weight", {c.vocab_size, c.hidden_size}, c.dtype));
   return root;
 }
@@ -135,7 +135,6 @@ ImageSpec Qwen3_5MoeLayout::experts_spec(int64_t layer, const StoredDtype& store
 std::optional<std::string> Qwen3_5MoeLayout::why_skipped(const std::string& tensor) const {
   if (tensor.starts_with("model.visual.")) return "vision tower";
   if (tensor.starts_with("mtp.")) return "multi-token prediction";
-  if (config_.tie_word_embeddings && tensor == "lm_head.weight") return "tied to the embedding";
   return std::nullopt;
 }
 

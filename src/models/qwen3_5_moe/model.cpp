@@ -2,6 +2,7 @@
 // W their width, C channels of its convolution.
 #include "models/qwen3_5_moe/model.h"
 
+#include "models/output_head.h"
 #include "models/qwen_blocks.h"
 #include "nn/causal_conv.h"
 #include "nn/norm.h"
@@ -95,7 +96,7 @@ at::Tensor Qwen3_5MoeModel::final_norm(const ImageView& root, const at::Tensor& 
 }
 
 at::Tensor Qwen3_5MoeModel::head_weight_VD(const ImageView& root) const {
-  return root[config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"];
+  return root[output_head_slot(root)];
 }
 
 }  // namespace moraine::qwen3_5_moe

@@ -20,9 +20,9 @@ double read_rope_theta(const HfConfig& config) {
       throw input_error(config.where(), fmt::format("{}: rope_type {} is not supported for Qwen3-MoE", key, type),
                         "remove it: training at the native context length needs no RoPE scaling");
     }
-    if (rope.has("rope_theta")) return rope.number("rope_theta");
+    if (rope.has("rope_theta")) return positive_number(rope, "rope_theta", kDefault);
   }
-  return config.number("rope_theta", kDefault);
+  return positive_number(config, "rope_theta", kDefault);
 }
 
 void check(const HfConfig& config, bool ok, const std::string& what) {
@@ -38,36 +38,32 @@ bool Config::is_moe_layer(int64_t layer) const {
 
 Config read_config(const HfConfig& config, const std::string& dtype) {
   Config c;
-  c.vocab_size = config.integer("vocab_size");
-  c.hidden_size = config.integer("hidden_size");
-  c.num_hidden_layers = config.integer("num_hidden_layers");
-  c.num_attention_heads = config.integer("num_attention_heads");
-  c.num_key_value_heads = config.integer("num_key_value_heads", c.num_attention_heads);
-  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"})
-    check(config, config.integer(key) > 0, fmt::format("{} must be positive", key));
-  c.head_dim = config.integer("head_dim", c.hidden_size / c.num_attention_heads);
+  c.vocab_size = positive(config, "vocab_size");
+  c.hidden_size = width(config, "hidden_size");
+  c.num_hidden_layers = layer_count(config);
+  c.num_attention_heads = count(config, "num_attention_heads");
+  c.num_key_value_heads = positive_or(config, "num_key_value_heads", c.num_attention_heads, kMaxCount);
+  c.head_dim = positive_or(config, "head_dim", c.hidden_size / c.num_attention_heads, kMaxWidth);
   c.attention_bias = config.boolean("attention_bias", false);
-  c.rms_norm_eps = config.number("rms_norm_eps", 1e-6);
+  c.rms_norm_eps = positive_number(config, "rms_norm_eps", 1e-6);
   c.rope_theta = read_rope_theta(config);
-  c.num_experts = config.has("num_experts") ? config.integer("num_experts") : config.integer("num_local_experts");
-  c.num_experts_per_tok = config.integer("num_experts_per_tok");
-  c.moe_intermediate_size = config.integer("moe_intermediate_size");
+  const char* experts_key = config.has("num_experts") ? "num_experts" : "num_local_experts";
+  c.num_experts = count(config, experts_key);
+  check_experts(config, c.num_hidden_layers, experts_key, c.num_experts);
+  c.num_experts_per_tok = count(config, "num_experts_per_tok");
+  c.moe_intermediate_size = width(config, "moe_intermediate_size");
   c.norm_topk_prob = config.boolean("norm_topk_prob", false);
-  c.decoder_sparse_step = config.integer("decoder_sparse_step", 1);
+  c.decoder_sparse_step = positive_or(config, "decoder_sparse_step", 1);
   c.mlp_only_layers = config.integers("mlp_only_layers");
-  c.intermediate_size = config.integer("intermediate_size", 6144);
-  c.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+  c.intermediate_size = positive_or(config, "intermediate_size", 6144, kMaxWidth);
+  c.tie_word_embeddings = tie_word_embeddings(config);
   c.dtype = compute_dtype(config, dtype);
   c.fp8 = read_qwen_fp8(config);
 
-  check(config, c.num_key_value_heads > 0 && c.num_attention_heads % c.num_key_value_heads == 0,
-        "num_key_value_heads must divide num_attention_heads");
-  check(config, c.head_dim > 0 && c.head_dim % 2 == 0, "head_dim must be even");
-  check(config, c.num_experts > 0, "num_experts must be positive");
-  check(config, c.num_experts_per_tok > 0 && c.num_experts_per_tok <= c.num_experts,
+  check(config, c.num_attention_heads % c.num_key_value_heads == 0, "num_key_value_heads must divide num_attention_heads");
+  check(config, c.head_dim % 2 == 0, "head_dim must be even");
+  check(config, c.num_experts_per_tok <= c.num_experts,
         fmt::format("num_experts_per_tok {} must be between 1 and num_experts {}", c.num_experts_per_tok, c.num_experts));
-  check(config, c.moe_intermediate_size > 0 && c.intermediate_size > 0, "intermediate sizes must be positive");
-  check(config, c.decoder_sparse_step > 0, "decoder_sparse_step must be positive");
   check(config, config.text("hidden_act", "silu") == "silu", "hidden_act must be silu");
   check(config, !config.boolean("use_sliding_window", false) || !config.has("sliding_window"),
         "sliding window attention is not supported");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "models/output_head.h"
 #include "models/param_specs.h"
 #include "models/qwen_params.h"
 
@@ -36,7 +37,7 @@ Qwen3MoeLayout::Qwen3MoeLayout(Config config) : config_(std::move(config)) {
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) shape_.attention.push_back(attention_memory(c, layer));
 }
 
-ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {
+ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype& stored) const {
   const Config& c = config_;
   ImageSpec root{"root", ImageKind::kRoot, {}};
   auto add = [&](const std::string& name, std::vector<int64_t> shape) {
@@ -44,8 +45,7 @@ ImageSpec Qwen3MoeLayout::root_spec(const StoredDtype&) const {
   };
   add("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
   add("model.norm.weight", {c.hidden_size});
-  // Tied weights are one slot: the head is the embedding.
-  if (!c.tie_word_embeddings) add("lm_head.weight", {c.vocab_size, c.hidden_size});
+  if (has_own_head(c.tie_word_embeddings, "lm_head.weight", stored)) add("lm_head.weight", {c.vocab_size, c.hidden_size});
   return root;
 }
 
@@ -89,7 +89,6 @@ ImageSpec Qwen3MoeLayout::experts_spec(int64_t layer, const StoredDtype& stored)
 }
 
 std::optional<std::string> Qwen3MoeLayout::why_skipped(const std::string& tensor) const {
-  if (config_.tie_word_embeddings && tensor == "lm_head.weight") return "tied to the embedding";
   if (tensor.ends_with(".rotary_emb.inv_freq")) return "computed from config.json";  // in older exports
   return std::nullopt;
 }

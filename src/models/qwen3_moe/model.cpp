@@ -1,6 +1,7 @@
 // Shape suffixes: T tokens, D hidden, N query heads, K key/value heads.
 #include "models/qwen3_moe/model.h"
 
+#include "models/output_head.h"
 #include "models/qwen_blocks.h"
 #include "nn/norm.h"
 #include "parallel/torch_dtype.h"
@@ -49,7 +50,7 @@ at::Tensor Qwen3MoeModel::final_norm(const ImageView& root, const at::Tensor& hi
 }
 
 at::Tensor Qwen3MoeModel::head_weight_VD(const ImageView& root) const {
-  return root[config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"];
+  return root[output_head_slot(root)];
 }
 
 }  // namespace moraine::qwen3_moe

@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "data/batch_stream.h"
 #include "load/check_checkpoint.h"
+#include "models/output_head.h"
 #include "parallel/placement.h"
 
 namespace moraine {
@@ -54,12 +55,14 @@ PlannedModel read_planned_model(const Recipe& recipe) {
     model.index = read_checkpoint_index(path);
     model.specs = image_specs(*layout, stored_in(model.index), base_format);
     check_checkpoint(model.specs, model.index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+    warn_of_stored_head(config, model.specs.front());
   } else {
     model.specs = image_specs(*layout, no_checkpoint(), base_format);
     model.index = assumed_index(image_specs(*layout, no_checkpoint()));
   }
   model.sizes = with_one_source_each(model.specs);
   AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);
+  warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
   model.targets = std::move(adapter.targets.modules);
   model.r = adapter.config.r;
   return model;

@@ -16,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::system_clock;
 
+constexpr uint64_t kMostBytes = 64 << 20;    // of run.json
 constexpr uint64_t kQuicklyRead = 16 << 20;  // of metrics.jsonl: about 60,000 steps, half a second
 
 std::string iso_text(Clock::time_point time) { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(Clock::to_time_t(time))); }
@@ -25,7 +26,7 @@ OrderedJson earlier_sessions(const fs::path& file) {
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return OrderedJson::array();
   try {
-    const OrderedJson facts = parse_ordered_json(read_text_file(file, 64 << 20), file.string());
+    const OrderedJson facts = parse_ordered_json(read_text_file(file, kMostBytes), file.string());
     if (facts.is_object() && facts.contains("sessions") && facts["sessions"].is_array()) return facts["sessions"];
   } catch (const Error&) {
     log_warning(file.string() + ": cannot be read; earlier sessions of this run are forgotten");
@@ -48,9 +49,19 @@ std::string failure_of(const fs::path& folder, const Write& write) {
 
 }  // namespace
 
-RunRecord::RunRecord(const fs::path& folder, OrderedJson facts, Clock::time_point started, int64_t first_step,
+std::optional<RunFacts> recorded_facts(const fs::path& folder) try {
+  const OrderedJson facts = parse_ordered_json(read_text_file(folder / "run.json", kMostBytes), (folder / "run.json").string());
+  return RunFacts::from_json(facts.at("resume"));
+} catch (const Error&) {
+  return std::nullopt;
+} catch (const Json::exception&) {
+  return std::nullopt;
+}
+
+RunRecord::RunRecord(const fs::path& folder, OrderedJson facts, const RunFacts& resume, Clock::time_point started, int64_t first_step,
                      const std::string& resumed_from)
     : folder_(folder), facts_(std::move(facts)), started_(started) {
+  facts_["resume"] = resume.to_json();
   OrderedJson sessions = first_step > 0 ? earlier_sessions(folder / "run.json") : OrderedJson::array();
   OrderedJson session{{"started", iso_text(started)}, {"moraine", facts_["moraine"]}, {"ranks", facts_["mesh"]["ranks"]},
                       {"first_step", first_step}};
