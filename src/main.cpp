@@ -18,9 +18,7 @@ int end_with(const moraine::Error& error) {
   return static_cast<int>(error.kind);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   moraine::fill_closed_standard_streams();
   moraine::make_write_failures_errors();
   moraine::avoid_undescribed_amx();
@@ -43,3 +41,7 @@ int main(int argc, char** argv) {
     return 1;
   }
 }
+
+}  // namespace
+
+int main(int argc, char** argv) { moraine::end_process(run(argc, argv)); }

@@ -8,6 +8,9 @@ namespace moraine {
 // Highest resident set size so far (VmHWM), bytes.
 uint64_t peak_resident_bytes();
 
+// Writes out what is buffered and ends the process, without destructors of static objects: libtorch's take a quarter of a second.
+[[noreturn]] void end_process(int exit_code);
+
 // Lets malloc keep freed blocks of up to 256 MiB: activations come and go in every layer, and the kernel would clear their
 // pages each time anew (an eighth of a training step on the CPU). Call before threads start.
 void keep_freed_memory();

@@ -28,7 +28,7 @@ Ended run_moraine(const std::vector<std::string>& args, const std::function<void
     dup2(open(out.c_str(), O_WRONLY | O_TRUNC), STDOUT_FILENO);
     dup2(open(err.c_str(), O_WRONLY | O_TRUNC), STDERR_FILENO);
     if (prepare) prepare();
-    std::exit(moraine_main(static_cast<int>(args.size()) + 1, argv.data()));
+    std::_Exit(moraine_main(static_cast<int>(args.size()) + 1, argv.data()));
   }
   EXPECT_GT(pid, 0);
   int status = 0;

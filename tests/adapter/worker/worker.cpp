@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "adapter/replica_check.h"
+#include "base/process.h"
 #include "dist/local_ranks.h"
 #include "dist/run_rank.h"
 
@@ -33,7 +34,8 @@ int run(Control& control, const std::vector<std::string>& args) {
 int main(int argc, char** argv) {
   using namespace moraine;
   const std::vector<std::string> args(argv, argv + argc);
-  return run_local_ranks(std::stoll(args.at(1)), [&] {
+  const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) { return run(control, args); });
-  });
+  };
+  end_process(run_local_ranks(std::stoll(args.at(1)), rank));
 }

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "dist/agreement.h"
 #include "dist/control_store.h"
 #include "dist/heartbeat.h"
@@ -353,7 +354,7 @@ int run(const std::vector<std::string>& argv) {
 
 int main(int argc, char** argv) {
   try {
-    return moraine::run({argv, argv + argc});
+    moraine::end_process(moraine::run({argv, argv + argc}));
   } catch (const moraine::Error& e) {
     std::fprintf(stderr, "moraine: error: %s\n", e.what());
     return static_cast<int>(e.kind);

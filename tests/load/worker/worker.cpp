@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/cpu_features.h"
+#include "base/process.h"
 #include "dist/launch.h"
 #include "dist/local_ranks.h"
 #include "dist/run_rank.h"
@@ -111,5 +112,5 @@ int run(std::vector<std::string> argv) {
 
 int main(int argc, char** argv) {
   moraine::avoid_undescribed_amx();
-  return moraine::run({argv, argv + argc});
+  moraine::end_process(moraine::run({argv, argv + argc}));
 }

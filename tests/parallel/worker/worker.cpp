@@ -11,6 +11,7 @@
 
 #include <random>
 
+#include "base/process.h"
 #include "dist/local_ranks.h"
 #include "dist/mesh_groups.h"
 #include "dist/run_rank.h"
@@ -140,8 +141,9 @@ int run(Control& control, int64_t cases) {
 int main(int argc, char** argv) {
   using namespace moraine;
   if (argc != 3) return 2;
-  return run_local_ranks(std::stoll(argv[1]), [&] {
+  const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(),
                     [&](Control& control) { return run(control, std::stoll(argv[2])); });
-  });
+  };
+  end_process(run_local_ranks(std::stoll(argv[1]), rank));
 }
