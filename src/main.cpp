@@ -21,11 +21,13 @@ int end_with(const moraine::Error& error) {
 int run(int argc, char** argv) {
   moraine::fill_closed_standard_streams();
   moraine::make_write_failures_errors();
-  moraine::avoid_undescribed_amx();
-  moraine::enlarge_kernel_cache();
-  moraine::keep_freed_memory();
-  moraine::let_callers_handle_nccl_errors();
   try {
+    moraine::obey_cpu_setting();
+    moraine::avoid_undescribed_amx();
+    moraine::fix_rounding_of_products();
+    moraine::enlarge_kernel_cache();
+    moraine::keep_freed_memory();
+    moraine::let_callers_handle_nccl_errors();
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {
     return end_with(error);

@@ -1,12 +1,40 @@
 #include "base/cpu_features.h"
 
 #include <cstdlib>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/text.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 namespace moraine {
+namespace {
+
+bool is_held_to_avx2() {
+  const char* setting = std::getenv("MORAINE_CPU");
+  return setting && std::string_view(setting) == "avx2";
+}
+
+}  // namespace
+
+void obey_cpu_setting() {
+  const char* setting = std::getenv("MORAINE_CPU");
+  if (!setting || std::string_view(setting) == "native") return;
+  if (!is_held_to_avx2()) throw input_error("MORAINE_CPU", quote_text(setting) + " is not native or avx2");
+  setenv("ATEN_CPU_CAPABILITY", "avx2", /*overwrite=*/1);
+  setenv("ONEDNN_MAX_CPU_ISA", "AVX2", /*overwrite=*/1);
+  setenv("MKL_CBWR", "AVX2,STRICT", /*overwrite=*/1);
+}
+
+void fix_rounding_of_products() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_is("intel")) setenv("MKL_CBWR", "AUTO,STRICT", /*overwrite=*/0);
+#endif
+}
 
 void avoid_undescribed_amx() {
 #if defined(__x86_64__)
@@ -22,7 +50,7 @@ bool multiplies_bf16() {
 #if defined(__x86_64__)
   static const bool has_avx512 =
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return has_avx512;
+  return has_avx512 && !is_held_to_avx2();
 #else
   return true;
 #endif
