@@ -32,18 +32,23 @@ void drop_unmatched(std::vector<std::string>& names, const std::string& key, con
 
 // Refuses tensors of adapters of other modules than those `offered`, whatever the configuration says of them.
 void check_adapted_modules(const SafetensorsHeader& weights, const std::vector<LoraModule>& offered) {
-  std::set<std::string> modules, kinds;
+  std::set<std::string> modules, last_parts, shown;
   for (const LoraModule& module : offered) {
-    modules.insert(module.num_experts > 0 ? module.name.substr(0, module.name.rfind('.')) : module.name);
-    kinds.insert(module.num_experts > 0 ? module.local_name : module.local_name.substr(module.local_name.rfind('.') + 1));
+    const bool is_experts = module.num_experts > 0;
+    const std::string name = is_experts ? module.name.substr(0, module.name.rfind('.')) : module.name;  // as its tensors have it
+    modules.insert(name);
+    last_parts.insert(last_component(name));
+    shown.insert(is_experts ? module.local_name : last_component(name));
   }
   for (const SafetensorsEntry& entry : weights.entries) {
     const std::string module = adapted_module(entry.name);
     if (module.empty() || modules.contains(module)) continue;
-    throw input_error(weights.path.string(),
-                      fmt::format("holds an adapter of {} (tensor {}), which is not supported", quote_text(module), quote_text(entry.name)),
+    const std::string file = weights.path.string(), what = "holds an adapter of " + quote_text(module);
+    if (last_parts.contains(last_component(module)))
+      throw input_error(file, what + ", which this model does not have", "the adapter was made for another model");
+    throw input_error(file, what + ", which is not supported",
                       fmt::format("this model's adapters can be of {}: train it without that target; or the adapter is another model's",
-                                  join_words({kinds.begin(), kinds.end()})));
+                                  join_words({shown.begin(), shown.end()})));
   }
 }
 
