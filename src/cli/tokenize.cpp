@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "base/error.h"
@@ -66,7 +67,8 @@ Json read_options(const CommandArgs& args) {
 
 // The data section that training would have. Rows have any length unless data.max_length is given.
 DataConfig read_data_config(const CommandArgs& args) {
-  std::vector<std::string> overrides{"data.max_length=1000000000"};
+  std::vector<std::string> overrides;
+  bool is_cut = false;
   for (const std::string& override : args.overrides) {
     if (!override.starts_with("data.")) throw input_error(override, "tokenize takes keys of the section data only");
     for (const auto& [key, flag, is_given] : {std::tuple{"data.template=", "--template", !args.template_name.empty()},
@@ -75,9 +77,11 @@ DataConfig read_data_config(const CommandArgs& args) {
                                               {"data.eval=", "--messages", true}}) {
       if (is_given && override.starts_with(key)) throw input_error(override, fmt::format("{} says that already", flag));
     }
+    is_cut |= override.starts_with("data.max_length=");
     overrides.push_back(override);
   }
   DataConfig config = recipe_from_overrides(overrides).data;
+  if (!is_cut) config.max_length = std::numeric_limits<int64_t>::max();
   if (!args.template_name.empty()) config.chat_template = args.template_name;
   if (!args.template_options.empty()) config.template_options = read_options(args);
   return config;
