@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "base/process.h"
 #include "dist/agreement.h"
 #include "dist/control_store.h"
@@ -323,6 +324,16 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
          std::this_thread::sleep_for(std::chrono::milliseconds(5));
        }
        return 0;
+     }},
+    {"result_without_reader",
+     [](Control& c) {
+       int ends[2];
+       if (c.world().rank == 0 && pipe(ends) == 0) {
+         close(ends[0]);
+         dup2(ends[1], STDOUT_FILENO);
+         print_result("a result");
+       }
+       return step_until(c, nullptr);
      }},
     {"pids",
      [](Control& c) {
