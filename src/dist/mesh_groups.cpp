@@ -1,6 +1,25 @@
 #include "dist/mesh_groups.h"
 
+#include <fmt/format.h>
+
+#include "dist/descriptors.h"
+
 namespace moraine {
+
+namespace {
+
+// Gloo holds a connection to every member of a group, and ends the process when it gets none.
+void require_connections(BackendKind kind, const Mesh& mesh) {
+  if (kind != BackendKind::kGloo) return;
+  int64_t count = 0;
+  for (MeshAxis axis : {MeshAxis::kWorld, MeshAxis::kEp, MeshAxis::kFsdp, MeshAxis::kEpFsdp, MeshAxis::kExpertPeers, MeshAxis::kEp,
+                        MeshAxis::kEpFsdp}) {
+    if (mesh.group_size(axis) > 1) count += mesh.group_size(axis);  // one of them to the store
+  }
+  require_descriptors(count, fmt::format("a rank of {}", mesh.world_size()));
+}
+
+}  // namespace
 
 MeshGroups single_rank_groups() {
   auto self = [] { return std::make_unique<ProcessGroup>(); };
@@ -10,6 +29,7 @@ MeshGroups single_rank_groups() {
 MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Mesh& mesh) {
   const int64_t rank = control.world().rank;
   MORAINE_ASSERT(mesh.world_size() == control.world().world_size, "the mesh covers the world");
+  require_connections(backends.kind(), mesh);
   auto group = [&](const char* name, MeshAxis axis) {
     return std::make_unique<ProcessGroup>(control, backends, backends.kind(), name, mesh.group(axis, rank));
   };

@@ -129,6 +129,13 @@ std::optional<std::string> connection_error(const std::string& address, uint16_t
       error = ready == 0 ? ETIMEDOUT : errno;
     }
   }
+  // A port that nobody listens on may be chosen as this end's own: a socket then connects with itself.
+  SocketAddress own;
+  own.length = sizeof own.storage;
+  if (error == 0 && getsockname(fd, reinterpret_cast<sockaddr*>(&own.storage), &own.length) == 0 && own.length == to.length &&
+      std::memcmp(&own.storage, &to.storage, to.length) == 0) {
+    error = ECONNREFUSED;
+  }
   close(fd);
   return error ? std::optional<std::string>(std::strerror(error)) : std::nullopt;
 } catch (const std::system_error& e) {

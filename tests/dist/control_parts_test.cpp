@@ -171,7 +171,9 @@ TEST(ControlStore, ListensWhereMasterAddressIs) {
   } catch (const std::system_error&) {
     has_ipv6 = false;
   }
-  if (has_ipv6) EXPECT_EQ(served_at("::1", "::1"), std::set<std::string>{"::1"});
+  if (has_ipv6) {
+    EXPECT_EQ(served_at("::1", "::1"), std::set<std::string>{"::1"});
+  }
 }
 
 TEST(NetworkAddress, NamesAndFailuresAreToldInTheSystemsWords) {
@@ -179,7 +181,8 @@ TEST(NetworkAddress, NamesAndFailuresAreToldInTheSystemsWords) {
   const HostAddresses none = resolve_host("no-such-host.invalid");
   EXPECT_TRUE(none.numbers.empty());
   EXPECT_NE(none.why_none, "");
-  EXPECT_EQ(connection_error("127.0.0.1", ListeningSocket().port(), seconds(1)), "Connection refused");
+  const uint16_t closed = ListeningSocket().port();
+  EXPECT_EQ(connection_error("127.0.0.1", closed, seconds(1)), "Connection refused");
   EXPECT_EQ(with_port("::1", 80), "[::1]:80");
 }
 

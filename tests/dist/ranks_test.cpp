@@ -140,10 +140,9 @@ TEST(Ranks, OnlyRank0SpeaksAndWarningsComeOnce) {
 // ------------------------------------------------------------------------------------------------ the start
 
 TEST(RankStart, WhatIsWaitedForIsSaidAndNoWaitIsEndless) {
-  const std::string free_port = std::to_string(ListeningSocket().port());
   const auto rank = [&](const Environment& environment) {
-    Environment own{{"START_MS", "1500"}, {"QUIET_MS", "400"}, {"MASTER_PORT", free_port}};
-    own.insert(environment.begin(), environment.end());
+    Environment own{{"START_MS", "1500"}, {"QUIET_MS", "400"}, {"MASTER_PORT", std::to_string(ListeningSocket().port())}};
+    for (const auto& [name, value] : environment) own[name] = value;
     return std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, "store"}, own);
   };
   const ListeningSocket silent;  // takes connections and never answers
@@ -154,7 +153,7 @@ TEST(RankStart, WhatIsWaitedForIsSaidAndNoWaitIsEndless) {
   programs.push_back(rank({{"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NODELIST", "127.0.0.1"}}));
   std::vector<Program*> all;
   for (auto& program : programs) all.push_back(program.get());
-  const std::vector<Outcome> outcomes = Program::finish_all(all, 20);
+  const std::vector<Outcome> outcomes = Program::finish_all(all);
   const char* warnings[] = {"the control store of rank 0 at no-such-host.invalid:", "an address of MASTER_ADDR no-such-host.invalid: ",
                             "an answer of what listens at 127.0.0.1:", "rank 1, 2: 1 of 3 ranks have come (in a shell of srun --pty"};
   const char* errors[] = {"no-such-host.invalid has no address: ", "MASTER_ADDR: no-such-host.invalid has no address: ", "127.0.0.1:",
@@ -184,7 +183,7 @@ TEST(RankStart, ASecondJobOnThePortIsRefusedAndTheFirstGoesOn) {
   const char* errors[] = {"Address already in use", "another job's: its rank 1 is ", "another job's: it has 2 ranks and all have come",
                           "another job's: it serves run '.0', this is 'other.0'"};
   for (size_t i = 0; i < programs.size(); ++i) {
-    const Outcome outcome = programs[i]->finish(20);
+    const Outcome outcome = programs[i]->finish();
     EXPECT_EQ(outcome.exit_code, i == 0 ? 1 : 2);
     EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr(errors[i]));
@@ -203,7 +202,7 @@ TEST(RankStart, ASecondJobOnThePortIsRefusedAndTheFirstGoesOn) {
 TEST(RankStart, TooFewDescriptorsAreSaidAtOnce) {
   const auto limited = [](const std::string& limit, int ranks) {
     const std::string script = limit + " && exec " + MORAINE_DIST_WORKER + " store --ranks " + std::to_string(ranks);
-    return Program({"/bin/sh", "-c", script}, {}).finish(20);
+    return Program({"/bin/sh", "-c", script}, {}).finish();
   };
   const Outcome refused = limited("ulimit -n 48", 4);
   EXPECT_EQ(refused.exit_code, 1);
@@ -218,9 +217,9 @@ TEST(RankStart, WithoutLoopbackTheRunSaysSo) {
   const std::vector<std::string> unshare{"/usr/bin/unshare", "-rn", MORAINE_DIST_WORKER, "store"};
   std::vector<std::string> local = unshare;
   local.insert(local.end(), {"--ranks", "2"});
-  const Outcome of_parent = Program(local, {}).finish(20);
+  const Outcome of_parent = Program(local, {}).finish();
   const Outcome of_rank0 =
-      Program(unshare, {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "29500"}}).finish(20);
+      Program(unshare, {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "29500"}}).finish();
   for (const Outcome& outcome : {of_parent, of_rank0}) {
     EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
     EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
@@ -293,7 +292,9 @@ TEST(RankFaults, StrangersAtAPortEndNothingAndLeaveNothing) {
     for (size_t at = 0; (at = program->out().find("pid ", at)) != std::string::npos; ++at) ranks.push_back(std::atoi(program->out().c_str() + at + 4));
     ASSERT_EQ(ranks.size(), 2u);
     // Whoever serves the store listens on loopback only, and the ranks, who are connected, on nothing.
-    if (program == &local) EXPECT_TRUE(listening(ranks).empty());
+    if (program == &local) {
+      EXPECT_TRUE(listening(ranks).empty());
+    }
     const auto ports = listening({program->pid()});
     ASSERT_EQ(ports.size(), 1u);
     EXPECT_EQ(ports[0].second, "0100007F");
