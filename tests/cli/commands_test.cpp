@@ -233,7 +233,7 @@ TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
     folder.write(std::string("rows/") + name, line);
   }
   const std::vector<std::string> keys{"data.variables={NAME: Ada}", "data.loss_on=last", "data.on_bad_rows=skip", "data.truncation=left",
-                                      "data.max_length=24"};
+                                      "data.max_length=23"};
   std::vector<std::string> args{"tokenize", "--model", model, "--messages", folder / "rows", "--template", "qwen3_instruct_2507", "--json"};
   args.insert(args.end(), keys.begin(), keys.end());
   const Ended ended = run_moraine(args);
@@ -253,7 +253,7 @@ TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
     std::vector<int> mask;
     for (int64_t label : sample.labels) mask.push_back(label >= 0);
     EXPECT_EQ(json["loss_mask"].get<std::vector<int>>(), mask);
-    EXPECT_EQ(json.value("fate", ""), sample.input_ids.size() == 24 ? "truncated" : "");
+    EXPECT_EQ(json.value("fate", ""), sample.input_ids.size() == 23 ? "truncated" : "");
   }
   EXPECT_EQ(trained.samples.size(), 6u);
   EXPECT_FALSE(shown.next(row));

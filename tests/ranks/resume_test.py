@@ -8,6 +8,7 @@ exactness_test.py), else they are held to its limits. --full: every pair of mesh
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import random
@@ -91,6 +92,12 @@ def result(out):
             (out / "adapter" / "adapter_model.safetensors").read_bytes(), read_safetensors(out / "adapter" / "adapter_model.safetensors"))
 
 
+def same_numbers(found, wanted):
+    """The adapter's bits, and figures but for the last digit of their sums in fp64, which shows the mesh."""
+    return found[1] == wanted[1] and len(found[0]) == len(wanted[0]) and all(
+        math.isclose(x, y, rel_tol=1e-12) for a, b in zip(found[0], wanted[0]) for x, y in zip(a, b))
+
+
 def difference(found, wanted, same_bits=True):
     if [s[0] for s in found[0]] != [s[0] for s in wanted[0]]:
         return f"steps {[s[0] for s in found[0]]}"
@@ -118,7 +125,7 @@ def in_parts(runs, parts, *overrides):
 def check_parts(runs, meshes, chains):
     straights = {mesh: runs.straight(mesh) for mesh in meshes}
     wanted = straights[ONE]
-    same_bits = {mesh: straight[:2] == wanted[:2] for mesh, straight in straights.items()}
+    same_bits = {mesh: same_numbers(straight, wanted) for mesh, straight in straights.items()}
     for mesh, stops in ((ONE, (1, 8, 13)), (EP2, (8,)), (FOUR, (7,))):
         if mesh in meshes:
             parts = [(mesh, stop) for stop in (*stops, STEPS)]
@@ -127,7 +134,8 @@ def check_parts(runs, meshes, chains):
     for chain in chains:
         all_same = all(same_bits[mesh] for mesh, _ in chain)
         # What does not change the mathematics may differ from part to part.
-        problem = difference(in_parts(runs, chain), wanted, all_same or runs.golden.name.endswith("bf16"))
+        found = in_parts(runs, chain)
+        problem = None if same_numbers(found, wanted) else difference(found, wanted, all_same or runs.golden.name.endswith("bf16"))
         report(f"{runs.golden.name}, meshes {' → '.join(f'{mesh} to {stop}' for mesh, stop in chain)}: "
                f"{'same bits' if all_same else 'as near as straight runs on them'}", problem)
 

@@ -46,7 +46,8 @@ def relative_difference(a, b):
 
 def run(command):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if ended.returncode != 0 or ended.stderr:
+    # The demo's tokenizer is none of Qwen3.5's, which is said.
+    if ended.returncode != 0 or [line for line in ended.stderr.splitlines() if "tokenizer.json: followed as it is" not in line]:
         sys.exit(f"FAILED: {' '.join(map(str, command))}: exit {ended.returncode}\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}")
     return ended.stdout
 

@@ -30,7 +30,9 @@ struct Family {
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
-    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {2e-2, 5e-2, 0}, 2e-5},
+    // In bf16 a token's experts change now and then: transformers and PEFT from an adapter moved by 1e-5 of each value, 21 runs, give losses
+    // up to 3.3e-2 and norms up to 5.6e-2 from their own. The sum over all steps has a limit of its own (TrainingCurve).
+    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {3.5e-2, 6e-2, 0}, 2e-5},
     {"qwen3_5_moe", {1e-3, 2.5e-2, 1e-3}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
     // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
     {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
