@@ -16,6 +16,16 @@ std::string shown(const std::string& value) {
   return fmt::format("'{}{}'", value.substr(0, 100), value.size() > 100 ? "…" : "");
 }
 
+std::string values_to_json(const Values& values) {
+  return Json(values).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Values values_from_json(const std::string& text) try {
+  return Json::parse(text).get<Values>();
+} catch (const Json::exception&) {
+  throw run_error("start", "the control store holds values to compare with that rank 0 has not written");
+}
+
 }  // namespace
 
 std::optional<Error> first_difference(const std::string& rank_text, const Values& values, const Values& rank0_values) {
@@ -40,14 +50,12 @@ void check_agreement(Control& control, const std::string& name, const Values& va
   if (!control.world().distributed()) return;
   const std::string key = "agreement/" + name;
   if (control.world().rank == 0) {
-    control.put(key, Json(values).dump(-1, ' ', false, Json::error_handler_t::replace));
+    control.put(key, values_to_json(values));
   } else {
-    const Json text = Json::parse(control.wait_for(key, "rank 0's values to compare with"));
+    const Values rank0 = values_from_json(control.wait_for(key, "rank 0's values to compare with"));
     // Ours take the same way through JSON, which may replace bytes that are not UTF-8.
-    const Json own = Json::parse(Json(values).dump(-1, ' ', false, Json::error_handler_t::replace));
-    if (auto error = first_difference(control.rank_text(control.world().rank), own.get<Values>(), text.get<Values>())) {
-      throw *error;
-    }
+    const Values own = values_from_json(values_to_json(values));
+    if (auto error = first_difference(control.rank_text(control.world().rank), own, rank0)) throw *error;
   }
   control.barrier(key);
 }

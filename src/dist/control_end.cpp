@@ -159,8 +159,18 @@ void Control::finish() {
     }
     return;
   }
+  const auto deadline = Clock::now() + timeout();
   PollPause pause;
-  while (impl_->main_store->add(kDoneKey, 0) < world().world_size - 1) pause();
+  while (impl_->main_store->add(kDoneKey, 0) < world().world_size - 1) {
+    if (Clock::now() > deadline) {
+      const auto beats = impl_->all_heartbeats(*impl_->main_store);
+      int64_t rank = 1;
+      while (rank + 1 < world().world_size && beats[rank] && beats[rank]->done) ++rank;
+      throw run_error(rank_text(rank), fmt::format("has not ended {} after rank 0, stage: {}", seconds_text(timeout()),
+                                                   beats[rank] ? beats[rank]->stage : "?"), "dist.timeout_seconds sets the limit");
+    }
+    pause();
+  }
   impl_->done = true;
 }
 

@@ -18,7 +18,7 @@ namespace {
 // The processes of this machine, a line each.
 std::string place_key() { return "place/" + process_place(); }
 
-// Connections of each rank that whoever serves the store holds at least.
+// Connections of each rank that whoever serves the store holds before there are groups: two, and one that only looked.
 constexpr int64_t kServerConnections = 3;
 
 // What a rank has written of itself; what is none of that, because a stranger wrote it, stays unknown.

@@ -2,7 +2,7 @@
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
-#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -42,9 +42,6 @@ namespace {
 
 // `host`: where this process reaches the socket.
 c10::intrusive_ptr<c10d::Store> serve(ListeningSocket socket, const std::string& host) {
-  // The store writes to peers that may have gone: an error of theirs, not the end of this process. (Under Python torch has this from
-  // Python.)
-  ::signal(SIGPIPE, SIG_IGN);
   c10d::TCPStoreOptions options;
   options.port = socket.port();
   options.isServer = true;
@@ -59,6 +56,7 @@ c10::intrusive_ptr<c10d::Store> serve(ListeningSocket socket, const std::string&
 
 // Waits until MASTER_ADDR has an address.
 std::vector<std::string> addresses_of_master(const WorldInfo& world, StartWatch& watch) {
+  watch.waits_for(fmt::format("an address of MASTER_ADDR {}", world.master_addr));
   for (;;) {
     HostAddresses found = resolve_host(world.master_addr);
     if (!found.numbers.empty()) return found.numbers;
@@ -89,7 +87,10 @@ ListeningSocket listen_for_store(const std::string& address, uint16_t port, cons
 
 c10::intrusive_ptr<c10d::Store> serve_local_store(ListeningSocket socket) {
   try {
-    return serve(std::move(socket), "127.0.0.1");
+    const auto store = serve(std::move(socket), "127.0.0.1");
+    // A job with this MASTER_PORT by mistake is told so at once; the ranks do not look.
+    store->set(kServedRunKey, fmt::format("--ranks of process {}", getpid()));
+    return store;
   } catch (const Error&) {
     throw;
   } catch (const std::exception& e) {
@@ -99,11 +100,14 @@ c10::intrusive_ptr<c10d::Store> serve_local_store(ListeningSocket socket) {
 
 c10::intrusive_ptr<c10d::Store> serve_store(const WorldInfo& world, StartWatch& watch) {
   MORAINE_ASSERT(world.rank == 0 && !world.agent_store, "only rank 0 serves the store, and only without an agent's");
-  const std::vector<std::string> addresses = addresses_of_master(world, watch);
-  const bool says_loopback = world.master_addr == "localhost" || is_loopback(world.master_addr);
-  const bool only_here = std::all_of(addresses.begin(), addresses.end(), is_loopback);
+  std::vector<std::string> addresses = addresses_of_master(world, watch);
+  const bool one_host = world.num_nodes <= 1 || world.master_addr == "localhost" || is_loopback(world.master_addr);
   try {
-    if (only_here && !says_loopback && world.num_nodes > 1) return serve(listen_for_store("", world.master_port, addresses[0]), addresses[0]);
+    if (!one_host) {
+      const std::string first = addresses[0];
+      addresses = addresses_for_other_hosts(std::move(addresses));
+      if (addresses.size() != 1) return serve(listen_for_store("", world.master_port, first), first);
+    }
     for (const std::string& address : addresses) {
       try {
         return serve(listen_for_store(address, world.master_port, address), address);
@@ -132,6 +136,7 @@ c10::intrusive_ptr<c10d::Store> connect_store(const WorldInfo& world, std::chron
   // Where several hosts wait for one, one rank of each says so.
   const bool speaks = world.local_rank == 0 || world.num_nodes <= 1;
   std::string why;
+  if (watch) watch->waits_for(fmt::format("the control store of rank 0 at {}", where), speaks);
   for (milliseconds pause(10); Clock::now() < deadline; pause = std::min(2 * pause, milliseconds(500))) {
     const HostAddresses found = resolve_host(world.master_addr);
     why = fmt::format("{} has no address: {}", world.master_addr, found.why_none);

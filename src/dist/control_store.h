@@ -34,7 +34,7 @@ inline constexpr char kErrorKey[] = "error";  // ErrorReport, written once
 inline constexpr char kGoneKey[] = "gone";    // ranks that have seen the error and leave
 inline constexpr char kDoneKey[] = "done";    // ranks that have finished
 
-// Without the prefix: which run the store of rank 0 serves (WorldInfo::run_id).
+// Without the prefix: which run the store of rank 0 serves (WorldInfo::run_id), or that it is one of `--ranks`.
 inline constexpr char kServedRunKey[] = "moraine/served_run";
 
 // All of moraine's keys of one run start with this: other programs' keys live in an agent's store too.
@@ -43,12 +43,14 @@ std::string control_prefix(const WorldInfo& world);
 // A socket for serve_…_store() on `address`, or on all of this host's when it is empty; this host itself reaches it at `reached_at`, which
 // is tried: a host whose loopback interface is down lets one listen there all the same. Throws a run error, or std::system_error.
 ListeningSocket listen_for_store(const std::string& address, uint16_t port, const std::string& reached_at);
-// A store served by this process on a loopback port. Starts threads. Throws a run error.
+// A store served by this process on a loopback port. Starts threads, which write to peers that may have gone: SIGPIPE must be ignored
+// (make_write_failures_errors). Throws a run error.
 c10::intrusive_ptr<c10d::Store> serve_local_store(ListeningSocket socket);
 
 // The server's own connection; world.rank must be 0 and world.agent_store false. Nobody can connect from where MASTER_ADDR is not: the
-// store listens on that address only. It listens on all of this host's where that cannot be: MASTER_ADDR stands for loopback in the hosts
-// file of its own host while there are others, or is an address of no interface here (it is translated on the way; a warning says so).
+// store listens on that address only. It listens on all of this host's where that cannot be: there are other hosts, and MASTER_ADDR stands
+// for loopback in the hosts file of its own or for several addresses, of which the others may know any; or it is an address of no
+// interface here (it is translated on the way; a warning says so).
 // Throws a run error when the port is taken or MASTER_ADDR has no address within the watch's limit.
 c10::intrusive_ptr<c10d::Store> serve_store(const WorldInfo& world, StartWatch& watch);
 // A connection of its own to the world's store (a connection does one thing at a time). Waits up to `timeout` for the

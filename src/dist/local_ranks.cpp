@@ -8,7 +8,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -33,10 +32,9 @@ using std::chrono::milliseconds;
 
 namespace {
 
-// What this process and each of the ranks open at most, whichever is more; to be refused here is better than to fail in the middle.
-// Here: a pipe of each rank and its connections to the store, one for each process group and three more. In a rank: a connection to the
-// others for each of the nine groups, those to the store, and the files that it reads and writes.
-int64_t descriptors_of_local_ranks(int64_t ranks) { return std::max(24 + 13 * ranks, 64 + 9 * ranks); }
+// What this process opens at most: a pipe of each rank and its connections to the store, one for each process group and four more. To be
+// refused here is better than to fail in the middle. The ranks count their own, which are fewer.
+int64_t descriptors_of_local_ranks(int64_t ranks) { return 16 + 13 * ranks; }
 
 ListeningSocket listen_on_loopback() try {
   return listen_for_store("127.0.0.1", 0, "127.0.0.1");

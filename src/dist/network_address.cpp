@@ -114,6 +114,13 @@ HostAddresses resolve_host(const std::string& host) {
   return found;
 }
 
+std::vector<std::string> addresses_for_other_hosts(std::vector<std::string> addresses) {
+  std::erase_if(addresses, [](const std::string& address) {
+    return is_loopback(address) || address.rfind("fe80:", 0) == 0 || address.rfind("169.254.", 0) == 0;
+  });
+  return addresses;
+}
+
 std::optional<std::string> connection_error(const std::string& address, uint16_t port, std::chrono::milliseconds limit) try {
   const SocketAddress to = socket_address(address, port);
   const int fd = socket(to.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -18,6 +18,9 @@ struct HostAddresses {
 };
 HostAddresses resolve_host(const std::string& host);
 
+// Those of a host's addresses (numbers) that other hosts can know it by: neither loopback nor good on one link only.
+std::vector<std::string> addresses_for_other_hosts(std::vector<std::string> addresses);
+
 // Connects to `address` (a number) and closes again; why that cannot be done within `limit`, or nullopt.
 std::optional<std::string> connection_error(const std::string& address, uint16_t port, std::chrono::milliseconds limit);
 

@@ -41,6 +41,15 @@ T take(std::string_view& bytes) {
   return value;
 }
 
+template <typename T>
+std::vector<T> take_all(std::string_view& bytes) {
+  const size_t count = take<size_t>(bytes);
+  MORAINE_ASSERT(count <= bytes.size() / sizeof(T), "a claim is whole");
+  std::vector<T> values(count);
+  for (T& value : values) value = take<T>(bytes);
+  return values;
+}
+
 std::string to_bytes(const Claim& claim) {
   std::string bytes;
   append(bytes, claim.experts);
@@ -54,10 +63,8 @@ std::string to_bytes(const Claim& claim) {
 Claim claim_from_bytes(std::string_view bytes) {
   Claim claim;
   claim.experts = take<ExpertRange>(bytes);
-  claim.shards.resize(take<size_t>(bytes));
-  for (ByteRange& shard : claim.shards) shard = take<ByteRange>(bytes);
-  claim.hashes.resize(take<size_t>(bytes));
-  for (XXH128_hash_t& hash : claim.hashes) hash = take<XXH128_hash_t>(bytes);
+  claim.shards = take_all<ByteRange>(bytes);
+  claim.hashes = take_all<XXH128_hash_t>(bytes);
   return claim;
 }
 

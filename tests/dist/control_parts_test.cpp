@@ -176,6 +176,13 @@ TEST(ControlStore, ListensWhereMasterAddressIs) {
   }
 }
 
+TEST(NetworkAddress, OtherHostsKnowOneBySomeOfItsAddresses) {
+  using Addresses = std::vector<std::string>;
+  EXPECT_EQ(addresses_for_other_hosts({"127.0.1.1", "10.0.0.5", "fe80::1%eth0"}), Addresses{"10.0.0.5"});
+  EXPECT_EQ(addresses_for_other_hosts({"2001:db8::5", "::1", "10.0.0.5"}), (Addresses{"2001:db8::5", "10.0.0.5"}));
+  EXPECT_TRUE(addresses_for_other_hosts({"127.0.1.1", "169.254.3.4"}).empty());
+}
+
 TEST(NetworkAddress, NamesAndFailuresAreToldInTheSystemsWords) {
   EXPECT_EQ(resolve_host("127.0.0.1").numbers, std::vector<std::string>{"127.0.0.1"});
   const HostAddresses none = resolve_host("no-such-host.invalid");

@@ -141,7 +141,7 @@ TEST(Ranks, OnlyRank0SpeaksAndWarningsComeOnce) {
 
 TEST(RankStart, WhatIsWaitedForIsSaidAndNoWaitIsEndless) {
   const auto rank = [&](const Environment& environment) {
-    Environment own{{"START_MS", "1500"}, {"QUIET_MS", "400"}, {"MASTER_PORT", std::to_string(ListeningSocket().port())}};
+    Environment own{{"START_MS", "5000"}, {"QUIET_MS", "2000"}, {"MASTER_PORT", std::to_string(ListeningSocket().port())}};
     for (const auto& [name, value] : environment) own[name] = value;
     return std::make_unique<Program>(std::vector<std::string>{MORAINE_DIST_WORKER, "store"}, own);
   };
@@ -157,11 +157,11 @@ TEST(RankStart, WhatIsWaitedForIsSaidAndNoWaitIsEndless) {
   const char* warnings[] = {"the control store of rank 0 at no-such-host.invalid:", "an address of MASTER_ADDR no-such-host.invalid: ",
                             "an answer of what listens at 127.0.0.1:", "rank 1, 2: 1 of 3 ranks have come (in a shell of srun --pty"};
   const char* errors[] = {"no-such-host.invalid has no address: ", "MASTER_ADDR: no-such-host.invalid has no address: ", "127.0.0.1:",
-                          "no sign of rank 1, 2 within 1.5 s"};
+                          "no sign of rank 1, 2 within 5 s"};
   for (size_t i = 0; i < outcomes.size(); ++i) {
     EXPECT_EQ(outcomes[i].exit_code, 1) << outcomes[i].err;
     EXPECT_EQ(outcomes[i].error_lines(), 1) << outcomes[i].err;
-    EXPECT_THAT(outcomes[i].err, HasSubstr("has waited 0.4 s for " + std::string(warnings[i])));
+    EXPECT_THAT(outcomes[i].err, HasSubstr("has waited 2 s for " + std::string(warnings[i])));
     EXPECT_THAT(outcomes[i].err.substr(outcomes[i].err.find("moraine: error:")), HasSubstr(errors[i]));
   }
 }
@@ -210,6 +210,20 @@ TEST(RankStart, TooFewDescriptorsAreSaidAtOnce) {
   EXPECT_THAT(refused.err, HasSubstr("the limit is 48"));
   const Outcome raised = limited("ulimit -S -n 24", 2);  // the hard limit stays
   EXPECT_EQ(raised.exit_code, 0) << raised.err;
+
+  // Without a parent the ranks count by themselves, when they know of their groups.
+  const std::string port = std::to_string(ListeningSocket().port());
+  std::vector<std::unique_ptr<Program>> ranks;
+  for (const char* rank : {"0", "1"}) {
+    const std::string script = std::string(*rank == '0' ? "ulimit -n 44 && " : "") + "exec " + MORAINE_DIST_WORKER + " mesh_steps";
+    const Environment environment{{"RANK", rank}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", port}};
+    ranks.push_back(std::make_unique<Program>(std::vector<std::string>{"/bin/sh", "-c", script}, environment));
+  }
+  const std::vector<Outcome> outcomes = Program::finish_all({ranks[0].get(), ranks[1].get()});
+  EXPECT_EQ(outcomes[0].exit_code, 1);
+  EXPECT_EQ(outcomes[1].exit_code, 1);
+  EXPECT_THAT(outcomes[0].err, HasSubstr("file descriptors: rank 0 of 2 needs "));
+  EXPECT_EQ(outcomes[0].error_lines() + outcomes[1].error_lines(), 1) << outcomes[0].err << outcomes[1].err;
 }
 
 TEST(RankStart, WithoutLoopbackTheRunSaysSo) {
@@ -225,6 +239,12 @@ TEST(RankStart, WithoutLoopbackTheRunSaysSo) {
     EXPECT_EQ(outcome.error_lines(), 1) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("127.0.0.1: Network is unreachable (is the loopback interface up?"));
   }
+}
+
+TEST(RankFaults, ARankWithoutAnEndIsNamed) {
+  const Outcome outcome = together(Alone("never_ends", 3, {{"TIMEOUT_MS", "700"}}).finish());
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(outcome.err, "moraine: error: rank 2: has not ended 0.7 s after rank 0, stage: the last rows (dist.timeout_seconds sets the limit)\n");
 }
 
 // ------------------------------------------------------------------------------------------------ strangers
@@ -308,6 +328,12 @@ TEST(RankFaults, StrangersAtAPortEndNothingAndLeaveNothing) {
     EXPECT_TRUE(program->wait_for_output("step " + std::to_string(std::atoi(program->out().c_str() + at + 5) + 20) + ".", 10));
     EXPECT_LE(descriptors(program->pid()), before + 2);
   }
+  // A rank of another job, at the port of a parent.
+  const std::string port = std::to_string(listening({local.pid()})[0].first);
+  Program other({MORAINE_DIST_WORKER, "store"}, {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", port}});
+  const Outcome refused = other.finish();
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("is another job's: it serves run '--ranks of process " + std::to_string(local.pid()) + "'"));
   local.signal(SIGTERM);
   alone.signal(SIGTERM);
   std::vector<Outcome> outcomes = alone.finish();

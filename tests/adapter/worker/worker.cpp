@@ -33,6 +33,7 @@ int run(Control& control, const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   using namespace moraine;
+  make_write_failures_errors();
   const std::vector<std::string> args(argv, argv + argc);
   const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) { return run(control, args); });

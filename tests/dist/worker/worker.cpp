@@ -276,6 +276,14 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
        c.barrier("never");
        return 0;
      }},
+    // Has no end, while rank 0 has done its work.
+    {"never_ends",
+     [](Control& c) {
+       c.set_timeout(std::chrono::milliseconds(env_number("TIMEOUT_MS", 7200000)));
+       c.set_stage("the last rows");
+       while (is_victim(c)) std::this_thread::sleep_for(std::chrono::seconds(1));
+       return 0;
+     }},
     // A gather is in flight when an error unwinds past its group.
     {"throw_in_flight",
      [](Control& c) {
@@ -364,6 +372,7 @@ int run(const std::vector<std::string>& argv) {
 }  // namespace moraine
 
 int main(int argc, char** argv) {
+  moraine::make_write_failures_errors();
   try {
     moraine::end_process(moraine::run({argv, argv + argc}));
   } catch (const moraine::Error& e) {

@@ -111,6 +111,7 @@ int run(std::vector<std::string> argv) {
 }  // namespace moraine
 
 int main(int argc, char** argv) {
+  moraine::make_write_failures_errors();
   moraine::avoid_undescribed_amx();
   moraine::end_process(moraine::run({argv, argv + argc}));
 }

@@ -140,6 +140,7 @@ int run(Control& control, int64_t cases) {
 
 int main(int argc, char** argv) {
   using namespace moraine;
+  make_write_failures_errors();
   if (argc != 3) return 2;
   const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(),
