@@ -29,7 +29,10 @@ inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::strin
     const at::Tensor by_row = factors.repeat_interleave(128, 0).narrow(0, 0, stored.size(0));
     return (stored.to(at::kFloat) * by_row.repeat_interleave(128, 1).narrow(1, 0, stored.size(1))).to(dtype);
   }
-  return dequantize_by_tensor_ops({stored, tensor_of(index, stem + ".scale")}, dtype);
+  const at::Tensor scales = tensor_of(index, stem + ".scale");
+  const bool fp4 = stored.scalar_type() == at::kChar;
+  return dequantize_by_tensor_ops({stored, scales, fp4 ? QuantFormat::fp4(DType::kF8E8M0) : QuantFormat{DType::kF8E4M3, DType::kF8E8M0, 128, 128}},
+                                  dtype);
 }
 
 }  // namespace moraine

@@ -2,7 +2,7 @@
 
   python tools/make_router_loss_fixture.py FOLDER     (transformers 5.18.0, peft 0.21.0)
 
-FOLDER: tests/golden/qwen3_moe-fp32 or tests/golden/qwen3_5_moe-fp32.
+FOLDER: tests/golden/FAMILY-fp32, of a family whose class has the loss.
 """
 import json
 import pathlib

@@ -29,7 +29,7 @@ ParameterCounts count_model(const std::vector<ImageSpec>& specs) {
   for (const ImageSpec& image : specs) {
     bool has_experts = false;
     for (const ParamSpec& param : image.params) {
-      const uint64_t parameters = count_parameters(image, param);
+      const uint64_t parameters = count_parameters(param);
       counts.total += parameters;
       if (param.kind != ParamKind::kExperts) continue;
       counts.experts += parameters;

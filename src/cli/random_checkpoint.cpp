@@ -20,7 +20,7 @@ constexpr uint64_t kRunStart = 2;  // as fill_values asks
 
 // What is known of a tensor besides its declaration.
 struct RandomTensor {
-  Values values;
+  RandomFill fill;
   uint64_t parameters;  // of the model, as count_parameters has it
 };
 
@@ -29,19 +29,20 @@ struct RandomTensors {
   std::vector<RandomTensor> random;  // of each tensor of the checkpoint
 };
 
-// Every tensor of a checkpoint in the hub's layout, in the model's order.
-RandomTensors checkpoint_tensors(const ModelLayout& layout, const HfConfig& config) {
+// Every tensor of a checkpoint in the hub's layout, in the model's order. `images` outlive the result.
+RandomTensors checkpoint_tensors(const std::vector<ImageSpec>& images, const HfConfig& config) {
   RandomTensors tensors;
-  for (const ImageSpec& image : image_specs(layout, no_checkpoint())) {
+  for (const ImageSpec& image : images) {
     for (const ParamSpec& param : image.params) {
-      const Values values = initial_values(config, image, param);
-      const uint64_t elements = num_elements(param.shape), parameters = count_parameters(image, param);
+      const auto format = [](const ParamSpec* quantised) { return quantised && quantised->quant ? &*quantised->quant : nullptr; };
+      const RandomFill fill{param.init, format(&param), format(scaled_param(image, param))};
+      const uint64_t elements = num_elements(param.shape), parameters = count_parameters(param);
       for (const SourceTensor& source : param.sources) {
         const auto nbytes = tensor_bytes(param.dtype, source.shape);
         if (!nbytes) throw input_error(config.where(), "tensor " + source.name + " is too large");
         tensors.checkpoint.tensors.push_back({{source.name, param.dtype, source.shape}, kRunStart});
         const uint64_t per_element = parameters / elements;  // 0, 1 or 2
-        tensors.random.push_back({values, per_element * (*nbytes * 8 / dtype_bits(param.dtype))});
+        tensors.random.push_back({fill, per_element * (*nbytes * 8 / dtype_bits(param.dtype))});
       }
     }
   }
@@ -71,7 +72,8 @@ RandomCheckpoint write_random_checkpoint(const fs::path& config_json, const fs::
     throw input_error(config.where(), "initializer_range must be 0 or more");
   }
 
-  RandomTensors tensors = checkpoint_tensors(*layout, config);
+  const std::vector<ImageSpec> images = image_specs(*layout, no_checkpoint());
+  RandomTensors tensors = checkpoint_tensors(images, config);
   tensors.checkpoint.max_file_bytes = options.max_file_bytes;
   tensors.checkpoint.num_threads = static_cast<int>(default_thread_count(1));
   RandomCheckpoint written;
@@ -83,7 +85,7 @@ RandomCheckpoint write_random_checkpoint(const fs::path& config_json, const fs::
   const RandomModel model{options.seed, static_cast<float>(initializer_range), layout->shape().num_experts};
   const std::string config_text = config_text_with_dtype(config_json, written.dtype);
   const auto fill = [&](size_t t, uint64_t first, uint64_t count, std::byte* into) {
-    fill_values(model, tensors.checkpoint.tensors[t].declared, tensors.random[t].values, first, count, into);
+    fill_values(model, tensors.checkpoint.tensors[t].declared, tensors.random[t].fill, first, count, into);
   };
   written.files = write_checkpoint(folder, tensors.checkpoint, fill, config_text.size(), [&](const fs::path& temporary) {
     write_file_atomic(temporary / "config.json", config_text);

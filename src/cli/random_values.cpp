@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "base/random.h"
-#include "models/param_specs.h"
 
 namespace moraine {
 namespace {
@@ -61,12 +60,12 @@ uint8_t to_fp4(float value) {
 }
 
 template <typename Element>
-void fill_floats(const RandomModel& model, const CounterRandom& random, Values values, uint64_t first, uint64_t count,
+void fill_floats(const RandomModel& model, const CounterRandom& random, InitialValues values, uint64_t first, uint64_t count,
                  Element* into) {
   switch (values) {
-    case Values::kZeros: return void(std::fill_n(into, count, static_cast<Element>(0.0f)));
-    case Values::kOnes: return void(std::fill_n(into, count, static_cast<Element>(1.0f)));
-    case Values::kLogUniform:
+    case InitialValues::kZeros: return void(std::fill_n(into, count, static_cast<Element>(0.0f)));
+    case InitialValues::kOnes: return void(std::fill_n(into, count, static_cast<Element>(1.0f)));
+    case InitialValues::kLogUniform:
       for (uint64_t i = 0; i < count; ++i)
         into[i] = static_cast<Element>(static_cast<float>(std::log(0.01 + 15.99 * random.uniform(first + i))));
       return;
@@ -103,57 +102,33 @@ void fill_scales(const Quantized& q, const CounterRandom& random, DType dtype, u
   }
 }
 
-bool is_norm_that_adds_one(const HfConfig& config, std::string_view name) {
-  return config.architecture().starts_with("Qwen3_5Moe") && !name.ends_with("linear_attn.norm.weight");
-}
-
 }  // namespace
 
-Values initial_values(const HfConfig& config, const ImageSpec& image, const ParamSpec& param) {
-  const std::string_view name = param.name;
-  if (const ParamSpec* weight = scaled_param(image, param))
-    return weight->dtype == DType::kI8 ? Values::kFp4Scales : Values::kFp8Scales;
-  if (param.dtype == DType::kI8) return Values::kFp4Codes;
-  if (param.dtype == DType::kF8E4M3) return Values::kFp8Codes;
-  if (param.dtype == DType::kI64) return Values::kExpertIds;
-  if (name.ends_with("norm.weight")) return is_norm_that_adds_one(config, name) ? Values::kZeros : Values::kOnes;
-  if (name.ends_with(".A_log")) return Values::kLogUniform;
-  if (name.ends_with(".dt_bias") || name.ends_with("hc.scale") || name.ends_with("hc_scale")) return Values::kOnes;
-  for (std::string_view zero : {"bias", ".sinks", "hc.base", "hc_base"})
-    if (name.ends_with(zero)) return Values::kZeros;
-  return Values::kNormal;
-}
-
-void fill_values(const RandomModel& model, const SafetensorsStream::Declared& tensor, Values values, uint64_t first,
+void fill_values(const RandomModel& model, const SafetensorsStream::Declared& tensor, const RandomFill& fill, uint64_t first,
                  uint64_t count, std::byte* into) {
   const CounterRandom random(model.seed, tensor.name);
-  switch (values) {
-    case Values::kExpertIds:
-      return fill_expert_ids(model, random, tensor.shape.back(), first, count, reinterpret_cast<int64_t*>(into));
-    case Values::kFp8Codes: {
-      const float range = quantized(model, false).code_range;
-      return for_each_normal(random, first, count, [&](uint64_t i, float normal) {
-        into[i] = static_cast<std::byte>(c10::Float8_e4m3fn(normal * range).x);
-      });
+  if (fill.scales) return fill_scales(quantized(model, fill.scales->is_fp4()), random, tensor.dtype, first, count, into);
+  if (fill.codes && fill.codes->is_fp4()) {
+    const float range = quantized(model, true).code_range;
+    for (uint64_t i = 0; i < count; ++i) {
+      const auto [low, high] = normal_pair(random.bits(first + i));
+      into[i] = static_cast<std::byte>(to_fp4(low * range) | to_fp4(high * range) << 4);
     }
-    case Values::kFp4Codes: {
-      const float range = quantized(model, true).code_range;
-      for (uint64_t i = 0; i < count; ++i) {
-        const auto [low, high] = normal_pair(random.bits(first + i));
-        into[i] = static_cast<std::byte>(to_fp4(low * range) | to_fp4(high * range) << 4);
-      }
-      return;
-    }
-    case Values::kFp8Scales:
-    case Values::kFp4Scales:
-      return fill_scales(quantized(model, values == Values::kFp4Scales), random, tensor.dtype, first, count, into);
-    default: break;
+    return;
   }
+  if (fill.codes) {
+    const float range = quantized(model, false).code_range;
+    return for_each_normal(random, first, count, [&](uint64_t i, float normal) {
+      into[i] = static_cast<std::byte>(c10::Float8_e4m3fn(normal * range).x);
+    });
+  }
+  if (fill.plain == InitialValues::kExpertIds)
+    return fill_expert_ids(model, random, tensor.shape.back(), first, count, reinterpret_cast<int64_t*>(into));
   if (tensor.dtype == DType::kBF16) {
-    return fill_floats(model, random, values, first, count, reinterpret_cast<c10::BFloat16*>(into));
+    return fill_floats(model, random, fill.plain, first, count, reinterpret_cast<c10::BFloat16*>(into));
   }
   MORAINE_ASSERT(tensor.dtype == DType::kF32, "no random values for the dtype of " + tensor.name);
-  fill_floats(model, random, values, first, count, reinterpret_cast<float*>(into));
+  fill_floats(model, random, fill.plain, first, count, reinterpret_cast<float*>(into));
 }
 
 }  // namespace moraine

@@ -46,11 +46,11 @@ std::vector<SkippedTensor> check_checkpoint(
   for (const ImageSpec& spec : specs) {
     for (const ParamSpec& param : spec.params) {
       for (const SourceTensor& source : param.sources) {
-        check_tensor(source.name, source.shape, source.quantized ? source.quantized->codes : param.dtype, index);
+        check_tensor(source.name, source.shape, param.read_from ? param.read_from->codes : param.dtype, index);
         used.insert(source.name);
-        if (!source.quantized) continue;
-        check_tensor(source.quantized->scale, source.quantized->scale_shape, source.quantized->scale_dtype, index);
-        used.insert(source.quantized->scale);
+        if (!param.read_from) continue;
+        check_tensor(source.scale, param.read_from->scale_shape(source.shape), param.read_from->scales, index);
+        used.insert(source.scale);
       }
     }
   }

@@ -47,11 +47,10 @@ void CheckpointFiles::read(const FileRange& range, std::span<std::byte> into) co
 void CheckpointFiles::read_dequantized(const FileRange& range, std::span<std::byte> into) const {
   MORAINE_ASSERT(range.wanted == DType::kBF16, "elements are dequantised to bfloat16 while they are read");
   const SafetensorsEntry &codes = range.codes->entry, &scales = range.scales->entry;
-  const bool fp4 = range.stored == DType::kF4;
-  const ScaleGrid grid = range.grid();
+  const int64_t columns = range.columns(), scale_columns = scales.shape[1];
   const auto [first_scales, end_scales] = range.scale_rows();
-  const uint64_t row_bytes = static_cast<uint64_t>(grid.scale_columns) * dtype_bits(scales.dtype) / 8;
-  const at::Tensor stored = at::empty({end_scales - first_scales, grid.scale_columns}, at::TensorOptions().dtype(torch_dtype(scales.dtype)));
+  const uint64_t row_bytes = static_cast<uint64_t>(scale_columns) * dtype_bits(scales.dtype) / 8;
+  const at::Tensor stored = at::empty({end_scales - first_scales, scale_columns}, at::TensorOptions().dtype(torch_dtype(scales.dtype)));
   files_[range.scales->file].read_exact({static_cast<std::byte*>(stored.mutable_data_ptr()), stored.nbytes()},
                                         scales.offset + first_scales * row_bytes);
   const at::Tensor factors = stored.to(at::kFloat);
@@ -59,11 +58,11 @@ void CheckpointFiles::read_dequantized(const FileRange& range, std::span<std::by
   const std::span<std::byte> bytes = staging(range.nbytes);
   files_[range.file].read_exact(bytes, range.offset);
   // Counted from the first row of scales that was read.
-  const int64_t bits = dtype_bits(range.stored), before = first_scales * grid.block_rows * grid.columns;
+  const int64_t bits = dtype_bits(range.stored), before = first_scales * range.format.block_rows * columns;
   const int64_t begin = static_cast<int64_t>(range.offset - codes.offset) * 8 / bits - before;
   const int64_t count = static_cast<int64_t>(range.nbytes) * 8 / bits;
-  dequantize_run(fp4 ? Codes::kFp4 : Codes::kFp8, reinterpret_cast<const uint8_t*>(bytes.data()), factors.const_data_ptr<float>(), grid,
-                 begin, count, reinterpret_cast<c10::BFloat16*>(into.data()));
+  dequantize_run(range.format, columns, reinterpret_cast<const uint8_t*>(bytes.data()), factors.const_data_ptr<float>(), begin, count,
+                 reinterpret_cast<c10::BFloat16*>(into.data()));
 }
 
 }  // namespace moraine

@@ -17,21 +17,18 @@ std::array<float, 256> fp8_values() {
 
 }  // namespace
 
-ScaleGrid scale_grid(std::string_view scales, const std::vector<int64_t>& scale_shape, int64_t rows, int64_t columns) {
-  if (is_scale_inv(scales)) return {columns, scale_shape[1], kScaleInvBlock, kScaleInvBlock};
-  return {columns, scale_shape[1], rows / scale_shape[0], columns / scale_shape[1]};
-}
-
 template <typename Out>
-void dequantize_run(Codes kind, const uint8_t* codes, const float* factors, const ScaleGrid& grid, int64_t first, int64_t count, Out* out) {
+void dequantize_run(const QuantFormat& format, int64_t columns, const uint8_t* codes, const float* scales, int64_t first, int64_t count,
+                    Out* out) {
   static const std::array<float, 256> fp8 = fp8_values();
-  int64_t row = first / grid.columns, column = first % grid.columns;
+  const int64_t scale_columns = format.scale_columns(columns);
+  int64_t row = first / columns, column = first % columns;
   while (count > 0) {
     // Up to the end of a block: one factor.
-    const int64_t block = column / grid.block_columns;
-    const int64_t run = std::min(count, std::min((block + 1) * grid.block_columns, grid.columns) - column);
-    const float factor = factors[row / grid.block_rows * grid.scale_columns + block];
-    if (kind == Codes::kFp4) {
+    const int64_t block = column / format.block_columns;
+    const int64_t run = std::min(count, std::min((block + 1) * format.block_columns, columns) - column);
+    const float factor = scales[row / format.block_rows * scale_columns + block];
+    if (format.is_fp4()) {
       std::array<Out, 16> value;
       for (int code = 0; code < 16; ++code) value[code] = static_cast<Out>(kFp4Values[code] * factor);
       for (int64_t i = 0; i < run; i += 2) {
@@ -47,11 +44,11 @@ void dequantize_run(Codes kind, const uint8_t* codes, const float* factors, cons
     out += run;
     count -= run;
     column += run;
-    if (column == grid.columns) column = 0, ++row;
+    if (column == columns) column = 0, ++row;
   }
 }
 
-template void dequantize_run(Codes, const uint8_t*, const float*, const ScaleGrid&, int64_t, int64_t, c10::BFloat16*);
-template void dequantize_run(Codes, const uint8_t*, const float*, const ScaleGrid&, int64_t, int64_t, float*);
+template void dequantize_run(const QuantFormat&, int64_t, const uint8_t*, const float*, int64_t, int64_t, c10::BFloat16*);
+template void dequantize_run(const QuantFormat&, int64_t, const uint8_t*, const float*, int64_t, int64_t, float*);
 
 }  // namespace moraine

@@ -1,20 +1,13 @@
 #include "load/file_range.h"
 
-#include "load/dequantize.h"
-
 namespace moraine {
-
-ScaleGrid FileRange::grid() const {
-  const int64_t columns = codes->entry.shape[1] * (stored == DType::kF4 ? 2 : 1);
-  return scale_grid(scales->entry.name, scales->entry.shape, codes->entry.shape[0], columns);
-}
 
 FileRange::ScaleRows FileRange::scale_rows() const {
   if (!scales) return {};
-  const auto [columns, scale_columns, block_rows, block_columns] = grid();
+  const int64_t of_a_row = columns() * format.block_rows;  // elements of a row of scales
   const int64_t bits = dtype_bits(stored);
   const int64_t first = static_cast<int64_t>(offset - codes->entry.offset) * 8 / bits, count = static_cast<int64_t>(nbytes) * 8 / bits;
-  return {first / columns / block_rows, (first + count - 1) / columns / block_rows + 1};
+  return {first / of_a_row, (first + count - 1) / of_a_row + 1};
 }
 
 uint64_t FileRange::read_nbytes() const {

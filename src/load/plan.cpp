@@ -34,6 +34,7 @@ LoadPlan plan_reads(const std::vector<ShardPlan>& shards, const CheckpointIndex&
         if (!part->scale.empty()) {
           from.codes = tensor;
           from.scales = index.find(part->scale);
+          from.format = *slot->read_from;
           MORAINE_ASSERT(from.scales, "an unchecked checkpoint is planned: no tensor " + part->scale);
           if (from.stored == DType::kI8) from.stored = DType::kF4;
         }

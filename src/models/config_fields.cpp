@@ -69,6 +69,7 @@ double rope_theta(const HfConfig& config, const HfConfig& rope) {
 
 int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor) {
   const double dim = std::floor(static_cast<double>(head_dim) * partial_rotary_factor);
+  require(config, partial_rotary_factor != 1 || head_dim % 2 == 0, fmt::format("head_dim {} must be even", head_dim));
   require(config, partial_rotary_factor <= 1 && dim >= 2 && std::fmod(dim, 2) == 0,
           fmt::format("partial_rotary_factor {} of head_dim {} is {} dims, RoPE turns an even number of at least 2",
                       partial_rotary_factor, head_dim, dim));

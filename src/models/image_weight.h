@@ -1,4 +1,4 @@
-// A weight of an image, with its scales where it is quantised.
+// A weight of an image as linear layers take it.
 #pragma once
 
 #include <string>
@@ -8,11 +8,10 @@
 
 namespace moraine {
 
-// The slot `name`; the slot of its scales is called `name`_scale (models/param_specs.h). `blocks`: where they do not divide it evenly.
-inline FrozenWeight weight_of(const ImageView& image, const std::string& name, ScaleBlocks blocks = {}) {
-  const std::string scale = name + "_scale";
-  if (!image.has(scale)) return {image[name]};
-  return {image[name], image[scale], blocks};
+inline FrozenWeight weight_of(const ImageView& image, const std::string& name) {
+  const ImageView::Weight& weight = image.weight(name);
+  if (!weight.quant) return {weight.values};
+  return {weight.values, weight.scales, *weight.quant, weight.matrices};
 }
 
 }  // namespace moraine

@@ -1,4 +1,4 @@
-// The mathematics of a model: one function a layer.
+// The mathematics of a model: one function per layer.
 //
 // Model code reads as if on one device. A model owns no weights: they come in as ImageViews, one layer at a time.
 // Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary. `hidden`, what layers pass on, is [T, D], or [T, N, D] where a
@@ -11,11 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "base/typed_store.h"
 #include "models/model_layout.h"
-#include "nn/attention.h"
-#include "nn/gated_delta_rule.h"
 #include "nn/lora.h"
-#include "nn/rope.h"
 #include "parallel/expert_parallel.h"
 #include "parallel/weight_store.h"
 
@@ -32,29 +30,22 @@ struct Batch {
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
-// What a layer remembers of the one sequence that is being generated. Each kind of layer uses its own part; undefined = nothing yet.
-struct LayerCache {
-  KvCache kv;              // attention
-  at::Tensor conv_tail;    // linear attention: see causal_conv_silu
-  at::Tensor delta_state;  // linear attention: see gated_delta_rule
-};
-
-// What layers of one family share besides.
-struct FamilyContext {
-  virtual ~FamilyContext() = default;
-};
+// What a layer remembers of the one sequence that is being generated: its blocks' own states, empty at first.
+using LayerCache = TypedStore;
 
 // What all layers of one forward pass share.
 struct ForwardContext {
   const Batch* batch = nullptr;
-  RopeTable rope;
-  DeltaChunks delta_chunks;  // of families with linear attention
   const ExpertParallel* experts = nullptr;
-  std::vector<LayerCache>* caches = nullptr;  // one a layer when generating, else null
+  std::vector<LayerCache>* caches = nullptr;  // one per layer when generating, else null
   bool balance = false;                       // whether layers record probability_sums_E
-  std::shared_ptr<const FamilyContext> family;  // null where what is above is all
 
-  LayerCache* cache(int64_t layer) const { return caches ? &(*caches)[layer] : nullptr; }
+  // What blocks compute of the batch alone, once for all layers: the T of `key`, made by make() when it is first asked for.
+  template <typename T, typename Make>
+  const T& once(const std::string& key, const Make& make) const {
+    return shared->once<T>(key, make);
+  }
+  std::shared_ptr<TypedStore> shared = std::make_shared<TypedStore>();
 };
 
 // What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what it tells of
@@ -62,10 +53,23 @@ struct ForwardContext {
 struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
-  std::vector<at::Tensor> chosen_entries;  // of a sparse attention: which keys, as the family has it; empty elsewhere
+  TypedStore choices;             // other choices of a layer's blocks
   at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
   at::Tensor favoured_counts_E;   // int64: what the auxiliary loss counts instead, where choices follow more than probabilities
   at::Tensor probability_sums_E;  // fp64: the router's probabilities summed over real tokens; differentiable, anew in each run
+};
+
+// One layer in one forward pass.
+struct LayerScope {
+  int64_t layer;
+  const ImageView& dense;
+  const ImageView& experts;
+  const LayerAdapter& adapter;
+  const ForwardContext& pass;
+  LayerRecord& record;
+
+  // Null unless generating.
+  LayerCache* cache() const { return pass.caches ? &(*pass.caches)[layer] : nullptr; }
 };
 
 class Model {
@@ -76,12 +80,9 @@ class Model {
 
   // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for every token.
   virtual bool has_cache() const { return true; }
-  virtual ForwardContext prepare(const Batch& batch) const = 0;
   virtual at::Tensor embed(const ImageView& root, const Batch& batch) const = 0;
   // One decoder layer. Differentiable in hidden and in the adapter's tensors.
-  virtual at::Tensor forward_layer(int64_t layer, const ImageView& dense, const ImageView& experts,
-                                   const LayerAdapter& adapter, const at::Tensor& hidden, const ForwardContext& context,
-                                   LayerRecord& record) const = 0;
+  virtual at::Tensor forward_layer(const LayerScope& scope, const at::Tensor& hidden) const = 0;
   // The input of the output head, [T, D]. Differentiable in hidden.
   virtual at::Tensor final_norm(const ImageView& root, const at::Tensor& hidden) const = 0;
   virtual at::Tensor head_weight_VD(const ImageView& root) const = 0;

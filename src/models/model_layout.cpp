@@ -6,10 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "models/deepseek_v4/layout.h"
 #include "models/param_specs.h"
-#include "models/qwen3_5_moe/layout.h"
-#include "models/qwen3_moe/layout.h"
 
 namespace moraine {
 
@@ -73,22 +70,6 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
     }
   }
   return specs;
-}
-
-std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
-  const std::string architecture = config.architecture();
-  if (architecture == "Qwen3MoeForCausalLM") {
-    return std::make_unique<qwen3_moe::Qwen3MoeLayout>(qwen3_moe::read_config(config, dtype));
-  }
-  if (architecture == "Qwen3_5MoeForConditionalGeneration" || architecture == "Qwen3_5MoeForCausalLM") {
-    return std::make_unique<qwen3_5_moe::Qwen3_5MoeLayout>(qwen3_5_moe::read_config(config, dtype));
-  }
-  if (architecture == "DeepseekV4ForCausalLM") {
-    return std::make_unique<deepseek_v4::DeepseekV4Layout>(deepseek_v4::read_config(config, dtype));
-  }
-  throw input_error(config.where(), "architecture " + architecture + " is not supported",
-                    "supported Mixture-of-Experts architectures: Qwen3MoeForCausalLM, Qwen3_5MoeForConditionalGeneration, "
-                    "Qwen3_5MoeForCausalLM, DeepseekV4ForCausalLM");
 }
 
 }  // namespace moraine

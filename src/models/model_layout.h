@@ -60,6 +60,8 @@ using StoredDtype = std::function<std::optional<DType>(const std::string& tensor
 StoredDtype stored_in(const CheckpointIndex& index);  // `index` must outlive the result
 StoredDtype no_checkpoint();                          // the hub's layout, as config.json describes it
 
+struct Quantization;
+
 class ModelLayout {
  public:
   virtual ~ModelLayout() = default;
@@ -70,6 +72,8 @@ class ModelLayout {
   virtual ImageSpec root_spec(const StoredDtype& stored) const = 0;
   virtual ImageSpec dense_spec(int64_t layer, const StoredDtype& stored) const = 0;
   virtual ImageSpec experts_spec(int64_t layer, const StoredDtype& stored) const = 0;  // no params: a layer without experts
+  // How the checkpoint's tensors may be quantised; null: they are not.
+  virtual const Quantization* quantization() const = 0;
   // Why a tensor that no image holds may be in the checkpoint all the same ("multi-token prediction", "vision tower",
   // "computed from config.json"); nullopt: it may not.
   virtual std::optional<std::string> why_skipped(const std::string& tensor) const = 0;

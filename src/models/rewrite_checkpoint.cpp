@@ -72,10 +72,9 @@ void fill_elements(const CheckpointFiles& files, const OldTensor& tensor, uint64
   const at::Tensor rows_RI = in_place ? out_RI : at::empty({rows, plain.columns}, at::kFloat);
   if (plain.scales) {
     // The writer cuts between blocks; the last one may be short.
-    const int64_t scale_rows = (rows + plain.block_rows - 1) / plain.block_rows;
     const FrozenWeight weight(read_rows(files, *plain.values, first_row, rows),
-                              read_rows(files, *plain.scales, first_row / plain.block_rows, scale_rows),
-                              {plain.block_rows, plain.block_columns});
+                              read_rows(files, *plain.scales, first_row / plain.format.block_rows, plain.format.scale_rows(rows)),
+                              plain.format);
     dequantize_into(rows_RI, weight);
   } else {
     read_elements(files, *plain.values, first, count, DType::kF32, rows_RI.mutable_data_ptr());
@@ -127,9 +126,9 @@ RewrittenCheckpoint rewrite_checkpoint(const CheckpointHeaders& headers, const f
   NewCheckpoint checkpoint{{}, options.max_file_bytes, options.num_threads};
   std::vector<OldTensor> old;
   RewrittenCheckpoint written;
-  for (PlainTensor& plain : plain_tensors(headers.index, specs, options.dtype)) {
+  for (PlainTensor& plain : plain_tensors(headers.index, specs, layout->quantization(), options.dtype)) {
     const auto change = options.changes.find(plain.name);
-    const uint64_t unit = plain.scales ? plain.block_rows * plain.columns : plain.columns;
+    const uint64_t unit = plain.scales ? plain.format.block_rows * plain.columns : plain.columns;
     checkpoint.tensors.push_back({{plain.name, plain.dtype, plain.shape}, std::max<uint64_t>(1, unit)});
     if (plain.scales) ++written.dequantized;
     else if (plain.dtype != plain.values->entry.dtype) ++written.converted;

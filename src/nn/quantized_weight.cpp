@@ -10,37 +10,28 @@
 namespace moraine {
 namespace {
 
-int64_t blocks_in(int64_t length, int64_t block) { return (length + block - 1) / block; }
-
-// The weight as matrices one below another, of `rows` rows and `scale_rows` rows of scales each: blocks never span two of them.
-struct Matrices {
+// One of the matrices that a weight is made of.
+struct Matrix {
   int64_t rows, columns, scale_rows, scale_columns;
   int64_t block_rows, block_columns;
 
   bool even() const { return rows % block_rows == 0 && columns % block_columns == 0; }
 };
 
-Matrices matrices_of(const FrozenWeight& w) {
-  const int64_t O = w.out_features(), I = w.in_features(), scale_rows = w.scale.size(-2), scale_columns = w.scale.size(-1);
-  const ScaleBlocks& said = w.blocks;
-  if (said.rows > 0) {
-    MORAINE_ASSERT(O % said.matrices == 0 && scale_rows == said.matrices * blocks_in(O / said.matrices, said.rows) &&
-                       scale_columns == blocks_in(I, said.columns) && (!w.is_fp4() || said.columns % 2 == 0),
-                   "a scale for each block");
-    const int64_t rows = O / said.matrices;
-    return {rows, I, scale_rows / said.matrices, scale_columns, std::min(said.rows, rows), std::min(said.columns, I)};
-  }
-  MORAINE_ASSERT(O % scale_rows == 0 && I % scale_columns == 0, "scales must divide the weight evenly");
-  MORAINE_ASSERT(!w.is_fp4() || I / scale_columns % 2 == 0, "a block of FP4 codes ends within a byte");
-  return {O, I, scale_rows, scale_columns, O / scale_rows, I / scale_columns};
+Matrix matrix_of(const FrozenWeight& w) {
+  const QuantFormat& format = *w.format;
+  const int64_t rows = w.out_features() / w.matrices, columns = w.in_features();
+  const int64_t scale_rows = format.scale_rows(rows), scale_columns = format.scale_columns(columns);
+  MORAINE_ASSERT(rows * w.matrices == w.out_features() && w.scale.size(-2) == w.matrices * scale_rows &&
+                     w.scale.size(-1) == scale_columns && format.block_columns % format.per_stored() == 0,
+                 "a scale for each block");
+  return {rows, columns, scale_rows, scale_columns, std::min(format.block_rows, rows), std::min(format.block_columns, columns)};
 }
 
 template <typename Out>
 void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
-  const Matrices m = matrices_of(w);
+  const Matrix m = matrix_of(w);
   const int64_t I = m.columns, rows = w.values.numel() / w.values.size(-1), stored_columns = w.values.size(-1);
-  const ScaleGrid grid{I, m.scale_columns, m.block_rows, m.block_columns};
-  const Codes kind = w.is_fp4() ? Codes::kFp4 : Codes::kFp8;
   const at::Tensor codes = w.values.contiguous(), scales = w.scale.to(at::kFloat).contiguous();
   const auto* bytes = static_cast<const uint8_t*>(codes.const_data_ptr());
   const float* factors = scales.const_data_ptr<float>();
@@ -48,7 +39,7 @@ void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
     for (int64_t row = begin; row < end;) {
       const int64_t matrix = row / m.rows, within = row % m.rows, count = std::min(end - row, m.rows - within);
       const float* of_matrix = factors + matrix * m.scale_rows * m.scale_columns;
-      dequantize_run(kind, bytes + row * stored_columns, of_matrix, grid, within * I, count * I, out + row * I);
+      dequantize_run(*w.format, I, bytes + row * stored_columns, of_matrix, within * I, count * I, out + row * I);
       row += count;
     }
   });
@@ -59,13 +50,15 @@ void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
 FrozenWeight FrozenWeight::split_rows(int64_t groups) const {
   const at::Tensor split = values.unflatten(0, {groups, values.size(0) / groups});
   if (!quantized()) return {split};
-  if (groups == 1) return {split, scale.unsqueeze(0), blocks};
-  MORAINE_ASSERT(blocks.rows == 0, "rows of a weight with cut-off blocks are not split");
-  const int64_t scale_rows = scale.size(0);
-  if (scale_rows % groups == 0) return {split, scale.unflatten(0, {groups, scale_rows / groups})};
+  if (groups == 1) return {split, scale.unsqueeze(0), *format, matrices};
+  MORAINE_ASSERT(matrices == 1, "the rows of one matrix are split");
+  const int64_t rows = values.size(0), of_group = rows / groups;
+  if (of_group % format->block_rows == 0) return {split, scale.unflatten(0, {groups, of_group / format->block_rows}), *format};
   // A block spans groups: a row of scales for each row instead.
-  const at::Tensor by_row = scale.view(at::kByte).repeat_interleave(values.size(0) / scale_rows, 0).view(scale.scalar_type());
-  return {split, by_row.unflatten(0, {groups, values.size(0) / groups})};
+  QuantFormat by_row = *format;
+  by_row.block_rows = 1;
+  const at::Tensor bytes = scale.view(at::kByte).repeat_interleave(format->block_rows, 0).narrow(0, 0, rows);
+  return {split, bytes.view(scale.scalar_type()).unflatten(0, {groups, of_group}), by_row};
 }
 
 void dequantize_into(const at::Tensor& out, const FrozenWeight& w) {
@@ -88,9 +81,9 @@ at::Tensor dequantize(const FrozenWeight& w, at::ScalarType dtype) {
 }
 
 at::Tensor dequantize_by_tensor_ops(const FrozenWeight& w, at::ScalarType dtype) {
-  const Matrices m = matrices_of(w);
+  const Matrix m = matrix_of(w);
   at::Tensor values;
-  if (w.is_fp4()) {
+  if (w.format->is_fp4()) {
     const at::Tensor bytes = w.values.view(at::kByte);
     const at::Tensor table = at::tensor(at::ArrayRef<float>(kFp4Values)).to(bytes.device());
     const at::Tensor codes = at::stack({bytes.bitwise_and(15), bytes.bitwise_right_shift(4)}, -1);

@@ -7,37 +7,31 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
+
+#include "formats/quant_format.h"
 
 namespace moraine {
 
-// Which elements share a factor, where the grid of factors does not divide a matrix evenly: blocks of rows × columns, the last of a row or
-// column of blocks cut off. An [O, I] is `matrices` of them one below another, each of O / matrices rows with blocks of its own.
-struct ScaleBlocks {
-  int64_t rows = 0, columns = 0;  // 0: the grid divides it evenly
-  int64_t matrices = 1;
-};
-
-// One matrix [O, I], or one an expert [E, O, I].
+// One matrix [O, I], or one per expert [E, O, I].
 struct FrozenWeight {
-  // Plain: of the activations' dtype. FP8: float8_e4m3fn. FP4: int8 with half the columns, two E2M1 codes a byte, the even
-  // column in the low nibble.
-  at::Tensor values;
-  // Undefined: not quantised. Else a factor (e8m0 or a floating dtype) for each block.
-  at::Tensor scale;
-  ScaleBlocks blocks = {};
+  at::Tensor values;                 // of the activations' dtype, or codes as `format` has them
+  at::Tensor scale;                  // undefined: not quantised; else [..., rows of blocks, columns of blocks]
+  std::optional<QuantFormat> format = {};
+  // The O rows are those of so many matrices one below another, of equal size, whose blocks end with them.
+  int64_t matrices = 1;
 
   FrozenWeight(at::Tensor plain) : values(std::move(plain)) {}  // NOLINT: every tensor is one
-  FrozenWeight(at::Tensor codes, at::Tensor scales, ScaleBlocks blocks = {})
-      : values(std::move(codes)), scale(std::move(scales)), blocks(blocks) {}
+  FrozenWeight(at::Tensor codes, at::Tensor scales, const QuantFormat& format, int64_t matrices = 1)
+      : values(std::move(codes)), scale(std::move(scales)), format(format), matrices(matrices) {}
 
-  bool quantized() const { return scale.defined(); }
-  bool is_fp4() const { return values.scalar_type() == at::kChar; }
+  bool quantized() const { return format.has_value(); }
   int64_t out_features() const { return values.size(-2); }
-  int64_t in_features() const { return values.size(-1) * (is_fp4() ? 2 : 1); }
+  int64_t in_features() const { return values.size(-1) * (format ? format->per_stored() : 1); }
 
-  FrozenWeight of_expert(int64_t e) const { return quantized() ? FrozenWeight{values[e], scale[e], blocks} : FrozenWeight{values[e]}; }
-  // [O, I] → [groups, O / groups, I], without copying the matrix. More than one group only of a grid that divides it evenly.
+  FrozenWeight of_expert(int64_t e) const { return quantized() ? FrozenWeight{values[e], scale[e], *format, matrices} : FrozenWeight{values[e]}; }
+  // [O, I] → [groups, O / groups, I], without copying the matrix. Of one matrix.
   FrozenWeight split_rows(int64_t groups) const;
 };
 

@@ -14,7 +14,7 @@ Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_
   }
   at::Tensor weights = probabilities.gather(1, routing.indices_TK);
   if (norm_topk_prob) weights = weights / weights.sum(-1, /*keepdim=*/true);
-  routing.weights_TK = weights.to(logits_TE.scalar_type());
+  routing.weights_TK = weights;
   routing.probabilities_TE = probabilities;
   return routing;
 }

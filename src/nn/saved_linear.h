@@ -36,13 +36,20 @@ struct SavedLinear {
   void save(torch::autograd::AutogradContext* context) const {
     context->save_for_backward({x, w.values, w.scale, a, b, low});
     context->saved_data["rows_of_expert"] = rows_of_expert;
-    context->saved_data["scale_blocks"] = std::vector<int64_t>{w.blocks.rows, w.blocks.columns, w.blocks.matrices};
+    if (w.format) {
+      const QuantFormat& f = *w.format;
+      context->saved_data["format"] = std::vector<int64_t>{static_cast<int64_t>(f.codes), static_cast<int64_t>(f.scales), f.block_rows,
+                                                           f.block_columns, w.matrices};
+    }
   }
   static SavedLinear load(torch::autograd::AutogradContext* context) {
     const torch::autograd::variable_list saved = context->get_saved_variables();
-    const std::vector<int64_t> blocks = context->saved_data["scale_blocks"].toIntVector();
-    return {saved[0], FrozenWeight(saved[1], saved[2], {blocks[0], blocks[1], blocks[2]}), saved[3], saved[4], saved[5],
-            context->saved_data["rows_of_expert"].toIntVector()};
+    FrozenWeight w(saved[1]);
+    if (const auto found = context->saved_data.find("format"); found != context->saved_data.end()) {
+      const std::vector<int64_t> f = found->second.toIntVector();
+      w = {saved[1], saved[2], {static_cast<DType>(f[0]), static_cast<DType>(f[1]), f[2], f[3]}, f[4]};
+    }
+    return {saved[0], w, saved[3], saved[4], saved[5], context->saved_data["rows_of_expert"].toIntVector()};
   }
 };
 

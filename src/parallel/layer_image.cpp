@@ -13,12 +13,11 @@ std::vector<SlotPart> parts_of(const ParamSpec& spec, int64_t begin, int64_t end
   std::vector<SlotPart> parts;
   int64_t next = begin;
   for (const SourceTensor& source : spec.sources) {
-    int64_t source_end = source.first_element + source.num_elements();
+    int64_t source_end = source.first_element + num_elements(source.shape) * (spec.read_from ? spec.read_from->per_stored() : 1);
     int64_t lo = std::max(begin, source.first_element), hi = std::min(end, source_end);
     if (lo >= hi) continue;
     MORAINE_ASSERT(lo == next, "sources of " + spec.name + " leave a gap or overlap");
-    const std::string scale = source.quantized ? source.quantized->scale : "";
-    parts.push_back({source.name, source.shape, scale, lo - source.first_element, hi - lo, lo - begin});
+    parts.push_back({source.name, source.shape, source.scale, lo - source.first_element, hi - lo, lo - begin});
     next = hi;
   }
   MORAINE_ASSERT(next == end, "sources of " + spec.name + " do not cover it");
@@ -26,10 +25,6 @@ std::vector<SlotPart> parts_of(const ParamSpec& spec, int64_t begin, int64_t end
 }
 
 }  // namespace
-
-int64_t SourceTensor::num_elements() const {
-  return moraine::num_elements(shape) * (quantized && quantized->codes == DType::kI8 ? 2 : 1);
-}
 
 int64_t num_elements(const std::vector<int64_t>& shape) {
   int64_t n = 1;
@@ -42,7 +37,7 @@ LayerImage lay_out_image(const ImageSpec& spec, ExpertRange experts, int64_t num
   image.name = spec.name;
   uint64_t offset = 0;
   for (const ParamSpec& param : spec.params) {
-    Slot slot{param.name, param.dtype, param.shape, offset, 0, {}};
+    Slot slot{param.name, param.dtype, param.shape, offset, 0, {}, param.quant, param.matrices, param.read_from};
     int64_t begin = 0, end = num_elements(param.shape);
     if (param.kind == ParamKind::kExperts) {
       int64_t elements_of_expert = end / param.shape[0];

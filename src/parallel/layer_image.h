@@ -12,20 +12,12 @@
 
 #include "dist/mesh.h"
 #include "formats/dtype.h"
+#include "formats/quant_format.h"
 
 namespace moraine {
 
 // What quantised weights are in an image: as they are stored, with their scales, or bfloat16.
 enum class BaseFormat { kStored, kBFloat16 };
-
-// How a matrix that is dequantised while it is read is stored: FP8 codes, or two FP4 codes a byte of I8, with a factor for each block
-// of a grid that divides the matrix evenly.
-struct QuantizedSource {
-  DType codes;  // kF8E4M3 or kI8
-  std::string scale;  // the tensor of the factors
-  std::vector<int64_t> scale_shape;
-  DType scale_dtype;
-};
 
 // A checkpoint tensor whose elements, in row-major order, are the elements [first_element, first_element + its count) of a
 // parameter.
@@ -33,14 +25,21 @@ struct SourceTensor {
   std::string name;
   std::vector<int64_t> shape;  // as stored
   int64_t first_element = 0;
-  std::optional<QuantizedSource> quantized = {};
-
-  int64_t num_elements() const;  // of the parameter
+  std::string scale = {};  // the tensor of its scales where the parameter is dequantised while it is read
 };
 
 enum class ParamKind {
   kDense,
   kExperts,  // dim 0 is the expert; split over the ep ranks
+};
+
+// What a new model's parameter is filled with.
+enum class InitialValues {
+  kNormal,      // N(0, initializer_range²)
+  kZeros,       // biases, sinks, norm weights that 1 is added to
+  kOnes,        // norm weights, scales of hyper-connections, dt_bias
+  kLogUniform,  // log of a number between 0.01 and 16: A_log
+  kExpertIds,   // int64: rows of different expert ids
 };
 
 struct ParamSpec {
@@ -49,6 +48,15 @@ struct ParamSpec {
   std::vector<int64_t> shape;  // of all experts
   DType dtype = DType::kF32;   // in the image; a checkpoint that stores another one is converted while it is read
   std::vector<SourceTensor> sources;  // in order of first_element, without gaps
+
+  InitialValues init = InitialValues::kNormal;
+  // A quantised matrix (one per expert): shape and dtype are of its codes, and the next parameter of the image holds its scales.
+  // Along the rows it may be made of several matrices whose blocks end with them: gate_up_proj of gate_proj and up_proj.
+  std::optional<QuantFormat> quant = {};
+  int64_t matrices = 1;
+  bool is_scales = false;  // of the parameter before it
+  // Stored as this, but dequantised to `dtype` while it is read.
+  std::optional<QuantFormat> read_from = {};
 };
 
 // Which ranks share an image, and which images take turns in the same gather buffers.
@@ -65,7 +73,7 @@ struct ImageSpec {
 struct SlotPart {
   std::string tensor;
   std::vector<int64_t> tensor_shape;  // as the checkpoint must store it
-  std::string scale;                  // the tensor of its scales where it is dequantised; else empty
+  std::string scale;                  // the tensor of its scales where it is dequantised while it is read; else empty
   int64_t source_element = 0;  // first element within the tensor
   int64_t num_elements = 0;
   int64_t slot_element = 0;  // first element within the slot
@@ -78,6 +86,9 @@ struct Slot {
   uint64_t offset;             // bytes from the image's beginning
   uint64_t nbytes;
   std::vector<SlotPart> parts;
+  std::optional<QuantFormat> quant = {};  // the next slot holds its scales
+  int64_t matrices = 1;
+  std::optional<QuantFormat> read_from = {};
 };
 
 struct LayerImage {

@@ -13,15 +13,20 @@ namespace moraine {
 
 ImageView::ImageView(const LayerImage& image, const at::Tensor& bytes) : image_(image.name) {
   MORAINE_ASSERT(static_cast<uint64_t>(bytes.numel()) == image.nbytes, "bytes of image " + image.name);
-  for (const Slot& slot : image.slots) {
-    at::Tensor slot_bytes = bytes.narrow(0, slot.offset, slot.nbytes);
-    tensors_[slot.name] = slot_bytes.view(torch_dtype(slot.dtype)).view(slot.shape);
+  const auto tensor_of = [&](const Slot& slot) {
+    return bytes.narrow(0, slot.offset, slot.nbytes).view(torch_dtype(slot.dtype)).view(slot.shape);
+  };
+  for (size_t i = 0; i < image.slots.size(); ++i) {
+    const Slot& slot = image.slots[i];
+    at::Tensor scales;
+    if (slot.quant) scales = tensor_of(image.slots.at(i + 1));
+    weights_[slot.name] = {tensor_of(slot), scales, slot.quant, slot.matrices};
   }
 }
 
-const at::Tensor& ImageView::operator[](const std::string& slot) const {
-  auto it = tensors_.find(slot);
-  MORAINE_ASSERT(it != tensors_.end(), "no slot " + slot + " in image " + image_);
+const ImageView::Weight& ImageView::weight(const std::string& slot) const {
+  auto it = weights_.find(slot);
+  MORAINE_ASSERT(it != weights_.end(), "no slot " + slot + " in image " + image_);
   return it->second;
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -19,13 +20,20 @@ class ImageView {
   ImageView() = default;
   // `bytes` uint8 [image.nbytes]
   ImageView(const LayerImage& image, const at::Tensor& bytes);
-  // Asserts that there is such a slot.
-  const at::Tensor& operator[](const std::string& slot) const;
-  bool has(const std::string& slot) const { return tensors_.contains(slot); }
+  struct Weight {
+    at::Tensor values;
+    at::Tensor scales;                 // undefined: not quantised
+    std::optional<QuantFormat> quant;  // of values
+    int64_t matrices = 1;              // see ParamSpec
+  };
+  // Both assert that there is such a slot.
+  const Weight& weight(const std::string& slot) const;
+  const at::Tensor& operator[](const std::string& slot) const { return weight(slot).values; }
+  bool has(const std::string& slot) const { return weights_.contains(slot); }
 
  private:
   std::string image_;
-  std::unordered_map<std::string, at::Tensor> tensors_;
+  std::unordered_map<std::string, Weight> weights_;
 };
 
 // uint8 [nbytes] on `device`; on the CPU backed by huge pages (copying into fresh 4 KiB pages runs at a sixth of memcpy).

@@ -62,8 +62,8 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   LayerTape tape;
   tape.input = input.detach().requires_grad_();
   tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
-  tape.output = loaded.model->forward_layer(layer, tape.weights->dense, tape.weights->experts,
-                                            adapter.layer_adapter(layer, AdapterState::Gradients::kAdd), tape.input, context, record);
+  const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd);
+  tape.output = loaded.model->forward_layer({layer, tape.weights->dense, tape.weights->experts, layer_adapter, context, record}, tape.input);
   tape.probability_sums_E = record.probability_sums_E;
   if (record.probability_sums_E.defined()) record.probability_sums_E = record.probability_sums_E.detach();
   return tape;
@@ -87,7 +87,8 @@ int64_t first_adapted_layer(const AdapterState& adapter) {
 }
 
 ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<LayerCache>* caches, bool balance) {
-  ForwardContext context = loaded.model->prepare(batch);
+  ForwardContext context;
+  context.batch = &batch;
   context.experts = loaded.experts.get();
   context.caches = caches;
   context.balance = balance;
@@ -107,7 +108,7 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
     if (layer + 1 < loaded.model->shape().num_hidden_layers) prefetch_layer(*loaded.weights, layer + 1);
     const LayerAdapter layer_adapter = adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
     LayerRecord record;
-    hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context, record);
+    hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, record}, hidden);
     if (records) records->push_back(std::move(record));
   }
   return loaded.model->final_norm(root.view, hidden);
@@ -143,8 +144,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     LayerWeights weights(*loaded.weights, layer);
     if (layer + 1 < num_layers) prefetch_layer(*loaded.weights, layer + 1);
     const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
-    hidden = loaded.model->forward_layer(layer, weights.dense, weights.experts, layer_adapter, hidden, context,
-                                         records[layer]);
+    hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);
   }
 
   const at::Tensor grad_sums_E = after_forward ? after_forward(records) : at::Tensor();

@@ -62,7 +62,7 @@ at::Tensor dequantised(const Random& model, const std::string& name) {
 
 TEST(Init, EveryFamilyPassesInspection) {
   for (const char* name : {"qwen3_moe-bf16", "qwen3_5_moe-bf16", "qwen3_5_moe-fp32", "deepseek_v4-bf16", "deepseek_v4-fp32",
-                           "deepseek_v4-fp8fp4"}) {
+                           "deepseek_v4-fp8fp4", "mixtral-fp32", "olmoe-fp32"}) {
     const Random model(name);
     const Json facts = inspect(model.folder());
     EXPECT_EQ(facts["parameters"], model.written.parameters) << name;

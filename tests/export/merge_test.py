@@ -42,6 +42,8 @@ MERGED = {  # golden: dtype it is loaded in
     "qwen3_moe-fp32": torch.float32,
     "qwen3_5_moe-fp32": torch.float32,
     "deepseek_v4-fp32": torch.float32,
+    "mixtral-fp32": torch.float32,
+    "olmoe-fp32": torch.float32,
     "qwen3_moe-bf16": torch.bfloat16,
     "qwen3_5_moe-bf16": torch.bfloat16,
 }

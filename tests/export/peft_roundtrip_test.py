@@ -54,7 +54,7 @@ CASES = {
 # (golden, name, adapter keys, more arguments)
 ALL_CASES = [(QWEN3, title, *case) for title, case in CASES.items()]
 ALL_CASES += [(golden, "all-linear and experts, 2 ranks", {"r": 4, "lora_alpha": 8}, ["--ranks", "2", "mesh.ep=2"])
-              for golden in ("qwen3_5_moe-fp32", "deepseek_v4-fp32")]
+              for golden in ("qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32")]
 
 
 def run(program, *arguments):

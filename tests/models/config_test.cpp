@@ -4,10 +4,12 @@
 #include <set>
 
 #include "base/temp_folder.h"
+#include "models/blocks/gated_delta_net.h"
+#include "models/blocks/gqa.h"
 #include "models/deepseek_v4/config.h"
+#include "models/families.h"
 #include "models/golden_headers.h"
-#include "models/qwen3_5_moe/config.h"
-#include "models/qwen3_moe/config.h"
+#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -62,14 +64,15 @@ TEST(DeepseekV4Config, ReadsTheHubsForm) {
   EXPECT_EQ(c.swiglu_limit, 1.8);
   EXPECT_EQ(c.sliding_window, 8);
   EXPECT_EQ(c.routed_scaling_factor, 1.5);
-  EXPECT_FALSE(c.stored.fp8);
+  EXPECT_FALSE(c.stored.linear || c.stored.experts);
 
   const v4::Config flash = v4::read_config(hub_config("DeepSeek-V4-Flash"), "auto");
   EXPECT_EQ(flash.layer_types.size(), 43u);
   EXPECT_EQ(std::count(flash.mlp_layer_types.begin(), flash.mlp_layer_types.end(), kHashMoe), 3);
   EXPECT_EQ(flash.compress_rate(kHeavilyCompressedAttention), 128);
   EXPECT_EQ(flash.rope_main.dim, 64);
-  EXPECT_TRUE(flash.stored.fp8 && flash.stored.fp4_experts);
+  EXPECT_EQ(flash.stored.linear, (QuantFormat{DType::kF8E4M3, DType::kF8E8M0, 128, 128}));
+  EXPECT_EQ(flash.stored.experts, QuantFormat::fp4(DType::kF8E8M0));
 }
 
 TEST(DeepseekV4Config, AttentionFactorOfYarn) {
@@ -120,51 +123,66 @@ TEST(DeepseekV4Config, NamesWhatIsMissingOrImpossible) {
   EXPECT_THAT(error_of([&] { read_v4(nested); }), HasSubstr("missing key 'compress'"));
 }
 
-namespace q35 = qwen3_5_moe;
-
-q35::Config read_text(const Json& text) {
+Decoder read_text(const Json& text) {
   Json json = GoldenHeaders("qwen3_5_moe-fp32").config.json();
   json["text_config"] = text;
-  return q35::read_config(HfConfig(json, "config.json"), "auto");
+  return describe_qwen3_5_moe(HfConfig(json, "config.json"), "auto");
+}
+
+// Of each layer, whether its attention is full.
+std::vector<bool> full_attention(const Decoder& decoder) {
+  std::vector<bool> full;
+  for (const DecoderLayer& layer : decoder.layers) full.push_back(dynamic_cast<const Gqa*>(layer.mixer.get()) != nullptr);
+  return full;
+}
+
+const Gqa& attention_of(const Decoder& decoder) {
+  for (const DecoderLayer& layer : decoder.layers)
+    if (const auto* attention = dynamic_cast<const Gqa*>(layer.mixer.get())) return *attention;
+  throw std::runtime_error("no attention");
 }
 
 TEST(Qwen3_5MoeConfig, LayerTypesWinOverTheInterval) {
-  using enum q35::LayerType;
   Json text = GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"];
   text["layer_types"] = {"full_attention", "linear_attention", "linear_attention", "full_attention"};
-  EXPECT_THAT(read_text(text).layer_types,
-              testing::ElementsAre(kFullAttention, kLinearAttention, kLinearAttention, kFullAttention));
+  EXPECT_THAT(full_attention(read_text(text)), testing::ElementsAre(true, false, false, true));
   text.erase("layer_types");
   text["full_attention_interval"] = 3;
-  EXPECT_THAT(read_text(text).layer_types,
-              testing::ElementsAre(kLinearAttention, kLinearAttention, kFullAttention, kLinearAttention));
+  EXPECT_THAT(full_attention(read_text(text)), testing::ElementsAre(false, false, true, false));
 }
 
 TEST(Qwen3_5MoeConfig, ReadsRopeInEitherForm) {
   Json text = GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"];
-  const q35::Config nested = read_text(text);
-  EXPECT_EQ(nested.rope_theta, 1e7);
-  EXPECT_EQ(nested.rotary_dim, 8);
+  const auto rope = [&] {
+    const Decoder decoder = read_text(text);
+    return std::pair(attention_of(decoder).rope_theta, attention_of(decoder).rotary_dim);
+  };
+  EXPECT_EQ(rope(), std::pair(1e7, int64_t{8}));
   text.erase("rope_parameters");
   text["rope_theta"] = 1e7;
   text.erase("partial_rotary_factor");  // transformers' default for this family is the same quarter
-  EXPECT_TRUE(read_text(text) == nested);
+  EXPECT_EQ(rope(), std::pair(1e7, int64_t{8}));
   text["partial_rotary_factor"] = 0.5;
-  EXPECT_EQ(read_text(text).rotary_dim, 16);
+  EXPECT_EQ(rope(), std::pair(1e7, int64_t{16}));
 }
 
 TEST(Qwen3_5MoeConfig, TextClassHasItsFieldsAtTheTop) {
-  const Json outer = GoldenHeaders("qwen3_5_moe-bf16").config.json();
-  q35::Config expected = q35::read_config(HfConfig(outer, "config.json"), "auto");
-  Json text = outer["text_config"];
+  const HfConfig outer = GoldenHeaders("qwen3_5_moe-bf16").config;
+  Json text = outer.json()["text_config"];
   text["architectures"] = {"Qwen3_5MoeForCausalLM"};
   text["num_local_experts"] = text["num_experts"];  // transformers saves it under this name
   text.erase("num_experts");
-  const q35::Config flat = q35::read_config(HfConfig(text, "config.json"), "auto");
-  EXPECT_EQ(flat.model_class, q35::ModelClass::kCausalLM);
-  EXPECT_EQ(flat.dtype, DType::kBF16);
-  expected.model_class = flat.model_class;
-  EXPECT_TRUE(flat == expected);
+  const auto expected = make_layout(outer, "auto"), flat = make_layout(HfConfig(text, "config.json"), "auto");
+  EXPECT_EQ(flat->shape().dtype, DType::kBF16);
+  const auto params = [](const ModelLayout& layout) {
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const ImageSpec& image : image_specs(layout, no_checkpoint()))
+      for (const ParamSpec& param : image.params) shapes[full_name(image, param)] = param.shape;
+    return shapes;
+  };
+  EXPECT_EQ(params(*flat), params(*expected));
+  EXPECT_EQ(flat->dense_spec(0, no_checkpoint()).params[0].sources[0].name, "model.layers.0.input_layernorm.weight");
+  EXPECT_EQ(expected->dense_spec(0, no_checkpoint()).params[0].sources[0].name, "model.language_model.layers.0.input_layernorm.weight");
 }
 
 TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
@@ -193,15 +211,15 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
 
   Json outer = GoldenHeaders("qwen3_5_moe-fp32").config.json();
   outer.erase("text_config");
-  EXPECT_THAT(error_of([&] { q35::read_config(HfConfig(outer, "config.json"), "auto"); }), HasSubstr("'text_config'"));
+  EXPECT_THAT(error_of([&] { make_layout(HfConfig(outer, "config.json"), "auto"); }), HasSubstr("'text_config'"));
 }
 
 // Counts that no model has are named before anything is made by them.
 TEST(ModelConfigs, AbsurdCountsAreNamed) {
-  const std::set<std::string> not_read{"bos_token_id", "eos_token_id", "max_position_embeddings", "max_window_layers", "full_attention_interval",
+  const std::set<std::string> not_read{"bos_token_id", "pad_token_id", "eos_token_id", "max_position_embeddings", "max_window_layers", "full_attention_interval",
                                        "mtp_num_hidden_layers", "n_shared_experts", "num_nextn_predict_layers"};
   const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};
-  for (const char* model : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32"}) {
+  for (const char* model : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32"}) {
     const Json good = GoldenHeaders(model).config.json();
     const bool nested = good.contains("text_config");
     for (const auto& [key, value] : (nested ? good["text_config"] : good).items()) {

@@ -2,11 +2,12 @@
 #include <gtest/gtest.h>
 
 #include "golden.h"
+#include "models/blocks/gated_delta_net.h"
+#include "models/families.h"
 #include "models/loaded_model.h"
-#include "models/qwen3_5_moe/model.h"
 #include "parallel/torch_dtype.h"
 
-namespace moraine::qwen3_5_moe {
+namespace moraine {
 namespace {
 
 // The golden batch as the model sees it, and the reference's tensors in its order of tokens.
@@ -17,6 +18,7 @@ struct Layers {
   at::Tensor mask;  // bool [B, T]
   Batch batch;
   ForwardContext context;
+  Decoder decoder = describe_qwen3_5_moe(loaded.config, "auto");
 
   explicit Layers(const std::string& name)
       : folder(golden_folder(name)), loaded(open_model(folder / "model", "auto", {}, groups)),
@@ -29,11 +31,10 @@ struct Layers {
       batch.cu_seqlens.push_back(batch.cu_seqlens.back() + length);
     }
     batch.position_ids_T = at::cat(positions);
-    context = loaded.model->prepare(batch);
+    context.batch = &batch;
     context.experts = loaded.experts.get();
   }
 
-  const Qwen3_5MoeModel& model() const { return dynamic_cast<const Qwen3_5MoeModel&>(*loaded.model); }
   const ImageView& dense(int64_t layer) { return loaded.weights->acquire(LoadedModel::dense_image(layer)); }
   const ImageView& experts(int64_t layer) { return loaded.weights->acquire(LoadedModel::experts_image(layer)); }
 
@@ -68,21 +69,17 @@ TEST_P(Parts, EqualTheReference) {
   };
   for (int64_t layer = 0; layer < layers.loaded.model->shape().num_hidden_layers; ++layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
-    const ImageView &dense = layers.dense(layer), &experts = layers.experts(layer);
+    LayerRecord record, whole;
+    const LayerScope scope{layer, layers.dense(layer), layers.experts(layer), none, layers.context, record};
+    const auto& [mixer, feed_forward] = layers.decoder.layers[layer];
     const at::Tensor attn_in = layers(prefix + "attn_in");
-    if (layer % 2 == 0) {
-      check(layers.model().delta_rule_TVW(dense, none, attn_in, layers.context, nullptr), layers(prefix + "delta_rule_out"),
-            prefix + "delta_rule_out");
-      check(layers.model().linear_attn(dense, none, attn_in, layers.context, nullptr), layers(prefix + "attn_out"), prefix + "attn_out");
-    } else {
-      check(layers.model().self_attn(dense, none, attn_in, layers.context, nullptr), layers(prefix + "attn_out"), prefix + "attn_out");
-    }
-    LayerRecord record;
-    const at::Tensor moe_out = layers.model().sparse_moe(dense, experts, none, layers(prefix + "moe_in"), layers.context, record);
-    check(moe_out, layers(prefix + "moe_out"), prefix + "moe_out");
+    const auto* linear = dynamic_cast<const GatedDeltaNet*>(mixer.get());
+    EXPECT_EQ(linear != nullptr, layer % 2 == 0);
+    if (linear) check(linear->delta_rule_TVW(attn_in, scope), layers(prefix + "delta_rule_out"), prefix + "delta_rule_out");
+    check(mixer->forward(attn_in, scope), layers(prefix + "attn_out"), prefix + "attn_out");
+    check(feed_forward->forward(layers(prefix + "moe_in"), scope), layers(prefix + "moe_out"), prefix + "moe_out");
     EXPECT_TRUE(at::equal(record.chosen_experts_TK, layers.stored(prefix + "router.indices"))) << prefix;
-    LayerRecord whole;
-    check(layers.model().forward_layer(layer, dense, experts, none, layers.before(layer), layers.context, whole),
+    check(layers.loaded.model->forward_layer({layer, scope.dense, scope.experts, none, layers.context, whole}, layers.before(layer)),
           layers(prefix + "hidden_out"), prefix + "hidden_out");
     layers.loaded.weights->release(LoadedModel::dense_image(layer));
     layers.loaded.weights->release(LoadedModel::experts_image(layer));
@@ -90,4 +87,4 @@ TEST_P(Parts, EqualTheReference) {
 }
 
 }  // namespace
-}  // namespace moraine::qwen3_5_moe
+}  // namespace moraine

@@ -1,5 +1,5 @@
 // The FP8 releases of the Qwen families: what config.json may say, which tensors follow from it, and what is refused of the files.
-#include "models/qwen_fp8.h"
+#include "models/quantization.h"
 
 #include <gmock/gmock.h>
 
@@ -19,12 +19,12 @@ using testing::HasSubstr;
 
 const Json kRelease = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {128, 128}}};
 
-std::optional<QwenFp8> read(const Json& quantization) {
-  return read_qwen_fp8(HfConfig(Json{{"quantization_config", quantization}}, "config.json"));
+std::optional<Quantization> read(const Json& quantization) {
+  return read_fp8_quantization(HfConfig(Json{{"quantization_config", quantization}}, "config.json"));
 }
 
 TEST(QwenFp8Config, ReadsTheReleases) {
-  EXPECT_FALSE(read_qwen_fp8(HfConfig(Json::object(), "config.json")));
+  EXPECT_FALSE(read_fp8_quantization(HfConfig(Json::object(), "config.json")));
   EXPECT_FALSE(read(nullptr));
   EXPECT_THAT(read(kRelease)->modules_to_not_convert, testing::IsEmpty());
   EXPECT_TRUE(read(Json{{"quant_method", "fp8"}}));
@@ -33,7 +33,7 @@ TEST(QwenFp8Config, ReadsTheReleases) {
   EXPECT_THAT(read(listed)->modules_to_not_convert, testing::IsEmpty());
   listed["modules_to_not_convert"] = {"lm_head", "model.layers.0.mlp.gate"};
   EXPECT_THAT(read(listed)->modules_to_not_convert, testing::ElementsAre("lm_head", "model.layers.0.mlp.gate"));
-  EXPECT_TRUE(read_qwen_fp8(HfConfig(Json{{"text_config", {{"quantization_config", kRelease}}}}, "config.json")));
+  EXPECT_TRUE(read_fp8_quantization(HfConfig(Json{{"text_config", {{"quantization_config", kRelease}}}}, "config.json")));
 }
 
 TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
@@ -63,9 +63,14 @@ TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
 }
 
 TEST(QwenFp8Config, SparesModulesAsTransformersDoes) {
-  const auto quantises = [](const char* entry, const char* module) { return QwenFp8{{entry}}.quantises(module); };
+  const auto of = [](const std::vector<std::string>& spared) {
+    Quantization quantization = *read(kRelease);
+    quantization.modules_to_not_convert = spared;
+    return quantization;
+  };
+  const auto quantises = [&](const char* entry, const char* module) { return of({entry}).quantises(module); };
   const char* q = "model.layers.1.self_attn.q_proj";
-  EXPECT_TRUE(QwenFp8{}.quantises(q));
+  EXPECT_TRUE(of({}).quantises(q));
   EXPECT_FALSE(quantises("model.layers.1.self_attn.q_proj", q));
   EXPECT_FALSE(quantises("model.layers.1.self_attn", q));
   EXPECT_FALSE(quantises("q_proj", q));
@@ -122,7 +127,7 @@ TEST_P(QwenFp8Files, CountTheParametersOfTheModel) {
   const auto count = [](const HfConfig& config) {
     uint64_t parameters = 0;
     for (const ImageSpec& image : image_specs(*make_layout(config, "auto"), no_checkpoint()))
-      for (const ParamSpec& param : image.params) parameters += count_parameters(image, param);
+      for (const ParamSpec& param : image.params) parameters += count_parameters(param);
     return parameters;
   };
   EXPECT_EQ(count(config_), count(HfConfig(plain, "config.json")));

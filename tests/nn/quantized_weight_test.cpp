@@ -20,13 +20,13 @@ FrozenWeight random_fp4(std::vector<int64_t> shape, int64_t block) {
   std::vector<int64_t> codes = shape, scales = shape;
   codes.back() /= 2;
   scales.back() /= block;
-  return {at::randint(0, 256, codes, at::kByte).view(at::kChar), random_scales(scales)};
+  return {at::randint(0, 256, codes, at::kByte).view(at::kChar), random_scales(scales), {DType::kI8, DType::kF8E8M0, 1, block}};
 }
 FrozenWeight random_fp8(std::vector<int64_t> shape, int64_t block_rows, int64_t block_columns) {
   std::vector<int64_t> scales = shape;
   scales[shape.size() - 2] /= block_rows;
   scales.back() /= block_columns;
-  return {random_fp32(shape).to(at::kFloat8_e4m3fn), random_scales(scales)};
+  return {random_fp32(shape).to(at::kFloat8_e4m3fn), random_scales(scales), {DType::kF8E4M3, DType::kF8E8M0, block_rows, block_columns}};
 }
 
 void expect_equal(const at::Tensor& a, const at::Tensor& b) {
@@ -38,7 +38,8 @@ TEST(QuantizedWeight, EveryFp4CodeInBothHalvesOfAByte) {
   std::vector<int64_t> bytes(256);
   for (int64_t byte = 0; byte < 256; ++byte) bytes[byte] = byte;
   const at::Tensor codes = at::tensor(bytes).to(at::kByte).view({8, 32});
-  const FrozenWeight weight(codes.view(at::kChar), at::full({8, 2}, 128, at::kByte).view(at::kFloat8_e8m0fnu));  // 2^1
+  const FrozenWeight weight(codes.view(at::kChar), at::full({8, 2}, 128, at::kByte).view(at::kFloat8_e8m0fnu),  // 2^1
+                            QuantFormat::fp4(DType::kF8E8M0));
   const at::Tensor values = dequantize(weight, at::kFloat);
   const double table[] = {0, .5, 1, 1.5, 2, 3, 4, 6, 0, -.5, -1, -1.5, -2, -3, -4, -6};
   for (int64_t byte = 0; byte < 256; ++byte) {
@@ -53,7 +54,7 @@ TEST(QuantizedWeight, TheKernelEqualsTensorOperations) {
       expect_equal(dequantize(weight, dtype), dequantize_by_tensor_ops(weight, dtype));
   }
   // Scales of the older release.
-  const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8), fp32(e8m0.values, e8m0.scale.to(at::kFloat));
+  const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8), fp32(e8m0.values, e8m0.scale.to(at::kFloat), {DType::kF8E4M3, DType::kF32, 4, 8});
   expect_equal(dequantize(fp32, at::kFloat), dequantize(e8m0, at::kFloat));
 }
 
@@ -69,7 +70,8 @@ FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t
   const auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
   return {random_fp32({experts, matrices * rows, columns}).to(at::kFloat8_e4m3fn),
           random_fp32({experts, matrices * blocks(rows, block_rows), blocks(columns, block_columns)}).abs() + 0.1,
-          {block_rows, block_columns, matrices}};
+          {DType::kF8E4M3, DType::kF32, block_rows, block_columns},
+          matrices};
 }
 
 TEST(QuantizedWeight, BlocksAreCutOffAtTheEndOfEachMatrix) {

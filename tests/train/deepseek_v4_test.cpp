@@ -5,6 +5,7 @@
 
 #include "adapter/peft_export.h"
 #include "opened_golden.h"
+#include "models/deepseek_v4/model.h"
 #include "models/image_weight.h"
 #include "train/batch.h"
 #include "train/generate.h"
@@ -20,7 +21,8 @@ template <typename Body>
 void for_each_layer(Golden& golden, const Body& body) {
   at::NoGradGuard no_grad;
   const Batch batch = golden.one_batch();
-  ForwardContext context = golden.loaded.model->prepare(batch);
+  ForwardContext context;
+  context.batch = &batch;
   context.experts = golden.loaded.experts.get();
   const ImageView& root = golden.loaded.weights->acquire(LoadedModel::kRootImage);
   at::Tensor hidden = golden.loaded.model->embed(root, batch);
@@ -28,7 +30,7 @@ void for_each_layer(Golden& golden, const Body& body) {
     LayerRecord record;
     const ImageView& dense = golden.loaded.weights->acquire(LoadedModel::dense_image(layer));
     const ImageView& experts = golden.loaded.weights->acquire(LoadedModel::experts_image(layer));
-    const at::Tensor out = golden.loaded.model->forward_layer(layer, dense, experts, {}, hidden, context, record);
+    const at::Tensor out = golden.loaded.model->forward_layer({layer, dense, experts, {}, context, record}, hidden);
     const at::Tensor expected = golden.at_tokens(golden.forward("layers." + std::to_string(layer) + ".hidden_out"));
     body(layer, out, expected, record);
     hidden = expected.to(out.scalar_type());
@@ -56,15 +58,16 @@ TEST(DeepseekV4Fp32, EntriesThatAreAttendedTo) {
   Golden golden("deepseek_v4-fp32");
   int64_t compared = 0;
   for_each_layer(golden, [&](int64_t layer, const at::Tensor&, const at::Tensor&, const LayerRecord& record) {
-    if (record.chosen_entries.empty()) return;
+    const auto* chosen = record.choices.find<deepseek_v4::ChosenEntries>();
+    if (!chosen) return;
     const at::Tensor topk = layer_tensor(golden, layer, "indexer.topk");
     for (size_t s = 0; s < golden.batch.samples.size(); ++s) {
       const int64_t length = static_cast<int64_t>(golden.batch.samples[s].input_ids.size());
-      if (!record.chosen_entries[s].defined()) continue;
-      const int64_t choosing = record.chosen_entries[s].size(0);
+      if (!chosen->at(s).defined()) continue;
+      const int64_t choosing = chosen->at(s).size(0);
       const at::Tensor expected = topk[s].narrow(0, length - choosing, choosing);
       EXPECT_TRUE(expected.ge(0).all().item<bool>());
-      EXPECT_TRUE(at::equal(std::get<0>(record.chosen_entries[s].to(at::kLong).sort(-1)), std::get<0>(expected.sort(-1))));
+      EXPECT_TRUE(at::equal(std::get<0>(chosen->at(s).to(at::kLong).sort(-1)), std::get<0>(expected.sort(-1))));
       // Tokens before them see no more than they may choose: the reference chose all of it.
       const at::Tensor seen = at::arange(1, length - choosing + 1).floor_divide(4).clamp_max(topk.size(-1));
       EXPECT_TRUE(at::equal(topk[s].narrow(0, 0, length - choosing).ge(0).sum(-1), seen));
@@ -153,7 +156,7 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
     }
     for (int64_t e = 0; e < golden.loaded.model->shape().num_experts; ++e) {
       const auto expert = [&](const std::string& w) { return expected(prefix + "ffn.experts." + std::to_string(e) + "." + w + ".weight"); };
-      EXPECT_TRUE(weight_of(experts, "mlp.experts.down_proj").is_fp4());
+      EXPECT_TRUE(weight_of(experts, "mlp.experts.down_proj").format->is_fp4());
       compare(weight_of(experts, "mlp.experts.gate_up_proj").of_expert(e), at::cat({expert("w1"), expert("w3")}), "gate_up_proj");
       compare(weight_of(experts, "mlp.experts.down_proj").of_expert(e), expert("w2"), "down_proj");
     }

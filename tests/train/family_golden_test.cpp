@@ -25,7 +25,7 @@ struct Family {
   // rounding (6e-8 of each value, ten runs) its losses move by up to 9.6e-4, its norms by 2.5e-2 and its final adapter by 7e-5; in fp64
   // they are 3.0e-4, 7.6e-3 and 3e-5 from those in fp32. The first three steps are not yet amplified. In bf16, grouped_mm instead of
   // eager experts makes 0.16 and 0.66: there norms say nothing, and the curve is judged by its mean distance.
-  Curve fp32, fp32_first_steps, bf16;
+  Curve fp32, fp32_first_steps, bf16;  // bf16 {}: there is no such golden
   double router_loss_gradient;  // relative, of each tensor
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
@@ -36,6 +36,8 @@ constexpr Family kFamilies[] = {
     {"qwen3_5_moe", {1e-3, 2.5e-2, 1e-3}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
     // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
     {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
+    {"mixtral", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
+    {"olmoe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
 };
 
 class FamilyFp32 : public testing::TestWithParam<Family> {
@@ -48,7 +50,13 @@ class FamilyBf16 : public testing::TestWithParam<Family> {
 };
 const auto kName = [](const auto& info) { return std::string(info.param.name); };
 INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(kFamilies), kName);
-INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(kFamilies), kName);
+std::vector<Family> families_in_bf16() {
+  std::vector<Family> families;
+  for (const Family& family : kFamilies)
+    if (family.bf16.loss > 0) families.push_back(family);
+  return families;
+}
+INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(families_in_bf16()), kName);
 
 const Json read_train_json(const Golden& golden) { return read_json_file(golden.folder / "lora" / "train.json"); }
 
@@ -194,19 +202,29 @@ std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch
   return {result.loss, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone()};
 }
 
+// A row for each of the golden's sequences.
+std::vector<std::vector<int64_t>> separate_rows(const Golden& golden) {
+  std::vector<std::vector<int64_t>> rows;
+  for (int64_t sample = 0; sample < static_cast<int64_t>(golden.batch.samples.size()); ++sample) rows.push_back({sample});
+  return rows;
+}
+
 TEST_P(FamilyFp32, GradientDoesNotDependOnMicroBatches) {
   Golden golden(name());
-  const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
-  for (int64_t micro_batch_size : {2, 3})
-    EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, {{0}, {1}, {2}}).second, grads), 1e-5);
+  const auto rows = separate_rows(golden);
+  const auto [loss, grads] = step_gradients(golden, 1, rows);
+  for (int64_t micro_batch_size = 2; micro_batch_size <= static_cast<int64_t>(rows.size()); ++micro_batch_size)
+    EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, rows).second, grads), 1e-5);
 }
 
 // Packed sequences do not see each other: outputs and gradients are those of separate rows.
 TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
   Golden golden(name());
-  const auto [loss, grads] = step_gradients(golden, 1, {{0}, {1}, {2}});
-  for (const std::vector<std::vector<int64_t>>& packed :
-       std::vector<std::vector<std::vector<int64_t>>>{{{0, 1, 2}}, {{0, 2}, {1}}, {{1, 2}, {0}}}) {
+  const auto rows = separate_rows(golden);
+  const auto [loss, grads] = step_gradients(golden, 1, rows);
+  std::vector<std::vector<std::vector<int64_t>>> packings{{{0, 1}}};
+  if (rows.size() == 3) packings = {{{0, 1, 2}}, {{0, 2}, {1}}, {{1, 2}, {0}}};
+  for (const std::vector<std::vector<int64_t>>& packed : packings) {
     const auto [packed_loss, packed_grads] = step_gradients(golden, 1, packed);
     EXPECT_NEAR(packed_loss, loss, 1e-6);
     EXPECT_LT(relative_error(packed_grads, grads), 1e-5);

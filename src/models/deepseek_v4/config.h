@@ -7,6 +7,7 @@
 
 #include "config/hf_config.h"
 #include "formats/dtype.h"
+#include "models/quantization.h"
 
 namespace moraine::deepseek_v4 {
 
@@ -33,16 +34,6 @@ struct Rope {
   friend bool operator==(const Rope&, const Rope&) = default;
 };
 
-// How the weights are stored where no checkpoint says it: quantization_config and expert_dtype.
-struct StoredWeights {
-  bool fp8;          // linear layers and experts in FP8 (E4M3) with a scale for each block; else in the compute dtype
-  bool fp4_experts;  // routed experts in FP4 instead
-  DType scale_dtype;
-  int64_t block_rows, block_columns;  // FP8
-
-  friend bool operator==(const StoredWeights&, const StoredWeights&) = default;
-};
-
 struct Config {
   int64_t vocab_size, hidden_size, num_hidden_layers;
   std::vector<LayerType> layer_types;         // one a layer
@@ -63,7 +54,7 @@ struct Config {
   double routed_scaling_factor, swiglu_limit;
   bool tie_word_embeddings;
   DType dtype;  // compute dtype
-  StoredWeights stored;
+  Quantization stored;
 
   // Tokens an entry of a compressed layer type stands for.
   int64_t compress_rate(LayerType type) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "models/declaration.h"
 #include "models/deepseek_v4/attention.h"
 #include "models/output_head.h"
 #include "models/param_specs.h"
@@ -42,105 +43,100 @@ AttentionMemory attention_memory(const Config& c, LayerType type) {
                      .chosen_entries = chooses ? c.index_topk : 0}};
 }
 
-// How `tensor`.weight is stored; `assumed` where the checkpoint lacks it.
-MatrixFormat format_of(const std::string& tensor, const StoredDtype& stored, const Config& c, const MatrixFormat& assumed) {
-  const std::optional<DType> weight = stored(tensor + ".weight");
-  if (!weight) return assumed;
-  // The same values are E8M0 in one release and F32 in another.
-  const DType scale = stored(tensor + ".scale").value_or(c.stored.scale_dtype);
-  if (*weight == DType::kF8E4M3) return MatrixFormat::fp8(scale, c.stored.block_rows, c.stored.block_columns);
-  if (*weight == DType::kI8) return MatrixFormat::fp4(scale);
-  return MatrixFormat::plain(c.dtype);
-}
-
-MatrixFormat assumed_linear(const Config& c) {
-  return c.stored.fp8 ? MatrixFormat::fp8(c.stored.scale_dtype, c.stored.block_rows, c.stored.block_columns)
-                      : MatrixFormat::plain(c.dtype);
-}
-
-MatrixFormat assumed_experts(const Config& c) {
-  return c.stored.fp4_experts ? MatrixFormat::fp4(c.stored.scale_dtype) : assumed_linear(c);
-}
-
-// The parameters of one layer, from the tensors of `prefix` ("layers.3.").
-class LayerParams {
- public:
-  LayerParams(const Config& config, const StoredDtype& stored, std::string prefix, ImageSpec& into)
-      : c_(config), stored_(stored), prefix_(std::move(prefix)), into_(into) {}
-
-  void add(const std::string& name, const std::string& tensor, std::vector<int64_t> shape, DType dtype) {
-    into_.params.push_back(stored_whole(name, prefix_ + tensor, std::move(shape), dtype));
-  }
-
-  // The weight of a linear layer and, where it is quantised, its scales.
-  void add_linear(const std::string& name, const std::string& tensor, int64_t out, int64_t in, const MatrixFormat& assumed) {
-    const std::string full = prefix_ + tensor;
-    const MatrixFormat format = format_of(full, stored_, c_, assumed);
-    add(name + ".weight", tensor + ".weight", {out, format.stored_columns(in)}, format.dtype);
-    if (!format.quantized()) return;
-    add(name + ".weight_scale", tensor + ".scale", {format.scale_rows(out, full), format.scale_columns(in, full)},
-        *format.scale_dtype);
-  }
-
-  // A parameter of all experts; of each, the projections `tensors` of rows × columns one after another.
-  void add_experts(const std::string& name, const std::vector<std::string>& tensors, int64_t rows, int64_t columns) {
-    const std::string prefix = prefix_ + "ffn.experts.", first = fmt::format("{}0.{}", prefix, tensors[0]);
-    const MatrixFormat format = format_of(first, stored_, c_, assumed_experts(c_));
-    const auto stacked = [&](const char* name_end, const char* tensor_end, int64_t r, int64_t k, DType dtype) {
-      std::vector<std::string> suffixes;
-      for (const std::string& tensor : tensors) suffixes.push_back("." + tensor + tensor_end);
-      into_.params.push_back(stored_by_expert(name + name_end, prefix, suffixes, c_.n_routed_experts, r, k, dtype));
-    };
-    stacked("", ".weight", rows, format.stored_columns(columns), format.dtype);
-    if (!format.quantized()) return;
-    stacked("_scale", ".scale", format.scale_rows(rows, first), format.scale_columns(columns, first), *format.scale_dtype);
-  }
-
- private:
-  const Config& c_;
-  const StoredDtype& stored_;
-  std::string prefix_;
-  ImageSpec& into_;
+// Inside a layer; longer names stand before those that they begin with.
+const std::vector<std::pair<std::string, std::string>> kStoredNames{
+    {"attn_hc.fn", "hc_attn_fn"},
+    {"attn_hc.base", "hc_attn_base"},
+    {"attn_hc.scale", "hc_attn_scale"},
+    {"ffn_hc.fn", "hc_ffn_fn"},
+    {"ffn_hc.base", "hc_ffn_base"},
+    {"ffn_hc.scale", "hc_ffn_scale"},
+    {"input_layernorm", "attn_norm"},
+    {"post_attention_layernorm", "ffn_norm"},
+    {"self_attn.q_a_proj", "attn.wq_a"},
+    {"self_attn.q_a_norm", "attn.q_norm"},
+    {"self_attn.q_b_proj", "attn.wq_b"},
+    {"self_attn.kv_proj", "attn.wkv"},
+    {"self_attn.kv_norm", "attn.kv_norm"},
+    {"self_attn.o_a_proj", "attn.wo_a"},
+    {"self_attn.o_b_proj", "attn.wo_b"},
+    {"self_attn.sinks", "attn.attn_sink"},
+    {"self_attn.compressor.indexer.q_b_proj", "attn.indexer.wq_b"},
+    {"self_attn.compressor.indexer.scorer.weights_proj", "attn.indexer.weights_proj"},
+    {"self_attn.compressor.indexer.kv_proj", "attn.indexer.compressor.wkv"},
+    {"self_attn.compressor.indexer.gate_proj", "attn.indexer.compressor.wgate"},
+    {"self_attn.compressor.indexer.position_bias", "attn.indexer.compressor.ape"},
+    {"self_attn.compressor.indexer.kv_norm", "attn.indexer.compressor.norm"},
+    {"self_attn.compressor.kv_proj", "attn.compressor.wkv"},
+    {"self_attn.compressor.gate_proj", "attn.compressor.wgate"},
+    {"self_attn.compressor.position_bias", "attn.compressor.ape"},
+    {"self_attn.compressor.kv_norm", "attn.compressor.norm"},
+    {"mlp.gate.e_score_correction_bias", "ffn.gate.bias"},
+    {"mlp.gate", "ffn.gate"},
+    {"mlp.experts", "ffn.experts"},
+    {"mlp.shared_experts.gate_proj", "ffn.shared_experts.w1"},
+    {"mlp.shared_experts.up_proj", "ffn.shared_experts.w3"},
+    {"mlp.shared_experts.down_proj", "ffn.shared_experts.w2"},
 };
 
-void add_hyper_connection(LayerParams& params, const Config& c, const std::string& name, const std::string& tensor) {
+// Kept in F32 for their precision whatever the compute dtype is.
+ParamOptions fp32(InitialValues init) { return {.init = init, .dtype = DType::kF32}; }
+constexpr ParamOptions kNorm{.init = InitialValues::kOnes};
+
+void declare_hyper_connection(Declaration& d, const Config& c, const std::string& name) {
   // A token's streams make its weights: hc_mult to read, hc_mult to write, hc_mult² to mix.
   const int64_t num_weights = (2 + c.hc_mult) * c.hc_mult;
-  params.add(name + ".fn", tensor + "_fn", {num_weights, c.hc_mult * c.hidden_size}, DType::kF32);
-  params.add(name + ".base", tensor + "_base", {num_weights}, DType::kF32);
-  params.add(name + ".scale", tensor + "_scale", {3}, DType::kF32);
+  d.param(name + ".fn", {num_weights, c.hc_mult * c.hidden_size}, fp32(InitialValues::kNormal));
+  d.param(name + ".base", {num_weights}, fp32(InitialValues::kZeros));
+  d.param(name + ".scale", {3}, fp32(InitialValues::kOnes));
 }
 
 // Of the layer's attention or of its indexer, whose heads have another width. The hub leaves compressors unquantised.
-void add_compressor(LayerParams& params, const Config& c, LayerType type, const std::string& name,
-                    const std::string& tensor, int64_t head_dim) {
+void declare_compressor(Declaration& d, const Config& c, LayerType type, const std::string& name, int64_t head_dim, bool lora) {
   const int64_t width = compressed_width(type, head_dim);
-  const MatrixFormat plain = MatrixFormat::plain(c.dtype);
-  params.add_linear(name + ".kv_proj", tensor + ".wkv", width, c.hidden_size, plain);
-  params.add_linear(name + ".gate_proj", tensor + ".wgate", width, c.hidden_size, plain);
-  params.add(name + ".position_bias", tensor + ".ape", {c.compress_rate(type), width}, DType::kF32);
-  params.add(name + ".kv_norm.weight", tensor + ".norm.weight", {head_dim}, c.dtype);
+  for (const char* projection : {".kv_proj", ".gate_proj"})
+    d.linear(name + projection, width, c.hidden_size, {.lora = lora, .quantised = false});
+  d.param(name + ".position_bias", {c.compress_rate(type), width}, fp32(InitialValues::kZeros));
+  d.param(name + ".kv_norm.weight", {head_dim}, kNorm);
 }
 
-void add_attention(LayerParams& params, const Config& c, LayerType type) {
+void declare_attention(Declaration& d, const Config& c, LayerType type) {
   const int64_t H = c.hidden_size, heads_width = c.num_attention_heads * c.head_dim;
-  const MatrixFormat linear = assumed_linear(c);
-  params.add_linear("self_attn.q_a_proj", "attn.wq_a", c.q_lora_rank, H, linear);
-  params.add("self_attn.q_a_norm.weight", "attn.q_norm.weight", {c.q_lora_rank}, c.dtype);
-  params.add_linear("self_attn.q_b_proj", "attn.wq_b", heads_width, c.q_lora_rank, linear);
-  params.add_linear("self_attn.kv_proj", "attn.wkv", c.head_dim, H, linear);
-  params.add("self_attn.kv_norm.weight", "attn.kv_norm.weight", {c.head_dim}, c.dtype);
-  params.add_linear("self_attn.o_a_proj", "attn.wo_a", c.o_groups * c.o_lora_rank, heads_width / c.o_groups, linear);
-  params.add_linear("self_attn.o_b_proj", "attn.wo_b", H, c.o_groups * c.o_lora_rank, linear);
-  params.add("self_attn.sinks", "attn.attn_sink", {c.num_attention_heads}, DType::kF32);
+  d.linear("self_attn.q_a_proj", c.q_lora_rank, H);
+  d.param("self_attn.q_a_norm.weight", {c.q_lora_rank}, kNorm);
+  d.linear("self_attn.q_b_proj", heads_width, c.q_lora_rank);
+  d.linear("self_attn.kv_proj", c.head_dim, H);
+  d.param("self_attn.kv_norm.weight", {c.head_dim}, kNorm);
+  d.linear("self_attn.o_a_proj", c.o_groups * c.o_lora_rank, heads_width / c.o_groups, {.lora = false});
+  d.linear("self_attn.o_b_proj", H, c.o_groups * c.o_lora_rank);
+  d.param("self_attn.sinks", {c.num_attention_heads}, fp32(InitialValues::kZeros));
   if (type == LayerType::kSlidingAttention) return;
-  add_compressor(params, c, type, "self_attn.compressor", "attn.compressor", c.head_dim);
+  declare_compressor(d, c, type, "self_attn.compressor", c.head_dim, /*lora=*/true);
   if (type != LayerType::kCompressedSparseAttention) return;
   const std::string indexer = "self_attn.compressor.indexer";
-  add_compressor(params, c, type, indexer, "attn.indexer.compressor", c.index_head_dim);
-  params.add_linear(indexer + ".q_b_proj", "attn.indexer.wq_b", c.index_n_heads * c.index_head_dim, c.q_lora_rank, linear);
-  params.add_linear(indexer + ".scorer.weights_proj", "attn.indexer.weights_proj", c.index_n_heads, H,
-                    MatrixFormat::plain(c.dtype));
+  declare_compressor(d, c, type, indexer, c.index_head_dim, /*lora=*/false);
+  d.linear(indexer + ".q_b_proj", c.index_n_heads * c.index_head_dim, c.q_lora_rank, {.lora = false});
+  d.linear(indexer + ".scorer.weights_proj", c.index_n_heads, H, {.lora = false, .quantised = false});
+}
+
+Declaration declare_layer(const Config& c, Declaration::Part part, int64_t layer, const StoredDtype& stored) {
+  const int64_t H = c.hidden_size, I = c.moe_intermediate_size;
+  const StoredNames names{.layers = "layers.", .renamed = kStoredNames, .gate = "w1", .up = "w3", .down = "w2"};
+  Declaration d(part, layer, {.names = names, .dtype = c.dtype, .quantization = c.stored}, stored);
+  declare_hyper_connection(d, c, "attn_hc");
+  d.param("input_layernorm.weight", {H}, kNorm);
+  declare_attention(d, c, c.layer_types[layer]);
+  declare_hyper_connection(d, c, "ffn_hc");
+  d.param("post_attention_layernorm.weight", {H}, kNorm);
+  d.param("mlp.gate.weight", {c.n_routed_experts, H});
+  if (c.mlp_layer_types[layer] == MlpLayerType::kHashMoe) {
+    d.param("mlp.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok}, {.init = InitialValues::kExpertIds, .dtype = DType::kI64});
+  } else {
+    d.param("mlp.gate.e_score_correction_bias", {c.n_routed_experts}, fp32(InitialValues::kZeros));
+  }
+  d.experts("mlp.experts", c.n_routed_experts, I, H);
+  shared_experts(c).declare(d);
+  return d;
 }
 
 }  // namespace
@@ -162,49 +158,25 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
 ImageSpec DeepseekV4Layout::root_spec(const StoredDtype& stored) const {
   const Config& c = config_;
   ImageSpec root{"root", ImageKind::kRoot, {}};
-  auto add = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape, DType dtype) {
-    root.params.push_back(stored_whole(name, tensor, std::move(shape), dtype));
+  auto add = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape, const ParamOptions& options = {}) {
+    root.params.push_back(stored_whole(name, tensor, std::move(shape), options.dtype.value_or(c.dtype)));
+    root.params.back().init = options.init;
   };
-  add("model.embed_tokens.weight", "embed.weight", {c.vocab_size, c.hidden_size}, c.dtype);
-  add("model.hc_head.hc_fn", "hc_head_fn", {c.hc_mult, c.hc_mult * c.hidden_size}, DType::kF32);
-  add("model.hc_head.hc_base", "hc_head_base", {c.hc_mult}, DType::kF32);
-  add("model.hc_head.hc_scale", "hc_head_scale", {1}, DType::kF32);
-  add("model.norm.weight", "norm.weight", {c.hidden_size}, c.dtype);
-  if (has_own_head(c.tie_word_embeddings, "head.weight", stored))
-    add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size}, c.dtype);
+  add("model.embed_tokens.weight", "embed.weight", {c.vocab_size, c.hidden_size});
+  add("model.hc_head.hc_fn", "hc_head_fn", {c.hc_mult, c.hc_mult * c.hidden_size}, fp32(InitialValues::kNormal));
+  add("model.hc_head.hc_base", "hc_head_base", {c.hc_mult}, fp32(InitialValues::kZeros));
+  add("model.hc_head.hc_scale", "hc_head_scale", {1}, fp32(InitialValues::kOnes));
+  add("model.norm.weight", "norm.weight", {c.hidden_size}, kNorm);
+  if (has_own_head(c.tie_word_embeddings, "head.weight", stored)) add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size});
   return root;
 }
 
 ImageSpec DeepseekV4Layout::dense_spec(int64_t layer, const StoredDtype& stored) const {
-  const Config& c = config_;
-  const int64_t H = c.hidden_size, I = c.moe_intermediate_size;
-  ImageSpec spec{fmt::format("layers.{}.dense", layer), ImageKind::kDense, {}};
-  LayerParams params(c, stored, fmt::format("layers.{}.", layer), spec);
-  add_hyper_connection(params, c, "attn_hc", "hc_attn");
-  params.add("input_layernorm.weight", "attn_norm.weight", {H}, c.dtype);
-  add_attention(params, c, c.layer_types[layer]);
-  add_hyper_connection(params, c, "ffn_hc", "hc_ffn");
-  params.add("post_attention_layernorm.weight", "ffn_norm.weight", {H}, c.dtype);
-  params.add("mlp.gate.weight", "ffn.gate.weight", {c.n_routed_experts, H}, c.dtype);
-  if (c.mlp_layer_types[layer] == MlpLayerType::kHashMoe) {
-    params.add("mlp.gate.tid2eid", "ffn.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok}, DType::kI64);
-  } else {
-    params.add("mlp.gate.e_score_correction_bias", "ffn.gate.bias", {c.n_routed_experts}, DType::kF32);
-  }
-  const MatrixFormat linear = assumed_linear(c);
-  params.add_linear("mlp.shared_experts.gate_proj", "ffn.shared_experts.w1", I, H, linear);
-  params.add_linear("mlp.shared_experts.up_proj", "ffn.shared_experts.w3", I, H, linear);
-  params.add_linear("mlp.shared_experts.down_proj", "ffn.shared_experts.w2", H, I, linear);
-  return spec;
+  return declare_layer(config_, Declaration::Part::kDense, layer, stored).take_spec();
 }
 
 ImageSpec DeepseekV4Layout::experts_spec(int64_t layer, const StoredDtype& stored) const {
-  const Config& c = config_;
-  ImageSpec spec{fmt::format("layers.{}.experts", layer), ImageKind::kExperts, {}};
-  LayerParams params(c, stored, fmt::format("layers.{}.", layer), spec);
-  params.add_experts("mlp.experts.gate_up_proj", {"w1", "w3"}, c.moe_intermediate_size, c.hidden_size);
-  params.add_experts("mlp.experts.down_proj", {"w2"}, c.hidden_size, c.moe_intermediate_size);
-  return spec;
+  return declare_layer(config_, Declaration::Part::kExperts, layer, stored).take_spec();
 }
 
 std::optional<std::string> DeepseekV4Layout::why_skipped(const std::string& tensor) const {
@@ -213,29 +185,19 @@ std::optional<std::string> DeepseekV4Layout::why_skipped(const std::string& tens
 }
 
 std::vector<LoraModule> DeepseekV4Layout::lora_modules() const {
-  const Config& c = config_;
-  const int64_t H = c.hidden_size, I = c.moe_intermediate_size;
   std::vector<LoraModule> modules;
-  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
-    auto add = [&](const std::string& name, int64_t experts, int64_t in, int64_t out) {
-      modules.push_back({fmt::format("model.layers.{}.{}", layer, name), layer, name, experts, in, out});
-    };
-    const LayerType type = c.layer_types[layer];
-    add("self_attn.q_a_proj", 0, H, c.q_lora_rank);
-    add("self_attn.q_b_proj", 0, c.q_lora_rank, c.num_attention_heads * c.head_dim);
-    add("self_attn.kv_proj", 0, H, c.head_dim);
-    add("self_attn.o_b_proj", 0, c.o_groups * c.o_lora_rank, H);
-    if (type != LayerType::kSlidingAttention) {
-      add("self_attn.compressor.kv_proj", 0, H, compressed_width(type, c.head_dim));
-      add("self_attn.compressor.gate_proj", 0, H, compressed_width(type, c.head_dim));
-    }
-    add("mlp.experts.gate_up_proj", c.n_routed_experts, H, 2 * I);
-    add("mlp.experts.down_proj", c.n_routed_experts, I, H);
-    add("mlp.shared_experts.gate_proj", 0, H, I);
-    add("mlp.shared_experts.up_proj", 0, H, I);
-    add("mlp.shared_experts.down_proj", 0, I, H);
-  }
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer)
+    for (LoraModule& module : declare_layer(config_, Declaration::Part::kModules, layer, no_checkpoint()).take_modules())
+      modules.push_back(std::move(module));
   return modules;
+}
+
+Mlp shared_experts(const Config& c) {
+  return Mlp("mlp.shared_experts", c.hidden_size, c.moe_intermediate_size, /*lora=*/true, c.swiglu_limit);
+}
+
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
+  return std::make_unique<DeepseekV4Layout>(read_config(config, dtype));
 }
 
 }  // namespace moraine::deepseek_v4

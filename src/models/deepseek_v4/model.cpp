@@ -2,7 +2,6 @@
 // (or compressed entries), K experts a token, R routed rows, I expert width, G groups of heads.
 #include "models/deepseek_v4/model.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "models/deepseek_v4/attention.h"
@@ -15,21 +14,14 @@
 #include "models/output_head.h"
 #include "nn/grouped_linear.h"
 #include "nn/norm.h"
-#include "nn/swiglu.h"
 #include "parallel/torch_dtype.h"
 
 namespace moraine::deepseek_v4 {
 
-// What the layers of a pass share: RoPE's tables and compressors' windows.
-struct BatchContext : FamilyContext {
-  Rotation main, compress;  // at each token
-  Windows csa, hca;         // where the model has such layers
-};
-
 namespace {
 
-at::Tensor linear(const ImageView& dense, const LayerAdapter& adapter, const std::string& module, const at::Tensor& x) {
-  return lora_linear(x, weight_of(dense, module + ".weight"), adapter.find(module));
+at::Tensor linear(const std::string& module, const at::Tensor& x, const LayerScope& scope) {
+  return lora_linear(x, weight_of(scope.dense, module + ".weight"), scope.adapter.find(module));
 }
 
 StreamWeights stream_weights(const ImageView& dense, const std::string& name) {
@@ -42,74 +34,59 @@ CompressorWeights compressor_weights(const ImageView& dense, const std::string& 
 
 }  // namespace
 
-DeepseekV4Model::DeepseekV4Model(Config config) : config_(config), layout_(std::move(config)) {}
-
-ForwardContext DeepseekV4Model::prepare(const Batch& batch) const {
-  const at::ScalarType dtype = torch_dtype(config_.dtype);
-  auto shared = std::make_shared<BatchContext>();
-  shared->main = make_rotation(batch.position_ids_T, config_.rope_main, dtype);
-  shared->compress = make_rotation(batch.position_ids_T, config_.rope_compress, dtype);
-  const auto windows_of = [&](LayerType type) {
-    const bool used = std::find(config_.layer_types.begin(), config_.layer_types.end(), type) != config_.layer_types.end();
-    return used ? make_windows(batch, config_.compress_rate(type), config_.rope_compress, dtype) : Windows{};
-  };
-  shared->csa = windows_of(LayerType::kCompressedSparseAttention);
-  shared->hca = windows_of(LayerType::kHeavilyCompressedAttention);
-  ForwardContext context;
-  context.batch = &batch;
-  context.family = shared;
-  return context;
-}
+DeepseekV4Model::DeepseekV4Model(Config config)
+    : config_(config), layout_(config), experts_{config.n_routed_experts, config.moe_intermediate_size, config.hidden_size, config.swiglu_limit},
+      shared_experts_(shared_experts(config)) {}
 
 at::Tensor DeepseekV4Model::embed(const ImageView& root, const Batch& batch) const {
   const at::Tensor embedded_TD = root["model.embed_tokens.weight"].index_select(0, batch.input_ids_T);
   return embedded_TD.unsqueeze(1).repeat({1, config_.hc_mult, 1});
 }
 
-at::Tensor DeepseekV4Model::forward_layer(int64_t layer, const ImageView& dense, const ImageView& experts,
-                                          const LayerAdapter& adapter, const at::Tensor& hidden, const ForwardContext& context,
-                                          LayerRecord& record) const {
+at::Tensor DeepseekV4Model::forward_layer(const LayerScope& scope, const at::Tensor& hidden) const {
+  const ImageView& dense = scope.dense;
   const HyperConnection attn_hc = connect(hidden, stream_weights(dense, "attn_hc"), stream_constants());
   const at::Tensor attn_in = rms_norm(attn_hc.input_TD, dense["input_layernorm.weight"], config_.rms_norm_eps);
-  const at::Tensor after_attn = write_back(self_attn(layer, dense, adapter, attn_in, context, record), hidden, attn_hc);
+  const at::Tensor after_attn = write_back(self_attn(attn_in, scope), hidden, attn_hc);
   const HyperConnection ffn_hc = connect(after_attn, stream_weights(dense, "ffn_hc"), stream_constants());
   const at::Tensor mlp_in = rms_norm(ffn_hc.input_TD, dense["post_attention_layernorm.weight"], config_.rms_norm_eps);
-  const at::Tensor mlp_out =
-      sparse_moe(layer, dense, experts, adapter, mlp_in, context, record) + shared_experts(dense, adapter, mlp_in);
+  const at::Tensor mlp_out = sparse_moe(mlp_in, scope) + shared_experts_.forward(mlp_in, scope);
   return write_back(mlp_out, after_attn, ffn_hc);
 }
 
-at::Tensor DeepseekV4Model::self_attn(int64_t layer, const ImageView& dense, const LayerAdapter& adapter, const at::Tensor& x_TD,
-                                      const ForwardContext& context, LayerRecord& record) const {
-  const auto& batch = static_cast<const BatchContext&>(*context.family);
+at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& scope) const {
+  const ImageView& dense = scope.dense;
+  const Batch& batch = *scope.pass.batch;
   const int64_t T = x_TD.size(0), heads = config_.num_attention_heads, head_dim = config_.head_dim;
-  const LayerType type = config_.layer_types[layer];
-  const Rotation& rotation = type == LayerType::kSlidingAttention ? batch.main : batch.compress;
+  const LayerType type = config_.layer_types[scope.layer];
+  const bool slides = type == LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
+  const at::ScalarType dtype = torch_dtype(config_.dtype);
+  const Rope& rope = slides ? config_.rope_main : config_.rope_compress;
+  const Rotation& rotation = scope.pass.once<Rotation>(slides ? "main" : "compress",
+                                                       [&] { return make_rotation(batch.position_ids_T, rope, dtype); });
   const at::Tensor q_residual =
-      rms_norm(linear(dense, adapter, "self_attn.q_a_proj", x_TD), dense["self_attn.q_a_norm.weight"], config_.rms_norm_eps);
-  at::Tensor q_TND = linear(dense, adapter, "self_attn.q_b_proj", q_residual).view({T, heads, head_dim});
+      rms_norm(linear("self_attn.q_a_proj", x_TD, scope), dense["self_attn.q_a_norm.weight"], config_.rms_norm_eps);
+  at::Tensor q_TND = linear("self_attn.q_b_proj", q_residual, scope).view({T, heads, head_dim});
   q_TND = rotate(head_norm(q_TND, config_.rms_norm_eps), rotation);
-  at::Tensor kv_TD =
-      rms_norm(linear(dense, adapter, "self_attn.kv_proj", x_TD), dense["self_attn.kv_norm.weight"], config_.rms_norm_eps);
+  at::Tensor kv_TD = rms_norm(linear("self_attn.kv_proj", x_TD, scope), dense["self_attn.kv_norm.weight"], config_.rms_norm_eps);
   kv_TD = rotate(kv_TD, rotation);
 
   AttentionPattern pattern;
-  pattern.cu_seqlens = context.batch->cu_seqlens;
+  pattern.cu_seqlens = batch.cu_seqlens;
   pattern.window = config_.sliding_window;
   at::Tensor entries_ED;
-  if (type != LayerType::kSlidingAttention) {
-    const Windows& windows = type == LayerType::kCompressedSparseAttention ? batch.csa : batch.hca;
-    entries_ED = compress(linear(dense, adapter, "self_attn.compressor.kv_proj", x_TD),
-                          linear(dense, adapter, "self_attn.compressor.gate_proj", x_TD),
+  if (!slides) {
+    const Windows& windows = scope.pass.once<Windows>(chooses ? "csa" : "hca", [&] {
+      return make_windows(batch, config_.compress_rate(type), config_.rope_compress, dtype);
+    });
+    entries_ED = compress(linear("self_attn.compressor.kv_proj", x_TD, scope), linear("self_attn.compressor.gate_proj", x_TD, scope),
                           compressor_weights(dense, "self_attn.compressor", config_.rms_norm_eps), windows);
     pattern.rate = windows.rate;
     pattern.cu_entries = windows.cu_entries;
-  }
-  if (type == LayerType::kCompressedSparseAttention && any_choice(pattern.cu_seqlens, batch.csa, config_.index_topk)) {
-    if (record.chosen_entries.empty())
-      record.chosen_entries = choose_entries_of(dense, x_TD, q_residual, batch, pattern.cu_seqlens);
-    pattern.chosen = record.chosen_entries;
-    pattern.first_choosing = first_choosing_token(config_.index_topk, pattern.rate);
+    if (chooses && any_choice(pattern.cu_seqlens, windows, config_.index_topk)) {
+      pattern.chosen = choose_entries_of(x_TD, q_residual, windows, rotation, scope);
+      pattern.first_choosing = first_choosing_token(config_.index_topk, pattern.rate);
+    }
   }
   at::Tensor out_TND = sink_attention(q_TND, kv_TD, entries_ED, dense["self_attn.sinks"], 1 / std::sqrt(static_cast<double>(head_dim)),
                                       std::move(pattern));
@@ -120,63 +97,52 @@ at::Tensor DeepseekV4Model::self_attn(int64_t layer, const ImageView& dense, con
   const at::Tensor by_group = out_TND.view({T, groups, width}).transpose(0, 1).reshape({groups * T, width});
   const at::Tensor low = grouped_linear(by_group, weight_of(dense, "self_attn.o_a_proj.weight").split_rows(groups),
                                         std::vector<int64_t>(groups, T), nullptr);
-  return linear(dense, adapter, "self_attn.o_b_proj",
-                low.view({groups, T, config_.o_lora_rank}).transpose(0, 1).reshape({T, groups * config_.o_lora_rank}));
+  return linear("self_attn.o_b_proj",
+                low.view({groups, T, config_.o_lora_rank}).transpose(0, 1).reshape({T, groups * config_.o_lora_rank}), scope);
 }
 
-std::vector<at::Tensor> DeepseekV4Model::choose_entries_of(const ImageView& dense, const at::Tensor& x_TD,
-                                                           const at::Tensor& q_residual_TD, const BatchContext& batch,
-                                                           const std::vector<int64_t>& cu_seqlens) const {
-  at::NoGradGuard no_grad;
-  const std::string indexer = "self_attn.compressor.indexer";
-  const auto frozen = [&](const std::string& module, const at::Tensor& x) {
-    return lora_linear(x, weight_of(dense, indexer + "." + module + ".weight"), nullptr);
-  };
-  const at::Tensor keys_ED = compress(frozen("kv_proj", x_TD), frozen("gate_proj", x_TD),
-                                      compressor_weights(dense, indexer, config_.rms_norm_eps), batch.csa);
-  at::Tensor queries = frozen("q_b_proj", q_residual_TD).view({x_TD.size(0), config_.index_n_heads, config_.index_head_dim});
-  queries = rotate(queries, batch.compress);
-  const double factor = 1 / std::sqrt(static_cast<double>(config_.index_n_heads * config_.index_head_dim));
-  const at::Tensor weights_TH = frozen("scorer.weights_proj", x_TD).to(at::kFloat) * factor;
-  return choose_entries(queries, weights_TH, keys_ED, cu_seqlens, batch.csa, config_.index_topk);
+const ChosenEntries& DeepseekV4Model::choose_entries_of(const at::Tensor& x_TD, const at::Tensor& q_residual_TD, const Windows& windows,
+                                                        const Rotation& rotation, const LayerScope& scope) const {
+  return scope.record.choices.once<ChosenEntries>("", [&] {
+    at::NoGradGuard no_grad;
+    const std::string indexer = "self_attn.compressor.indexer";
+    const auto frozen = [&](const std::string& module, const at::Tensor& x) {
+      return lora_linear(x, weight_of(scope.dense, indexer + "." + module + ".weight"), nullptr);
+    };
+    const at::Tensor keys_ED = compress(frozen("kv_proj", x_TD), frozen("gate_proj", x_TD),
+                                        compressor_weights(scope.dense, indexer, config_.rms_norm_eps), windows);
+    at::Tensor queries = frozen("q_b_proj", q_residual_TD).view({x_TD.size(0), config_.index_n_heads, config_.index_head_dim});
+    queries = rotate(queries, rotation);
+    const double factor = 1 / std::sqrt(static_cast<double>(config_.index_n_heads * config_.index_head_dim));
+    const at::Tensor weights_TH = frozen("scorer.weights_proj", x_TD).to(at::kFloat) * factor;
+    return choose_entries(queries, weights_TH, keys_ED, scope.pass.batch->cu_seqlens, windows, config_.index_topk);
+  });
 }
 
-at::Tensor DeepseekV4Model::sparse_moe(int64_t layer, const ImageView& dense, const ImageView& experts, const LayerAdapter& adapter,
-                                       const at::Tensor& x_TD, const ForwardContext& context, LayerRecord& record) const {
-  const at::Tensor router_logits_TE = lora_linear(x_TD, dense["mlp.gate.weight"], nullptr);
+at::Tensor DeepseekV4Model::sparse_moe(const at::Tensor& x_TD, const LayerScope& scope) const {
+  const Batch& batch = *scope.pass.batch;
+  LayerRecord& record = scope.record;
+  const bool hashes = config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe;
+  const at::Tensor router_logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK =
-        config_.mlp_layer_types[layer] == MlpLayerType::kHashMoe
-            ? choose_by_token(context.batch->input_ids_T, dense["mlp.gate.tid2eid"])
-            : choose_by_score(router_logits_TE, dense["mlp.gate.e_score_correction_bias"], config_.num_experts_per_tok);
-    record.dispatch = context.experts->plan(record.chosen_experts_TK);
-    record.expert_counts_E = count_choices(record.chosen_experts_TK, context.batch->real_T, config_.n_routed_experts);
-    record.favoured_counts_E = favoured_counts(layer, router_logits_TE, context);
+        hashes ? choose_by_token(batch.input_ids_T, scope.dense["mlp.gate.tid2eid"])
+               : choose_by_score(router_logits_TE, scope.dense["mlp.gate.e_score_correction_bias"], config_.num_experts_per_tok);
+    record.dispatch = scope.pass.experts->plan(record.chosen_experts_TK);
+    record.expert_counts_E = count_choices(record.chosen_experts_TK, batch.real_T, config_.n_routed_experts);
+    record.favoured_counts_E = favoured_counts(router_logits_TE, scope);
   }
-  if (context.balance && config_.mlp_layer_types[layer] == MlpLayerType::kMoe)
-    record.probability_sums_E = sum_of_real_rows(at::softmax(router_logits_TE, -1, at::kFloat), context.batch->real_T);
-  const at::Tensor weights_TK = routing_weights(router_logits_TE, record.chosen_experts_TK, config_.routed_scaling_factor);
-  const std::vector<int64_t>& rows_of_expert = record.dispatch.rows_of_expert;
-  const at::Tensor x_RD = context.experts->dispatch(x_TD, record.dispatch);
-  const at::Tensor gate_up_RI = grouped_linear(x_RD, weight_of(experts, "mlp.experts.gate_up_proj"), rows_of_expert,
-                                               adapter.find("mlp.experts.gate_up_proj"));
-  const at::Tensor y_RD = grouped_linear(swiglu(gate_up_RI, config_.swiglu_limit), weight_of(experts, "mlp.experts.down_proj"),
-                                         rows_of_expert, adapter.find("mlp.experts.down_proj"));
-  return context.experts->combine(y_RD, weights_TK, record.dispatch);
+  if (scope.pass.balance && !hashes)
+    record.probability_sums_E = sum_of_real_rows(at::softmax(router_logits_TE, -1, at::kFloat), batch.real_T);
+  return experts_(x_TD, routing_weights(router_logits_TE, record.chosen_experts_TK, config_.routed_scaling_factor), scope);
 }
 
 // transformers' auxiliary loss knows neither the bias nor tables: it counts the highest probabilities, in layers where routers choose.
-at::Tensor DeepseekV4Model::favoured_counts(int64_t layer, const at::Tensor& logits_TE, const ForwardContext& context) const {
-  if (config_.mlp_layer_types[layer] == MlpLayerType::kHashMoe)
+at::Tensor DeepseekV4Model::favoured_counts(const at::Tensor& logits_TE, const LayerScope& scope) const {
+  if (config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe)
     return at::zeros({config_.n_routed_experts}, logits_TE.options().dtype(at::kLong));
   const at::Tensor favoured_TK = std::get<1>(logits_TE.detach().topk(config_.num_experts_per_tok, -1));
-  return count_choices(favoured_TK, context.batch->real_T, config_.n_routed_experts);
-}
-
-at::Tensor DeepseekV4Model::shared_experts(const ImageView& dense, const LayerAdapter& adapter, const at::Tensor& x_TD) const {
-  const at::Tensor gate_up = at::cat({linear(dense, adapter, "mlp.shared_experts.gate_proj", x_TD),
-                                      linear(dense, adapter, "mlp.shared_experts.up_proj", x_TD)}, -1);
-  return linear(dense, adapter, "mlp.shared_experts.down_proj", swiglu(gate_up, config_.swiglu_limit));
+  return count_choices(favoured_TK, scope.pass.batch->real_T, config_.n_routed_experts);
 }
 
 at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& hidden) const {
@@ -186,6 +152,10 @@ at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& 
 
 at::Tensor DeepseekV4Model::head_weight_VD(const ImageView& root) const {
   return root[output_head_slot(root)];
+}
+
+std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) {
+  return std::make_unique<DeepseekV4Model>(read_config(config, dtype));
 }
 
 }  // namespace moraine::deepseek_v4

@@ -17,7 +17,7 @@ OrderedJson model_facts(const DescribedRun& run) {
   const ModelLayout& layout = run.loaded.model->layout();
   uint64_t parameters = 0;
   for (const ImageSpec& image : image_specs(layout, stored_in(run.headers.index)))
-    for (const ParamSpec& param : image.params) parameters += count_parameters(image, param);
+    for (const ParamSpec& param : image.params) parameters += count_parameters(param);
   std::map<std::string, uint64_t> stored;
   for (const auto& [name, tensor] : run.headers.index.tensors) stored[std::string(dtype_name(tensor.entry.dtype))] += tensor.entry.nbytes;
   const ModelShape& shape = layout.shape();

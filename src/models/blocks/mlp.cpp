@@ -1,0 +1,23 @@
+#include "models/blocks/mlp.h"
+
+#include <algorithm>
+
+#include "nn/swiglu.h"
+
+namespace moraine {
+
+void Mlp::declare(Declaration& d) const {
+  for (const Linear& linear : {gate_proj(), up_proj(), down_proj()}) linear.declare(d);
+}
+
+at::Tensor Mlp::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
+  const at::Tensor gate = gate_proj()(x_TD, scope), up = up_proj()(x_TD, scope);
+  return down_proj()(swiglu(at::cat({gate, up}, -1), limit), scope);
+}
+
+void Mlp::describe(ModelShape& shape) const {
+  double& widest = shape.attention.back().backward_fp32;
+  widest = std::max(widest, 3 * static_cast<double>(intermediate));
+}
+
+}  // namespace moraine

@@ -1,0 +1,63 @@
+// Shape suffixes besides the header's: R routed rows, I expert width.
+#include "models/blocks/moe.h"
+
+#include <algorithm>
+
+#include "models/image_weight.h"
+#include "nn/grouped_linear.h"
+#include "nn/router.h"
+#include "nn/swiglu.h"
+#include "nn/whole_vectors.h"
+
+namespace moraine {
+
+at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights_TK, const LayerScope& scope) const {
+  const std::string gate_up = "mlp.experts.gate_up_proj", down = "mlp.experts.down_proj";
+  const DispatchPlan& dispatch = scope.record.dispatch;
+  const at::Tensor x_RD = scope.pass.experts->dispatch(x_TD, dispatch);
+  const at::Tensor gate_up_RI =
+      grouped_linear(x_RD, weight_of(scope.experts, gate_up), dispatch.rows_of_expert, scope.adapter.find(gate_up));
+  const at::Tensor y_RD = grouped_linear(swiglu(gate_up_RI, limit), weight_of(scope.experts, down), dispatch.rows_of_expert,
+                                         scope.adapter.find(down));
+  return scope.pass.experts->combine(y_RD, weights_TK, dispatch);
+}
+
+void SparseMoe::declare(Declaration& d) const {
+  d.param("mlp.gate.weight", {router.num_experts, experts.hidden});
+  experts.declare(d);
+  if (!shared) return;
+  shared->declare(d);
+  shared_gate().declare(d);
+}
+
+at::Tensor SparseMoe::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
+  const at::Tensor routed_TD = routed(x_TD, scope);
+  if (!shared) return routed_TD;
+  const at::Tensor gate_T1 = on_whole_vectors(shared_gate()(x_TD, scope), [](const at::Tensor& x) { return x.sigmoid(); });
+  return routed_TD + gate_T1 * shared->forward(x_TD, scope);
+}
+
+at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) const {
+  LayerRecord& record = scope.record;
+  const at::Tensor& real_T = scope.pass.batch->real_T;
+  const at::Tensor logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
+  const Routing routing = route_softmax_topk(logits_TE, router.experts_per_token, router.normalised, record.chosen_experts_TK);
+  if (!record.chosen_experts_TK.defined()) {
+    record.chosen_experts_TK = routing.indices_TK;
+    record.dispatch = scope.pass.experts->plan(routing.indices_TK);
+    record.expert_counts_E = count_choices(routing.indices_TK, real_T, router.num_experts);
+  }
+  if (scope.pass.balance) record.probability_sums_E = sum_of_real_rows(routing.probabilities_TE, real_T);
+  return experts(x_TD, router.fp32_weights ? routing.weights_TK : routing.weights_TK.to(x_TD.scalar_type()), scope);
+}
+
+void SparseMoe::describe(ModelShape& shape) const {
+  shape.num_experts = router.num_experts;
+  shape.num_experts_per_tok = router.experts_per_token;
+  shape.expert_intermediate = experts.intermediate;
+  if (shared) shape.shared_intermediate = shared->intermediate;
+  double& widest = shape.attention.back().backward_fp32;
+  widest = std::max(widest, 3 * static_cast<double>(router.num_experts));
+}
+
+}  // namespace moraine

@@ -1,0 +1,53 @@
+#include "models/registry.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "models/deepseek_v4/model.h"
+#include "models/families.h"
+
+namespace moraine {
+namespace {
+
+template <Decoder (*kDescribe)(const HfConfig&, const std::string&)>
+Family decoder_family(std::string name, std::vector<std::string> architectures) {
+  return {std::move(name), std::move(architectures),
+          [](const HfConfig& config, const std::string& dtype) { return make_decoder_layout(kDescribe(config, dtype)); },
+          [](const HfConfig& config, const std::string& dtype) { return make_decoder_model(kDescribe(config, dtype)); }};
+}
+
+}  // namespace
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> rows{
+      decoder_family<describe_qwen3_moe>("Qwen3-MoE", {"Qwen3MoeForCausalLM"}),
+      decoder_family<describe_qwen3_5_moe>("Qwen3.5-MoE", {"Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"}),
+      {"DeepSeek-V4", {"DeepseekV4ForCausalLM"}, deepseek_v4::make_layout, deepseek_v4::make_model},
+      decoder_family<describe_mixtral>("Mixtral", {"MixtralForCausalLM"}),
+      decoder_family<describe_olmoe>("OLMoE", {"OlmoeForCausalLM"}),
+  };
+  return rows;
+}
+
+const Family& family_of(const HfConfig& config) {
+  const std::string architecture = config.architecture();
+  std::vector<std::string> known;
+  for (const Family& family : families()) {
+    for (const std::string& name : family.architectures) {
+      if (name == architecture) return family;
+      known.push_back(name);
+    }
+  }
+  throw input_error(config.where(), "architecture " + architecture + " is not supported",
+                    fmt::format("supported Mixture-of-Experts architectures: {}", fmt::join(known, ", ")));
+}
+
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
+  return family_of(config).make_layout(config, dtype);
+}
+
+std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) { return family_of(config).make_model(config, dtype); }
+
+}  // namespace moraine
