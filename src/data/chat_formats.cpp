@@ -7,28 +7,23 @@
 #include <vector>
 
 #include "base/error.h"
+#include "data/chat_message.h"
 #include "data/qwen_turns.h"
 #include "data/tojson.h"
 
 namespace moraine {
 namespace {
 
-// nullptr when missing or null.
-const OrderedJson* find(const OrderedJson& object, const char* key) {
-  auto it = object.find(key);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
 // "" when missing, null or empty.
 std::string optional_text(const OrderedJson& row, const char* key, const std::string& where) {
-  const OrderedJson* value = find(row, key);
+  const OrderedJson* value = find_member(row, key);
   if (value == nullptr) return "";
   if (!value->is_string()) throw input_error(where, fmt::format("'{}' is not text", key));
   return value->get<std::string>();
 }
 
 std::string required_text(const OrderedJson& row, const char* key, const std::string& where) {
-  if (find(row, key) == nullptr) throw input_error(where, fmt::format("no '{}'", key));
+  if (find_member(row, key) == nullptr) throw input_error(where, fmt::format("no '{}'", key));
   return optional_text(row, key, where);
 }
 
@@ -90,7 +85,7 @@ OrderedJson message_of_turn(OrderedJson turn, size_t index, const std::string& w
   const std::string from = required_text(turn, "from", place), value = required_text(turn, "value", place);
   OrderedJson result = message_of_value(from, value, place);
   for (const char* flag : {"weight", "train", "loss"}) {
-    if (const OrderedJson* given = find(turn, flag)) result[flag] = *given;
+    if (const OrderedJson* given = find_member(turn, flag)) result[flag] = *given;
   }
   return result;
 }
@@ -121,7 +116,7 @@ ChatRow alpaca_row(const OrderedJson& row, const std::string& where) {
   ChatRow chat{OrderedJson::array(), nullptr};
   const std::string system = optional_text(row, "system", where);
   if (!system.empty()) chat.messages.push_back(message("system", system));
-  if (const OrderedJson* history = find(row, "history")) {
+  if (const OrderedJson* history = find_member(row, "history")) {
     const bool is_list = history->is_array();
     for (size_t i = 0; is_list && i < history->size(); ++i) {
       const OrderedJson& pair = (*history)[i];
@@ -222,7 +217,7 @@ bool needs_chat_template(DataFormat format) {
 PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where) {
   if (!row.is_object()) throw input_error(where, "a row is not an object");
   for (const char* key : {"prompt", "completion"}) {
-    if (find(row, key) != nullptr && row[key].is_array())
+    if (find_member(row, key) != nullptr && row[key].is_array())
       throw input_error(where, fmt::format("'{}' is a list of messages, in other rows of the file it is text", key), "write them alike");
   }
   return {required_text(row, "prompt", where), required_text(row, "completion", where)};
@@ -230,7 +225,7 @@ PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where) 
 
 ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where, bool only_completion) {
   if (!row.is_object()) throw input_error(where, "a row is not an object");
-  if (const OrderedJson* options = find(row, "chat_template_kwargs"); options != nullptr && !options->empty())
+  if (const OrderedJson* options = find_member(row, "chat_template_kwargs"); options != nullptr && !options->empty())
     throw input_error(where, "'chat_template_kwargs' of a row is not read", "data.template_options are those of all rows; leave it out");
   if ((format == DataFormat::kMessages || format == DataFormat::kPromptMessages) && !optional_text(row, "system", where).empty())
     throw input_error(where, "'system' beside messages is not read", "make it the first message, of role system");

@@ -22,12 +22,6 @@ struct Place {
   std::string text() const { return fmt::format("{}: messages[{}]", where, index); }
 };
 
-// nullptr when missing or null.
-const OrderedJson* find(const OrderedJson& object, const char* key) {
-  auto it = object.find(key);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
 std::string content_text(const OrderedJson& content, const Place& place) {
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) {
@@ -37,8 +31,8 @@ std::string content_text(const OrderedJson& content, const Place& place) {
   }
   std::string joined;
   for (const OrderedJson& part : content) {
-    const OrderedJson* text = part.is_object() ? find(part, "text") : nullptr;
-    const OrderedJson* type = part.is_object() ? find(part, "type") : nullptr;
+    const OrderedJson* text = part.is_object() ? find_member(part, "text") : nullptr;
+    const OrderedJson* type = part.is_object() ? find_member(part, "type") : nullptr;
     if (text == nullptr || !text->is_string() || (type != nullptr && *type != "text")) {
       throw place.error("a part of content is not text",
                         "parts are {\"type\": \"text\", \"text\": …}; no images or audio");
@@ -53,7 +47,7 @@ std::string content_text(const OrderedJson& content, const Place& place) {
 std::optional<std::string> read_reasoning(const OrderedJson& json, const Place& place) {
   std::optional<std::string> thinking;
   for (const char* key : {"reasoning_content", "reasoning"}) {
-    const OrderedJson* value = find(json, key);
+    const OrderedJson* value = find_member(json, key);
     if (value == nullptr) continue;
     if (!value->is_string()) throw place.error(fmt::format("{} is not text", key));
     const std::string& text = value->get_ref<const std::string&>();
@@ -69,9 +63,9 @@ std::optional<std::string> read_reasoning(const OrderedJson& json, const Place& 
 ToolCall read_tool_call(const OrderedJson& json, Arguments needed, const Place& place) {
   static const std::string kShape = "a tool call is {\"function\": {\"name\": …, \"arguments\": {…}}}";
   if (!json.is_object()) throw place.error("a tool call is not an object", kShape);
-  const OrderedJson* inner = find(json, "function");
+  const OrderedJson* inner = find_member(json, "function");
   const OrderedJson& call = inner != nullptr ? *inner : json;
-  const OrderedJson* name = call.is_object() ? find(call, "name") : nullptr;
+  const OrderedJson* name = call.is_object() ? find_member(call, "name") : nullptr;
   if (name == nullptr || !name->is_string()) throw place.error("a tool call without a name", kShape);
   auto arguments = call.find("arguments");
   if (arguments != call.end()) return {name->get<std::string>(), *arguments};
@@ -82,18 +76,18 @@ ToolCall read_tool_call(const OrderedJson& json, Arguments needed, const Place& 
 ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>& roles, Arguments needed,
                          const Place& place) {
   if (!json.is_object()) throw place.error("not an object", "messages are {\"role\": …, \"content\": …}");
-  const OrderedJson* role = find(json, "role");
+  const OrderedJson* role = find_member(json, "role");
   if (role == nullptr || !role->is_string()) throw place.error("no role", "messages are {\"role\": …, \"content\": …}");
   ChatMessage message;
   message.role = role->get<std::string>();
   if (std::find(roles.begin(), roles.end(), message.role) == roles.end()) {
     throw place.error("unknown role " + quoted_for_error(message.role), "roles: " + join_words(roles));
   }
-  const OrderedJson* content = find(json, "content");
+  const OrderedJson* content = find_member(json, "content");
   if (content != nullptr) message.content = content_text(*content, place);
   if (message.role == "assistant") {
     message.reasoning_content = read_reasoning(json, place);
-    const OrderedJson* calls = find(json, "tool_calls");
+    const OrderedJson* calls = find_member(json, "tool_calls");
     if (calls != nullptr) {
       if (!calls->is_array()) throw place.error("tool_calls is not a list");
       for (const OrderedJson& call : *calls) message.tool_calls.push_back(read_tool_call(call, needed, place));
@@ -107,6 +101,11 @@ ChatMessage read_message(const OrderedJson& json, const std::vector<std::string>
 }
 
 }  // namespace
+
+const OrderedJson* find_member(const OrderedJson& object, const char* key) {
+  auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
 
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
                                             const std::string& where, Arguments needed) {
@@ -123,7 +122,7 @@ std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const s
 bool read_train_flag(const OrderedJson& message, const std::string& place) {
   std::optional<bool> trained;
   for (const char* key : {"weight", "train", "loss"}) {
-    const OrderedJson* flag = find(message, key);
+    const OrderedJson* flag = find_member(message, key);
     if (flag == nullptr) continue;
     const bool is_weight = std::string_view(key) == "weight";
     if (is_weight ? *flag != 0 && *flag != 1 : !flag->is_boolean()) {

@@ -27,6 +27,9 @@ struct ChatMessage {
 // Whether a call may lack its arguments: kOptional reads {} then.
 enum class Arguments { kRequired, kOptional };
 
+// The member `key` of an object; nullptr when it is missing or null.
+const OrderedJson* find_member(const OrderedJson& object, const char* key);
+
 // Reads an array of {"role", "content", "reasoning_content"?, "tool_calls"?}. `content` is text or a list of
 // {"type": "text", "text"} parts, which are joined. An assistant's thinking may also be called `reasoning`, as some
 // servers and `moraine tokenize --parse` do. A tool call is {"function": {"name", "arguments"}} or the inner object

@@ -22,7 +22,6 @@
 namespace moraine {
 namespace {
 
-constexpr int64_t kNotTrained = -100;
 // Rows are read and tokenised in chunks: enough for all threads, little to hold.
 constexpr size_t kChunkRows = 1024;
 constexpr size_t kChunkBytes = size_t{8} << 20;

@@ -14,10 +14,12 @@
 
 namespace moraine {
 
+constexpr int64_t kNotTrained = -100;  // a label
+
 // One sequence. All vectors have the same length.
 struct Sample {
   std::vector<int64_t> input_ids;
-  std::vector<int64_t> labels;        // -100 = not trained; unshifted, as in transformers
+  std::vector<int64_t> labels;        // or kNotTrained; unshifted, as in transformers
   std::vector<int64_t> position_ids;  // column in the row; differs from 0,1,2,… only behind masked tokens
 };
 

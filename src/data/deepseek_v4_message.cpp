@@ -14,24 +14,18 @@ namespace {
 
 constexpr const char* kCallShape = "a tool call is {\"function\": {\"name\": …, \"arguments\": {…}}}";
 
-// nullptr when missing or null.
-const OrderedJson* find(const OrderedJson& object, const char* key) {
-  auto it = object.find(key);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
 // Integers beyond 64 bits are held as their digits.
 const char* type_of(const OrderedJson& value) { return value.is_binary() ? "number" : value.type_name(); }
 
 std::string optional_text(const OrderedJson& object, const char* key, const std::string& place) {
-  const OrderedJson* value = find(object, key);
+  const OrderedJson* value = find_member(object, key);
   if (value == nullptr) return "";
   if (!value->is_string()) throw input_error(place, fmt::format("{} is of type {}, not text", key, type_of(*value)));
   return value->get<std::string>();
 }
 
 bool optional_flag(const OrderedJson& object, const char* key, const std::string& place) {
-  const OrderedJson* value = find(object, key);
+  const OrderedJson* value = find_member(object, key);
   if (value == nullptr) return false;
   if (!value->is_boolean()) throw input_error(place, fmt::format("{} is not true or false", key));
   return value->get<bool>();
@@ -39,7 +33,7 @@ bool optional_flag(const OrderedJson& object, const char* key, const std::string
 
 // A list with anything in it; nullptr when missing, null or empty.
 const OrderedJson* optional_list(const OrderedJson& object, const char* key, const std::string& place) {
-  const OrderedJson* value = find(object, key);
+  const OrderedJson* value = find_member(object, key);
   if (value == nullptr) return nullptr;
   if (!value->is_array()) throw input_error(place, fmt::format("{} is not a list", key));
   return value->empty() ? nullptr : value;
@@ -48,7 +42,7 @@ const OrderedJson* optional_list(const OrderedJson& object, const char* key, con
 // The text of {"type": "text", "text": …}; nullptr for other parts.
 const OrderedJson* text_of_part(const OrderedJson& part) {
   if (!part.is_object()) return nullptr;
-  const OrderedJson *type = find(part, "type"), *text = find(part, "text");
+  const OrderedJson *type = find_member(part, "type"), *text = find_member(part, "text");
   return text != nullptr && text->is_string() && (type == nullptr || *type == "text") ? text : nullptr;
 }
 
@@ -76,8 +70,9 @@ std::vector<UserBlock> user_blocks(const OrderedJson& content, const std::string
   if (!content.is_array()) return {{content_text(content, place), false, ""}};
   std::vector<UserBlock> blocks;
   for (const OrderedJson& part : content) {
-    if (const OrderedJson* type = part.is_object() ? find(part, "type") : nullptr; type && *type == "tool_result") {
-      const OrderedJson* result = find(part, "content");
+    const OrderedJson* type = part.is_object() ? find_member(part, "type") : nullptr;
+    if (type != nullptr && *type == "tool_result") {
+      const OrderedJson* result = find_member(part, "content");
       if (result == nullptr) throw input_error(place, "a tool_result without content");
       blocks.push_back({content_text(*result, place), true, optional_text(part, "tool_use_id", place)});
     } else if (const OrderedJson* text = text_of_part(part)) {
@@ -101,12 +96,12 @@ OrderedJson call_arguments(const OrderedJson& arguments, const std::string& plac
 
 Call read_call(const OrderedJson& json, const std::string& place) {
   if (!json.is_object()) throw input_error(place, "a tool call is not an object", kCallShape);
-  const OrderedJson* inner = find(json, "function");
+  const OrderedJson* inner = find_member(json, "function");
   const OrderedJson& function = inner != nullptr ? *inner : json;
-  const OrderedJson* name = function.is_object() ? find(function, "name") : nullptr;
+  const OrderedJson* name = function.is_object() ? find_member(function, "name") : nullptr;
   if (name == nullptr || !name->is_string() || name->get_ref<const std::string&>().empty())
     throw input_error(place, "a tool call without a name", kCallShape);
-  const OrderedJson* arguments = find(function, "arguments");
+  const OrderedJson* arguments = find_member(function, "arguments");
   if (arguments == nullptr) throw input_error(place, "a tool call without arguments", kCallShape);
   std::string id = optional_text(json, "id", place);
   if (id.empty()) id = optional_text(function, "id", place);
@@ -146,7 +141,7 @@ std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string&
   std::vector<OrderedJson> functions;
   for (const OrderedJson& tool : tools) {
     if (!tool.is_object()) throw input_error(place, "a tool is not an object");
-    const OrderedJson* function = find(tool, "function");
+    const OrderedJson* function = find_member(tool, "function");
     if (function != nullptr && !function->is_object()) throw input_error(place, "a tool's function is not an object");
     functions.push_back(function != nullptr ? *function : tool);
   }
@@ -156,7 +151,7 @@ std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string&
 Message read_message(const OrderedJson& json, std::string place) {
   constexpr const char* kShape = "messages are {\"role\": …, \"content\": …}";
   if (!json.is_object()) throw input_error(place, "not an object", kShape);
-  const OrderedJson* role = find(json, "role");
+  const OrderedJson* role = find_member(json, "role");
   if (role == nullptr || !role->is_string()) throw input_error(place, "no role", kShape);
   const bool is_tool = *role == "tool";
   Message message;
@@ -165,19 +160,19 @@ Message read_message(const OrderedJson& json, std::string place) {
   const std::string& at = message.place;
   message.task = read_task(json, at);
   message.is_trained = read_train_flag(json, at);
-  const OrderedJson* content = find(json, "content");
+  const OrderedJson* content = find_member(json, "content");
   bool may_lack_content = false;
 
   if (message.role == Role::kSystem || message.role == Role::kDeveloper) {
     if (const OrderedJson* tools = optional_list(json, "tools", at)) message.tools = read_tools(*tools, at);
-    if (const OrderedJson* format = find(json, "response_format"); format && !format->empty()) {
+    if (const OrderedJson* format = find_member(json, "response_format"); format && !format->empty()) {
       if (!format->is_object()) throw input_error(at, "response_format is not an object", "it is a JSON schema");
       message.response_format = *format;
     }
     may_lack_content = message.role == Role::kSystem && !(message.tools.empty() && message.response_format.is_null());
   } else {
     for (const char* key : {"tools", "response_format"}) {
-      const OrderedJson* value = find(json, key);
+      const OrderedJson* value = find_member(json, key);
       if (value != nullptr && !value->empty())
         throw input_error(at, fmt::format("{} are for system and developer only", key));
     }

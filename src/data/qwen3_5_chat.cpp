@@ -11,8 +11,8 @@
 namespace moraine {
 namespace {
 
-constexpr std::string_view kToolsBegin = "# Tools\n\nYou have access to the following functions:\n\n<tools>";
-constexpr std::string_view kToolsEnd =
+constexpr std::string_view kQwen35ToolsBegin = "# Tools\n\nYou have access to the following functions:\n\n<tools>";
+constexpr std::string_view kQwen35ToolsEnd =
     "\n</tools>\n\n"
     "If you choose to call a function ONLY reply in the following format with NO suffix:\n\n"
     "<tool_call>\n<function=example_function_name>\n"
@@ -131,12 +131,12 @@ class Qwen35Chat final : public ChatTemplate {
     if (tools.empty() && !has_system) return;
     text += "<|im_start|>system\n";
     if (!tools.empty()) {
-      text += kToolsBegin;
+      text += kQwen35ToolsBegin;
       for (const OrderedJson& tool : tools) {
         text += '\n';
         text += to_python_json(tool);
       }
-      text += kToolsEnd;
+      text += kQwen35ToolsEnd;
       if (has_system && !first.content.empty()) text += "\n\n";
     }
     if (has_system) text += first.content;

@@ -8,10 +8,10 @@
 namespace moraine {
 namespace {
 
-constexpr std::string_view kToolsBegin =
+constexpr std::string_view kQwen3ToolsBegin =
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>";
-constexpr std::string_view kToolsEnd =
+constexpr std::string_view kQwen3ToolsEnd =
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n";
@@ -80,12 +80,12 @@ class Qwen3Chat final : public ChatTemplate {
     }
     text += "<|im_start|>system\n";
     if (has_system) text += first.content + "\n\n";
-    text += kToolsBegin;
+    text += kQwen3ToolsBegin;
     for (const OrderedJson& tool : tools) {
       text += '\n';
       text += to_python_json(tool);
     }
-    text += kToolsEnd;
+    text += kQwen3ToolsEnd;
   }
 
   void append_answer(std::string& text, const ChatMessage& message, Block block) const {

@@ -16,32 +16,26 @@ namespace {
 constexpr std::string_view kThought = "Thought: ", kAction = "Action: ", kActionInput = "Action Input: ",
                            kObservation = "Observation: ", kFinalAnswer = "Final Answer: ";
 
-// nullptr when missing or null.
-const OrderedJson* find(const OrderedJson& object, const char* key) {
-  auto it = object.find(key);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
 struct Tool {
   std::string name, line;  // line: for the list in the prompt
 };
 
 Tool read_tool(const OrderedJson& json, const std::string& where) {
-  const OrderedJson* inner = find(json, "function");
+  const OrderedJson* inner = find_member(json, "function");
   const OrderedJson& function = inner != nullptr ? *inner : json;
-  const OrderedJson* name = function.is_object() ? find(function, "name") : nullptr;
+  const OrderedJson* name = function.is_object() ? find_member(function, "name") : nullptr;
   if (name == nullptr || !name->is_string()) {
     throw input_error(where, "a tool without a name",
                       "a tool is {\"function\": {\"name\": …, \"description\": …, \"parameters\": {…}}}");
   }
   Tool tool{name->get<std::string>(), name->get<std::string>() + ":"};
-  if (const OrderedJson* description = find(function, "description")) {
+  if (const OrderedJson* description = find_member(function, "description")) {
     if (!description->is_string()) {
       throw input_error(where, fmt::format("the description of {} is not text", quoted_for_error(tool.name)));
     }
     tool.line += " " + description->get<std::string>();
   }
-  const OrderedJson* parameters = find(function, "parameters");
+  const OrderedJson* parameters = find_member(function, "parameters");
   tool.line += fmt::format(" Parameters: {} Format the arguments as a JSON object.",
                            parameters != nullptr ? to_python_json(*parameters) : "{}");
   return tool;

@@ -15,16 +15,6 @@
 namespace moraine {
 namespace {
 
-// The buffers of one encode() at a time.
-struct Scratch {
-  ByteLevelBpe::Scratch bpe;
-  PreTokenizer::Scratch pre_tokenizer;
-  std::vector<AddedTokenMatcher::Segment> as_written, in_normalized;
-  std::string normalized;
-  Alignment repair, normalization;
-  std::vector<uint32_t> word;  // ids
-};
-
 // The bytes that decoding a token yields.
 std::string decoded_bytes(const std::string& token) {
   return byte_level_bytes(token).value_or(token);
@@ -45,6 +35,16 @@ std::vector<AddedToken> tokens_to_match(const TokenizerParts& parts, bool normal
 }  // namespace
 
 struct Tokenizer::Impl {
+  // The buffers of one encode() at a time.
+  struct Scratch {
+    ByteLevelBpe::Scratch bpe;
+    PreTokenizer::Scratch pre_tokenizer;
+    std::vector<AddedTokenMatcher::Segment> as_written, in_normalized;
+    std::string normalized;
+    Alignment repair, normalization;
+    std::vector<uint32_t> word;  // ids
+  };
+
   explicit Impl(TokenizerParts all)
       : parts(std::move(all)), as_written(tokens_to_match(parts, false)), in_normalized(tokens_to_match(parts, true)) {
     auto put = [&](uint32_t id, std::string text) {
@@ -187,7 +187,7 @@ Encoding Tokenizer::encode(std::string_view text) const {
   Encoding out;
   out.ids.reserve(text.size() / 4 + 4);
   out.offsets.reserve(text.size() / 4 + 4);
-  std::unique_ptr<Scratch> scratch = impl_->take_scratch();
+  std::unique_ptr<Impl::Scratch> scratch = impl_->take_scratch();
   scratch->repair.clear();
   std::string repaired;
   if (!is_valid_utf8(text)) {

@@ -11,8 +11,6 @@
 namespace moraine {
 namespace {
 
-constexpr int64_t kNotTrained = -100;
-
 // One [B,T] tensor of integers, read a row at a time.
 class IntegerRows {
  public:
@@ -75,8 +73,8 @@ void check_shape(const std::optional<IntegerRows>& other, const IntegerRows& ids
 
 // Columns where the mask is 0 are left out. The label of a column behind such a gap would be predicted from padding, so
 // it is not trained.
-Sample make_sample(const std::vector<int64_t>& ids, const std::vector<int64_t>& mask,
-                   const std::vector<int64_t>& labels) {
+Sample sample_of_columns(const std::vector<int64_t>& ids, const std::vector<int64_t>& mask,
+                         const std::vector<int64_t>& labels) {
   Sample sample;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (mask[i] == 0) continue;
@@ -127,7 +125,7 @@ void for_each_tokens_row(const std::string& path, int64_t vocab_size, TokensFile
         fail(*labels, label, fmt::format("neither -100 nor in the vocabulary of {}", vocab_size));
       }
     }
-    return make_sample(id_row, mask_row, label_values);
+    return sample_of_columns(id_row, mask_row, label_values);
   };
   for (int64_t row = 0; row < shape.rows; ++row) use(row, [&] { return read_row(row); });
 }

@@ -1,4 +1,4 @@
-// What the tests of chat formats share.
+// What the tests of chat formats and tokenizers share.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "data/chat_template.h"
 #include "data/tokenizer.h"
+#include "data/unicode.h"
 
 namespace moraine {
 
@@ -23,6 +24,23 @@ inline const fs::path kGolden = fs::path(MORAINE_TESTS_DIR) / "golden";
 inline const Tokenizer& qwen3_tokenizer() {
   static const Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/qwen3/tokenizer.json");
   return tokenizer;
+}
+
+inline const Tokenizer& deepseek_tokenizer() {
+  static const Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/deepseek/tokenizer.json");
+  return tokenizer;
+}
+
+// The character that stands for a byte in byte-level vocabularies, as UTF-8.
+inline std::string byte_character(int byte) {
+  int next = 0x100, c = 0;
+  for (int b = 0; b <= byte; ++b) {
+    const bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+    c = printable ? b : next++;
+  }
+  std::string out;
+  append_utf8(out, static_cast<char32_t>(c));
+  return out;
 }
 
 inline std::vector<OrderedJson> golden_rows(const std::string& name) {

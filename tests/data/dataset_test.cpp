@@ -9,13 +9,13 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "data/chats.h"
 #include "data/data_files.h"
 #include "formats/safetensors.h"
 
 namespace moraine {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::EndsWith;
@@ -24,12 +24,6 @@ using testing::Not;
 using testing::StartsWith;
 
 constexpr int64_t kVocabSize = 151936;
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer =
-      Tokenizer::from_file(fs::path(MORAINE_TESTS_DIR) / "golden/tokenizers/qwen3/tokenizer.json");
-  return tokenizer;
-}
 
 class DatasetTest : public testing::Test {
  protected:
@@ -48,13 +42,13 @@ class DatasetTest : public testing::Test {
   }
 
   Dataset load(const std::string& file, int64_t vocab_size = kVocabSize) {
-    return load_dataset({file}, config_, &tokenizer(), chat_.get(), vocab_size);
+    return load_dataset({file}, config_, &qwen3_tokenizer(), chat_.get(), vocab_size);
   }
   // The whole text of the only row of a file with `text`.
   std::string only_text(const std::string& name, const std::string& text) {
     const Dataset dataset = load(write(name, text));
     EXPECT_EQ(dataset.samples.size(), 1u);
-    return dataset.samples.empty() ? "" : tokenizer().decode(dataset.samples[0].input_ids);
+    return dataset.samples.empty() ? "" : qwen3_tokenizer().decode(dataset.samples[0].input_ids);
   }
 
   template <typename F>
@@ -102,7 +96,7 @@ TEST_F(DatasetTest, Messages) {
   const Dataset dataset = load(write("a.jsonl", kChat));
   ASSERT_EQ(dataset.samples.size(), 1u);
   const Sample& sample = dataset.samples[0];
-  EXPECT_EQ(tokenizer().decode(sample.input_ids), kChatText);
+  EXPECT_EQ(qwen3_tokenizer().decode(sample.input_ids), kChatText);
   ASSERT_EQ(sample.labels.size(), sample.input_ids.size());
   std::vector<int64_t> trained;
   for (size_t i = 0; i < sample.labels.size(); ++i) {
@@ -111,7 +105,7 @@ TEST_F(DatasetTest, Messages) {
     EXPECT_EQ(sample.labels[i], sample.input_ids[i]);
     trained.push_back(sample.labels[i]);
   }
-  EXPECT_EQ(tokenizer().decode(trained), "Hello!<|im_end|>\n");
+  EXPECT_EQ(qwen3_tokenizer().decode(trained), "Hello!<|im_end|>\n");
 }
 
 TEST_F(DatasetTest, ShareGpt) {
@@ -161,7 +155,7 @@ TEST_F(DatasetTest, TurnsLeftOutOfTraining) {
     for (int64_t label : dataset.samples.at(0).labels) {
       if (label != -100) trained.push_back(label);
     }
-    return tokenizer().decode(trained);
+    return qwen3_tokenizer().decode(trained);
   };
   EXPECT_EQ(trained_text(R"({"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b","weight":0},)"
                          R"({"from":"human","value":"c","train":false},{"from":"gpt","value":"d","train":true}]})"),
@@ -195,8 +189,8 @@ TEST_F(DatasetTest, Alpaca) {
 TEST_F(DatasetTest, TextRowsTrainEveryToken) {
   const Dataset dataset = load(write("a.jsonl", "{\"text\": \"one two\"}\n{\"text\": \"three four<|endoftext|>\"}\n"));
   ASSERT_EQ(dataset.samples.size(), 2u);
-  EXPECT_EQ(tokenizer().decode(dataset.samples[0].input_ids), "one two<|endoftext|>");
-  EXPECT_EQ(tokenizer().decode(dataset.samples[1].input_ids), "three four<|endoftext|>");
+  EXPECT_EQ(qwen3_tokenizer().decode(dataset.samples[0].input_ids), "one two<|endoftext|>");
+  EXPECT_EQ(qwen3_tokenizer().decode(dataset.samples[1].input_ids), "three four<|endoftext|>");
   EXPECT_EQ(dataset.samples[0].labels, dataset.samples[0].input_ids);
 }
 
@@ -213,7 +207,7 @@ TEST_F(DatasetTest, ATextFileIsOneDocumentCutIntoRows) {
     EXPECT_EQ(sample.position_ids.front(), 0);
     all.insert(all.end(), sample.input_ids.begin(), sample.input_ids.end());
   }
-  EXPECT_EQ(tokenizer().decode(all), document.substr(3) + "<|endoftext|>");
+  EXPECT_EQ(qwen3_tokenizer().decode(all), document.substr(3) + "<|endoftext|>");
   EXPECT_EQ(dataset.truncated, 0);
   EXPECT_EQ(load_error("b.txt", " \n"), "b.txt: holds no text");
   EXPECT_EQ(load_error("c.txt", "one\ntwo\xff"), "c.txt:2: not UTF-8");
@@ -252,7 +246,7 @@ TEST_F(DatasetTest, FormatIsToldByTheFirstRow) {
 
 TEST_F(DatasetTest, FilesMayDifferInFormat) {
   const Dataset dataset = load_dataset({write("a.jsonl", kChat), write("b.jsonl", R"({"text":"some text"})")}, config_,
-                                       &tokenizer(), chat_.get(), kVocabSize);
+                                       &qwen3_tokenizer(), chat_.get(), kVocabSize);
   EXPECT_EQ(dataset.samples.size(), 2u);
 }
 
@@ -298,7 +292,7 @@ TEST_F(DatasetTest, BadRowsAreReportedTogether) {
   std::string many;
   for (int i = 0; i < 25; ++i) many += R"({"messages":[{"role":")" + std::string(500, 'r') + R"(","content":"x"}]})" + "\n";
   const std::vector<std::string> files{write("b.jsonl", std::string(kChat) + "\n{\n"), write("c.jsonl", std::string(kChat) + "\n" + many)};
-  const std::string error = error_of([&] { load_dataset(files, config_, &tokenizer(), chat_.get(), kVocabSize); });
+  const std::string error = error_of([&] { load_dataset(files, config_, &qwen3_tokenizer(), chat_.get(), kVocabSize); });
   EXPECT_THAT(error, AllOf(StartsWith("data: 26 bad rows of 28: b.jsonl:2: "), HasSubstr("; c.jsonl:10: "), HasSubstr("; and 16 more ("),
                            Not(HasSubstr("c.jsonl:11"))));
   EXPECT_LT(error.size(), 3500u);
@@ -351,7 +345,7 @@ TEST_F(DatasetTest, PromptsAndCompletions) {
     for (int64_t label : dataset.samples.at(0).labels) {
       if (label != -100) trained.push_back(label);
     }
-    return tokenizer().decode(trained);
+    return qwen3_tokenizer().decode(trained);
   };
   const std::string text = R"({"prompt":"The sky is","completion":" blue."})";
   const std::string chat = R"({"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":1},)"
@@ -425,7 +419,7 @@ TEST_F(DatasetTest, RowsStayInOrder) {
   const Dataset dataset = load(write("a.jsonl", text));
   ASSERT_EQ(dataset.samples.size(), 2500u);
   for (int i = 0; i < 2500; ++i) {
-    EXPECT_EQ(tokenizer().decode(dataset.samples[i].input_ids), "number " + std::to_string(i) + "<|endoftext|>");
+    EXPECT_EQ(qwen3_tokenizer().decode(dataset.samples[i].input_ids), "number " + std::to_string(i) + "<|endoftext|>");
   }
 }
 

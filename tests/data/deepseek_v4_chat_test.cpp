@@ -11,11 +11,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const Tokenizer& deepseek_tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/deepseek/tokenizer.json");
-  return tokenizer;
-}
-
 std::unique_ptr<ChatTemplate> make_v4(const std::string& options = "{}") {
   return make_chat_template("deepseek_v4", Json::parse(options), "/no/such/folder");
 }

@@ -20,7 +20,7 @@ using testing::HasSubstr;
 
 ThinkingMode mode_of(const OrderedJson& name) { return name == "chat" ? ThinkingMode::kChat : ThinkingMode::kThinking; }
 
-std::string error_of(const std::string& completion, ThinkingMode mode = ThinkingMode::kChat) {
+std::string parse_error(const std::string& completion, ThinkingMode mode = ThinkingMode::kChat) {
   try {
     parse_completion(completion, mode, "row");
   } catch (const Error& error) {
@@ -53,7 +53,7 @@ TEST(DeepseekV4Parse, EqualsTheGoldens) {
     const OrderedJson row = parse_ordered_json(line, "golden");
     const std::string completion = row["completion"];
     if (row["message"].is_null()) {
-      EXPECT_NE(error_of(completion, mode_of(row["thinking_mode"])), "");
+      EXPECT_NE(parse_error(completion, mode_of(row["thinking_mode"])), "");
     } else {
       EXPECT_EQ(parse_completion(completion, mode_of(row["thinking_mode"]), "row"), row["message"]);
     }
@@ -81,44 +81,44 @@ TEST(DeepseekV4Parse, AWholeBlockOfCallsNeedsNoEndOfTheSentence) {
   EXPECT_EQ(parse_completion(without_end(thinking), ThinkingMode::kThinking, "row"), parse_completion(thinking, ThinkingMode::kThinking, "row"));
   // What is cut short or goes on is refused as before.
   for (size_t n = 1; n < std::string("</｜DSML｜tool_calls>").size(); ++n)
-    EXPECT_NE(error_of(without_end(chat).substr(0, without_end(chat).size() - n)), "") << n;
-  for (const char* more : {"\n", " ", "a", "</｜DSML｜tool_calls>"}) EXPECT_NE(error_of(without_end(chat) + more), "") << more;
-  EXPECT_THAT(error_of("a</｜DSML｜tool_calls>"), HasSubstr("｜DSML｜ in the content"));
-  EXPECT_THAT(error_of(without_end(calls(""))), HasSubstr("without a call"));
-  EXPECT_THAT(error_of("hm" + without_end(calls(invoke(""))), ThinkingMode::kThinking), HasSubstr("no </think>"));
+    EXPECT_NE(parse_error(without_end(chat).substr(0, without_end(chat).size() - n)), "") << n;
+  for (const char* more : {"\n", " ", "a", "</｜DSML｜tool_calls>"}) EXPECT_NE(parse_error(without_end(chat) + more), "") << more;
+  EXPECT_THAT(parse_error("a</｜DSML｜tool_calls>"), HasSubstr("｜DSML｜ in the content"));
+  EXPECT_THAT(parse_error(without_end(calls(""))), HasSubstr("without a call"));
+  EXPECT_THAT(parse_error("hm" + without_end(calls(invoke(""))), ThinkingMode::kThinking), HasSubstr("no </think>"));
 }
 
 TEST(DeepseekV4Parse, MalformedCompletionsAreRefusedWithTheReason) {
-  EXPECT_THAT(error_of(""), HasSubstr("no <｜end▁of▁sentence｜>"));
-  EXPECT_THAT(error_of("a"), HasSubstr("no <｜end▁of▁sentence｜>"));
-  EXPECT_THAT(error_of("a" + kEnd + "\n"), HasSubstr("text after <｜end▁of▁sentence｜>"));
-  EXPECT_THAT(error_of("a" + kEnd + kEnd), HasSubstr("text after"));
-  EXPECT_THAT(error_of("<｜begin▁of▁sentence｜>a" + kEnd), HasSubstr("<｜begin▁of▁sentence｜> in the content"));
-  EXPECT_THAT(error_of("a</think>b" + kEnd), HasSubstr("</think> in the content"));
-  EXPECT_THAT(error_of("a</think>b</think>c" + kEnd, ThinkingMode::kThinking), HasSubstr("</think> in the content"));
-  EXPECT_THAT(error_of("<think>a</think>b" + kEnd, ThinkingMode::kThinking), HasSubstr("<think> in the thinking"));
-  EXPECT_THAT(error_of("a" + calls(invoke("")), ThinkingMode::kThinking), HasSubstr("no </think>"));
-  EXPECT_THAT(error_of("a" + calls(invoke("") + "</think>"), ThinkingMode::kThinking),
+  EXPECT_THAT(parse_error(""), HasSubstr("no <｜end▁of▁sentence｜>"));
+  EXPECT_THAT(parse_error("a"), HasSubstr("no <｜end▁of▁sentence｜>"));
+  EXPECT_THAT(parse_error("a" + kEnd + "\n"), HasSubstr("text after <｜end▁of▁sentence｜>"));
+  EXPECT_THAT(parse_error("a" + kEnd + kEnd), HasSubstr("text after"));
+  EXPECT_THAT(parse_error("<｜begin▁of▁sentence｜>a" + kEnd), HasSubstr("<｜begin▁of▁sentence｜> in the content"));
+  EXPECT_THAT(parse_error("a</think>b" + kEnd), HasSubstr("</think> in the content"));
+  EXPECT_THAT(parse_error("a</think>b</think>c" + kEnd, ThinkingMode::kThinking), HasSubstr("</think> in the content"));
+  EXPECT_THAT(parse_error("<think>a</think>b" + kEnd, ThinkingMode::kThinking), HasSubstr("<think> in the thinking"));
+  EXPECT_THAT(parse_error("a" + calls(invoke("")), ThinkingMode::kThinking), HasSubstr("no </think>"));
+  EXPECT_THAT(parse_error("a" + calls(invoke("") + "</think>"), ThinkingMode::kThinking),
               HasSubstr("｜DSML｜ in the thinking"));
-  EXPECT_THAT(error_of("a\n<｜DSML｜tool_calls>\n</｜DSML｜tool_calls>" + kEnd), HasSubstr("｜DSML｜ in the content"));
-  EXPECT_THAT(error_of(calls("")), HasSubstr("without a call"));
-  EXPECT_THAT(error_of("\n\n<｜DSML｜tool_calls>\n" + kEnd), HasSubstr("end of the tool calls, at the end"));
-  EXPECT_THAT(error_of("\n\n<｜DSML｜tool_calls>\n" + invoke("") + kEnd), HasSubstr("end of the tool calls, at the end"));
-  EXPECT_THAT(error_of(calls("hello")), HasSubstr("expected an invoke"));
-  EXPECT_THAT(error_of(calls("<｜DSML｜invoke name=\"f\" >\n</｜DSML｜invoke>\n")), HasSubstr("malformed invoke"));
-  EXPECT_THAT(error_of(calls("<｜DSML｜invoke name=\"\">\n</｜DSML｜invoke>\n")), HasSubstr("without a name"));
-  EXPECT_THAT(error_of(calls("<｜DSML｜invoke name=\"f\">\n")), HasSubstr("end of the invoke"));
-  EXPECT_THAT(error_of(calls(invoke("text\n"))), HasSubstr("expected a parameter"));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="maybe")", "1")))), HasSubstr("without string="));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(string="true" name="a")", "1")))), HasSubstr("expected a parameter"));
-  EXPECT_THAT(error_of(calls(invoke("<｜DSML｜parameter name=\"a\" string=\"true\">1\n"))), HasSubstr("not closed"));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", "")))),
+  EXPECT_THAT(parse_error("a\n<｜DSML｜tool_calls>\n</｜DSML｜tool_calls>" + kEnd), HasSubstr("｜DSML｜ in the content"));
+  EXPECT_THAT(parse_error(calls("")), HasSubstr("without a call"));
+  EXPECT_THAT(parse_error("\n\n<｜DSML｜tool_calls>\n" + kEnd), HasSubstr("end of the tool calls, at the end"));
+  EXPECT_THAT(parse_error("\n\n<｜DSML｜tool_calls>\n" + invoke("") + kEnd), HasSubstr("end of the tool calls, at the end"));
+  EXPECT_THAT(parse_error(calls("hello")), HasSubstr("expected an invoke"));
+  EXPECT_THAT(parse_error(calls("<｜DSML｜invoke name=\"f\" >\n</｜DSML｜invoke>\n")), HasSubstr("malformed invoke"));
+  EXPECT_THAT(parse_error(calls("<｜DSML｜invoke name=\"\">\n</｜DSML｜invoke>\n")), HasSubstr("without a name"));
+  EXPECT_THAT(parse_error(calls("<｜DSML｜invoke name=\"f\">\n")), HasSubstr("end of the invoke"));
+  EXPECT_THAT(parse_error(calls(invoke("text\n"))), HasSubstr("expected a parameter"));
+  EXPECT_THAT(parse_error(calls(invoke(parameter(R"(name="a" string="maybe")", "1")))), HasSubstr("without string="));
+  EXPECT_THAT(parse_error(calls(invoke(parameter(R"(string="true" name="a")", "1")))), HasSubstr("expected a parameter"));
+  EXPECT_THAT(parse_error(calls(invoke("<｜DSML｜parameter name=\"a\" string=\"true\">1\n"))), HasSubstr("not closed"));
+  EXPECT_THAT(parse_error(calls(invoke(parameter(R"(name="a" string="false")", "")))),
               HasSubstr("parameter 'a': malformed JSON"));
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", "yes")))), HasSubstr("malformed JSON"));
+  EXPECT_THAT(parse_error(calls(invoke(parameter(R"(name="a" string="false")", "yes")))), HasSubstr("malformed JSON"));
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
-  EXPECT_THAT(error_of(calls(invoke(parameter(R"(name="a" string="false")", deep)))), HasSubstr("nested deeper"));
+  EXPECT_THAT(parse_error(calls(invoke(parameter(R"(name="a" string="false")", deep)))), HasSubstr("nested deeper"));
   const std::string once = parameter(R"(name="a" string="true")", "1");
-  EXPECT_THAT(error_of(calls(invoke(once + once))), HasSubstr("'a' is given twice"));
+  EXPECT_THAT(parse_error(calls(invoke(once + once))), HasSubstr("'a' is given twice"));
 }
 
 // Messages made of pieces that look like the format's own.
@@ -211,7 +211,7 @@ TEST(DeepseekV4Parse, WhatTheEncoderWritesComesBack) {
     }
     const std::string completion = text.text.substr(text.trained.back().first);
     if (has_think_tag(message)) {
-      error_of(completion, mode);
+      parse_error(completion, mode);
       continue;
     }
     OrderedJson parsed = parse_completion(completion, mode, "row");

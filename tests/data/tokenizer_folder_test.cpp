@@ -4,25 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "data/chats.h"
-#include "data/unicode.h"
 
 namespace moraine {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-// The character that stands for a byte in byte-level vocabularies.
-std::string character_of_byte(int byte) {
-  int next = 0x100, c = 0;
-  for (int b = 0; b <= byte; ++b) {
-    const bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-    c = printable ? b : next++;
-  }
-  std::string out;
-  append_utf8(out, static_cast<char32_t>(c));
-  return out;
-}
 
 Json token(const std::string& content, Json flags = Json::object()) {
   Json json{{"content", content}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}};
@@ -35,7 +22,7 @@ class TokenizerFolder : public testing::Test {
  protected:
   TokenizerFolder() {
     Json vocab;
-    for (int b = 0; b < 256; ++b) vocab[character_of_byte(b)] = b;
+    for (int b = 0; b < 256; ++b) vocab[byte_character(b)] = b;
     Json start = token("<s>");
     start["id"] = 256;
     tokenizer_ = {{"version", "1.0"},

@@ -14,8 +14,8 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "data/chats.h"
 #include "data/oniguruma_pattern.h"
-#include "data/unicode.h"
 #include "data/unicode_normalizer.h"
 
 namespace moraine {
@@ -26,27 +26,12 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Pair;
 
-const std::filesystem::path kGolden = std::filesystem::path(MORAINE_TESTS_DIR) / "golden/tokenizers";
-
 std::filesystem::path write_file(const std::string& text) {
   static int number = 0;
   std::filesystem::path path =
       std::filesystem::path(testing::TempDir()) / fmt::format("tokenizer_{}_{}.json", getpid(), number++);
   std::ofstream(path) << text;
   return path;
-}
-
-// The character that stands for a byte in byte-level vocabularies, as UTF-8.
-std::string byte_character(int byte) {
-  int next = 0x100;
-  for (int b = 0; b <= byte; ++b) {
-    bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-    int c = printable ? b : next++;
-    std::string out;
-    append_utf8(out, static_cast<char32_t>(c));
-    if (b == byte) return out;
-  }
-  return "";
 }
 
 // Every byte is its own id; "ab" is 256, " ab" 257; added tokens come next.
@@ -88,7 +73,7 @@ std::string words(const Json& pre_tokenizers, const std::string& text) {
   return out;
 }
 
-std::string error_of(const std::filesystem::path& path) {
+std::string load_error(const std::filesystem::path& path) {
   try {
     Tokenizer::from_file(path);
   } catch (const Error& error) {
@@ -99,15 +84,15 @@ std::string error_of(const std::filesystem::path& path) {
   return "";
 }
 
-std::string error_of(const Json& json) {
-  return error_of(write_file(json.dump()));
+std::string load_error(const Json& json) {
+  return load_error(write_file(json.dump()));
 }
 
 class Goldens : public testing::TestWithParam<const char*> {};
 
 TEST_P(Goldens, EncodesAndDecodesAsTheReference) {
-  Tokenizer tokenizer = Tokenizer::from_file(kGolden / GetParam() / "tokenizer.json");
-  std::ifstream file(kGolden / GetParam() / "encode.jsonl");
+  Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers" / GetParam() / "tokenizer.json");
+  std::ifstream file(kGolden / "tokenizers" / GetParam() / "encode.jsonl");
   int rows = 0;
   for (std::string line; std::getline(file, line); ++rows) {
     Json row = parse_json(line, "encode.jsonl");
@@ -120,8 +105,8 @@ TEST_P(Goldens, EncodesAndDecodesAsTheReference) {
 
 // The offsets of the text between its tokens leave nothing out.
 TEST_P(Goldens, OffsetsCoverTheText) {
-  Tokenizer tokenizer = Tokenizer::from_file(kGolden / GetParam() / "tokenizer.json");
-  std::ifstream file(kGolden / GetParam() / "encode.jsonl");
+  Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers" / GetParam() / "tokenizer.json");
+  std::ifstream file(kGolden / "tokenizers" / GetParam() / "encode.jsonl");
   for (std::string line; std::getline(file, line);) {
     Json row = parse_json(line, "encode.jsonl");
     std::string text = row["text"];
@@ -149,7 +134,7 @@ TEST_P(Goldens, OffsetsCoverTheText) {
 
 // Long runs of one kind of character must not take quadratic time.
 TEST_P(Goldens, LongRunsTakeLinearTime) {
-  Tokenizer tokenizer = Tokenizer::from_file(kGolden / GetParam() / "tokenizer.json");
+  Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers" / GetParam() / "tokenizer.json");
   for (const char* unit : {"a", " ", "\n", "!", "1", "<", "ab", "中", "é", "\u0301", "\u0301\u0316", "e\u0301",
                            "\u1100", " \n", "\xFF", "'s", "a ", "<|im_end|>", "<｜"}) {
     std::string text;
@@ -166,7 +151,7 @@ INSTANTIATE_TEST_SUITE_P(, Goldens, testing::Values("qwen3", "deepseek"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(Tokenizer, TokenToIdAndVocabSize) {
-  Tokenizer qwen3 = Tokenizer::from_file(kGolden / "qwen3/tokenizer.json");
+  Tokenizer qwen3 = Tokenizer::from_file(kGolden / "tokenizers/qwen3/tokenizer.json");
   EXPECT_EQ(qwen3.token_to_id("<|im_end|>"), 151645);
   EXPECT_EQ(qwen3.token_to_id("Ġthe"), 279);
   EXPECT_EQ(qwen3.token_to_id("no such token"), -1);
@@ -322,16 +307,16 @@ TEST(Tokenizer, MergesByRank) {
 
 TEST(TokenizerErrors, MissingAndBrokenFiles) {
   EXPECT_THROW(Tokenizer::from_file("/nonexistent/tokenizer.json"), Error);
-  EXPECT_NE(error_of(write_file("{\"model\": ")), "");
-  EXPECT_THAT(error_of(write_file("[1]")), HasSubstr("must be an object"));
-  EXPECT_THAT(error_of(write_file("{}")), HasSubstr("model"));
+  EXPECT_NE(load_error(write_file("{\"model\": ")), "");
+  EXPECT_THAT(load_error(write_file("[1]")), HasSubstr("must be an object"));
+  EXPECT_THAT(load_error(write_file("{}")), HasSubstr("model"));
 }
 
 TEST(TokenizerErrors, UnsupportedPartsAreNamed) {
   auto with = [](const char* pointer, const Json& value) {
     Json json = small_tokenizer();
     json[Json::json_pointer(pointer)] = value;
-    return error_of(json);
+    return load_error(json);
   };
   for (const char* model : {"WordLevel", "Unigram", "WordPiece"}) {
     EXPECT_THAT(with("/model/type", model),
@@ -357,7 +342,7 @@ TEST(TokenizerErrors, UnsupportedPartsAreNamed) {
   Json json = small_tokenizer();
   add_token(json, "<x>", {});
   json["added_tokens"][0]["id"] = 300;
-  EXPECT_THAT(error_of(json), AllOf(HasSubstr("added_tokens[0].id"), HasSubstr("300"), HasSubstr("258")));
+  EXPECT_THAT(load_error(json), AllOf(HasSubstr("added_tokens[0].id"), HasSubstr("300"), HasSubstr("258")));
 }
 
 TEST(TokenizerErrors, RegexesThatWouldMeanSomethingElse) {
@@ -366,7 +351,7 @@ TEST(TokenizerErrors, RegexesThatWouldMeanSomethingElse) {
     Json json = small_tokenizer();
     Json split = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
     json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split, json["pre_tokenizer"]}}};
-    EXPECT_THAT(error_of(json), AllOf(HasSubstr("pre_tokenizer.pretokenizers[0].pattern"), HasSubstr(pattern)));
+    EXPECT_THAT(load_error(json), AllOf(HasSubstr("pre_tokenizer.pretokenizers[0].pattern"), HasSubstr(pattern)));
   }
   EXPECT_THAT(pcre2_pattern("a{,2}|(b)", "here"), "a{0,2}|(?:b)");
 }
