@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "base/text.h"
+#include "data/chat_format.h"
+
 namespace moraine {
 namespace {
 
@@ -125,7 +128,17 @@ Command report_command() {
   return c;
 }
 
+// Of {"completion", …}: the keys that some format takes from the row.
+std::string completion_keys() {
+  std::string keys = "\"completion\"";
+  for (const ChatFormat& format : chat_formats()) {
+    for (const std::string& key : format.completion_keys) keys += ", \"" + key + "\"";
+  }
+  return keys;
+}
+
 Command tokenize_command() {
+  const std::vector<std::string> formats = chat_format_names(), with_parser = chat_format_names(has_parser);
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
             "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE | --parse FILE.jsonl) [flags] [data.key=value ...]"};
   c.flags = {
@@ -133,17 +146,16 @@ Command tokenize_command() {
       {"--text", "TEXT", "one text", &CommandArgs::text},
       {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
       {"--messages", "FILE", "what training makes of a file, folder or pattern, of any format that data.train takes", &CommandArgs::messages},
-      {"--parse", "FILE", "JSON lines of {\"completion\", \"thinking_mode\"} to take apart (deepseek_v4)",
+      {"--parse", "FILE", fmt::format("JSON lines of {{{}}} to take apart ({})", completion_keys(), join_words(with_parser)),
        &CommandArgs::parse},
-      {"--template", "NAME", "chat format: auto (default), qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4 or react",
-       &CommandArgs::template_name},
+      {"--template", "NAME", "chat format: auto (default), " + join_choices(formats), &CommandArgs::template_name},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
       json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
   c.takes_overrides = true;
   c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
                 "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
-                "moraine tokenize --template deepseek_v4 --parse completions.jsonl --json"};
+                fmt::format("moraine tokenize --template {} --parse completions.jsonl --json", with_parser.front())};
   c.run = run_tokenize;
   return c;
 }

@@ -19,7 +19,7 @@ namespace {
 
 struct Prompt {
   std::string text;
-  bool is_chat = false;  // in a chat format, which has a token that ends a turn
+  std::string end_of_turn = "";  // the token of its chat format; "" for text in none
 };
 
 void check_generate_flags(const CommandArgs& args) {
@@ -42,7 +42,7 @@ Prompt chat_prompt(const CommandArgs& args, const DataConfig& config, const Toke
   }
   const auto format = make_chat_template(config.chat_template, config.template_options, args.model);
   check_turn_tokens(*format, tokenizer);
-  return {format->generation_prompt(messages, tools, args.chat), true};
+  return {format->encoder->generation_prompt(messages, tools, args.chat), format->turns.end_of_turn};
 }
 
 // The text as a user's message, or as it is for a model without a chat format of its own.
@@ -53,11 +53,11 @@ Prompt text_prompt(const CommandArgs& args, const DataConfig& config, const Toke
   } catch (const Error& error) {
     if (config.chat_template != "auto" || !config.template_options.empty()) throw;
     log_warning(fmt::format("{}: {}: the prompt is used as it is ({})", error.where, error.message, error.hint));
-    return {args.prompt, false};
+    return {args.prompt};
   }
   check_turn_tokens(*format, tokenizer);
   const OrderedJson messages = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", args.prompt}}});
-  return {format->generation_prompt(messages, nullptr, "--prompt"), true};
+  return {format->encoder->generation_prompt(messages, nullptr, "--prompt"), format->turns.end_of_turn};
 }
 
 std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, const CommandArgs& args,
@@ -76,10 +76,7 @@ std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, co
 // A base checkpoint names only the end of a text; an adapter trained on chats ends its turns.
 std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, const Tokenizer& tokenizer) {
   std::vector<int64_t> ids = stop_ids_of(args.model);
-  if (!prompt.is_chat) return ids;
-  for (const char* end_of_turn : {"<|im_end|>", "<｜end▁of▁sentence｜>"}) {
-    if (const int64_t id = tokenizer.token_to_id(end_of_turn); id >= 0) ids.push_back(id);
-  }
+  if (!prompt.end_of_turn.empty()) ids.push_back(tokenizer.encode(prompt.end_of_turn).ids.front());
   return ids;
 }
 

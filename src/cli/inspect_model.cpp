@@ -126,7 +126,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
       facts[key + "_error"] = error.message;
     }
   };
-  read_or_say_why("template", [&] { return detect_chat_template(folder).format; });
+  read_or_say_why("template", [&] { return detect_chat_template(folder).format->name; });
   read_or_say_why("tokenizer_vocab_size", [&] { return Tokenizer::from_folder(folder).vocab_size(); });
   facts["lora_targets"] = lora_targets(*layout);
   return facts;

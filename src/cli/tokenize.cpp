@@ -15,12 +15,10 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
-#include "data/chat_formats.h"
 #include "data/chat_template.h"
 #include "data/data_files.h"
 #include "data/dataset.h"
-#include "data/deepseek_v4_chat.h"
-#include "data/deepseek_v4_parse.h"
+#include "data/row_formats.h"
 #include "data/row_reader.h"
 #include "data/tokenizer.h"
 
@@ -108,7 +106,7 @@ int64_t vocab_size_of(const std::filesystem::path& model, const Tokenizer& token
 
 // `chat` renders the row; null, and "", when it is no chat.
 std::string generation_prompt_of(const PreparedRow& row, const ChatTemplate* chat) {
-  return chat == nullptr ? "" : chat->generation_prompt(before_last_answer(row.chat.messages), row.chat.tools, row.where);
+  return chat == nullptr ? "" : chat->encoder->generation_prompt(before_last_answer(row.chat.messages), row.chat.tools, row.where);
 }
 
 // Prints rows, as JSON or for a reader.
@@ -237,34 +235,27 @@ void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowP
   for_each_prepared([&](const PreparedRow& row, const ChatTemplate* format) { printer.print_prepared(row, format); });
 }
 
-// A row's own thinking_mode goes before the option.
-deepseek_v4::ThinkingMode mode_of(const OrderedJson& row, const DeepseekV4Options& options, const std::string& where) {
-  const auto mode = row.find("thinking_mode");
-  if (mode == row.end() || mode->is_null()) return options.thinking_mode;
-  if (*mode == "chat") return deepseek_v4::ThinkingMode::kChat;
-  if (*mode == "thinking") return deepseek_v4::ThinkingMode::kThinking;
-  throw input_error(where, "thinking_mode is not chat or thinking");
-}
-
 // A completion that is malformed is a result, not a mistake of the file.
 void parse_completions(const CommandArgs& args) {
-  // react's completions are no more than text, whatever its base, which needs no opening to say so.
-  const Json template_options = read_options(args);
-  const std::string given = args.template_name.empty() ? "auto" : args.template_name;
-  const std::string name = given == "react" ? given : open_template(given, template_options, args.model)->name();
-  if (name != "deepseek_v4")
-    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
-                      "--template deepseek_v4");
-  const DeepseekV4Options options = read_deepseek_v4_options(template_options);
+  const Json options = read_options(args);
+  const std::string name = args.template_name.empty() ? "auto" : args.template_name;
+  // What wraps another format has no parser whatever its base, which needs no opening to say so.
+  const ChatFormat* named = find_chat_format(name);
+  const bool is_wrapper = named != nullptr && !has_encoder(*named);
+  const ChatFormat& format = is_wrapper ? *named : open_template(name, options, args.model)->format;
+  if (!has_parser(format)) {
+    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", format.name),
+                      "--template " + join_choices(chat_format_names(has_parser)));
+  }
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     text_of(row, "completion", where);
-    mode_of(row, options, where);
+    format.parser(options, row, where);
   });
   int64_t rows = 0;
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     OrderedJson message, error;
     try {
-      message = deepseek_v4::parse_completion(text_of(row, "completion", where), mode_of(row, options, where), where);
+      message = format.parser(options, row, where)(text_of(row, "completion", where), where);
     } catch (const Error& malformed) {
       error = malformed.what();
     }

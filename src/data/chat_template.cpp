@@ -6,82 +6,57 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "data/deepseek_v4_chat.h"
-#include "data/qwen3_5_chat.h"
-#include "data/qwen_chat.h"
-#include "data/react_chat.h"
 #include "data/template_detection.h"
+#include "data/tojson.h"
 
 namespace moraine {
 namespace {
 
-const std::vector<std::string> kTemplates{"auto", "qwen3", "qwen3_instruct_2507", "qwen3_5", "deepseek_v4"};
-const std::string kReact = "react";  // turns messages into plain ones, for one of kTemplates to render
+const std::string kOptions = "data.template_options", kBase = "data.template_options.base";
 
-void check_name(const std::string& name, const std::vector<std::string>& known, const std::string& where) {
-  if (std::find(known.begin(), known.end(), name) != known.end()) return;
-  throw input_error(where, fmt::format("unknown template '{}'", name), "available: " + join_words(known));
+// The named format, or with auto what the checkpoint's template is. `have`: the formats that may be named at `where`.
+KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder, const std::string& where,
+                            bool (*have)(const ChatFormat& format) = nullptr) {
+  if (name == "auto") return detect_chat_template(model_folder);
+  const ChatFormat* format = find_chat_format(name);
+  if (format != nullptr && (have == nullptr || have(*format))) return {format, true};
+  std::vector<std::string> names = chat_format_names(have);
+  names.insert(names.begin(), "auto");
+  throw input_error(where, fmt::format("unknown template '{}'", name), "available: " + join_words(names));
 }
 
-// `thinks_by_default`: without the option.
-bool read_enable_thinking(const std::string& name, const Json& options, bool thinks_by_default) {
-  const std::string where = "data.template_options";
-  const bool thinks = name == "qwen3" || name == "qwen3_5";
-  if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
-  bool enable_thinking = thinks && thinks_by_default;
+std::string takes(const ChatFormat& format) { return format.name + " takes " + join_words(format.options); }
+
+// `known`: which options there are, as a hint.
+std::unique_ptr<ChatEncoder> make_encoder(const KnownTemplate& found, const Json& options, const std::string& known) {
+  const std::vector<std::string>& keys = found.format->options;
   for (const auto& [key, value] : options.items()) {
-    if (key != "enable_thinking") {
-      throw input_error(where, fmt::format("unknown option '{}'", key), name + " takes enable_thinking");
-    }
-    if (!value.is_boolean()) throw input_error(where + "." + key, "not true or false");
-    enable_thinking = value.get<bool>();
+    if (std::find(keys.begin(), keys.end(), key) == keys.end())
+      throw input_error(kOptions, fmt::format("unknown option {}", quoted_for_error(key)), known);
   }
-  if (enable_thinking && !thinks) {
-    throw input_error(where + ".enable_thinking", fmt::format("{} has no thinking", name),
-                      "leave it out, or use qwen3 or qwen3_5");
-  }
-  return enable_thinking;
+  return found.format->make(options, found.thinks_by_default);
 }
 
-std::unique_ptr<ChatTemplate> make_encoder(const KnownTemplate& known, const Json& options) {
-  if (known.format == "deepseek_v4") return make_deepseek_v4_chat(read_deepseek_v4_options(options));
-  const bool enable_thinking = read_enable_thinking(known.format, options, known.thinks_by_default);
-  if (known.format == "qwen3_instruct_2507") return make_qwen3_chat(QwenThinking::kNone);
-  if (known.format == "qwen3_5") return make_qwen3_5_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
-  MORAINE_ASSERT(known.format == "qwen3", "a template without an encoder");
-  return make_qwen3_chat(enable_thinking ? QwenThinking::kOn : QwenThinking::kOff);
-}
-
-KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder) {
-  return name == "auto" ? detect_chat_template(model_folder) : KnownTemplate{name, true};
-}
-
-// react's own option is `base`; the others are its base's. On deepseek_v4 drop_thinking is false unless it is given:
-// there each Observation is a user's turn and no tools are seen, so that only the final answer would be trained.
-std::unique_ptr<ChatTemplate> make_react(Json options, const std::filesystem::path& model_folder) {
-  const std::string where = "data.template_options", where_base = where + ".base";
-  if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
-  std::string base = "auto";
+// A format that wraps another, whose options it takes besides its own.
+std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json options,
+                                           const std::filesystem::path& model_folder) {
+  std::string name = "auto";
   if (options.contains("base")) {
-    if (!options["base"].is_string()) throw input_error(where_base, "not the name of a template");
-    base = options["base"].get<std::string>();
+    if (!options["base"].is_string()) throw input_error(kBase, "not the name of a template");
+    name = options["base"].get<std::string>();
     options.erase("base");
   }
-  check_name(base, kTemplates, where_base);
-  KnownTemplate known;
+  KnownTemplate base;
   try {
-    known = find_template(base, model_folder);
+    base = find_template(name, model_folder, kBase, has_encoder);
   } catch (const Error& error) {
-    throw input_error(error.where, error.message, "say which format renders react's messages: " + where_base);
+    if (name != "auto") throw;
+    throw input_error(error.where, error.message,
+                      fmt::format("say which format renders {}'s messages: {}", format.name, kBase));
   }
-  if (known.format == "deepseek_v4" && !options.contains("drop_thinking")) options["drop_thinking"] = false;
-  try {
-    return make_react_chat(make_encoder(known, options));
-  } catch (const Error& error) {
-    const bool lists_options = error.where == where && error.hint.find(" takes ") != error.hint.npos;
-    if (!lists_options) throw;
-    throw input_error(error.where, error.message, "react takes base; its base " + error.hint);
-  }
+  for (const auto& [key, value] : base.format->when_wrapped.items()) options.emplace(key, value);
+  auto encoder = make_encoder(base, options, fmt::format("{}; its base {}", takes(format), takes(*base.format)));
+  return std::make_unique<ChatTemplate>(ChatTemplate{format, *base.format, format.wrap(std::move(encoder))});
 }
 
 // Calls `use` with the index of each token that holds a byte of one of the ranges [first, last), which come in order as
@@ -99,20 +74,25 @@ void for_tokens_of(Range first, Range last, const Encoding& encoding, const Use&
 
 }  // namespace
 
-std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
+std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& given,
                                                  const std::filesystem::path& model_folder) {
-  std::vector<std::string> known = kTemplates;
-  known.push_back(kReact);
-  check_name(name, known, "data.template");
-  return name == kReact ? make_react(options, model_folder) : make_encoder(find_template(name, model_folder), options);
+  const Json options = given.is_null() ? Json::object() : given;
+  if (!options.is_object()) throw input_error(kOptions, "not a mapping");
+  const ChatFormat* named = find_chat_format(name);
+  if (named != nullptr && named->wrap != nullptr) return make_wrapped(*named, options, model_folder);
+  const KnownTemplate found = find_template(name, model_folder, "data.template");
+  auto encoder = make_encoder(found, options, takes(*found.format));
+  return std::make_unique<ChatTemplate>(ChatTemplate{*found.format, *found.format, std::move(encoder)});
 }
 
 void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer) {
-  for (const std::string& token : chat.turn_tokens()) {
+  for (const std::string& token : chat.turns.turn_tokens) {
     const size_t pieces = tokenizer.encode(token).ids.size();
     if (pieces == 1) continue;
-    throw input_error("tokenizer.json", fmt::format("{} is {} tokens; the chat format {} needs it to be one", token, pieces, chat.name()),
-                      "it belongs in added_tokens, or data.template is not this model's");
+    throw input_error(
+        "tokenizer.json",
+        fmt::format("{} is {} tokens; the chat format {} needs it to be one", token, pieces, chat.format.name),
+        "it belongs in added_tokens, or data.template is not this model's");
   }
 }
 

@@ -94,9 +94,11 @@ using Fate = PreparedRow::Fate;
 // Applies max_length and truncation, and refuses a row that trains nothing.
 Fate fit(Sample& sample, const DataConfig& config, const std::string& where) {
   if (!trains_something(sample)) {
-    throw input_error(where, "the row has no trained token",
-                      "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train "
-                      "and loss, and drop_thinking of deepseek_v4 with thinking");
+    std::string hint = "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train and loss";
+    for (const ChatFormat& format : chat_formats()) {
+      if (!format.leaves_untrained.empty()) hint += ", and " + format.leaves_untrained;
+    }
+    throw input_error(where, "the row has no trained token", hint);
   }
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
   if (length <= limit) return Fate::kKept;
@@ -176,7 +178,7 @@ class RowEncoder {
   TokenizedChat encode_chat(DataFormat format, OrderedJson json, PreparedRow& row) const {
     row.chat = chat_of_row(format, std::move(json), row.where, loss_on_ != LossOn::kAll);
     fill_variables(row.chat.messages, variables_, row.where);
-    ChatText text = chat_->training_text(row.chat.messages, row.chat.tools, row.where);
+    ChatText text = chat_->encoder->training_text(row.chat.messages, row.chat.tools, row.where);
     TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
     row.text = std::move(text.text);
     return tokens;

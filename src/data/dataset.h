@@ -8,8 +8,8 @@
 
 #include "config/recipe.h"
 #include "data/bad_rows.h"
-#include "data/chat_formats.h"
 #include "data/chat_template.h"
+#include "data/row_formats.h"
 #include "data/tokenizer.h"
 
 namespace moraine {
@@ -48,7 +48,7 @@ DataFormat data_format_of(const std::string& file, const DataConfig& config);
 // Calls `use` with each row of `file`, in order, as data.format says, with max_length and truncation applied: the one path of
 // training, evaluation and `moraine tokenize`.
 //
-// Chats (messages, sharegpt, alpaca, prompt_completion of messages; see chat_formats.h) are rendered by `chat` and trained as
+// Chats (messages, sharegpt, alpaca, prompt_completion of messages; see row_formats.h) are rendered by `chat` and trained as
 // data.loss_on says.
 // text: {"text": …} a line is a row; a .txt file is one document, cut into rows of max_length whatever data.truncation
 // says (a single token left over at its end is no row, for it could train nothing). Every token is trained;

@@ -71,15 +71,11 @@ struct Rendered {
   bool awaits_answer = false;  // ends where an assistant goes on
 };
 
-class DeepseekV4Chat final : public ChatTemplate {
+class DeepseekV4Chat final : public ChatEncoder {
  public:
   explicit DeepseekV4Chat(const DeepseekV4Options& options)
       : options_(options), thinks_(options.thinking_mode == ThinkingMode::kThinking) {}
 
-  std::string name() const override { return "deepseek_v4"; }
-  std::vector<std::string> turn_tokens() const override {
-    return {std::string(kBeginOfSentence), std::string(kEndOfSentence), std::string(kUser), std::string(kAssistant)};
-  }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {
@@ -180,29 +176,24 @@ class DeepseekV4Chat final : public ChatTemplate {
 }  // namespace deepseek_v4
 
 DeepseekV4Options read_deepseek_v4_options(const Json& options) {
-  const std::string where = "data.template_options";
-  if (!options.is_object() && !options.is_null()) throw input_error(where, "not a mapping");
   DeepseekV4Options result;
   for (const auto& [key, value] : options.items()) {
+    const std::string where = "data.template_options." + key;
     if (key == "thinking_mode") {
-      if (value != "chat" && value != "thinking") throw input_error(where + "." + key, "is chat or thinking");
+      if (value != "chat" && value != "thinking") throw input_error(where, "is chat or thinking");
       result.thinking_mode = value == "chat" ? deepseek_v4::ThinkingMode::kChat : deepseek_v4::ThinkingMode::kThinking;
     } else if (key == "drop_thinking") {
-      if (!value.is_boolean()) throw input_error(where + "." + key, "not true or false");
+      if (!value.is_boolean()) throw input_error(where, "not true or false");
       result.drop_thinking = value.get<bool>();
     } else if (key == "reasoning_effort") {
-      if (!value.is_null() && value != "high" && value != "max")
-        throw input_error(where + "." + key, "is max, high or null");
+      if (!value.is_null() && value != "high" && value != "max") throw input_error(where, "is max, high or null");
       result.max_effort = value == "max";
-    } else {
-      throw input_error(where, fmt::format("unknown option {}", quoted_for_error(key)),
-                        "deepseek_v4 takes thinking_mode, drop_thinking and reasoning_effort");
     }
   }
   return result;
 }
 
-std::unique_ptr<ChatTemplate> make_deepseek_v4_chat(const DeepseekV4Options& options) {
+std::unique_ptr<ChatEncoder> make_deepseek_v4_chat(const DeepseekV4Options& options) {
   return std::make_unique<deepseek_v4::DeepseekV4Chat>(options);
 }
 

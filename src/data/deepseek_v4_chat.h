@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "data/chat_template.h"
+#include "data/chat_encoder.h"
 #include "data/deepseek_v4_tokens.h"
 
 namespace moraine {
@@ -18,9 +18,9 @@ struct DeepseekV4Options {
 };
 
 // thinking_mode: chat or thinking; drop_thinking: true or false; reasoning_effort: max, high or null (both no word).
-// Throws input errors that name data.template_options and list what is known.
+// Throws input errors that name the option in data.template_options.
 DeepseekV4Options read_deepseek_v4_options(const Json& options);
 
-std::unique_ptr<ChatTemplate> make_deepseek_v4_chat(const DeepseekV4Options& options);
+std::unique_ptr<ChatEncoder> make_deepseek_v4_chat(const DeepseekV4Options& options);
 
 }  // namespace moraine

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "data/deepseek_v4_chat.h"
 #include "data/deepseek_v4_dsml.h"
 
 namespace moraine::deepseek_v4 {
@@ -37,6 +38,15 @@ OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, con
   OrderedJson calls = OrderedJson::array();
   if (calls_at != rest.npos) calls = read_calls(rest.substr(calls_at + kCallsBegin.size()), where);
   return {{"role", "assistant"}, {"content", content}, {"reasoning", reasoning}, {"tool_calls", std::move(calls)}};
+}
+
+CompletionParser make_parser(const Json& options, const OrderedJson& row, const std::string& where) {
+  ThinkingMode mode = read_deepseek_v4_options(options).thinking_mode;
+  if (const auto own = row.find("thinking_mode"); own != row.end() && !own->is_null()) {
+    if (*own != "chat" && *own != "thinking") throw input_error(where, "thinking_mode is not chat or thinking");
+    mode = *own == "chat" ? ThinkingMode::kChat : ThinkingMode::kThinking;
+  }
+  return [mode](std::string_view completion, const std::string& where) { return parse_completion(completion, mode, where); };
 }
 
 }  // namespace moraine::deepseek_v4

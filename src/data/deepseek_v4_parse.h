@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/json.h"
+#include "data/chat_encoder.h"
 #include "data/deepseek_v4_tokens.h"
 
 namespace moraine::deepseek_v4 {
@@ -14,5 +15,9 @@ namespace moraine::deepseek_v4 {
 // `where`) on anything malformed: nothing is repaired. What the encoder writes for an assistant's message comes back as that
 // message, unless its content holds <think> or </think>.
 OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, const std::string& where);
+
+// parse_completion for the completion in `row`, whose own thinking_mode goes before that of `options`
+// (read_deepseek_v4_options). Throws an input error (where = `where`) on a thinking_mode of the row that is none.
+CompletionParser make_parser(const Json& options, const OrderedJson& row, const std::string& where);
 
 }  // namespace moraine::deepseek_v4

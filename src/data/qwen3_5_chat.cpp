@@ -70,12 +70,9 @@ void append_call(std::string& text, const ToolCall& call, const std::string& pla
   text += "</function>\n</tool_call>";
 }
 
-class Qwen35Chat final : public ChatTemplate {
+class Qwen35Chat final : public ChatEncoder {
  public:
   explicit Qwen35Chat(QwenThinking thinking) : thinking_(thinking) {}
-
-  std::string name() const override { return "qwen3_5"; }
-  std::vector<std::string> turn_tokens() const override { return {"<|im_start|>", "<|im_end|>"}; }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {
@@ -158,9 +155,15 @@ class Qwen35Chat final : public ChatTemplate {
 
 }  // namespace
 
-std::unique_ptr<ChatTemplate> make_qwen3_5_chat(QwenThinking thinking) {
+std::unique_ptr<ChatEncoder> make_qwen3_5_chat(QwenThinking thinking) {
   MORAINE_ASSERT(thinking != QwenThinking::kNone, "Qwen3.5 has no format without thinking");
   return std::make_unique<Qwen35Chat>(thinking);
+}
+
+bool resembles_qwen3_5(std::string_view jinja) {
+  return mentions_all(jinja, {"<|im_start|>", "<|im_end|>", "# Tools\\n\\nYou have access to the following functions:",
+                              "<function=", "<parameter=", "<tool_response>", "</think>", "enable_thinking"}) &&
+         !mentions_any(jinja, {"<name>"});
 }
 
 }  // namespace moraine

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "data/chat_template.h"
+#include "data/chat_encoder.h"
 #include "data/qwen_chat.h"
 
 namespace moraine {
@@ -13,6 +13,9 @@ namespace moraine {
 // Beyond what read_chat_messages refuses, the format has no place for a conversation without a user's message, a system
 // message that is not the first, a tool's result that no call came before, and arguments that are not an object (nor
 // its JSON text). A call that stands in an assistant's content as text is a call.
-std::unique_ptr<ChatTemplate> make_qwen3_5_chat(QwenThinking thinking);
+std::unique_ptr<ChatEncoder> make_qwen3_5_chat(QwenThinking thinking);
+
+// Whether a template that is not a released one looks most like that of the format, by the words in it.
+bool resembles_qwen3_5(std::string_view jinja);
 
 }  // namespace moraine

@@ -19,12 +19,9 @@ constexpr std::string_view kQwen3ToolsEnd =
 // Whether an answer is written with its thinking block.
 enum class Block { kNever, kIfAnyThinking, kAlways };
 
-class Qwen3Chat final : public ChatTemplate {
+class Qwen3Chat final : public ChatEncoder {
  public:
   explicit Qwen3Chat(QwenThinking thinking) : thinking_(thinking) {}
-
-  std::string name() const override { return thinking_ == QwenThinking::kNone ? "qwen3_instruct_2507" : "qwen3"; }
-  std::vector<std::string> turn_tokens() const override { return {"<|im_start|>", "<|im_end|>"}; }
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {
@@ -117,10 +114,23 @@ class Qwen3Chat final : public ChatTemplate {
   QwenThinking thinking_;
 };
 
+// What both formats share: ChatML turns, tools in a system message, calls as JSON.
+bool has_calls_as_json(std::string_view jinja) {
+  // The last ones: relatives with calls as XML, and the VL models.
+  return mentions_all(jinja, {"<|im_start|>", "<|im_end|>", "<tools>", "<tool_call>", "<tool_response>"}) &&
+         !mentions_any(jinja, {"<function=", "<parameter=", "<|vision_start|>", "<|image_pad|>"});
+}
+
 }  // namespace
 
-std::unique_ptr<ChatTemplate> make_qwen3_chat(QwenThinking thinking) {
+std::unique_ptr<ChatEncoder> make_qwen3_chat(QwenThinking thinking) {
   return std::make_unique<Qwen3Chat>(thinking);
+}
+
+bool resembles_qwen3(std::string_view jinja) { return has_calls_as_json(jinja) && mentions_any(jinja, {"think>"}); }
+
+bool resembles_qwen3_instruct_2507(std::string_view jinja) {
+  return has_calls_as_json(jinja) && !mentions_any(jinja, {"think>"});
 }
 
 }  // namespace moraine

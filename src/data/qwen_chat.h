@@ -2,8 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
-#include "data/chat_template.h"
+#include "data/chat_encoder.h"
 
 namespace moraine {
 
@@ -13,6 +14,10 @@ enum class QwenThinking {
   kNone,  // qwen3_instruct_2507: the format knows no thinking; reasoning_content is not rendered
 };
 
-std::unique_ptr<ChatTemplate> make_qwen3_chat(QwenThinking thinking);
+std::unique_ptr<ChatEncoder> make_qwen3_chat(QwenThinking thinking);
+
+// Whether a template that is not a released one looks most like that of the format, by the words in it.
+bool resembles_qwen3(std::string_view jinja);
+bool resembles_qwen3_instruct_2507(std::string_view jinja);
 
 }  // namespace moraine

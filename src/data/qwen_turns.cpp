@@ -24,6 +24,14 @@ std::string_view strip_newlines_right(std::string_view text) {
   return text.substr(0, text.find_last_not_of('\n') + 1);  // npos + 1 == 0
 }
 
+bool mentions_all(std::string_view jinja, std::initializer_list<std::string_view> words) {
+  return std::all_of(words.begin(), words.end(), [&](std::string_view word) { return jinja.find(word) != jinja.npos; });
+}
+
+bool mentions_any(std::string_view jinja, std::initializer_list<std::string_view> words) {
+  return std::any_of(words.begin(), words.end(), [&](std::string_view word) { return jinja.find(word) != jinja.npos; });
+}
+
 QwenAnswer split_thinking(const ChatMessage& message) {
   if (message.reasoning_content) return {*message.reasoning_content, message.content};
   std::string_view content = message.content;

@@ -2,6 +2,7 @@
 // parts of user turns, and where the last exchange begins.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,6 +19,10 @@ enum class QwenPurpose {
 
 std::string_view strip_newlines_left(std::string_view text);
 std::string_view strip_newlines_right(std::string_view text);
+
+// Whether `jinja` holds each of the words, or one of them.
+bool mentions_all(std::string_view jinja, std::initializer_list<std::string_view> words);
+bool mentions_any(std::string_view jinja, std::initializer_list<std::string_view> words);
 
 // What an assistant thinks and says; views into the message.
 struct QwenAnswer {

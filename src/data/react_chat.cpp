@@ -118,12 +118,9 @@ OrderedJson plain_message(const std::string& role, std::string content) {
   return OrderedJson{{"role", role}, {"content", std::move(content)}};
 }
 
-class ReactChat final : public ChatTemplate {
+class ReactChat final : public ChatEncoder {
  public:
-  explicit ReactChat(std::unique_ptr<ChatTemplate> base) : base_(std::move(base)) {}
-
-  std::string name() const override { return "react"; }
-  std::vector<std::string> turn_tokens() const override { return base_->turn_tokens(); }
+  explicit ReactChat(std::unique_ptr<ChatEncoder> base) : base_(std::move(base)) {}
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
                          const std::string& where) const override {
@@ -141,7 +138,7 @@ class ReactChat final : public ChatTemplate {
   }
 
  private:
-  std::unique_ptr<ChatTemplate> base_;
+  std::unique_ptr<ChatEncoder> base_;
 };
 
 }  // namespace
@@ -189,7 +186,7 @@ OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJso
   return plain;
 }
 
-std::unique_ptr<ChatTemplate> make_react_chat(std::unique_ptr<ChatTemplate> base) {
+std::unique_ptr<ChatEncoder> make_react_chat(std::unique_ptr<ChatEncoder> base) {
   return std::make_unique<ReactChat>(std::move(base));
 }
 

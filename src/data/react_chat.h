@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "data/chat_template.h"
+#include "data/chat_encoder.h"
 
 namespace moraine {
 
@@ -26,6 +26,6 @@ namespace moraine {
 OrderedJson to_react_messages(const OrderedJson& messages, const OrderedJson& tools, const std::string& where);
 
 // Renders to_react_messages by `base`, which never sees a tool.
-std::unique_ptr<ChatTemplate> make_react_chat(std::unique_ptr<ChatTemplate> base);
+std::unique_ptr<ChatEncoder> make_react_chat(std::unique_ptr<ChatEncoder> base);
 
 }  // namespace moraine

@@ -17,22 +17,7 @@
 namespace moraine {
 namespace {
 
-constexpr const char* kHowToMend =
-    "say which format: data.template: qwen3, qwen3_instruct_2507, qwen3_5 or deepseek_v4";
-
-// A released template whose encoder is proven equal to it: XXH3-128 of its text, line ends as \n, without the last one.
-struct Released {
-  std::string_view hash;
-  const char* format;
-  bool thinks_by_default;
-};
-constexpr Released kReleased[] = {
-    {"4457e3d12b367a860283f874ff58d644", "qwen3", true},  // Qwen3 as first released
-    {"0fab82ce8f4d5175c9e0155c80737cf2", "qwen3", true},  // as it was updated: contents other than text, which no encoder takes
-    {"cc9ddd5a40bc1c0c8fb5d937b1e8f5d0", "qwen3_instruct_2507", false},
-    {"427b80bb3dda26b10ed0a1d8b9d7e0be", "qwen3_5", true},   // Qwen3.5-4B and larger
-    {"b20ce3c106c0a721ea7113e61d9a8bcf", "qwen3_5", false},  // Qwen3.5-0.8B and 2B
-};
+std::string how_to_mend() { return "say which format: data.template: " + join_choices(chat_format_names(has_encoder)); }
 
 // As Jinja reads it.
 std::string template_source(std::string_view jinja) {
@@ -56,7 +41,7 @@ struct Templates {
 };
 
 std::string text_of_template(const Json& json, const std::string& where) {
-  if (!json.is_string()) throw input_error(where, "chat_template is not text", kHowToMend);
+  if (!json.is_string()) throw input_error(where, "chat_template is not text", how_to_mend());
   return json.get<std::string>();
 }
 
@@ -74,7 +59,7 @@ std::map<std::string, Templates::Entry> from_tokenizer_config(const std::filesys
   }
   for (const Json& entry : json) {
     const bool is_named = entry.is_object() && entry.contains("template") && entry.value("name", Json()).is_string();
-    if (!is_named) throw input_error(where, "chat_template is a list of other things than {name, template}", kHowToMend);
+    if (!is_named) throw input_error(where, "chat_template is a list of other things than {name, template}", how_to_mend());
     found[entry["name"].get<std::string>()] = {text_of_template(entry["template"], where), where};
   }
   return found;
@@ -99,30 +84,29 @@ Templates read_templates(const std::filesystem::path& folder) {
   return templates;
 }
 
-// Its checkpoints come with an encoder in Python instead of a template.
-bool is_deepseek_v4(const std::filesystem::path& folder) {
-  if (!path_exists(folder / "config.json")) return false;
+// The format whose checkpoints are released without a template, by config.json; nullptr for all others.
+const ChatFormat* format_without_template(const std::filesystem::path& folder) {
+  if (!path_exists(folder / "config.json")) return nullptr;
   const Json config = read_json_file(folder / "config.json");
-  return config.is_object() && config.value("model_type", Json()) == "deepseek_v4";
-}
-
-bool looks_like_qwen3_5(std::string_view jinja) {
-  const auto mentions = [&](std::string_view word) { return jinja.find(word) != jinja.npos; };
-  for (const char* word : {"<|im_start|>", "<|im_end|>", "# Tools\\n\\nYou have access to the following functions:",
-                           "<function=", "<parameter=", "<tool_response>", "</think>", "enable_thinking"}) {
-    if (!mentions(word)) return false;
+  if (!config.is_object()) return nullptr;
+  const Json model_type = config.value("model_type", Json());
+  for (const ChatFormat& format : chat_formats()) {
+    if (!format.model_type.empty() && model_type == format.model_type) return &format;
   }
-  return !mentions("<name>");
+  return nullptr;
 }
 
 Error not_released(const Templates::Entry& found, const std::filesystem::path& folder) {
   const std::string what = "the chat template is not exactly a released one of a format built in";
-  const auto likeness = is_deepseek_v4(folder) ? "deepseek_v4" : resembling_format(found.jinja);
-  if (!likeness) return input_error(found.where, what, kHowToMend);
-  const std::string how_alike = *likeness == "deepseek_v4" ? "DeepSeek-V4 is released without one" : "it resembles " + *likeness;
-  const std::string other_way = *likeness == "deepseek_v4" ? "remove the file" : "put the released template back";
-  return input_error(found.where, fmt::format("{}; {}", what, how_alike),
-                     fmt::format("{}, or take that format knowingly with data.template: {}", other_way, *likeness));
+  const auto alike = [&](const ChatFormat& format, const std::string& how, const std::string& other_way) {
+    return input_error(found.where, fmt::format("{}; {}", what, how),
+                       fmt::format("{}, or take that format knowingly with data.template: {}", other_way, format.name));
+  };
+  if (const ChatFormat* format = format_without_template(folder))
+    return alike(*format, format->model_name + " is released without one", "remove the file");
+  if (const ChatFormat* format = resembling_format(found.jinja))
+    return alike(*format, "it resembles " + format->name, "put the released template back");
+  return input_error(found.where, what, how_to_mend());
 }
 
 KnownTemplate recognise(const Templates::Entry& found, const std::filesystem::path& folder) {
@@ -136,45 +120,41 @@ std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja) {
   const std::string source = template_source(jinja);
   const XXH128_hash_t hash = XXH3_128bits(source.data(), source.size());
   const std::string digits = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-  for (const Released& known : kReleased) {
-    if (digits == known.hash) return KnownTemplate{known.format, known.thinks_by_default};
+  for (const ChatFormat& format : chat_formats()) {
+    for (const ReleasedTemplate& released : format.released) {
+      if (digits == released.hash) return KnownTemplate{&format, released.thinks_by_default};
+    }
   }
   return std::nullopt;
 }
 
-std::optional<std::string> resembling_format(std::string_view jinja) {
-  const auto mentions = [&](std::string_view word) { return jinja.find(word) != jinja.npos; };
-  if (looks_like_qwen3_5(jinja)) return "qwen3_5";
-  // What Qwen3's two formats share: ChatML turns, tools in a system message, calls as JSON.
-  for (const char* word : {"<|im_start|>", "<|im_end|>", "<tools>", "<tool_call>", "<tool_response>"}) {
-    if (!mentions(word)) return std::nullopt;
+const ChatFormat* resembling_format(std::string_view jinja) {
+  for (const ChatFormat& format : chat_formats()) {
+    if (format.resembles != nullptr && format.resembles(jinja)) return &format;
   }
-  // Relatives with calls as XML, and the VL models.
-  for (const char* word : {"<function=", "<parameter=", "<|vision_start|>", "<|image_pad|>"}) {
-    if (mentions(word)) return std::nullopt;
-  }
-  return mentions("think>") ? "qwen3" : "qwen3_instruct_2507";
+  return nullptr;
 }
 
 KnownTemplate detect_chat_template(const std::filesystem::path& model_folder) {
   const Templates templates = read_templates(model_folder);
   if (templates.by_name.empty()) {
-    if (is_deepseek_v4(model_folder)) return {"deepseek_v4", false};
+    if (const ChatFormat* format = format_without_template(model_folder)) return {format};
     const bool for_processors = path_exists(model_folder / "chat_template.json");
     throw input_error(model_folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
-                      for_processors ? fmt::format("chat_template.json is a processor's, tokenizers do not read it; {}", kHowToMend)
-                                     : kHowToMend);
+                      for_processors ? fmt::format("chat_template.json is a processor's, tokenizers do not read it; {}", how_to_mend())
+                                     : how_to_mend());
   }
   const auto found = templates.by_name.find("default");
   if (found == templates.by_name.end()) {
-    throw input_error(templates.by_name.begin()->second.where, "the chat templates have names, and none is the default", kHowToMend);
+    throw input_error(templates.by_name.begin()->second.where, "the chat templates have names, and none is the default", how_to_mend());
   }
   const KnownTemplate known = recognise(found->second, model_folder);
   // transformers renders conversations with tools by this one.
   if (auto for_tools = templates.by_name.find("tool_use"); for_tools != templates.by_name.end()) {
     if (recognise(for_tools->second, model_folder).format != known.format)
-      throw input_error(for_tools->second.where, fmt::format("conversations with tools have a template of another format than {}", known.format),
-                        kHowToMend);
+      throw input_error(for_tools->second.where,
+                        fmt::format("conversations with tools have a template of another format than {}", known.format->name),
+                        how_to_mend());
   }
   if (templates.passed_over && template_source(templates.passed_over->jinja) != template_source(found->second.jinja)) {
     note_about_input(fmt::format("{}: its chat_template differs from {}, which is read instead, as in transformers", templates.passed_over->where,

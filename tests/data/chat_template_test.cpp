@@ -36,23 +36,23 @@ TEST_P(TemplateGoldens, EveryRowRendersAsTheReleasedTemplate) {
     SCOPED_TRACE(i);
     const OrderedJson& row = rows[i];
     auto chat = GetParam().make_for(row);
-    EXPECT_EQ(chat->name(), GetParam().name);
-    EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["inference_text"]);
-    EXPECT_EQ(chat->training_text(row["messages"], row["tools"], "row").text, row["training_text"]);
+    EXPECT_EQ(chat->format.name, GetParam().name);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["inference_text"]);
+    EXPECT_EQ(chat->encoder->training_text(row["messages"], row["tools"], "row").text, row["training_text"]);
     OrderedJson question = row["messages"];
     question.erase(question.size() - 1);
-    EXPECT_EQ(chat->generation_prompt(question, row["tools"], "row"), row["generation_prompt"]);
+    EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"], "row"), row["generation_prompt"]);
   }
 }
 
 TEST_P(TemplateGoldens, EveryRowTokenisesWithItsLossMask) {
   for (const OrderedJson& row : golden_rows(GetParam().file)) {
     auto chat = GetParam().make_for(row);
-    const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
     const TokenizedChat tokens = tokenize_chat(text, qwen3_tokenizer(), LossOn::kAssistant);
     EXPECT_EQ(tokens.ids, row["training_ids"].get<std::vector<int64_t>>()) << text.text;
     EXPECT_EQ(tokens.loss_mask, row["loss_mask"].get<std::vector<uint8_t>>()) << text.text;
-    EXPECT_EQ(qwen3_tokenizer().encode(chat->inference_text(row["messages"], row["tools"], "row")).ids,
+    EXPECT_EQ(qwen3_tokenizer().encode(chat->encoder->inference_text(row["messages"], row["tools"], "row")).ids,
               row["inference_ids"].get<std::vector<int64_t>>());
   }
 }
@@ -71,7 +71,7 @@ TEST(ChatTemplate, MessagesMayBeLeftOutOfTraining) {
         R"([{"role":"user","content":"a","weight":0,"train":false},{"role":"assistant","content":"b")" + first_flag +
         R"(},{"role":"user","content":"c","loss":null},{"role":"assistant","content":"d")" + last_flag + "}]");
     const ChatText chat = make(name, name == std::string("react") ? R"({"base":"qwen3_instruct_2507"})" : "{}")
-                              ->training_text(messages, nullptr, "row");
+                              ->encoder->training_text(messages, nullptr, "row");
     const TokenizedChat tokens = tokenize_chat(chat, qwen3_tokenizer(), loss_on);
     std::vector<int64_t> ids;
     for (size_t i = 0; i < tokens.ids.size(); ++i) {
@@ -118,7 +118,7 @@ TEST(ChatTemplate, TrainedRangesAreWhatTheAssistantSays) {
   const auto messages = OrderedJson::parse(
       R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
           {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
-  const ChatText chat = make("qwen3")->training_text(messages, nullptr, "row");
+  const ChatText chat = make("qwen3")->encoder->training_text(messages, nullptr, "row");
   ASSERT_EQ(chat.trained.size(), 2u);
   const auto said = [&](size_t i) {
     return chat.text.substr(chat.trained[i].first, chat.trained[i].second - chat.trained[i].first);
@@ -131,7 +131,7 @@ TEST(ChatTemplate, LossOnLastAndAll) {
   const auto messages = OrderedJson::parse(
       R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
           {"role":"user","content":"c"},{"role":"assistant","content":"d"},{"role":"user","content":"e"}])");
-  const ChatText chat = make("qwen3_instruct_2507")->training_text(messages, nullptr, "row");
+  const ChatText chat = make("qwen3_instruct_2507")->encoder->training_text(messages, nullptr, "row");
   const auto trained_text = [&](LossOn loss_on) {
     const TokenizedChat tokens = tokenize_chat(chat, qwen3_tokenizer(), loss_on);
     std::vector<int64_t> ids;
@@ -229,7 +229,7 @@ TEST(DetectTemplate, ReadsTheJinjaFile) {
   for (const auto& [file, name] : cases) {
     Folder folder;
     fs::copy_file(kGolden / "templates" / (std::string(file) + ".jinja"), folder.path / "chat_template.jinja");
-    EXPECT_EQ(make_chat_template("auto", Json::object(), folder.path)->name(), name);
+    EXPECT_EQ(make_chat_template("auto", Json::object(), folder.path)->format.name, name);
   }
 }
 
@@ -238,7 +238,7 @@ TEST(DetectTemplate, ThinkingIsByDefaultWhatTheTemplateSays) {
   const auto prompt = [&](const char* file, Json options) {
     Folder folder;
     fs::copy_file(kGolden / "templates" / file, folder.path / "chat_template.jinja");
-    return make_chat_template("auto", options, folder.path)->generation_prompt(messages, nullptr, "row");
+    return make_chat_template("auto", options, folder.path)->encoder->generation_prompt(messages, nullptr, "row");
   };
   const std::string begin = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", empty = "<think>\n\n</think>\n\n";
   EXPECT_EQ(prompt("qwen3_5_think.jinja", Json::object()), begin + "<think>\n");
@@ -252,15 +252,15 @@ TEST(DetectTemplate, ReadsTheTokenizerConfig) {
   const std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
   Folder folder;
   folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3");
+  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3");
   const Json list =
       Json::array({{{"name", "rag"}, {"template", "x"}}, {{"name", "default"}, {"template", jinja}}});
   folder.write("tokenizer_config.json", Json({{"chat_template", list}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3");
+  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3");
   // The file of its own goes first, and that the other differs is said.
   fs::copy_file(kGolden / "templates/qwen3_instruct_2507.jinja", folder.path / "chat_template.jinja");
   testing::internal::CaptureStderr();
-  EXPECT_EQ(detect_chat_template(folder.path).format, "qwen3_instruct_2507");
+  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3_instruct_2507");
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("tokenizer_config.json: its chat_template differs from"));
 }
 
@@ -272,7 +272,7 @@ TEST(DetectTemplate, RowsWithToolsMayHaveATemplateOfTheirOwn) {
   };
   Folder in_config, in_folder;
   in_config.write("tokenizer_config.json", with_tool_use(jinja));
-  EXPECT_EQ(detect_chat_template(in_config.path).format, "qwen3");
+  EXPECT_EQ(detect_chat_template(in_config.path).format->name, "qwen3");
   in_config.write("tokenizer_config.json", with_tool_use(read_text_file(kGolden / "templates/qwen3_instruct_2507.jinja")));
   EXPECT_THAT(error(in_config), HasSubstr("conversations with tools have a template of another format than qwen3"));
   in_config.write("tokenizer_config.json", with_tool_use(jinja + " "));
@@ -283,13 +283,17 @@ TEST(DetectTemplate, RowsWithToolsMayHaveATemplateOfTheirOwn) {
   in_folder.write("additional_chat_templates/tool_use.jinja", jinja);
   EXPECT_THAT(error(in_folder), HasSubstr("none is the default"));
   in_folder.write("chat_template.jinja", jinja + "\n");
-  EXPECT_EQ(detect_chat_template(in_folder.path).format, "qwen3");
+  EXPECT_EQ(detect_chat_template(in_folder.path).format->name, "qwen3");
 }
 
 TEST(DetectTemplate, OnlyReleasedTextsAreTaken) {
   const auto format = [](const std::string& jinja) {
     const auto known = recognise_chat_template(jinja);
-    return known ? known->format : "none";
+    return known ? known->format->name : "none";
+  };
+  const auto likeness = [](const std::string& jinja) {
+    const ChatFormat* alike = resembling_format(jinja);
+    return alike != nullptr ? alike->name : "none";
   };
   const auto edited = [](std::string jinja, const std::string& from, const std::string& to) {
     const size_t at = jinja.find(from);
@@ -310,17 +314,17 @@ TEST(DetectTemplate, OnlyReleasedTextsAreTaken) {
           edited(jinja, "You may call one or more functions", "Call a tool"), edited(jinja, turn, "{{- '<|im_start|>model\\n' + content }}"),
           edited(jinja, turn, turn + "{% generation %}{% endgeneration %}"), edited(jinja, "<|im_end|>\\n", "<|im_end|>")}) {
       EXPECT_EQ(format(changed), "none");
-      EXPECT_EQ(resembling_format(changed), name);
+      EXPECT_EQ(likeness(changed), name);
     }
   }
   const std::string qwen3_5 = read_text_file(kGolden / "templates/qwen3_5_think.jinja");
   const std::string keeps_thinking = edited(qwen3_5, "loop.index0 > ns.last_query_index", "true");
   EXPECT_EQ(format(keeps_thinking), "none");
-  EXPECT_EQ(resembling_format(keeps_thinking), "qwen3_5");
+  EXPECT_EQ(likeness(keeps_thinking), "qwen3_5");
   for (const char* other : {"", "{% for message in messages %}<|start_header_id|>{{ message.role }}<|eot_id|>{% endfor %}",
                             "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n'}}"}) {
     EXPECT_EQ(format(other), "none");
-    EXPECT_EQ(resembling_format(other), std::nullopt);
+    EXPECT_EQ(likeness(other), "none");
   }
 }
 
@@ -332,8 +336,8 @@ TEST(DetectTemplate, AChangedOneIsRefusedUnlessItsFormatIsNamed) {
                                  "(put the released template back, or take that format knowingly with data.template: qwen3)"));
   EXPECT_THAT(error_of([&] { make_chat_template("react", Json::object(), folder.path); }), HasSubstr("data.template_options.base"));
   testing::internal::CaptureStderr();
-  EXPECT_EQ(make_chat_template("qwen3", Json::object(), folder.path)->name(), "qwen3");
-  EXPECT_EQ(make_chat_template("react", Json{{"base", "qwen3"}}, folder.path)->name(), "react");
+  EXPECT_EQ(make_chat_template("qwen3", Json::object(), folder.path)->format.name, "qwen3");
+  EXPECT_EQ(make_chat_template("react", Json{{"base", "qwen3"}}, folder.path)->format.name, "react");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   // DeepSeek-V4 is released without a template: what one renders is not known.
   folder.write("config.json", R"({"model_type": "deepseek_v4"})");

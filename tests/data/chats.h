@@ -82,7 +82,7 @@ std::string error_of(F&& call) {
 }
 
 inline std::string training_text(const std::string& name, const char* messages, const char* tools = "null") {
-  return make(name)->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1").text;
+  return make(name)->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1").text;
 }
 
 }  // namespace moraine

@@ -142,7 +142,7 @@ TEST_F(DatasetTest, ShareGptCallsGiveTheirThinkingToEveryFormat) {
                                             {{"from", "function_call"},
                                              {"value", std::string(head) + R"({"name":"f","arguments":{}})"}}});
     const ChatRow row = chat_of_row(DataFormat::kShareGpt, {{"conversations", turns}}, "row");
-    return chat_->training_text(row.messages, row.tools, "row").text;
+    return chat_->encoder->training_text(row.messages, row.tools, "row").text;
   };
   EXPECT_THAT(text("<think>\nhm\n</think>\n\n"), HasSubstr("<｜Assistant｜><think>hm</think>\n\n<｜DSML｜tool_calls>"));
   EXPECT_THAT(text("Well. <think>hm</think>"), HasSubstr("<think></think>Well. <think>hm</think>\n\n<｜DSML｜"));

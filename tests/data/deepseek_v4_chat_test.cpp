@@ -18,12 +18,12 @@ constexpr const char* kThinking = R"({"thinking_mode": "thinking"})";
 
 std::string text_of(const std::string& messages, const std::string& options = "{}", const std::string& tools = "null") {
   return make_v4(options)
-      ->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:7")
+      ->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:7")
       .text.substr(std::string("<｜begin▁of▁sentence｜>").size());
 }
 
 std::string prompt_of(const std::string& messages, const std::string& options = "{}") {
-  return make_v4(options)->generation_prompt(OrderedJson::parse(messages), nullptr, "row");
+  return make_v4(options)->encoder->generation_prompt(OrderedJson::parse(messages), nullptr, "row");
 }
 
 std::string error_in(const std::string& messages, const std::string& options = "{}",
@@ -36,9 +36,9 @@ TEST(DeepseekV4Chat, EveryRowRendersAsTheReleasedEncoder) {
   ASSERT_EQ(rows.size(), 96u);
   for (const OrderedJson& row : rows) {
     const auto chat = make_v4(row["options"].dump());
-    const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
     EXPECT_EQ(text.text, row["text"]);
-    EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["text"]);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["text"]);
     EXPECT_EQ(OrderedJson(text.trained), row["loss_spans_utf8"]) << text.text;
     const TokenizedChat tokens = tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant);
     EXPECT_EQ(OrderedJson(tokens.ids), row["ids"]) << text.text;
@@ -50,7 +50,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
   const auto rows = golden_rows("deepseek_v4_special");
   ASSERT_EQ(rows.size(), 24u);
   for (const OrderedJson& row : rows) {
-    const ChatText text = make_v4(row["options"].dump())->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = make_v4(row["options"].dump())->encoder->training_text(row["messages"], row["tools"], "row");
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(OrderedJson(tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant).ids), row["ids"]);
   }
@@ -60,11 +60,11 @@ TEST(DeepseekV4Chat, TheGenerationPromptIsAllBeforeTheLastAnswer) {
   for (const char* file : {"deepseek_v4", "deepseek_v4_special"}) {
     for (const OrderedJson& row : golden_rows(file)) {
       const auto chat = make_v4(row["options"].dump());
-      const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+      const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
       ASSERT_FALSE(text.trained.empty());
       OrderedJson question = row["messages"];
       question.erase(question.size() - 1);
-      EXPECT_EQ(chat->generation_prompt(question, row["tools"], "row"),
+      EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"], "row"),
                 text.text.substr(0, text.trained.back().first));
     }
   }
@@ -129,12 +129,12 @@ TEST(DeepseekV4Chat, ResultsComeInTheOrderOfTheirCalls) {
 TEST(DeepseekV4Chat, AFlagKeepsAnAnswerOutOfTraining) {
   const auto messages = OrderedJson::parse(R"([{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},
                                                {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
-  const ChatText chat = make_v4()->training_text(messages, nullptr, "row");
+  const ChatText chat = make_v4()->encoder->training_text(messages, nullptr, "row");
   ASSERT_EQ(chat.trained.size(), 2u);
   ASSERT_EQ(chat.withheld.size(), 1u);
   EXPECT_EQ(chat.withheld[0], chat.trained[0]);
   // With its thinking dropped it is no answer, but loss_on: all still leaves it out.
-  const ChatText dropped = make_v4(kThinking)->training_text(messages, nullptr, "row");
+  const ChatText dropped = make_v4(kThinking)->encoder->training_text(messages, nullptr, "row");
   EXPECT_EQ(dropped.trained.size(), 1u);
   ASSERT_EQ(dropped.withheld.size(), 1u);
   EXPECT_EQ(dropped.text.substr(dropped.withheld[0].first, 1), "b");
@@ -145,7 +145,7 @@ TEST(DeepseekV4Chat, IntegersInArgumentsKeepTheirDigits) {
       {"name":"f","arguments":{"a":123456789012345678901234567890}},
       {"name":"g","arguments":"{\"b\":[-123456789012345678901234567890]}"}]}])",
                                          "row");
-  const std::string text = make_v4()->training_text(messages, nullptr, "row").text;
+  const std::string text = make_v4()->encoder->training_text(messages, nullptr, "row").text;
   EXPECT_THAT(text, HasSubstr("name=\"a\" string=\"false\">123456789012345678901234567890</"));
   EXPECT_THAT(text, HasSubstr("name=\"b\" string=\"false\">[-123456789012345678901234567890]</"));
 }
@@ -251,7 +251,7 @@ TEST(DeepseekV4Chat, MalformedMessagesAreNamed) {
   for (const char* key : {"content", "reasoning", "tool_call_id"}) {
     OrderedJson row = OrderedJson::parse(R"([{"role":"assistant","content":""},{"role":"tool","content":""}])");
     row[std::string_view(key) == "tool_call_id" ? 1 : 0][key] = parse_exact_json("18446744073709551616", "row");
-    EXPECT_THAT(error_of([&] { make_v4()->training_text(row, nullptr, "row"); }), HasSubstr("is of type number"));
+    EXPECT_THAT(error_of([&] { make_v4()->encoder->training_text(row, nullptr, "row"); }), HasSubstr("is of type number"));
   }
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{\"a\":)" + deep + R"(}"}])"),
@@ -280,7 +280,7 @@ TEST(DeepseekV4Chat, OptionsAreListed) {
   EXPECT_THAT(error_of([] { make_v4(R"({"reasoning_effort":"low"})"); }),
               HasSubstr("reasoning_effort: is max, high or null"));
   EXPECT_THAT(error_of([] { make_v4("[1]"); }), HasSubstr("not a mapping"));
-  EXPECT_EQ(make_v4("null")->name(), "deepseek_v4");
+  EXPECT_EQ(make_v4("null")->format.name, "deepseek_v4");
   const std::string messages = R"([{"role":"user","content":"q"}])";
   EXPECT_EQ(text_of(messages), "<｜User｜>q<｜Assistant｜></think>") << "chat is the default";
   EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":"high"})"),
@@ -291,7 +291,7 @@ TEST(DeepseekV4Chat, IsDetectedByTheConfig) {
   std::string name = fs::temp_directory_path() / "moraine_v4_XXXXXX";
   const fs::path folder = mkdtemp(name.data());
   const auto write = [&](const char* file, const std::string& text) { std::ofstream(folder / file) << text; };
-  const auto detected = [&] { return make_chat_template("auto", Json::object(), folder)->name(); };
+  const auto detected = [&] { return make_chat_template("auto", Json::object(), folder)->format.name; };
   write("config.json", R"({"model_type": "deepseek_v3"})");
   EXPECT_THAT(error_of(detected), HasSubstr("no chat template"));
   write("config.json", R"({"model_type": "deepseek_v4"})");

@@ -18,10 +18,10 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
     const OrderedJson& row = rows[i];
     EXPECT_EQ(to_react_messages(row["messages"], row["tools"], "row"), row["plain_messages"]);
     auto chat = make("react", row["options"].dump().c_str());
-    EXPECT_EQ(chat->name(), "react");
-    const ChatText text = chat->training_text(row["messages"], row["tools"], "row");
+    EXPECT_EQ(chat->format.name, "react");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
     EXPECT_EQ(text.text, row["text"]);
-    EXPECT_EQ(chat->inference_text(row["messages"], row["tools"], "row"), row["text"]);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["text"]);
     size_t answers = 0;
     for (const OrderedJson& message : row["plain_messages"]) {
       if (message["role"] != "assistant") continue;
@@ -36,8 +36,8 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
 TEST(React, DeepseekV4RendersIt) {
   const OrderedJson row = golden_rows("react")[0];
   const auto react = make("react", R"({"base":"deepseek_v4","thinking_mode":"chat"})");
-  const ChatText text = react->training_text(row["messages"], row["tools"], "row");
-  EXPECT_EQ(text.text, make("deepseek_v4")->training_text(row["plain_messages"], nullptr, "row").text);
+  const ChatText text = react->encoder->training_text(row["messages"], row["tools"], "row");
+  EXPECT_EQ(text.text, make("deepseek_v4")->encoder->training_text(row["plain_messages"], nullptr, "row").text);
   EXPECT_FALSE(text.trained.empty());
   EXPECT_EQ(text.text.find("DSML"), text.text.npos);
 }
@@ -53,7 +53,7 @@ TEST(React, EveryTurnIsTrainedOnDeepseekV4WithThinking) {
   const auto tools = OrderedJson::parse(R"([{"name":"add"}])");
   const auto answers = [&](const std::string& options, const fs::path& folder) {
     return make_chat_template("react", Json::parse(R"({"thinking_mode":"thinking")" + options + "}"), folder)
-        ->training_text(messages, tools, "row")
+        ->encoder->training_text(messages, tools, "row")
         .trained.size();
   };
   EXPECT_EQ(answers(R"(,"base":"deepseek_v4")", "/no/such/folder"), 3u);
@@ -111,13 +111,13 @@ TEST(React, ToolsMayLackTheFunctionWrapperDescriptionAndParameters) {
 TEST(React, IsRenderedByItsBaseWithItsOptions) {
   const auto messages = OrderedJson::parse(R"([{"role":"user","content":"q"}])");
   const auto prompt = [&](const char* options) {
-    return make("react", options)->generation_prompt(messages, nullptr, "row");
+    return make("react", options)->encoder->generation_prompt(messages, nullptr, "row");
   };
   EXPECT_THAT(prompt(R"({"base":"qwen3_5"})"), testing::EndsWith("<think>\n"));
   EXPECT_THAT(prompt(R"({"base":"qwen3_5","enable_thinking":false})"), testing::EndsWith("<think>\n\n</think>\n\n"));
   Folder folder;
   fs::copy_file(kGolden / "templates/qwen3_5_nothink.jinja", folder.path / "chat_template.jinja");
-  EXPECT_THAT(make_chat_template("react", Json::object(), folder.path)->generation_prompt(messages, nullptr, "row"),
+  EXPECT_THAT(make_chat_template("react", Json::object(), folder.path)->encoder->generation_prompt(messages, nullptr, "row"),
               testing::EndsWith("<think>\n\n</think>\n\n"));
 
   EXPECT_EQ(error_of([] { make("react", R"({"base":"react"})"); }),

@@ -1,4 +1,4 @@
-#include "data/chat_formats.h"
+#include "data/row_formats.h"
 
 #include <fmt/format.h>
 
