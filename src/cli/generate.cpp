@@ -12,6 +12,7 @@
 #include "cli/open.h"
 #include "cli/run_on_ranks.h"
 #include "cli/text_stream.h"
+#include "data/at_place.h"
 #include "data/chat_template.h"
 
 namespace moraine {
@@ -42,7 +43,8 @@ Prompt chat_prompt(const CommandArgs& args, const DataConfig& config, const Toke
   }
   const auto format = make_chat_template(config.chat_template, config.template_options, args.model);
   check_turn_tokens(*format, tokenizer);
-  return {format->encoder->generation_prompt(messages, tools, args.chat), format->turns.end_of_turn};
+  const auto text = at_place(args.chat, [&] { return format->encoder->generation_prompt(messages, tools); });
+  return {text, format->turns.end_of_turn};
 }
 
 // The text as a user's message, or as it is for a model without a chat format of its own.
@@ -57,7 +59,8 @@ Prompt text_prompt(const CommandArgs& args, const DataConfig& config, const Toke
   }
   check_turn_tokens(*format, tokenizer);
   const OrderedJson messages = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", args.prompt}}});
-  return {format->encoder->generation_prompt(messages, nullptr, "--prompt"), format->turns.end_of_turn};
+  const auto text = at_place("--prompt", [&] { return format->encoder->generation_prompt(messages, nullptr); });
+  return {text, format->turns.end_of_turn};
 }
 
 std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, const CommandArgs& args,

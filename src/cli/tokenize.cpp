@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
+#include "data/at_place.h"
 #include "data/chat_template.h"
 #include "data/data_files.h"
 #include "data/dataset.h"
@@ -106,7 +107,10 @@ int64_t vocab_size_of(const std::filesystem::path& model, const Tokenizer& token
 
 // `chat` renders the row; null, and "", when it is no chat.
 std::string generation_prompt_of(const PreparedRow& row, const ChatTemplate* chat) {
-  return chat == nullptr ? "" : chat->encoder->generation_prompt(before_last_answer(row.chat.messages), row.chat.tools, row.where);
+  if (chat == nullptr) return "";
+  return at_place(row.where, [&] {
+    return chat->encoder->generation_prompt(before_last_answer(row.chat.messages), row.chat.tools);
+  });
 }
 
 // Prints rows, as JSON or for a reader.
@@ -177,7 +181,8 @@ class RowPrinter {
   TokenMarks marks_ = marks_for_stdout();
 };
 
-// Calls `use` with each row of a JSON lines file and its place. Rows that cannot be used are reported together.
+// Calls `use` with each row of a JSON lines file and its place, which errors of `use` gain. Rows that cannot be used are
+// reported together.
 template <typename Use>
 void for_each_row(const std::string& file, const Use& use) {
   RowReader reader(file);
@@ -186,9 +191,11 @@ void for_each_row(const std::string& file, const Use& use) {
   for (JsonRow row; reader.next(row); ++rows) {
     try {
       const std::string where = fmt::format("{}:{}", file, row.line);
-      OrderedJson json = parse_exact_json(row.text, where);
-      if (!json.is_object()) throw input_error(where, "is not a JSON object");
-      use(std::move(json), where);
+      at_place(where, [&] {
+        const OrderedJson json = parse_exact_json(row.text, "");
+        if (!json.is_object()) throw row_error("is not a JSON object");
+        use(json, where);
+      });
     } catch (const Error& error) {
       bad.add(error);
     }
@@ -197,19 +204,17 @@ void for_each_row(const std::string& file, const Use& use) {
   if (rows == 0) throw input_error(file, "holds no rows");
 }
 
-const std::string& text_of(const OrderedJson& row, const char* key, const std::string& where) {
+const std::string& text_of(const OrderedJson& row, const char* key) {
   const auto text = row.find(key);
   if (text == row.end() || !text->is_string())
-    throw input_error(where, fmt::format("has no key '{}' with a text", key), fmt::format("{{\"{}\": \"...\"}}", key));
+    throw row_error(fmt::format("has no key '{}' with a text", key), fmt::format("{{\"{}\": \"...\"}}", key));
   return text->get_ref<const std::string&>();
 }
 
 // Files are read twice, first to check every row: nothing is printed of a file with a mistake in it.
 void tokenize_texts(const std::string& file, RowPrinter& printer) {
-  for_each_row(file, [](const OrderedJson& row, const std::string& where) { text_of(row, "text", where); });
-  for_each_row(file, [&](const OrderedJson& row, const std::string& where) {
-    printer.print_text(text_of(row, "text", where));
-  });
+  for_each_row(file, [](const OrderedJson& row, const std::string&) { text_of(row, "text"); });
+  for_each_row(file, [&](const OrderedJson& row, const std::string&) { printer.print_text(text_of(row, "text")); });
 }
 
 // What training makes of files, by its own reader.
@@ -247,15 +252,15 @@ void parse_completions(const CommandArgs& args) {
     throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", format.name),
                       "--template " + join_choices(chat_format_names(has_parser)));
   }
-  for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
-    text_of(row, "completion", where);
-    format.parser(options, row, where);
+  for_each_row(args.parse, [&](const OrderedJson& row, const std::string&) {
+    text_of(row, "completion");
+    format.parser(options, row);
   });
   int64_t rows = 0;
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     OrderedJson message, error;
     try {
-      message = format.parser(options, row, where)(text_of(row, "completion", where), where);
+      message = at_place(where, [&] { return format.parser(options, row)(text_of(row, "completion")); });
     } catch (const Error& malformed) {
       error = malformed.what();
     }

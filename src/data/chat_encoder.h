@@ -28,24 +28,21 @@ struct ChatText {
   }
 };
 
-// `messages` is an array of {"role", "content", …}; `tools` an array or null. All throw an input error (where = `where`)
-// on messages that the format cannot express.
+// `messages` is an array of {"role", "content", …}; `tools` an array or null. All throw an input error without the row's
+// place (at_place.h) on messages that the format cannot express.
 class ChatEncoder {
  public:
   virtual ~ChatEncoder() = default;
   // Every turn keeps its thinking block.
-  virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
-                                 const std::string& where) const = 0;
+  virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const = 0;
   // What the released template renders over the whole conversation; earlier turns may lose their thinking.
-  virtual std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
-                                     const std::string& where) const = 0;
+  virtual std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const = 0;
   // The conversation ready for an answer (the released template with add_generation_prompt).
-  virtual std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
-                                        const std::string& where) const = 0;
+  virtual std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const = 0;
 };
 
-// Takes a completion apart: {"role": "assistant", "content", …}. Throws an input error (where = `where`) that says why
-// on a malformed one.
-using CompletionParser = std::function<OrderedJson(std::string_view completion, const std::string& where)>;
+// Takes a completion apart: {"role": "assistant", "content", …}. Throws an input error without the
+// row's place that says why on a malformed one.
+using CompletionParser = std::function<OrderedJson(std::string_view completion)>;
 
 }  // namespace moraine

@@ -42,8 +42,8 @@ struct ChatFormat {
   std::string leaves_untrained = "";
 
   // Takes completions apart; nullptr when nothing does. `row` is the JSON object that the completion comes in: its
-  // `completion_keys` override the options. Throws an input error (where = `where`) on a wrong value of one.
-  CompletionParser (*parser)(const Json& options, const OrderedJson& row, const std::string& where) = nullptr;
+  // `completion_keys` override the options. Throws an input error without the row's place on a wrong value of one.
+  CompletionParser (*parser)(const Json& options, const OrderedJson& row) = nullptr;
   std::vector<std::string> completion_keys = {};
 };
 

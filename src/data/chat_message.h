@@ -1,4 +1,5 @@
-// The messages of one conversation, checked and typed: what every chat format's encoder starts from.
+// The messages of one conversation, checked and typed: what every chat format's encoder starts from. Errors come without
+// the row's place (at_place.h).
 #pragma once
 
 #include <optional>
@@ -33,25 +34,25 @@ const OrderedJson* find_member(const OrderedJson& object, const char* key);
 // Reads an array of {"role", "content", "reasoning_content"?, "tool_calls"?}. `content` is text or a list of
 // {"type": "text", "text"} parts, which are joined. An assistant's thinking may also be called `reasoning`, as some
 // servers and `moraine tokenize --parse` do. A tool call is {"function": {"name", "arguments"}} or the inner object
-// itself. Throws an input error (where = `where`) that names the message: a role not in `roles`, content that is not
-// text, an assistant's message with nothing in it, reasoning_content and reasoning that differ, a call without name or
-// needed arguments, what read_train_flag refuses, no message at all.
+// itself. Throws an input error that names the message: a role not in `roles`, content that is not text, an assistant's
+// message with nothing in it, reasoning_content and reasoning that differ, a call without name or needed arguments, what
+// read_train_flag refuses, no message at all.
 std::vector<ChatMessage> read_chat_messages(const OrderedJson& messages, const std::vector<std::string>& roles,
-                                            const std::string& where, Arguments needed = Arguments::kRequired);
+                                            Arguments needed = Arguments::kRequired);
 
 // Whether a message's own flags let it be trained: "weight": 0 (OpenAI's files), "train": false (axolotl's) or "loss":
-// false (ms-swift's) keep it out. Throws an input error (where = `place`) on other values, flags that contradict each
-// other, and a flag that would train another role than the assistant.
-bool read_train_flag(const OrderedJson& message, const std::string& place);
+// false (ms-swift's) keep it out. Throws an input error on other values, flags that contradict each other, and a
+// flag that would train another role than the assistant.
+bool read_train_flag(const OrderedJson& message);
 
-// An input error about message `index` of the conversation at `where`.
-Error message_error(const std::string& where, size_t index, const std::string& what, const std::string& hint = "");
+// An input error about message `index` of the conversation.
+Error message_error(size_t index, const std::string& what, const std::string& hint = "");
 
 // Throws an input error that names a message of role tool whose exchange has no call: what comes before it and other
 // results is not an assistant's message with tool calls, nor one with `call_mark`, the text of a call, in its content.
-void check_tool_results(const std::vector<ChatMessage>& messages, std::string_view call_mark, const std::string& where);
+void check_tool_results(const std::vector<ChatMessage>& messages, std::string_view call_mark);
 
 // Throws an input error unless `tools` is null or an array of objects.
-void check_tools(const OrderedJson& tools, const std::string& where);
+void check_tools(const OrderedJson& tools);
 
 }  // namespace moraine

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "base/workers.h"
+#include "data/at_place.h"
 #include "data/input_notes.h"
 #include "data/row_reader.h"
 #include "data/tojson.h"
@@ -65,14 +66,12 @@ bool trains_something(const Sample& sample) {
                                                [](int64_t label) { return label != kNotTrained; });
 }
 
-void check_vocabulary(const std::vector<int64_t>& ids, const Tokenizer& tokenizer, int64_t vocab_size,
-                      const std::string& where) {
+void check_vocabulary(const std::vector<int64_t>& ids, const Tokenizer& tokenizer, int64_t vocab_size) {
   for (int64_t id : ids) {
     if (id >= 0 && id < vocab_size) continue;
-    throw input_error(where,
-                      fmt::format("token id {} ({}) is outside the model's vocabulary of {}", id,
-                                  quoted_for_error(tokenizer.decode(std::span(&id, 1))), vocab_size),
-                      "tokenizer.json and config.json do not belong together");
+    throw row_error(fmt::format("token id {} ({}) is outside the model's vocabulary of {}", id,
+                                quoted_for_error(tokenizer.decode(std::span(&id, 1))), vocab_size),
+                    "tokenizer.json and config.json do not belong together");
   }
 }
 
@@ -92,26 +91,25 @@ void cut(Sample& sample, size_t begin, size_t count) {
 using Fate = PreparedRow::Fate;
 
 // Applies max_length and truncation, and refuses a row that trains nothing.
-Fate fit(Sample& sample, const DataConfig& config, const std::string& where) {
+Fate fit(Sample& sample, const DataConfig& config) {
   if (!trains_something(sample)) {
     std::string hint = "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train and loss";
     for (const ChatFormat& format : chat_formats()) {
       if (!format.leaves_untrained.empty()) hint += ", and " + format.leaves_untrained;
     }
-    throw input_error(where, "the row has no trained token", hint);
+    throw row_error("the row has no trained token", hint);
   }
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
   if (length <= limit) return Fate::kKept;
   if (config.truncation == "drop") return Fate::kDropped;
   if (config.truncation == "error") {
-    throw input_error(where, fmt::format("{} tokens, more than data.max_length {}", length, limit),
-                      "raise data.max_length, or set data.truncation to right, left or drop");
+    throw row_error(fmt::format("{} tokens, more than data.max_length {}", length, limit),
+                    "raise data.max_length, or set data.truncation to right, left or drop");
   }
   cut(sample, config.truncation == "left" ? length - limit : 0, limit);
   if (!trains_something(sample)) {
-    throw input_error(where,
-                      fmt::format("no trained token is left after truncation from {} to {} tokens", length, limit),
-                      "raise data.max_length, or set data.truncation: drop");
+    throw row_error(fmt::format("no trained token is left after truncation from {} to {} tokens", length, limit),
+                    "raise data.max_length, or set data.truncation: drop");
   }
   return Fate::kTruncated;
 }
@@ -128,15 +126,15 @@ class RowEncoder {
         variables_(read_variables(config)),
         end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {}
 
-  PreparedRow encode(const JsonRow& json, DataFormat format, const std::string& where) const {
-    OrderedJson json_row = parse_exact_json(json.text, where);
+  // Throws input errors without the row's place.
+  PreparedRow encode(const JsonRow& json, DataFormat format) const {
+    OrderedJson json_row = parse_exact_json(json.text, "");
     PreparedRow row;
-    row.where = where;
     row.sample = make_sample(needs_chat_template(format) ? encode_chat(format, std::move(json_row), row)
                              : format == DataFormat::kPromptText ? encode_prompt(json_row, row)
                                                                  : encode_text(json_row, row));
-    check_vocabulary(row.sample.input_ids, tokenizer_, vocab_size_, where);
-    row.fate = fit(row.sample, config_, where);
+    check_vocabulary(row.sample.input_ids, tokenizer_, vocab_size_);
+    row.fate = fit(row.sample, config_);
     return row;
   }
 
@@ -156,16 +154,16 @@ class RowEncoder {
   }
 
   TokenizedChat encode_text(const OrderedJson& json, PreparedRow& row) const {
-    if (!json.is_object()) throw input_error(row.where, "a row is not an object");
+    if (!json.is_object()) throw row_error("a row is not an object");
     auto text = json.find("text");
-    if (text == json.end() || !text->is_string()) throw input_error(row.where, "no text 'text'", "rows are {\"text\": …}");
+    if (text == json.end() || !text->is_string()) throw row_error("no text 'text'", "rows are {\"text\": …}");
     row.text = text->get<std::string>();
     return encode_text(row.text);
   }
 
   TokenizedChat encode_prompt(const OrderedJson& json, PreparedRow& row) const {
-    const PromptText parts = prompt_text_of_row(json, row.where);
-    if (parts.completion.empty()) throw input_error(row.where, "the completion is empty");
+    const PromptText parts = prompt_text_of_row(json);
+    if (parts.completion.empty()) throw row_error("the completion is empty");
     ChatText text{parts.prompt + parts.completion, {}, {}};
     text.trained.emplace_back(parts.prompt.size(), text.text.size());
     TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
@@ -176,9 +174,9 @@ class RowEncoder {
   }
 
   TokenizedChat encode_chat(DataFormat format, OrderedJson json, PreparedRow& row) const {
-    row.chat = chat_of_row(format, std::move(json), row.where, loss_on_ != LossOn::kAll);
-    fill_variables(row.chat.messages, variables_, row.where);
-    ChatText text = chat_->encoder->training_text(row.chat.messages, row.chat.tools, row.where);
+    row.chat = chat_of_row(format, std::move(json), loss_on_ != LossOn::kAll);
+    fill_variables(row.chat.messages, variables_);
+    ChatText text = chat_->encoder->training_text(row.chat.messages, row.chat.tools);
     TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
     row.text = std::move(text.text);
     return tokens;
@@ -229,8 +227,10 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
     }
     std::vector<EncodedRow> encoded(rows.size());
     for_each_item(rows.size(), num_threads(), [&](size_t i) {
+      const std::string where = fmt::format("{}:{}", file, rows[i].line);
       try {
-        encoded[i].row = encoder.encode(rows[i], format, fmt::format("{}:{}", file, rows[i].line));
+        encoded[i].row = at_place(where, [&] { return encoder.encode(rows[i], format); });
+        encoded[i].row.where = where;
       } catch (const Error&) {
         encoded[i].error = std::current_exception();
       }
@@ -269,7 +269,7 @@ int64_t read_document(const std::string& file, const DataConfig& config, const R
   check_utf8(text, file);
   if (text.find_first_not_of(" \t\r\n") == text.npos) throw input_error(file, "holds no text");
   const TokenizedChat tokens = encoder.encode_text(text);
-  check_vocabulary(tokens.ids, tokenizer, vocab_size, file);
+  at_place(file, [&] { check_vocabulary(tokens.ids, tokenizer, vocab_size); });
   const size_t limit = static_cast<size_t>(config.max_length);
   int64_t rows = 0;
   for (size_t begin = 0; begin < tokens.ids.size(); begin += limit) {
@@ -295,7 +295,7 @@ int64_t read_tokens(const std::string& file, const DataConfig& config, int64_t v
     row.where = fmt::format("{}: row {}", file, i);
     try {
       row.sample = read();
-      row.fate = fit(row.sample, config, row.where);
+      row.fate = at_place(row.where, [&] { return fit(row.sample, config); });
     } catch (const Error& error) {
       bad.add(error);
       return;
@@ -325,10 +325,11 @@ DataFormat format_of_first_row(const std::string& file, bool prompt_completion) 
   JsonRow row;
   for (size_t i = 0; i < kChunkRows && reader.next(row); ++i) {
     try {
-      const std::string where = fmt::format("{}:{}", file, row.line);
-      const DataFormat format = format_of_row(parse_exact_json(row.text, where), where);
-      if (!prompt_completion || format == DataFormat::kPromptMessages || format == DataFormat::kPromptText) return format;
-      throw input_error(where, "no 'prompt' and 'completion'");
+      return at_place(fmt::format("{}:{}", file, row.line), [&] {
+        const DataFormat format = format_of_row(parse_exact_json(row.text, ""));
+        if (!prompt_completion || format == DataFormat::kPromptMessages || format == DataFormat::kPromptText) return format;
+        throw row_error("no 'prompt' and 'completion'");
+      });
     } catch (const Error&) {
       if (!first_error) first_error = std::current_exception();
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/deepseek_v4_dsml.h"
 #include "data/deepseek_v4_turns.h"
 #include "data/tojson.h"
@@ -52,16 +53,16 @@ std::string user_text(const Message& message) {
 std::string answer_text(const Message& message, bool with_thinking) {
   std::string text;
   if (with_thinking) {
-    refuse_control_tokens(message.reasoning, "the thinking", message.place);
+    refuse_control_tokens(message.reasoning, "the thinking");
     for (std::string_view tag : {kThinkBegin, kThinkEnd}) {
       if (message.reasoning.find(tag) == std::string::npos) continue;
-      throw input_error(message.place, fmt::format("the thinking holds {}", tag), "it is given without its tags");
+      throw row_error(fmt::format("the thinking holds {}", tag), "it is given without its tags");
     }
     text.append(message.reasoning).append(kThinkEnd);
   }
-  refuse_control_tokens(message.content, "content", message.place);
+  refuse_control_tokens(message.content, "content");
   text += message.content;
-  if (!message.calls.empty()) text += write_calls(message.calls, message.place);
+  if (!message.calls.empty()) text += write_calls(message.calls);
   if (!message.wo_eos) text += kEndOfSentence;
   return text;
 }
@@ -76,22 +77,18 @@ class DeepseekV4Chat final : public ChatEncoder {
   explicit DeepseekV4Chat(const DeepseekV4Options& options)
       : options_(options), thinks_(options.thinking_mode == ThinkingMode::kThinking) {}
 
-
-  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
-                         const std::string& where) const override {
-    return render(messages, tools, where).chat;
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools).chat;
   }
 
-  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
-                             const std::string& where) const override {
-    return render(messages, tools, where).chat.text;
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools).chat.text;
   }
 
   // The released encoder ends a question's turn with the prompt for its answer, so the conversation is ready already
   // unless it ends with an answer or with no question at all.
-  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
-                                const std::string& where) const override {
-    Rendered rendered = render(messages, tools, where);
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const override {
+    Rendered rendered = render(messages, tools);
     if (!rendered.awaits_answer) append_prompt(rendered.chat.text, thinks_);
     return rendered.chat.text;
   }
@@ -106,8 +103,8 @@ class DeepseekV4Chat final : public ChatEncoder {
     text.append("<｜").append(task).append("｜>");
   }
 
-  Rendered render(const OrderedJson& json, const OrderedJson& tools, const std::string& where) const {
-    std::vector<Message> messages = read_turns(json, tools, where);
+  Rendered render(const OrderedJson& json, const OrderedJson& tools) const {
+    std::vector<Message> messages = read_turns(json, tools);
     const auto has_tools = [](const Message& message) { return !message.tools.empty(); };
     const bool drops = thinks_ && options_.drop_thinking && std::none_of(messages.begin(), messages.end(), has_tools);
     if (drops) {
@@ -142,7 +139,7 @@ class DeepseekV4Chat final : public ChatEncoder {
         case Role::kAssistant: {
           const size_t begin = text.size();
           const bool answers_task = i > 0 && !messages[i - 1].task.empty();
-          text += answer_text(message, with_thinking && !answers_task);
+          text += at_place(message.place, [&] { return answer_text(message, with_thinking && !answers_task); });
           // What has lost its thinking is context, not an answer.
           if (!drops || i > last) {
             rendered.chat.add_answer(begin, message);

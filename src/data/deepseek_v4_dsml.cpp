@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "data/at_place.h"
 #include "data/deepseek_v4_tokens.h"
 #include "data/tojson.h"
 
@@ -35,7 +36,7 @@ constexpr std::string_view kToolsEnd =
 // Walks over a block of calls.
 class Reader {
  public:
-  Reader(std::string_view text, const std::string& where) : rest_(text), where_(where) {}
+  explicit Reader(std::string_view text) : rest_(text) {}
 
   bool at_end() const { return rest_.empty(); }
 
@@ -56,17 +57,15 @@ class Reader {
   }
 
   [[noreturn]] void refuse(const char* what) const {
-    const std::string place = rest_.empty() ? "the end" : quoted_for_error(std::string(rest_));
-    throw input_error(where_, fmt::format("{}, at {}", what, place));
+    throw row_error(fmt::format("{}, at {}", what, rest_.empty() ? "the end" : quoted_for_error(std::string(rest_))));
   }
 
  private:
   std::string_view rest_;
-  const std::string& where_;
 };
 
 // `"name": value` as JSON text. JSON that the model wrote stays as it is.
-std::string read_argument(Reader& reader, std::set<std::string, std::less<>>& names, const std::string& where) {
+std::string read_argument(Reader& reader, std::set<std::string, std::less<>>& names) {
   const std::string_view parameter = reader.take_until(kParameterEnd, "a parameter that is not closed");
   const size_t text_at = parameter.find(kTextFollows), json_at = parameter.find(kJsonFollows);
   const bool is_text = text_at < json_at;
@@ -74,21 +73,21 @@ std::string read_argument(Reader& reader, std::set<std::string, std::less<>>& na
   const std::string name(parameter.substr(0, name_end));
   const std::string shown = quoted_for_error(name);
   if (name_end == parameter.npos)
-    throw input_error(where, "a parameter without string=\"true\" or string=\"false\": " + shown);
-  if (!names.insert(name).second) throw input_error(where, fmt::format("the parameter {} is given twice", shown));
+    throw row_error("a parameter without string=\"true\" or string=\"false\": " + shown);
+  if (!names.insert(name).second) throw row_error(fmt::format("the parameter {} is given twice", shown));
   const std::string value(parameter.substr(name_end + (is_text ? kTextFollows : kJsonFollows).size()));
-  if (!is_text) parse_ordered_json(value, fmt::format("{}: parameter {}", where, shown));
+  if (!is_text) parse_ordered_json(value, "parameter " + shown);
   return to_python_json(name) + ": " + (is_text ? to_python_json(value) : value);
 }
 
-OrderedJson read_call(Reader& reader, const std::string& where) {
+OrderedJson read_call(Reader& reader) {
   const std::string name(reader.take_until(kCallNameEnd, "a malformed invoke"));
-  if (name.empty()) throw input_error(where, "a call without a name");
+  if (name.empty()) throw row_error("a call without a name");
   std::string arguments = "{";
   std::set<std::string, std::less<>> names;
   while (reader.take(kParameterBegin)) {
     if (!names.empty()) arguments += ", ";
-    arguments += read_argument(reader, names, where);
+    arguments += read_argument(reader, names);
   }
   if (names.empty()) reader.take("\n");
   if (!reader.take(kInvokeEnd)) reader.refuse("expected a parameter or the end of the invoke");
@@ -97,25 +96,25 @@ OrderedJson read_call(Reader& reader, const std::string& where) {
 
 }  // namespace
 
-void refuse_control_tokens(std::string_view text, const char* what, const std::string& place) {
+void refuse_control_tokens(std::string_view text, const char* what) {
   for (std::string_view token : {kBeginOfSentence, kEndOfSentence, kDsml}) {
     if (text.find(token) == text.npos) continue;
-    throw input_error(place, fmt::format("{} holds {}, which would be taken for the format's own", what, token));
+    throw row_error(fmt::format("{} holds {}, which would be taken for the format's own", what, token));
   }
 }
 
-std::string write_calls(const std::vector<Call>& calls, const std::string& place) {
+std::string write_calls(const std::vector<Call>& calls) {
   std::string text(kCallsBegin);
   for (const Call& call : calls) {
-    refuse_control_tokens(call.name, "the name of a call", place);
-    if (call.name.find(kCallNameEnd) != call.name.npos) throw input_error(place, "the name of a call ends its own tag");
+    refuse_control_tokens(call.name, "the name of a call");
+    if (call.name.find(kCallNameEnd) != call.name.npos) throw row_error("the name of a call ends its own tag");
     text.append(kInvokeBegin).append(call.name).append(kCallNameEnd);
     for (const auto& [name, value] : call.arguments.items()) {
       const std::string shown = value.is_string() ? value.get<std::string>() : to_python_json(value);
-      refuse_control_tokens(name, "the name of an argument", place);
-      refuse_control_tokens(shown, "an argument", place);
+      refuse_control_tokens(name, "the name of an argument");
+      refuse_control_tokens(shown, "an argument");
       for (std::string_view end : {kTextFollows, kJsonFollows}) {
-        if (name.find(end) != name.npos) throw input_error(place, "the name of an argument ends its own tag");
+        if (name.find(end) != name.npos) throw row_error("the name of an argument ends its own tag");
       }
       text.append(kParameterBegin).append(name).append(value.is_string() ? kTextFollows : kJsonFollows);
       text.append(shown).append(kParameterEnd);
@@ -126,13 +125,13 @@ std::string write_calls(const std::vector<Call>& calls, const std::string& place
   return text.append(kCallsEnd);
 }
 
-OrderedJson read_calls(std::string_view text, const std::string& where) {
-  Reader reader(text, where);
+OrderedJson read_calls(std::string_view text) {
+  Reader reader(text);
   OrderedJson calls = OrderedJson::array();
-  while (reader.take(kInvokeBegin)) calls.push_back(read_call(reader, where));
+  while (reader.take(kInvokeBegin)) calls.push_back(read_call(reader));
   if (!reader.take(kCallsEnd)) reader.refuse("expected an invoke or the end of the tool calls");
   if (!reader.at_end()) reader.refuse("text after the tool calls");
-  if (calls.empty()) throw input_error(where, "a block of tool calls without a call");
+  if (calls.empty()) throw row_error("a block of tool calls without a call");
   return calls;
 }
 

@@ -24,7 +24,7 @@ struct UserBlock {
 
 struct Message {
   Role role = Role::kSystem;
-  std::string place;               // for errors: the row and which of its messages
+  std::string place;               // for errors: which message of the row; "" for none of them
   std::string content;             // of every role but user
   std::vector<UserBlock> blocks;   // a user's
   std::string reasoning;           // an assistant's
@@ -51,10 +51,11 @@ struct Message {
 //   all              the flags of read_train_flag
 //
 // Other content may be a list of texts; lists are joined by empty lines. Keys that are not of the role are refused where
-// they would change what the model sees. Throws an input error (where = `place`) on anything else, wrong types included.
-Message read_message(const OrderedJson& json, std::string place);
+// they would change what the model sees. Throws an input error without a place on anything else, wrong types included.
+// The caller says the message's place.
+Message read_message(const OrderedJson& json);
 
 // The functions of an array of tools: {"type": "function", "function": {…}} or the inner object itself.
-std::vector<OrderedJson> read_tools(const OrderedJson& tools, const std::string& place);
+std::vector<OrderedJson> read_tools(const OrderedJson& tools);
 
 }  // namespace moraine::deepseek_v4

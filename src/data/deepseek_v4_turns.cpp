@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/tojson.h"
 
 namespace moraine::deepseek_v4 {
@@ -62,22 +63,23 @@ std::vector<Message> merge(std::vector<Message> messages) {
 
 }  // namespace
 
-std::vector<Message> read_turns(const OrderedJson& messages, const OrderedJson& tools, const std::string& where) {
-  if (!messages.is_array()) throw input_error(where, "messages is not a list");
-  if (messages.empty()) throw input_error(where, "no messages");
-  if (!tools.is_null() && !tools.is_array()) throw input_error(where, "tools is not a list");
+std::vector<Message> read_turns(const OrderedJson& messages, const OrderedJson& tools) {
+  if (!messages.is_array()) throw row_error("messages is not a list");
+  if (messages.empty()) throw row_error("no messages");
+  if (!tools.is_null() && !tools.is_array()) throw row_error("tools is not a list");
   std::vector<Message> read;
   read.reserve(messages.size() + 1);
   if (!tools.empty()) {
     Message system;
-    system.place = where;
-    system.tools = read_tools(tools, where);
+    system.tools = read_tools(tools);
     read.push_back(std::move(system));
   }
   std::optional<size_t> last_caller;
   for (const OrderedJson& message : messages) {
     const size_t index = static_cast<size_t>(&message - &messages.front());
-    read.push_back(read_message(message, fmt::format("{}: messages[{}]", where, index)));
+    const std::string place = fmt::format("messages[{}]", index);
+    read.push_back(at_place(place, [&] { return read_message(message); }));
+    read.back().place = place;
     check_results(read.back(), last_caller ? &read[*last_caller].calls : nullptr);
     if (!read.back().calls.empty()) last_caller = read.size() - 1;
   }

@@ -12,8 +12,8 @@ namespace moraine::deepseek_v4 {
 // results of tools that follow each other become one turn, whose results are put in the order of the calls they answer
 // (a result without an id counts as the first call's).
 //
-// Throws an input error that names the message (where = `where`) on what read_message refuses, a result without a call
+// Throws an input error that names the message, not the row, on what read_message refuses, a result without a call
 // before it, and a task that merging would lose.
-std::vector<Message> read_turns(const OrderedJson& messages, const OrderedJson& tools, const std::string& where);
+std::vector<Message> read_turns(const OrderedJson& messages, const OrderedJson& tools);
 
 }  // namespace moraine::deepseek_v4

@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "base/error.h"
+#include "data/at_place.h"
 #include "data/unicode.h"
 
 namespace moraine {
@@ -60,7 +60,7 @@ struct Item {
 
 class Translator {
  public:
-  Translator(std::string_view pattern, const std::string& where) : in_(pattern), where_(where) {}
+  explicit Translator(std::string_view pattern) : in_(pattern) {}
 
   std::string translate() {
     if (in_.substr(0, 4) == "(?i)") groups_.back().caseless = true, out_ = "(?i)", at_ = 4;
@@ -76,7 +76,7 @@ class Translator {
   };
 
   [[noreturn]] void refuse(const std::string& what) const {
-    throw input_error(where_, fmt::format("{} in the regex {}, which is not supported", what, in_));
+    throw row_error(fmt::format("{} in the regex {}, which is not supported", what, in_));
   }
   bool next_is(std::string_view text) const { return in_.substr(at_, text.size()) == text; }
   bool take(std::string_view text) { return next_is(text) && (at_ += text.size(), true); }
@@ -292,7 +292,6 @@ class Translator {
   }
 
   std::string_view in_;
-  const std::string& where_;
   size_t at_ = 0;
   std::string out_;
   bool in_class_ = false;
@@ -303,8 +302,8 @@ class Translator {
 
 }  // namespace
 
-std::string pcre2_pattern(std::string_view pattern, const std::string& where) {
-  return Translator(pattern, where).translate();
+std::string pcre2_pattern(std::string_view pattern) {
+  return Translator(pattern).translate();
 }
 
 }  // namespace moraine

@@ -46,12 +46,12 @@ void PreTokenizer::add(const JsonField& field) {
     stages_.push_back(split_stage(field));
   } else if (type == "Digits") {
     Behavior behavior = field["individual_digits"].boolean() ? Behavior::kIsolated : Behavior::kContiguous;
-    stages_.push_back({SplitPattern::regex("\\p{N}", field.file()), behavior, false});
+    stages_.push_back({SplitPattern::regex("\\p{N}"), behavior, false});
   } else if (type == "ByteLevel") {
     byte_level_ = true;
     add_prefix_space_ = field["add_prefix_space"].boolean();
     if (field["use_regex"].boolean(true)) {
-      byte_level_stage_ = Stage{SplitPattern::regex(kGpt2Pattern, field.file()), Behavior::kIsolated, false};
+      byte_level_stage_ = Stage{SplitPattern::regex(kGpt2Pattern), Behavior::kIsolated, false};
     }
   } else {
     field["type"].refuse(fmt::format("\"{}\" is not supported", type),
@@ -75,9 +75,10 @@ PreTokenizer::Stage PreTokenizer::split_stage(const JsonField& field) {
   JsonField pattern = field["pattern"];
   JsonField regex = pattern["Regex"], literal = pattern["String"];
   if (regex.is_null() == literal.is_null()) pattern.refuse("must hold Regex or String");
-  std::string where = field.file() + ": " + pattern.path();
-  return {regex.is_null() ? SplitPattern::literal(literal.string(), where) : SplitPattern::regex(regex.string(), where),
-          behavior->second, field["invert"].boolean()};
+  SplitPattern compiled = at_place(field.file() + ": " + pattern.path(), [&] {
+    return regex.is_null() ? SplitPattern::literal(literal.string()) : SplitPattern::regex(regex.string());
+  });
+  return {std::move(compiled), behavior->second, field["invert"].boolean()};
 }
 
 std::string_view PreTokenizer::split(std::string_view text, Scratch& scratch) const {

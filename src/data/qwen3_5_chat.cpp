@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/chat_message.h"
 #include "data/qwen_turns.h"
 #include "data/tojson.h"
@@ -29,39 +30,37 @@ constexpr std::string_view kQwen35ToolsEnd =
     "tell the user about function calls\n"
     "</IMPORTANT>";
 
-std::vector<ChatMessage> read_messages(const OrderedJson& json, const std::string& where) {
-  std::vector<ChatMessage> messages =
-      read_chat_messages(json, {"system", "user", "assistant", "tool"}, where, Arguments::kOptional);
+std::vector<ChatMessage> read_messages(const OrderedJson& json) {
+  std::vector<ChatMessage> messages = read_chat_messages(json, {"system", "user", "assistant", "tool"}, Arguments::kOptional);
   for (size_t i = 0; i < messages.size(); ++i) {
     messages[i].content = std::string(strip_white_space(messages[i].content));
     if (i > 0 && messages[i].role == "system") {
-      throw message_error(where, i, "a system message that is not the first", "qwen3_5 has no place for it");
+      throw message_error(i, "a system message that is not the first", "qwen3_5 has no place for it");
     }
   }
-  check_tool_results(messages, "<tool_call>", where);
+  check_tool_results(messages, "<tool_call>");
   return messages;
 }
 
 // The call's arguments as an object, in whose place files often hold its JSON text; a blank one is no parameters, as
 // arguments that are missing are.
-OrderedJson arguments_object(const ToolCall& call, const std::string& place) {
+OrderedJson arguments_object(const ToolCall& call) {
   OrderedJson arguments = call.arguments;
   if (arguments.is_string() && strip_white_space(arguments.get_ref<const std::string&>()).empty()) {
     arguments = OrderedJson::object();
   } else if (arguments.is_string()) {
-    arguments = parse_exact_json(arguments.get_ref<const std::string&>(),
-                                 fmt::format("{}: arguments of {}", place, quoted_for_error(call.name)));
+    arguments = parse_exact_json(arguments.get_ref<const std::string&>(), "arguments of " + quoted_for_error(call.name));
   }
   if (!arguments.is_object()) {
-    throw input_error(place, fmt::format("arguments of {} are not an object", quoted_for_error(call.name)),
-                      "qwen3_5 writes them as named parameters");
+    throw row_error(fmt::format("arguments of {} are not an object", quoted_for_error(call.name)),
+                    "qwen3_5 writes them as named parameters");
   }
   return arguments;
 }
 
-void append_call(std::string& text, const ToolCall& call, const std::string& place) {
+void append_call(std::string& text, const ToolCall& call) {
   text += "<tool_call>\n<function=" + call.name + ">\n";
-  const OrderedJson arguments = arguments_object(call, place);
+  const OrderedJson arguments = arguments_object(call);
   for (const auto& [name, value] : arguments.items()) {
     text += "<parameter=" + name + ">\n";
     text += value.is_structured() ? to_python_json(value) : to_python_str(value);
@@ -74,29 +73,25 @@ class Qwen35Chat final : public ChatEncoder {
  public:
   explicit Qwen35Chat(QwenThinking thinking) : thinking_(thinking) {}
 
-  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
-                         const std::string& where) const override {
-    return render(messages, tools, where, QwenPurpose::kTraining);
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools, QwenPurpose::kTraining);
   }
 
-  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
-                             const std::string& where) const override {
-    return render(messages, tools, where, QwenPurpose::kInference).text;
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools, QwenPurpose::kInference).text;
   }
 
-  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
-                                const std::string& where) const override {
-    return inference_text(messages, tools, where) + "<|im_start|>assistant\n<think>\n" +
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return inference_text(messages, tools) + "<|im_start|>assistant\n<think>\n" +
            (thinking_ == QwenThinking::kOff ? "\n</think>\n\n" : "");
   }
 
  private:
-  static ChatText render(const OrderedJson& messages_json, const OrderedJson& tools, const std::string& where,
-                         QwenPurpose purpose) {
-    const std::vector<ChatMessage> messages = read_messages(messages_json, where);
-    check_tools(tools, where);
+  static ChatText render(const OrderedJson& messages_json, const OrderedJson& tools, QwenPurpose purpose) {
+    const std::vector<ChatMessage> messages = read_messages(messages_json);
+    check_tools(tools);
     const std::optional<size_t> query = last_query(messages);
-    if (!query) throw input_error(where, "no message of a user", "qwen3_5's conversations answer one");
+    if (!query) throw row_error("no message of a user", "qwen3_5's conversations answer one");
     ChatText chat;
     append_system(chat.text, messages[0], tools);
     for (size_t i = 0; i < messages.size(); ++i) {
@@ -111,7 +106,7 @@ class Qwen35Chat final : public ChatEncoder {
           chat.text += "\n</think>\n\n";
         }
         chat.text += answer.content;
-        append_calls(chat.text, message, answer.content, fmt::format("{}: messages[{}]", where, i));
+        at_place(fmt::format("messages[{}]", i), [&] { append_calls(chat.text, message, answer.content); });
         chat.text += "<|im_end|>\n";
         chat.add_answer(begin, message);
       } else if (message.role == "tool") {
@@ -140,12 +135,11 @@ class Qwen35Chat final : public ChatEncoder {
     text += "<|im_end|>\n";
   }
 
-  static void append_calls(std::string& text, const ChatMessage& message, std::string_view content,
-                           const std::string& place) {
+  static void append_calls(std::string& text, const ChatMessage& message, std::string_view content) {
     const char* separator = strip_white_space(content).empty() ? "" : "\n\n";
     for (const ToolCall& call : message.tool_calls) {
       text += separator;
-      append_call(text, call, place);
+      append_call(text, call);
       separator = "\n";
     }
   }

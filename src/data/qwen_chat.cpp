@@ -23,29 +23,24 @@ class Qwen3Chat final : public ChatEncoder {
  public:
   explicit Qwen3Chat(QwenThinking thinking) : thinking_(thinking) {}
 
-  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
-                         const std::string& where) const override {
-    return render(messages, tools, where, QwenPurpose::kTraining);
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools, QwenPurpose::kTraining);
   }
 
-  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
-                             const std::string& where) const override {
-    return render(messages, tools, where, QwenPurpose::kInference).text;
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return render(messages, tools, QwenPurpose::kInference).text;
   }
 
-  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
-                                const std::string& where) const override {
-    std::string text = inference_text(messages, tools, where) + "<|im_start|>assistant\n";
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const override {
+    std::string text = inference_text(messages, tools) + "<|im_start|>assistant\n";
     if (thinking_ == QwenThinking::kOff) text += "<think>\n\n</think>\n\n";
     return text;
   }
 
  private:
-  ChatText render(const OrderedJson& messages_json, const OrderedJson& tools, const std::string& where,
-                  QwenPurpose purpose) const {
-    const std::vector<ChatMessage> messages =
-        read_chat_messages(messages_json, {"system", "user", "assistant", "tool"}, where);
-    check_tools(tools, where);
+  ChatText render(const OrderedJson& messages_json, const OrderedJson& tools, QwenPurpose purpose) const {
+    const std::vector<ChatMessage> messages = read_chat_messages(messages_json, {"system", "user", "assistant", "tool"});
+    check_tools(tools);
     ChatText chat;
     append_system(chat.text, messages[0], tools);
     const size_t query = last_query(messages).value_or(messages.size() - 1);

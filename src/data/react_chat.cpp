@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/chat_message.h"
 #include "data/qwen_turns.h"
 #include "data/tojson.h"
@@ -20,18 +21,18 @@ struct Tool {
   std::string name, line;  // line: for the list in the prompt
 };
 
-Tool read_tool(const OrderedJson& json, const std::string& where) {
+Tool read_tool(const OrderedJson& json) {
   const OrderedJson* inner = find_member(json, "function");
   const OrderedJson& function = inner != nullptr ? *inner : json;
   const OrderedJson* name = function.is_object() ? find_member(function, "name") : nullptr;
   if (name == nullptr || !name->is_string()) {
-    throw input_error(where, "a tool without a name",
-                      "a tool is {\"function\": {\"name\": …, \"description\": …, \"parameters\": {…}}}");
+    throw row_error("a tool without a name",
+                    "a tool is {\"function\": {\"name\": …, \"description\": …, \"parameters\": {…}}}");
   }
   Tool tool{name->get<std::string>(), name->get<std::string>() + ":"};
   if (const OrderedJson* description = find_member(function, "description")) {
     if (!description->is_string()) {
-      throw input_error(where, fmt::format("the description of {} is not text", quoted_for_error(tool.name)));
+      throw row_error(fmt::format("the description of {} is not text", quoted_for_error(tool.name)));
     }
     tool.line += " " + description->get<std::string>();
   }
@@ -41,10 +42,10 @@ Tool read_tool(const OrderedJson& json, const std::string& where) {
   return tool;
 }
 
-std::string tools_prompt(const OrderedJson& tools, const std::string& where) {
+std::string tools_prompt(const OrderedJson& tools) {
   std::vector<std::string> names, lines;
   for (const OrderedJson& json : tools) {
-    Tool tool = read_tool(json, where);
+    Tool tool = read_tool(json);
     names.push_back(std::move(tool.name));
     lines.push_back(std::move(tool.line));
   }
@@ -79,16 +80,15 @@ bool has_line(std::string_view text, std::string_view begin) {
 
 enum class Tools { kNone, kGiven };
 
-// Throws a message_error of message `index`.
-std::string assistant_text(const ChatMessage& message, Tools tools, const std::string& where, size_t index) {
+std::string assistant_text(const ChatMessage& message, Tools tools) {
   const std::string& content = message.content;
   const bool has_calls = !message.tool_calls.empty();
   const bool is_split = tools == Tools::kGiven || has_calls || message.reasoning_content;
   if (!is_split || (!has_calls && !message.reasoning_content && is_in_format(content))) return content;
   for (std::string_view word : {without_space(kAction), without_space(kFinalAnswer)}) {
     if (!has_calls || !has_line(content, word)) continue;
-    throw message_error(where, index, fmt::format("content says '{}' beside tool_calls", word),
-                        "which of the two is meant? give one of them");
+    throw row_error(fmt::format("content says '{}' beside tool_calls", word),
+                    "which of the two is meant? give one of them");
   }
   QwenAnswer answer = split_thinking(message);
   if (has_calls && answer.thinking.empty()) std::swap(answer.thinking, answer.content);
@@ -108,8 +108,8 @@ std::string assistant_text(const ChatMessage& message, Tools tools, const std::s
   // A base that thinks would take the text apart there.
   for (const char* tag : {"<think>", "</think>"}) {
     if (text.find(tag) == text.npos) continue;
-    throw message_error(where, index, fmt::format("a thought, call or answer of react holds {}", tag),
-                        "thinking is given as reasoning_content, without its tags");
+    throw row_error(fmt::format("a thought, call or answer of react holds {}", tag),
+                    "thinking is given as reasoning_content, without its tags");
   }
   return text;
 }
@@ -122,19 +122,16 @@ class ReactChat final : public ChatEncoder {
  public:
   explicit ReactChat(std::unique_ptr<ChatEncoder> base) : base_(std::move(base)) {}
 
-  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools,
-                         const std::string& where) const override {
-    return base_->training_text(to_react_messages(messages, tools, where), nullptr, where);
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return base_->training_text(to_react_messages(messages, tools), nullptr);
   }
 
-  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools,
-                             const std::string& where) const override {
-    return base_->inference_text(to_react_messages(messages, tools, where), nullptr, where);
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return base_->inference_text(to_react_messages(messages, tools), nullptr);
   }
 
-  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools,
-                                const std::string& where) const override {
-    return base_->generation_prompt(to_react_messages(messages, tools, where), nullptr, where);
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return base_->generation_prompt(to_react_messages(messages, tools), nullptr);
   }
 
  private:
@@ -143,20 +140,18 @@ class ReactChat final : public ChatEncoder {
 
 }  // namespace
 
-OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJson& tools_json,
-                              const std::string& where) {
-  std::vector<ChatMessage> messages =
-      read_chat_messages(messages_json, {"system", "user", "assistant", "tool"}, where);
+OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJson& tools_json) {
+  std::vector<ChatMessage> messages = read_chat_messages(messages_json, {"system", "user", "assistant", "tool"});
   for (ChatMessage& message : messages) {
     if (message.reasoning_content == "") message.reasoning_content.reset();  // a thought of nothing is none
   }
-  check_tool_results(messages, without_space(kAction), where);
-  check_tools(tools_json, where);
+  check_tool_results(messages, without_space(kAction));
+  check_tools(tools_json);
   const Tools tools = tools_json.empty() ? Tools::kNone : Tools::kGiven;
   OrderedJson plain = OrderedJson::array();
   size_t next = 0;
   if (tools == Tools::kGiven) {
-    std::string system = tools_prompt(tools_json, where);
+    std::string system = tools_prompt(tools_json);
     if (messages[0].role == "system") {
       next = 1;
       if (!messages[0].content.empty()) system = messages[0].content + "\n\n" + system;
@@ -166,7 +161,8 @@ OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJso
   for (; next < messages.size(); ++next) {
     const ChatMessage& message = messages[next];
     if (message.role == "assistant") {
-      plain.push_back(plain_message("assistant", assistant_text(message, tools, where, next)));
+      std::string text = at_place(fmt::format("messages[{}]", next), [&] { return assistant_text(message, tools); });
+      plain.push_back(plain_message("assistant", std::move(text)));
       if (!message.is_trained) plain.back()["train"] = false;
     } else if (message.role == "tool") {
       const std::string observation = std::string(kObservation) + message.content;
@@ -177,7 +173,7 @@ OrderedJson to_react_messages(const OrderedJson& messages_json, const OrderedJso
       }
     } else {
       if (message.role == "system" && tools == Tools::kGiven) {
-        throw message_error(where, next, "a system message that is not the first",
+        throw message_error(next, "a system message that is not the first",
                             "react tells the tools in the first one");
       }
       plain.push_back(plain_message(message.role, message.content));

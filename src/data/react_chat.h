@@ -19,11 +19,11 @@ namespace moraine {
 //              one of these words, stays as it is when it is alone; a thought that begins with "Thought:" gets no
 //              second one. A reasoning_content of "" is none.
 //   user       a tool's results in a row are one user turn, a line "Observation: <content>" each
-// Flags that keep a message out of training stay. Throws an input error (where = `where`) on messages and tools that
-// the format cannot express: besides what read_chat_messages refuses, a result without a call, a tool without a name,
+// Flags that keep a message out of training stay. Throws an input error without the row's place on messages and tools
+// that the format cannot express: besides what read_chat_messages refuses, a result without a call, a tool without a name,
 // with tools a system message that is not the first, an action or a final answer in content beside tool calls, and
 // <think> or </think> left in text that was put together here.
-OrderedJson to_react_messages(const OrderedJson& messages, const OrderedJson& tools, const std::string& where);
+OrderedJson to_react_messages(const OrderedJson& messages, const OrderedJson& tools);
 
 // Renders to_react_messages by `base`, which never sees a tool.
 std::unique_ptr<ChatEncoder> make_react_chat(std::unique_ptr<ChatEncoder> base);

@@ -1,4 +1,4 @@
-// Rows of the data formats in use turned into messages.
+// Rows of the data formats in use turned into messages. Errors come without the row's place (at_place.h).
 #pragma once
 
 #include <map>
@@ -29,7 +29,7 @@ struct ChatRow {
 
 // The format of a row by its keys: messages, conversations, instruction, prompt and completion, or text. Throws an input error that
 // lists them.
-DataFormat format_of_row(const OrderedJson& row, const std::string& where);
+DataFormat format_of_row(const OrderedJson& row);
 
 // The conversation in a row of a format that needs a chat template. Roles and contents are checked by the template.
 //   messages  {"messages": […], "tools": […]?}; tools may also be a JSON string.
@@ -45,13 +45,13 @@ DataFormat format_of_row(const OrderedJson& row, const std::string& where);
 //             are joined by a newline.
 //   prompt_completion  {"prompt": […], "completion": […], "tools"?}: one conversation, of which the prompt's answers are kept out
 //             of training by their flag "train" where `only_completion`.
-ChatRow chat_of_row(DataFormat format, OrderedJson row, const std::string& where, bool only_completion = true);
+ChatRow chat_of_row(DataFormat format, OrderedJson row, bool only_completion = true);
 
 // A row of kPromptText.
 struct PromptText {
   std::string prompt, completion;
 };
-PromptText prompt_text_of_row(const OrderedJson& row, const std::string& where);
+PromptText prompt_text_of_row(const OrderedJson& row);
 
 // data.variables, values as text. Throws an input error on a value that is neither text nor a number or boolean.
 std::map<std::string, std::string> read_variables(const DataConfig& config);
@@ -60,7 +60,6 @@ std::map<std::string, std::string> read_variables(const DataConfig& config);
 // reasoning, once: values are not searched again. What still looks like one, {{NAME}} of two or more upper-case letters,
 // digits or _, is an input error with the way to set it (so that "{{ x }}" and maths like {{A}} in a chat stay as they
 // are).
-void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables,
-                    const std::string& where);
+void fill_variables(OrderedJson& messages, const std::map<std::string, std::string>& variables);
 
 }  // namespace moraine

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/oniguruma_pattern.h"
 
 namespace moraine {
@@ -44,16 +45,15 @@ SplitPattern::SplitPattern(SplitPattern&&) noexcept = default;
 SplitPattern& SplitPattern::operator=(SplitPattern&&) noexcept = default;
 SplitPattern::~SplitPattern() = default;
 
-SplitPattern SplitPattern::regex(std::string_view pattern, const std::string& where) {
-  return compile(pcre2_pattern(pattern, where), PCRE2_UCP, pattern, where);
+SplitPattern SplitPattern::regex(std::string_view pattern) {
+  return compile(pcre2_pattern(pattern), PCRE2_UCP, pattern);
 }
 
-SplitPattern SplitPattern::literal(std::string_view text, const std::string& where) {
-  return compile(std::string(text), PCRE2_LITERAL, text, where);
+SplitPattern SplitPattern::literal(std::string_view text) {
+  return compile(std::string(text), PCRE2_LITERAL, text);
 }
 
-SplitPattern SplitPattern::compile(const std::string& pattern, uint32_t options, std::string_view shown,
-                                   const std::string& where) {
+SplitPattern SplitPattern::compile(const std::string& pattern, uint32_t options, std::string_view shown) {
   auto impl = std::make_unique<Impl>();
   impl->shown = shown;
   pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
@@ -66,7 +66,7 @@ SplitPattern SplitPattern::compile(const std::string& pattern, uint32_t options,
   if (!impl->code) {
     PCRE2_UCHAR message[256] = "";
     pcre2_get_error_message(error, message, sizeof message);
-    throw input_error(where, fmt::format("the regex {} is malformed: {}", shown, reinterpret_cast<char*>(message)));
+    throw row_error(fmt::format("the regex {} is malformed: {}", shown, reinterpret_cast<char*>(message)));
   }
   // Where the system forbids writable code, matching falls back to the interpreter.
   impl->jit = pcre2_jit_compile(impl->code, PCRE2_JIT_COMPLETE) == 0;

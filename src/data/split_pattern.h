@@ -26,9 +26,9 @@ class MatchState {
 
 class SplitPattern {
  public:
-  // An Oniguruma regex. Throws an input error (where = `where`) when it is malformed or not supported.
-  static SplitPattern regex(std::string_view pattern, const std::string& where);
-  static SplitPattern literal(std::string_view text, const std::string& where);
+  // An Oniguruma regex. Throws an input error without a place (at_place.h) when it is malformed or not supported.
+  static SplitPattern regex(std::string_view pattern);
+  static SplitPattern literal(std::string_view text);
   SplitPattern(SplitPattern&&) noexcept;
   SplitPattern& operator=(SplitPattern&&) noexcept;
   ~SplitPattern();
@@ -40,8 +40,7 @@ class SplitPattern {
  private:
   struct Impl;
   explicit SplitPattern(std::unique_ptr<Impl> impl);
-  static SplitPattern compile(const std::string& pattern, uint32_t options, std::string_view shown,
-                              const std::string& where);
+  static SplitPattern compile(const std::string& pattern, uint32_t options, std::string_view shown);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -50,13 +50,13 @@ TEST(ChatFormats, RenderAConversationWhoseAnswerEndsItsTurn) {
   for (const auto& chat : all_chat_templates()) {
     SCOPED_TRACE(chat->format.name + " on " + chat->turns.name);
     EXPECT_THAT(chat->turns.turn_tokens, testing::Contains(chat->turns.end_of_turn));
-    const ChatText text = chat->encoder->training_text(messages, nullptr, "row");
+    const ChatText text = chat->encoder->training_text(messages, nullptr);
     ASSERT_EQ(text.trained.size(), 1u);
     const auto [begin, end] = text.trained[0];
     EXPECT_THAT(text.text.substr(begin, end - begin), testing::AllOf(testing::HasSubstr("I add."), testing::HasSubstr("add"),
                                                                      testing::HasSubstr(chat->turns.end_of_turn)));
-    EXPECT_THAT(chat->encoder->generation_prompt(kQuestion, nullptr, "row"), testing::HasSubstr("How much is 1 + 2?"));
-    EXPECT_THAT(chat->encoder->inference_text(messages, nullptr, "row"), testing::HasSubstr("I add."));
+    EXPECT_THAT(chat->encoder->generation_prompt(kQuestion, nullptr), testing::HasSubstr("How much is 1 + 2?"));
+    EXPECT_THAT(chat->encoder->inference_text(messages, nullptr), testing::HasSubstr("I add."));
   }
 }
 
@@ -86,14 +86,14 @@ TEST(ChatFormats, WhatIsTakenApartIsWhatWasAnswered) {
     OrderedJson messages = kQuestion;
     messages.push_back(kAnswer);
     const auto chat = make(format.name);
-    const ChatText text = chat->encoder->training_text(messages, nullptr, "row");
-    const CompletionParser parse = format.parser(Json::object(), OrderedJson::object(), "row");
-    messages.back() = parse(text.text.substr(text.trained[0].first), "row");
+    const ChatText text = chat->encoder->training_text(messages, nullptr);
+    const CompletionParser parse = format.parser(Json::object(), OrderedJson::object());
+    messages.back() = parse(text.text.substr(text.trained[0].first));
     EXPECT_EQ(messages.back()["content"], kAnswer["content"]);
     EXPECT_EQ(messages.back()["tool_calls"].size(), 1u);
-    EXPECT_EQ(chat->encoder->training_text(messages, nullptr, "row").text, text.text);
+    EXPECT_EQ(chat->encoder->training_text(messages, nullptr).text, text.text);
     for (const std::string& key : format.completion_keys)
-      EXPECT_THAT(error_of([&] { format.parser(Json::object(), OrderedJson{{key, "no value of it"}}, "row"); }), testing::HasSubstr(key));
+      EXPECT_THAT(error_of([&] { format.parser(Json::object(), OrderedJson{{key, "no value of it"}}); }), testing::HasSubstr(key));
   }
   EXPECT_GT(parsers, 0);
 }

@@ -37,22 +37,22 @@ TEST_P(TemplateGoldens, EveryRowRendersAsTheReleasedTemplate) {
     const OrderedJson& row = rows[i];
     auto chat = GetParam().make_for(row);
     EXPECT_EQ(chat->format.name, GetParam().name);
-    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["inference_text"]);
-    EXPECT_EQ(chat->encoder->training_text(row["messages"], row["tools"], "row").text, row["training_text"]);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"]), row["inference_text"]);
+    EXPECT_EQ(chat->encoder->training_text(row["messages"], row["tools"]).text, row["training_text"]);
     OrderedJson question = row["messages"];
     question.erase(question.size() - 1);
-    EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"], "row"), row["generation_prompt"]);
+    EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"]), row["generation_prompt"]);
   }
 }
 
 TEST_P(TemplateGoldens, EveryRowTokenisesWithItsLossMask) {
   for (const OrderedJson& row : golden_rows(GetParam().file)) {
     auto chat = GetParam().make_for(row);
-    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
     const TokenizedChat tokens = tokenize_chat(text, qwen3_tokenizer(), LossOn::kAssistant);
     EXPECT_EQ(tokens.ids, row["training_ids"].get<std::vector<int64_t>>()) << text.text;
     EXPECT_EQ(tokens.loss_mask, row["loss_mask"].get<std::vector<uint8_t>>()) << text.text;
-    EXPECT_EQ(qwen3_tokenizer().encode(chat->encoder->inference_text(row["messages"], row["tools"], "row")).ids,
+    EXPECT_EQ(qwen3_tokenizer().encode(chat->encoder->inference_text(row["messages"], row["tools"])).ids,
               row["inference_ids"].get<std::vector<int64_t>>());
   }
 }
@@ -71,7 +71,7 @@ TEST(ChatTemplate, MessagesMayBeLeftOutOfTraining) {
         R"([{"role":"user","content":"a","weight":0,"train":false},{"role":"assistant","content":"b")" + first_flag +
         R"(},{"role":"user","content":"c","loss":null},{"role":"assistant","content":"d")" + last_flag + "}]");
     const ChatText chat = make(name, name == std::string("react") ? R"({"base":"qwen3_instruct_2507"})" : "{}")
-                              ->encoder->training_text(messages, nullptr, "row");
+                              ->encoder->training_text(messages, nullptr);
     const TokenizedChat tokens = tokenize_chat(chat, qwen3_tokenizer(), loss_on);
     std::vector<int64_t> ids;
     for (size_t i = 0; i < tokens.ids.size(); ++i) {
@@ -118,7 +118,7 @@ TEST(ChatTemplate, TrainedRangesAreWhatTheAssistantSays) {
   const auto messages = OrderedJson::parse(
       R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
           {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
-  const ChatText chat = make("qwen3")->encoder->training_text(messages, nullptr, "row");
+  const ChatText chat = make("qwen3")->encoder->training_text(messages, nullptr);
   ASSERT_EQ(chat.trained.size(), 2u);
   const auto said = [&](size_t i) {
     return chat.text.substr(chat.trained[i].first, chat.trained[i].second - chat.trained[i].first);
@@ -131,7 +131,7 @@ TEST(ChatTemplate, LossOnLastAndAll) {
   const auto messages = OrderedJson::parse(
       R"([{"role":"user","content":"a"},{"role":"assistant","content":"b"},
           {"role":"user","content":"c"},{"role":"assistant","content":"d"},{"role":"user","content":"e"}])");
-  const ChatText chat = make("qwen3_instruct_2507")->encoder->training_text(messages, nullptr, "row");
+  const ChatText chat = make("qwen3_instruct_2507")->encoder->training_text(messages, nullptr);
   const auto trained_text = [&](LossOn loss_on) {
     const TokenizedChat tokens = tokenize_chat(chat, qwen3_tokenizer(), loss_on);
     std::vector<int64_t> ids;
@@ -238,7 +238,7 @@ TEST(DetectTemplate, ThinkingIsByDefaultWhatTheTemplateSays) {
   const auto prompt = [&](const char* file, Json options) {
     Folder folder;
     fs::copy_file(kGolden / "templates" / file, folder.path / "chat_template.jinja");
-    return make_chat_template("auto", options, folder.path)->encoder->generation_prompt(messages, nullptr, "row");
+    return make_chat_template("auto", options, folder.path)->encoder->generation_prompt(messages, nullptr);
   };
   const std::string begin = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", empty = "<think>\n\n</think>\n\n";
   EXPECT_EQ(prompt("qwen3_5_think.jinja", Json::object()), begin + "<think>\n");

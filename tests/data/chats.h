@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/chat_template.h"
 #include "data/tokenizer.h"
 #include "data/unicode.h"
@@ -82,7 +83,9 @@ std::string error_of(F&& call) {
 }
 
 inline std::string training_text(const std::string& name, const char* messages, const char* tools = "null") {
-  return make(name)->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1").text;
+  return at_place("chats.jsonl:1", [&] {
+    return make(name)->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools)).text;
+  });
 }
 
 }  // namespace moraine

@@ -141,8 +141,8 @@ TEST_F(DatasetTest, ShareGptCallsGiveTheirThinkingToEveryFormat) {
     OrderedJson turns = OrderedJson::array({{{"from", "human"}, {"value", "Hi"}},
                                             {{"from", "function_call"},
                                              {"value", std::string(head) + R"({"name":"f","arguments":{}})"}}});
-    const ChatRow row = chat_of_row(DataFormat::kShareGpt, {{"conversations", turns}}, "row");
-    return chat_->encoder->training_text(row.messages, row.tools, "row").text;
+    const ChatRow row = chat_of_row(DataFormat::kShareGpt, {{"conversations", turns}});
+    return chat_->encoder->training_text(row.messages, row.tools).text;
   };
   EXPECT_THAT(text("<think>\nhm\n</think>\n\n"), HasSubstr("<｜Assistant｜><think>hm</think>\n\n<｜DSML｜tool_calls>"));
   EXPECT_THAT(text("Well. <think>hm</think>"), HasSubstr("<think></think>Well. <think>hm</think>\n\n<｜DSML｜"));
@@ -487,7 +487,7 @@ TEST_F(DatasetTest, VariablesFillPlaceholders) {
   OrderedJson messages = OrderedJson::parse(R"([{"role":"user","content":[
       {"type":"tool_result","content":"by {{NAME}}"},
       {"type":"tool_result","content":[{"type":"text","text":"of {{NAME}}"}]}]}])");
-  fill_variables(messages, {{"NAME", "Moraine"}}, "row");
+  fill_variables(messages, {{"NAME", "Moraine"}});
   EXPECT_EQ(messages[0]["content"][0]["content"], "by Moraine");
   EXPECT_EQ(messages[0]["content"][1]["content"][0]["text"], "of Moraine");
   config_.variables = {{"NAME", Json::array()}};

@@ -17,13 +17,13 @@ std::unique_ptr<ChatTemplate> make_v4(const std::string& options = "{}") {
 constexpr const char* kThinking = R"({"thinking_mode": "thinking"})";
 
 std::string text_of(const std::string& messages, const std::string& options = "{}", const std::string& tools = "null") {
-  return make_v4(options)
-      ->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:7")
+  const auto chat = make_v4(options);
+  return at_place("chats.jsonl:7", [&] { return chat->encoder->training_text(OrderedJson::parse(messages), OrderedJson::parse(tools)); })
       .text.substr(std::string("<｜begin▁of▁sentence｜>").size());
 }
 
 std::string prompt_of(const std::string& messages, const std::string& options = "{}") {
-  return make_v4(options)->encoder->generation_prompt(OrderedJson::parse(messages), nullptr, "row");
+  return make_v4(options)->encoder->generation_prompt(OrderedJson::parse(messages), nullptr);
 }
 
 std::string error_in(const std::string& messages, const std::string& options = "{}",
@@ -36,9 +36,9 @@ TEST(DeepseekV4Chat, EveryRowRendersAsTheReleasedEncoder) {
   ASSERT_EQ(rows.size(), 96u);
   for (const OrderedJson& row : rows) {
     const auto chat = make_v4(row["options"].dump());
-    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
     EXPECT_EQ(text.text, row["text"]);
-    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["text"]);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"]), row["text"]);
     EXPECT_EQ(OrderedJson(text.trained), row["loss_spans_utf8"]) << text.text;
     const TokenizedChat tokens = tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant);
     EXPECT_EQ(OrderedJson(tokens.ids), row["ids"]) << text.text;
@@ -50,7 +50,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
   const auto rows = golden_rows("deepseek_v4_special");
   ASSERT_EQ(rows.size(), 24u);
   for (const OrderedJson& row : rows) {
-    const ChatText text = make_v4(row["options"].dump())->encoder->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = make_v4(row["options"].dump())->encoder->training_text(row["messages"], row["tools"]);
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(OrderedJson(tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant).ids), row["ids"]);
   }
@@ -60,11 +60,11 @@ TEST(DeepseekV4Chat, TheGenerationPromptIsAllBeforeTheLastAnswer) {
   for (const char* file : {"deepseek_v4", "deepseek_v4_special"}) {
     for (const OrderedJson& row : golden_rows(file)) {
       const auto chat = make_v4(row["options"].dump());
-      const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
+      const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
       ASSERT_FALSE(text.trained.empty());
       OrderedJson question = row["messages"];
       question.erase(question.size() - 1);
-      EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"], "row"),
+      EXPECT_EQ(chat->encoder->generation_prompt(question, row["tools"]),
                 text.text.substr(0, text.trained.back().first));
     }
   }
@@ -129,12 +129,12 @@ TEST(DeepseekV4Chat, ResultsComeInTheOrderOfTheirCalls) {
 TEST(DeepseekV4Chat, AFlagKeepsAnAnswerOutOfTraining) {
   const auto messages = OrderedJson::parse(R"([{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},
                                                {"role":"user","content":"c"},{"role":"assistant","content":"d"}])");
-  const ChatText chat = make_v4()->encoder->training_text(messages, nullptr, "row");
+  const ChatText chat = make_v4()->encoder->training_text(messages, nullptr);
   ASSERT_EQ(chat.trained.size(), 2u);
   ASSERT_EQ(chat.withheld.size(), 1u);
   EXPECT_EQ(chat.withheld[0], chat.trained[0]);
   // With its thinking dropped it is no answer, but loss_on: all still leaves it out.
-  const ChatText dropped = make_v4(kThinking)->encoder->training_text(messages, nullptr, "row");
+  const ChatText dropped = make_v4(kThinking)->encoder->training_text(messages, nullptr);
   EXPECT_EQ(dropped.trained.size(), 1u);
   ASSERT_EQ(dropped.withheld.size(), 1u);
   EXPECT_EQ(dropped.text.substr(dropped.withheld[0].first, 1), "b");
@@ -145,7 +145,7 @@ TEST(DeepseekV4Chat, IntegersInArgumentsKeepTheirDigits) {
       {"name":"f","arguments":{"a":123456789012345678901234567890}},
       {"name":"g","arguments":"{\"b\":[-123456789012345678901234567890]}"}]}])",
                                          "row");
-  const std::string text = make_v4()->encoder->training_text(messages, nullptr, "row").text;
+  const std::string text = make_v4()->encoder->training_text(messages, nullptr).text;
   EXPECT_THAT(text, HasSubstr("name=\"a\" string=\"false\">123456789012345678901234567890</"));
   EXPECT_THAT(text, HasSubstr("name=\"b\" string=\"false\">[-123456789012345678901234567890]</"));
 }
@@ -251,7 +251,7 @@ TEST(DeepseekV4Chat, MalformedMessagesAreNamed) {
   for (const char* key : {"content", "reasoning", "tool_call_id"}) {
     OrderedJson row = OrderedJson::parse(R"([{"role":"assistant","content":""},{"role":"tool","content":""}])");
     row[std::string_view(key) == "tool_call_id" ? 1 : 0][key] = parse_exact_json("18446744073709551616", "row");
-    EXPECT_THAT(error_of([&] { make_v4()->encoder->training_text(row, nullptr, "row"); }), HasSubstr("is of type number"));
+    EXPECT_THAT(error_of([&] { make_v4()->encoder->training_text(row, nullptr); }), HasSubstr("is of type number"));
   }
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
   EXPECT_THAT(answer(R"("tool_calls":[{"name":"f","arguments":"{\"a\":)" + deep + R"(}"}])"),

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "data/at_place.h"
 #include "data/deepseek_v4_chat.h"
 
 namespace moraine {
@@ -22,7 +23,7 @@ ThinkingMode mode_of(const OrderedJson& name) { return name == "chat" ? Thinking
 
 std::string parse_error(const std::string& completion, ThinkingMode mode = ThinkingMode::kChat) {
   try {
-    parse_completion(completion, mode, "row");
+    at_place("row", [&] { parse_completion(completion, mode); });
   } catch (const Error& error) {
     EXPECT_EQ(error.kind, ErrorKind::kInput);
     EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
@@ -55,7 +56,7 @@ TEST(DeepseekV4Parse, EqualsTheGoldens) {
     if (row["message"].is_null()) {
       EXPECT_NE(parse_error(completion, mode_of(row["thinking_mode"])), "");
     } else {
-      EXPECT_EQ(parse_completion(completion, mode_of(row["thinking_mode"]), "row"), row["message"]);
+      EXPECT_EQ(parse_completion(completion, mode_of(row["thinking_mode"])), row["message"]);
     }
   }
   EXPECT_EQ(rows, 10);
@@ -66,7 +67,7 @@ TEST(DeepseekV4Parse, JsonOfTheModelStaysAsItIs) {
       parse_completion("x" + calls(invoke(parameter(R"(name="n" string="false")", "[1,  12345678901234567890123]") +
                                           parameter(R"(name="t" string="true")", "[1,2]")) +
                                    invoke("\n") + invoke("")),
-                       ThinkingMode::kChat, "row");
+                       ThinkingMode::kChat);
   EXPECT_EQ(message["content"], "x");
   EXPECT_EQ(message["tool_calls"][0]["function"]["arguments"],
             R"({"n": [1,  12345678901234567890123], "t": "[1,2]"})");
@@ -76,9 +77,9 @@ TEST(DeepseekV4Parse, JsonOfTheModelStaysAsItIs) {
 TEST(DeepseekV4Parse, AWholeBlockOfCallsNeedsNoEndOfTheSentence) {
   const auto without_end = [](const std::string& completion) { return completion.substr(0, completion.size() - kEnd.size()); };
   const std::string chat = "x" + calls(invoke(parameter(R"(name="a" string="true")", "1")) + invoke("\n"));
-  EXPECT_EQ(parse_completion(without_end(chat), ThinkingMode::kChat, "row"), parse_completion(chat, ThinkingMode::kChat, "row"));
+  EXPECT_EQ(parse_completion(without_end(chat), ThinkingMode::kChat), parse_completion(chat, ThinkingMode::kChat));
   const std::string thinking = "hm</think>" + calls(invoke(""));
-  EXPECT_EQ(parse_completion(without_end(thinking), ThinkingMode::kThinking, "row"), parse_completion(thinking, ThinkingMode::kThinking, "row"));
+  EXPECT_EQ(parse_completion(without_end(thinking), ThinkingMode::kThinking), parse_completion(thinking, ThinkingMode::kThinking));
   // What is cut short or goes on is refused as before.
   for (size_t n = 1; n < std::string("</｜DSML｜tool_calls>").size(); ++n)
     EXPECT_NE(parse_error(without_end(chat).substr(0, without_end(chat).size() - n)), "") << n;
@@ -199,7 +200,7 @@ TEST(DeepseekV4Parse, WhatTheEncoderWritesComesBack) {
     const auto messages = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", random.text()}}, message});
     ChatText text;
     try {
-      text = chat->training_text(messages, nullptr, "row");
+      text = chat->training_text(messages, nullptr);
     } catch (const Error& error) {
       // Only for what the parser would take for the format's own.
       ASSERT_TRUE(holds(message, "｜DSML｜") || holds(message, kEnd) || holds(message, "<think>") ||
@@ -214,7 +215,7 @@ TEST(DeepseekV4Parse, WhatTheEncoderWritesComesBack) {
       parse_error(completion, mode);
       continue;
     }
-    OrderedJson parsed = parse_completion(completion, mode, "row");
+    OrderedJson parsed = parse_completion(completion, mode);
     for (OrderedJson& call : parsed["tool_calls"]) {
       OrderedJson& arguments = call["function"]["arguments"];
       arguments = parse_ordered_json(arguments.get<std::string>(), "arguments");
@@ -223,7 +224,7 @@ TEST(DeepseekV4Parse, WhatTheEncoderWritesComesBack) {
     ASSERT_EQ(parsed, message) << completion;
     // And the message encodes to the same text again.
     const auto again = OrderedJson::array({messages[0], parsed});
-    ASSERT_EQ(chat->training_text(again, nullptr, "row").text, text.text);
+    ASSERT_EQ(chat->training_text(again, nullptr).text, text.text);
     ++came_back;
     with_calls += !parsed["tool_calls"].empty();
   }
@@ -246,7 +247,7 @@ TEST(DeepseekV4Parse, DamagedCompletionsEndInOrder) {
       damaged.replace(at, length, random.below(2) == 0 ? "" : piece);
     }
     try {
-      EXPECT_TRUE(parse_completion(damaged, ThinkingMode::kThinking, "row")["tool_calls"].is_array());
+      EXPECT_TRUE(parse_completion(damaged, ThinkingMode::kThinking)["tool_calls"].is_array());
     } catch (const Error& error) {
       EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
     }

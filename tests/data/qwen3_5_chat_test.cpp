@@ -15,7 +15,7 @@ TEST(Qwen35, ArgumentsMayBeJsonTextAndNumbersOfAnyLength) {
       "tool_calls":[{"name":"f","arguments":"{\"n\": -123456789012345678901234567890, \"x\": 1.50}"},
                     {"name":"g","arguments":{"n":18446744073709551616,"l":[18446744073709551616,true,"é"]}}]}])",
                                          "row");
-  const std::string text = make("qwen3_5")->encoder->training_text(messages, nullptr, "row").text;
+  const std::string text = make("qwen3_5")->encoder->training_text(messages, nullptr).text;
   EXPECT_EQ(text,
             "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
             "<tool_call>\n<function=f>\n<parameter=n>\n-123456789012345678901234567890\n</parameter>\n"

@@ -16,12 +16,12 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
   for (size_t i = 0; i < rows.size(); ++i) {
     SCOPED_TRACE(i);
     const OrderedJson& row = rows[i];
-    EXPECT_EQ(to_react_messages(row["messages"], row["tools"], "row"), row["plain_messages"]);
+    EXPECT_EQ(to_react_messages(row["messages"], row["tools"]), row["plain_messages"]);
     auto chat = make("react", row["options"].dump().c_str());
     EXPECT_EQ(chat->format.name, "react");
-    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"], "row");
+    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
     EXPECT_EQ(text.text, row["text"]);
-    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"], "row"), row["text"]);
+    EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"]), row["text"]);
     size_t answers = 0;
     for (const OrderedJson& message : row["plain_messages"]) {
       if (message["role"] != "assistant") continue;
@@ -36,8 +36,8 @@ TEST(React, EveryRowBecomesPlainMessagesAndTheirText) {
 TEST(React, DeepseekV4RendersIt) {
   const OrderedJson row = golden_rows("react")[0];
   const auto react = make("react", R"({"base":"deepseek_v4","thinking_mode":"chat"})");
-  const ChatText text = react->encoder->training_text(row["messages"], row["tools"], "row");
-  EXPECT_EQ(text.text, make("deepseek_v4")->encoder->training_text(row["plain_messages"], nullptr, "row").text);
+  const ChatText text = react->encoder->training_text(row["messages"], row["tools"]);
+  EXPECT_EQ(text.text, make("deepseek_v4")->encoder->training_text(row["plain_messages"], nullptr).text);
   EXPECT_FALSE(text.trained.empty());
   EXPECT_EQ(text.text.find("DSML"), text.text.npos);
 }
@@ -53,7 +53,7 @@ TEST(React, EveryTurnIsTrainedOnDeepseekV4WithThinking) {
   const auto tools = OrderedJson::parse(R"([{"name":"add"}])");
   const auto answers = [&](const std::string& options, const fs::path& folder) {
     return make_chat_template("react", Json::parse(R"({"thinking_mode":"thinking")" + options + "}"), folder)
-        ->encoder->training_text(messages, tools, "row")
+        ->encoder->training_text(messages, tools)
         .trained.size();
   };
   EXPECT_EQ(answers(R"(,"base":"deepseek_v4")", "/no/such/folder"), 3u);
@@ -69,7 +69,7 @@ const char* const kCallToAdd = R"({"name":"add","arguments":{"a":1}})";
 // The last message of a conversation with a tool, as react writes it.
 std::string react_says(const std::string& message, const char* tools = R"([{"name":"add"}])") {
   const OrderedJson messages = OrderedJson::parse(R"([{"role":"user","content":"q"},)" + message + "]");
-  return to_react_messages(messages, OrderedJson::parse(tools), "chats.jsonl:1").back()["content"];
+  return to_react_messages(messages, OrderedJson::parse(tools)).back()["content"];
 }
 
 TEST(React, WhatTheAssistantThinks) {
@@ -103,7 +103,7 @@ TEST(React, WhatTheAssistantThinks) {
 TEST(React, ToolsMayLackTheFunctionWrapperDescriptionAndParameters) {
   const auto messages = OrderedJson::parse(R"([{"role":"user","content":"q"}])");
   const std::string prompt =
-      to_react_messages(messages, OrderedJson::parse(R"([{"name":"now"}])"), "row")[0]["content"];
+      to_react_messages(messages, OrderedJson::parse(R"([{"name":"now"}])"))[0]["content"];
   EXPECT_THAT(prompt, HasSubstr("\n\nnow: Parameters: {} Format the arguments as a JSON object.\n\n"));
   EXPECT_THAT(prompt, HasSubstr("should be one of [now]\n"));
 }
@@ -111,13 +111,13 @@ TEST(React, ToolsMayLackTheFunctionWrapperDescriptionAndParameters) {
 TEST(React, IsRenderedByItsBaseWithItsOptions) {
   const auto messages = OrderedJson::parse(R"([{"role":"user","content":"q"}])");
   const auto prompt = [&](const char* options) {
-    return make("react", options)->encoder->generation_prompt(messages, nullptr, "row");
+    return make("react", options)->encoder->generation_prompt(messages, nullptr);
   };
   EXPECT_THAT(prompt(R"({"base":"qwen3_5"})"), testing::EndsWith("<think>\n"));
   EXPECT_THAT(prompt(R"({"base":"qwen3_5","enable_thinking":false})"), testing::EndsWith("<think>\n\n</think>\n\n"));
   Folder folder;
   fs::copy_file(kGolden / "templates/qwen3_5_nothink.jinja", folder.path / "chat_template.jinja");
-  EXPECT_THAT(make_chat_template("react", Json::object(), folder.path)->encoder->generation_prompt(messages, nullptr, "row"),
+  EXPECT_THAT(make_chat_template("react", Json::object(), folder.path)->encoder->generation_prompt(messages, nullptr),
               testing::EndsWith("<think>\n\n</think>\n\n"));
 
   EXPECT_EQ(error_of([] { make("react", R"({"base":"react"})"); }),
@@ -134,7 +134,7 @@ TEST(React, IsRenderedByItsBaseWithItsOptions) {
 TEST(React, WhatItCannotExpressIsRefused) {
   const auto error = [](const char* messages, const char* tools = R"([{"name":"add"}])") {
     return error_of(
-        [&] { to_react_messages(OrderedJson::parse(messages), OrderedJson::parse(tools), "chats.jsonl:1"); });
+        [&] { at_place("chats.jsonl:1", [&] { to_react_messages(OrderedJson::parse(messages), OrderedJson::parse(tools)); }); });
   };
   EXPECT_EQ(error(R"([{"role":"user","content":"q"},{"role":"tool","content":"r"}])"),
             "chats.jsonl:1: messages[1]: a tool's result without a call before it "
@@ -166,7 +166,7 @@ TEST(React, WhatItCannotExpressIsRefused) {
   // A call that the content holds as text is a call.
   const auto written = OrderedJson::parse(
       R"([{"role":"assistant","content":"Action: f\nAction Input: 1"},{"role":"tool","content":"r"}])");
-  EXPECT_EQ(to_react_messages(written, nullptr, "row").back()["content"], "Observation: r");
+  EXPECT_EQ(to_react_messages(written, nullptr).back()["content"], "Observation: r");
 }
 
 }  // namespace
