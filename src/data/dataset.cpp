@@ -18,6 +18,7 @@
 #include "data/input_notes.h"
 #include "data/row_reader.h"
 #include "data/tojson.h"
+#include "data/training_rows.h"
 #include "data/unicode.h"
 
 namespace moraine {
@@ -60,12 +61,6 @@ Sample make_sample(TokenizedChat tokens) {
   return sample;
 }
 
-// The first label is never a target: nothing comes before it.
-bool trains_something(const Sample& sample) {
-  return !sample.labels.empty() && std::any_of(sample.labels.begin() + 1, sample.labels.end(),
-                                               [](int64_t label) { return label != kNotTrained; });
-}
-
 void check_vocabulary(const std::vector<int64_t>& ids, const Tokenizer& tokenizer, int64_t vocab_size) {
   for (int64_t id : ids) {
     if (id >= 0 && id < vocab_size) continue;
@@ -92,7 +87,7 @@ using Fate = PreparedRow::Fate;
 
 // Applies max_length and truncation, and refuses a row that trains nothing.
 Fate fit(Sample& sample, const DataConfig& config) {
-  if (!trains_something(sample)) {
+  if (count_trained_tokens(sample) == 0) {
     std::string hint = "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train and loss";
     for (const ChatFormat& format : chat_formats()) {
       if (!format.leaves_untrained.empty()) hint += ", and " + format.leaves_untrained;
@@ -107,7 +102,7 @@ Fate fit(Sample& sample, const DataConfig& config) {
                     "raise data.max_length, or set data.truncation to right, left or drop");
   }
   cut(sample, config.truncation == "left" ? length - limit : 0, limit);
-  if (!trains_something(sample)) {
+  if (count_trained_tokens(sample) == 0) {
     throw row_error(fmt::format("no trained token is left after truncation from {} to {} tokens", length, limit),
                     "raise data.max_length, or set data.truncation: drop");
   }

@@ -1,20 +1,9 @@
 #include "train/batch.h"
 
-#include <algorithm>
-
 #include "base/bytes.h"
-#include "data/batch_stream.h"
 #include "parallel/to_device.h"
 
 namespace moraine {
-
-std::vector<const Sample*> samples_of_micro_step(const std::vector<TrainingRow>& rows, int64_t micro_step, int64_t rank,
-                                                 int64_t world_size, int64_t micro_batch_size) {
-  const RowRange range = rows_of_micro_step(static_cast<int64_t>(rows.size()), micro_step, rank, world_size, micro_batch_size);
-  std::vector<const Sample*> samples;
-  for (int64_t row = range.begin; row < range.end; ++row) samples.insert(samples.end(), rows[row].begin(), rows[row].end());
-  return samples;
-}
 
 Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, int64_t length_alignment) {
   Batch batch;
@@ -31,7 +20,7 @@ Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, i
       fillers.push_back(i);
       ids.push_back(ids.back());
     }
-    targets.resize(end, -100);
+    targets.resize(end, kNotTrained);
     batch.cu_seqlens.push_back(end);
   }
   batch.input_ids_T = to_device(ids, device);
@@ -42,11 +31,6 @@ Batch make_batch(const std::vector<const Sample*>& samples, at::Device device, i
     batch.real_T.index_fill_(0, to_device(fillers, device), false);
   }
   return batch;
-}
-
-int64_t count_trained_tokens(const Sample& sample) {
-  if (sample.labels.empty()) return 0;
-  return std::count_if(sample.labels.begin() + 1, sample.labels.end(), [](int64_t label) { return label != -100; });
 }
 
 }  // namespace moraine

@@ -15,7 +15,7 @@ namespace {
 Batch batch_of(const std::vector<int64_t>& ids, int64_t first_position, const LoadedModel& loaded) {
   Sample sample;
   sample.input_ids = ids;
-  sample.labels.assign(ids.size(), -100);
+  sample.labels.assign(ids.size(), kNotTrained);
   for (size_t i = 0; i < ids.size(); ++i) sample.position_ids.push_back(first_position + static_cast<int64_t>(i));
   // A cache takes what there is; whole sequences get lengths that kernels are there for.
   return make_batch({&sample}, loaded.device, loaded.model->has_cache() ? 1 : loaded.row_alignment);
