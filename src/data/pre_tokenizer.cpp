@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "data/at_place.h"
+
 namespace moraine {
 namespace {
 

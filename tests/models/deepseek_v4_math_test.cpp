@@ -44,6 +44,13 @@ TEST(HyperConnection, SinkhornMakesRowsAndColumnsSumToOne) {
   expect_same(comb, expected, {logits});
 }
 
+// A token's bits do not show how many tokens there are: the mixing's exp is of whole vectors.
+TEST(HyperConnection, SinkhornOfATokenDoesNotDependOnTheOthers) {
+  const at::Tensor logits = at::randn({72, 4, 4}), whole = sinkhorn(logits, 20, 1e-6);
+  for (const int64_t tokens : {1, 8, 12, 24, 40})
+    EXPECT_TRUE(at::equal(sinkhorn(logits.narrow(0, 0, tokens), 20, 1e-6), whole.narrow(0, 0, tokens))) << tokens;
+}
+
 TEST(HyperConnection, ReadsAndWritesStreams) {
   const int64_t T = 131, N = 4, D = 24;  // more tokens than a run
   const at::Tensor streams = leaf({T, N, D}), y = leaf({T, D});

@@ -85,9 +85,7 @@ class Report:
         self.is_bf16, self.failures, self.cells, self.same = golden.endswith("bf16"), 0, 0, 0
         processor = pathlib.Path("/proc/cpuinfo").read_text()
         only_avx2 = cpu == "avx2" or "avx512f" not in processor
-        # DeepSeek-V4 with AVX-512: meshes agree in every bit, micro-batches of other sizes within 1e-7.
-        self.bits_are_promised = ("GenuineIntel" in processor and (only_avx2 or not golden.startswith("deepseek_v4"))) or (
-            "AuthenticAMD" in processor and only_avx2)
+        self.bits_are_promised = "GenuineIntel" in processor or ("AuthenticAMD" in processor and only_avx2)
         self.histogram = collections.Counter()  # of loss differences, by power of ten
 
     def line(self, ok, cell, same_bits, figures):

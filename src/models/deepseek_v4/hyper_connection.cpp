@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "models/deepseek_v4/token_runs.h"
+#include "nn/whole_vectors.h"
 
 namespace moraine::deepseek_v4 {
 namespace {
@@ -144,7 +145,8 @@ class Sinkhorn : public torch::autograd::Function<Sinkhorn> {
   };
 
   static at::Tensor run(const at::Tensor& logits_TNN, int64_t iters, double eps, Rounds* keep) {
-    at::Tensor x = at::softmax(logits_TNN.permute({1, 2, 0}).contiguous(), 1);
+    const auto softmax_TNN = [](const at::Tensor& x_TNN) { return at::softmax(x_TNN.permute({1, 2, 0}).contiguous(), 1).permute({2, 0, 1}); };
+    at::Tensor x = on_whole_vectors(logits_TNN, softmax_TNN).permute({1, 2, 0}).contiguous();
     if (keep) keep->softmax = x;
     x = x + eps;
     const auto normalise = [&](int64_t dim) {
