@@ -86,7 +86,7 @@ std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, con
 // Answers on the rank that has the prompt; the others serve it.
 void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // All small files first: mistakes show before the weights are loaded.
-  const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+  const int64_t vocab_size = make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size;
   const Tokenizer tokenizer = Tokenizer::from_folder(args.model);
   const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data, tokenizer) : chat_prompt(args, recipe.data, tokenizer);
   const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);

@@ -16,7 +16,7 @@ Recipe read_overrides(const CommandArgs& args) {
   if (!recipe.adapter.init_from.empty()) {
     throw input_error("adapter.init_from", "is not used here", "--adapter says which adapter");
   }
-  if (recipe.load.mode == "rank0") throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
+  if (recipe.load.mode == LoadMode::kRank0) throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
   recipe.model.path = args.model;
   return recipe;
 }
@@ -49,14 +49,14 @@ OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Cont
   }
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, recipe.model.dtype);
+  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
   expert_range(layout->shape().num_experts, run.groups.mesh.ep, 0);
   if (!args.adapter.empty()) read_adapter_selection(*layout, args.adapter);
   check_same_on_all_ranks(control, recipe, headers);
   check_same_inputs(control, args);
 
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, control.world(), run.device), run.groups);
+  LoadedModel loaded = open_model(headers, word_of(recipe.model.dtype), load_settings(recipe, control.world(), run.device), run.groups);
   OpenedModel opened{std::move(run), std::move(loaded), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& model = opened.loaded;

@@ -115,8 +115,8 @@ std::string step_table(const RunPlan& plan) {
 
 std::string load_table(const RunPlan& plan) {
   std::vector<std::vector<std::string>> rows{{"loading", "within nodes", "between nodes"}};
-  for (const auto& [mode, bytes] : {std::pair{"direct", &plan.load.direct}, {"node", &plan.load.node}, {"rank0", &plan.load.rank0}}) {
-    rows.push_back({fmt::format("load.mode {}{}", mode, plan.run.load_mode == mode ? " (this recipe's)" : ""),
+  for (const auto& [mode, bytes] : {std::pair{LoadMode::kDirect, &plan.load.direct}, {LoadMode::kNode, &plan.load.node}, {LoadMode::kRank0, &plan.load.rank0}}) {
+    rows.push_back({fmt::format("load.mode {}{}", word_of(mode), plan.run.load_mode == mode ? " (this recipe's)" : ""),
                     format_bytes(whole(bytes->within_node)), format_bytes(whole(bytes->between_nodes))});
   }
   return table(rows);

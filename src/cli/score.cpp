@@ -52,7 +52,7 @@ void write_result(const std::string& path, const ScoreResult& result) {
 int run_score(const CommandArgs& args) {
   const auto read_tokens = [&](const Recipe& recipe) {
     // The tokens are checked against the vocabulary before a weight is read.
-    const int64_t vocab_size = make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size;
+    const int64_t vocab_size = make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size;
     return read_tokens_file(args.tokens, vocab_size);
   };
   const auto check = [&](int64_t ranks) {

@@ -18,7 +18,7 @@ void verify(const Recipe& recipe, Control& control, bool json) {
   control.set_stage("load");
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, recipe.model.dtype);
+  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
   check_same_on_all_ranks(control, recipe, headers);
   const LoadedWeights loaded = load_weights(headers, *layout, load_settings(recipe, control.world()), run.groups);
   const std::vector<OrderedJson> reports = gather_load_reports(loaded.report, run.groups);
@@ -37,8 +37,8 @@ void verify(const Recipe& recipe, Control& control, bool json) {
 int run_verify(const CommandArgs& args) {
   const auto recipe = [&] {
     Recipe read = read_recipe(args.recipe, args.overrides);
-    read.dist.device = "cpu";  // bytes are proven in host memory
-    read.dist.backend = "gloo";
+    read.dist.device = DeviceChoice::kCpu;  // bytes are proven in host memory
+    read.dist.backend = BackendChoice::kGloo;
     return read;
   };
   return run_on_ranks(args, [&](int64_t) { recipe(); },

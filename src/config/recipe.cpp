@@ -25,7 +25,7 @@ const std::vector<std::string>& known_keys() {
   static const std::vector<std::string> keys = [] {
     std::vector<std::string> collected;
     const Recipe defaults;
-    visit_recipe(defaults, [&](const char* key, const auto&, const auto&) { collected.push_back(key); });
+    visit_recipe(defaults, [&](const char* key, const auto&, const auto&, const char*) { collected.push_back(key); });
     return collected;
   }();
   return keys;
@@ -38,24 +38,6 @@ std::string section_of(const std::string& key) {
 bool is_known_section(const std::string& name) {
   return std::any_of(known_keys().begin(), known_keys().end(),
                      [&](const std::string& key) { return section_of(key) == name; });
-}
-
-// `key` is "section.key" or a section alone.
-Error unknown_key(const std::string& where, const std::string& key) {
-  std::vector<std::string> candidates = known_keys();
-  if (key.find('.') == key.npos) {
-    for (const std::string& known : known_keys()) {
-      if (candidates.back() != section_of(known)) candidates.push_back(section_of(known));
-    }
-  }
-  std::string nearest;
-  // A key that is right but in the wrong section, or in none.
-  for (const std::string& known : known_keys()) {
-    if (known.substr(known.find('.')) == "." + key.substr(key.find('.') + 1)) nearest = known;
-  }
-  if (nearest.empty()) nearest = nearest_word(key, candidates);
-  return input_error(where, fmt::format("unknown key {}", quote_text(key)),
-                     nearest.empty() ? "" : fmt::format("did you mean '{}'?", nearest));
 }
 
 // The one document of `text`; a null node when it is empty.
@@ -107,13 +89,13 @@ Settings read_settings(const std::string& path) {
   std::set<std::string> seen;
   for (const auto& section : root) {
     std::string name = map_key(section.first, path);
-    if (!is_known_section(name)) throw unknown_key(path, name);
+    if (!is_known_section(name)) throw unknown_recipe_key(path, name);
     if (!seen.insert(name).second) throw input_error(path, fmt::format("section '{}' is given twice", name));
     if (section.second.IsNull()) continue;
     if (!section.second.IsMap()) throw input_error(path, fmt::format("section '{}' must be a map of keys", name));
     for (const auto& item : section.second) {
       std::string key = name + "." + map_key(item.first, path);
-      if (std::count(known_keys().begin(), known_keys().end(), key) == 0) throw unknown_key(path, key);
+      if (std::count(known_keys().begin(), known_keys().end(), key) == 0) throw unknown_recipe_key(path, key);
       if (!seen.insert(key).second) throw input_error(path, fmt::format("key '{}' is given twice", key));
       set(settings, key, item.second, path);
     }
@@ -128,7 +110,7 @@ void apply_override(Settings& settings, const std::string& text) {
   if (equals == text.npos || key.find('.') == key.npos) {
     throw input_error(where, "expected section.key=value", "for example train.steps=100");
   }
-  if (std::count(known_keys().begin(), known_keys().end(), key) == 0) throw unknown_key(where, key);
+  if (std::count(known_keys().begin(), known_keys().end(), key) == 0) throw unknown_recipe_key(where, key);
   set(settings, key, parse_yaml(text.substr(equals + 1), where, false), where);
 }
 
@@ -157,7 +139,7 @@ void check(const Recipe& recipe, const Settings& settings) {
 
 Recipe build(const Settings& settings) {
   Recipe recipe;
-  visit_recipe(recipe, [&](const char* key, auto& field, const auto& rule) {
+  visit_recipe(recipe, [&](const char* key, auto& field, const auto& rule, const char*) {
     auto found = settings.find(key);
     if (found != settings.end()) parse_value(found->second, field, rule);
   });
@@ -170,6 +152,23 @@ Recipe build(const Settings& settings) {
 }
 
 }  // namespace
+
+Error unknown_recipe_key(const std::string& where, const std::string& key) {
+  std::vector<std::string> candidates = known_keys();
+  if (key.find('.') == key.npos) {
+    for (const std::string& known : known_keys()) {
+      if (candidates.back() != section_of(known)) candidates.push_back(section_of(known));
+    }
+  }
+  std::string nearest;
+  // A key that is right but in the wrong section, or in none.
+  for (const std::string& known : known_keys()) {
+    if (known.substr(known.find('.')) == "." + key.substr(key.find('.') + 1)) nearest = known;
+  }
+  if (nearest.empty()) nearest = nearest_word(key, candidates);
+  return input_error(where, fmt::format("unknown key {}", quote_text(key)),
+                     nearest.empty() ? "" : fmt::format("did you mean '{}'?", nearest));
+}
 
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides) {
   Settings settings = read_settings(path);
@@ -192,13 +191,19 @@ void require_for_training(const Recipe& recipe) {
   require(!recipe.save.dir.empty(), "save.dir", "the folder for snapshots and the final adapter");
 }
 
+void check_recompute(Recompute recompute, bool all_weights_resident) {
+  if (recompute == Recompute::kFull || all_weights_resident) return;
+  throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
+                    "use full, give mesh.resident enough memory, or use mesh.fsdp: 1 with mesh.ep equal to the ranks of a replica");
+}
+
 std::string recipe_to_yaml(const Recipe& recipe) {
   Recipe filled = recipe;
   if (!filled.train.steps && !filled.train.epochs) filled.train.epochs = 1;
   static const std::set<std::string> kFixedByInitFrom{"r", "lora_alpha", "target_modules", "exclude_modules",
                                                       "target_parameters"};
   std::string yaml, section;
-  visit_recipe(std::as_const(filled), [&](const std::string& key, const auto& field, const auto& rule) {
+  visit_recipe(std::as_const(filled), [&](const std::string& key, const auto& field, const auto& rule, const char*) {
     std::string name = key.substr(key.find('.') + 1);
     if (section != section_of(key)) {
       section = section_of(key);
@@ -210,19 +215,7 @@ std::string recipe_to_yaml(const Recipe& recipe) {
         std::count(given.begin(), given.end(), name) == 0) {
       return;
     }
-    std::string value;
-    if constexpr (requires {
-                    field.has_value();
-                    field.value();
-                  }) {
-      value = field ? print_value(*field) : "null";
-    } else {
-      value = print_value(field);
-    }
-    if constexpr (requires { rule.or_auto; }) {
-      if (rule.or_auto && value == "null") value = "auto";
-    }
-    yaml += fmt::format("  {}: {}\n", name, value);
+    yaml += fmt::format("  {}: {}\n", name, print_field(field, rule));
   });
   return yaml;
 }

@@ -1,4 +1,4 @@
-// The recipe: what `moraine train` is told, parsed from YAML plus overrides (DESIGN.md, "Recipe").
+// The recipe: what `moraine train` is told, parsed from YAML plus overrides (docs/recipe.md lists the keys).
 #pragma once
 
 #include <array>
@@ -9,14 +9,16 @@
 #include <variant>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
+#include "config/choices.h"
 
 namespace moraine {
 
 struct ModelConfigKeys {
   std::string path;
-  std::string dtype = "auto";          // auto | bfloat16 | float32
-  std::string base_format = "stored";  // stored | bfloat16
+  DtypeChoice dtype = DtypeChoice::kAuto;
+  BaseFormat base_format = BaseFormat::kStored;
 };
 
 // PEFT's target_modules / exclude_modules: a list of names, or one regular expression (a single string), or all-linear.
@@ -42,61 +44,77 @@ struct AdapterConfig {
 
 struct DataConfig {
   std::vector<std::string> train, eval;
-  std::string format = "auto";         // auto | messages | sharegpt | alpaca | prompt_completion | text | tokens
+  DataFormatChoice format = DataFormatChoice::kAuto;
   std::string chat_template = "auto";  // key: template
   Json template_options = Json::object();
   // Values for {{NAME}} placeholders in chats, key: variables.
   Json variables = Json::object();
   int64_t max_length = 2048;
-  std::string truncation = "error";  // error | right | left | drop
+  Truncation truncation = Truncation::kError;
   bool packing = false;
   bool shuffle = true;
-  std::string loss_on = "assistant";  // assistant | last | all
-  std::string on_bad_rows = "error";  // error | skip
+  LossOn loss_on = LossOn::kAssistant;
+  OnBadRows on_bad_rows = OnBadRows::kError;
+};
+
+// An amount of memory; a recipe writes "20GiB".
+struct ByteSize {
+  uint64_t bytes = 0;
 };
 
 struct MeshConfig {
   int64_t ep = 1;
   std::optional<int64_t> fsdp, replicate;  // nullopt = auto
-  std::string resident = "0";  // memory a rank may give to sharded weights that are gathered once and kept: "20GiB"
+  ByteSize resident;  // memory a rank may give to sharded weights that are gathered once and kept
 };
 
 struct LoadConfig {
-  std::string mode = "direct";          // direct | node | rank0
-  std::string node_transport = "auto";  // auto | collective | p2p | shm
-  std::string verify = "full";  // full | placement | off
+  LoadMode mode = LoadMode::kDirect;
+  Transport node_transport = Transport::kAuto;
+  Verify verify = Verify::kFull;
 };
 
 struct TrainConfig {
   std::optional<int64_t> steps;
   std::optional<double> epochs;  // neither given: 1 epoch
   std::optional<int64_t> stop_after;
-  std::optional<int64_t> batch_size;  // sequences a step over the whole world; default: world size
-  int64_t micro_batch_size = 1;       // a rank
+  std::optional<int64_t> batch_size;  // sequences per step, over all ranks; default: the number of ranks
+  int64_t micro_batch_size = 1;       // sequences per rank and pass
   double learning_rate = 1e-4;
-  std::string scheduler = "cosine";  // cosine | linear | constant
+  Scheduler scheduler = Scheduler::kCosine;
   int64_t warmup_steps = 0;
   std::array<double, 2> betas{0.9, 0.999};
   double eps = 1e-8;
   double weight_decay = 0;
   double max_grad_norm = 1.0;
   uint64_t seed = 0;
-  std::string recompute = "full";  // full | none
+  Recompute recompute = Recompute::kFull;
   double aux_loss_coef = 0;
   int64_t eval_every = 0;  // steps between evaluations on data.eval; 0: at the end only
+};
+
+// Which snapshot a run starts from.
+struct ResumeFrom {
+  enum class Kind {
+    kAuto,    // the newest one in save.dir, if there is one
+    kNever,   // none, and save.dir must be unused
+    kFolder,  // the one in `folder`, a snapshot's or a run's
+  };
+  Kind kind = Kind::kAuto;
+  std::string folder = {};
 };
 
 struct SaveConfig {
   std::string dir;
   int64_t every = 0;
   int64_t keep = 2;
-  std::string resume = "auto";  // auto | never | a folder
+  ResumeFrom resume;
 };
 
 struct DistConfig {
   double timeout_seconds = 7200;
-  std::string backend = "auto";  // auto | gloo | nccl
-  std::string device = "auto";   // auto | cpu | cuda
+  BackendChoice backend = BackendChoice::kAuto;
+  DeviceChoice device = DeviceChoice::kAuto;
 };
 
 struct LogConfig {
@@ -120,11 +138,17 @@ struct Recipe {
 // `RECIPE.yaml: unknown key 'trian' (did you mean 'train'?)`, wrong types and ranges by key, a choice that is not
 // listed. null, in the file or an override, sets a key back to its default.
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides);
+// The error about a key that there is not, with the nearest one that there is. `key` is "section.key" or a section alone.
+Error unknown_recipe_key(const std::string& where, const std::string& key);
 // A recipe of defaults plus overrides, for commands without a file.
 Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
 
 // Throws an input error when a key is missing that `train` cannot do without: model.path, data.train, save.dir.
 void require_for_training(const Recipe& recipe);
+
+// Throws an input error for train.recompute: none unless every rank keeps all base weights that its layers use: tapes refer to
+// weights, and gathered ones are given back after the layer.
+void check_recompute(Recompute recompute, bool all_weights_resident);
 
 // The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides
 // are printed only where they were given.

@@ -1,5 +1,5 @@
-// Every key of a recipe, in the order in which it is printed, with what its value may be. Reading, printing and the
-// list of known keys all go through this one list.
+// Every key of a recipe, in the order in which it is printed, with what its value may be and what it means. Reading, printing,
+// the list of known keys, `moraine recipe` and docs/recipe.md all go through this one list.
 #pragma once
 
 #include <limits>
@@ -10,11 +10,11 @@
 
 namespace moraine {
 
-struct AnyValue {};  // whatever fits the field's type
+struct AnyValue {};   // whatever fits the field's type
 struct PathValue {};  // a path, or a list of them: ~ is the home folder (expand_home)
-// One of a list of words.
-struct OneOf {
-  std::vector<std::string> choices;
+struct TextMap {};    // a map whose values are texts
+struct Modules {      // names of modules, or one regular expression
+  bool or_all_linear;
 };
 // least <= value <= most.
 struct Whole {
@@ -29,7 +29,8 @@ struct Real {
   bool above_least = false;
 };
 
-// Calls visit("section.key", field, rule) for every key. `R` is Recipe or const Recipe.
+// Calls visit("section.key", field, rule, doc) for every key; `doc` is one sentence or two for a user, on one line. `R` is Recipe or
+// const Recipe.
 template <typename R, typename Visit>
 void visit_recipe(R& recipe, Visit&& visit) {
   constexpr int64_t kLargestMesh = int64_t{1} << 20;  // so that products of axes fit
@@ -37,69 +38,103 @@ void visit_recipe(R& recipe, Visit&& visit) {
   const Real positive{0, std::numeric_limits<double>::infinity(), true};
   const Real not_negative{0};
 
-  visit("model.path", recipe.model.path, PathValue{});
-  visit("model.dtype", recipe.model.dtype, OneOf{{"auto", "bfloat16", "float32"}});
-  visit("model.base_format", recipe.model.base_format, OneOf{{"stored", "bfloat16"}});
+  visit("model.path", recipe.model.path, PathValue{},
+        "The checkpoint to fine-tune: a folder with config.json, tokenizer.json and safetensors files.");
+  visit("model.dtype", recipe.model.dtype, AnyValue{},
+        "Dtype of the computation and of weights that are not quantised; auto takes what config.json says.");
+  visit("model.base_format", recipe.model.base_format, AnyValue{},
+        "How quantised weights are held: stored keeps FP8 and FP4 and dequantises when they are used, bfloat16 dequantises while they are "
+        "loaded.");
 
-  visit("adapter.r", recipe.adapter.r, Whole{1, 1 << 20});
-  visit("adapter.lora_alpha", recipe.adapter.lora_alpha, positive);
-  visit("adapter.lora_dropout", recipe.adapter.lora_dropout, Real{0, 1});
-  visit("adapter.target_modules", recipe.adapter.target_modules, AnyValue{});
-  visit("adapter.exclude_modules", recipe.adapter.exclude_modules, AnyValue{});
-  visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{});
-  visit("adapter.init_from", recipe.adapter.init_from, PathValue{});
-  visit("adapter.seed", recipe.adapter.seed, AnyValue{});
+  visit("adapter.r", recipe.adapter.r, Whole{1, 1 << 20}, "Rank of the LoRA factors.");
+  visit("adapter.lora_alpha", recipe.adapter.lora_alpha, positive, "The adapter's product is scaled by lora_alpha / r.");
+  visit("adapter.lora_dropout", recipe.adapter.lora_dropout, Real{0, 1},
+        "Dropout before the adapter; training supports 0 only.");
+  visit("adapter.target_modules", recipe.adapter.target_modules, Modules{true},
+        "Linear layers that get an adapter: all-linear, a list of names, or one regular expression over full names, by PEFT's rules.");
+  visit("adapter.exclude_modules", recipe.adapter.exclude_modules, Modules{false},
+        "Linear layers to leave out: a list of names or one regular expression.");
+  visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{},
+        "Expert weights that get an adapter per expert; [] trains the linear layers alone.");
+  visit("adapter.init_from", recipe.adapter.init_from, PathValue{},
+        "Folder of a PEFT adapter to start from; adapter keys that are not written then follow that adapter.");
+  visit("adapter.seed", recipe.adapter.seed, AnyValue{}, "Seed of the adapter's initial values.");
 
-  visit("data.train", recipe.data.train, PathValue{});
-  visit("data.eval", recipe.data.eval, PathValue{});
-  visit("data.format", recipe.data.format, OneOf{{"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"}});
-  visit("data.template", recipe.data.chat_template, AnyValue{});
-  visit("data.template_options", recipe.data.template_options, AnyValue{});
-  visit("data.variables", recipe.data.variables, AnyValue{});
-  visit("data.max_length", recipe.data.max_length, Whole{1, kLongest});
-  visit("data.truncation", recipe.data.truncation, OneOf{{"error", "right", "left", "drop"}});
-  visit("data.packing", recipe.data.packing, AnyValue{});
-  visit("data.shuffle", recipe.data.shuffle, AnyValue{});
-  visit("data.loss_on", recipe.data.loss_on, OneOf{{"assistant", "last", "all"}});
-  visit("data.on_bad_rows", recipe.data.on_bad_rows, OneOf{{"error", "skip"}});
+  visit("data.train", recipe.data.train, PathValue{}, "Files to train on: paths, folders and patterns, also gzipped.");
+  visit("data.eval", recipe.data.eval, PathValue{},
+        "Held-out files: their loss is measured after the last step and every train.eval_every steps.");
+  visit("data.format", recipe.data.format, AnyValue{},
+        "What a row is; auto goes by the file's extension, then by the keys of its first row.");
+  visit("data.template", recipe.data.chat_template, AnyValue{},
+        "Chat format: auto (the checkpoint's own, if it is a released one), qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4 or react.");
+  visit("data.template_options", recipe.data.template_options, AnyValue{},
+        "Options of the chat format, for example {enable_thinking: false}.");
+  visit("data.variables", recipe.data.variables, TextMap{}, "Texts for {{NAME}} placeholders in chats, for example {NAME: Ada}.");
+  visit("data.max_length", recipe.data.max_length, Whole{1, kLongest}, "Longest row, in tokens.");
+  visit("data.truncation", recipe.data.truncation, AnyValue{},
+        "What becomes of longer rows: error refuses them, right cuts off the end, left the beginning, drop leaves them out.");
+  visit("data.packing", recipe.data.packing, AnyValue{},
+        "Put several short rows into one row of up to max_length tokens; they do not see each other.");
+  visit("data.shuffle", recipe.data.shuffle, AnyValue{}, "Shuffle the rows in each epoch, by train.seed.");
+  visit("data.loss_on", recipe.data.loss_on, AnyValue{},
+        "Which tokens are trained: every assistant turn, the last one of a conversation, or all tokens.");
+  visit("data.on_bad_rows", recipe.data.on_bad_rows, AnyValue{},
+        "What to do about rows that cannot be used: error names them and ends, skip leaves them out with a count.");
 
-  visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh});
-  visit("mesh.fsdp", recipe.mesh.fsdp, Whole{1, kLargestMesh, true});
-  visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true});
-  visit("mesh.resident", recipe.mesh.resident, AnyValue{});
+  visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh}, "Ranks that the experts are split over.");
+  visit("mesh.fsdp", recipe.mesh.fsdp, Whole{1, kLargestMesh, true},
+        "Ranks that the other base weights are sharded over; auto is all ranks of a replica.");
+  visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true},
+        "Whole copies of the base weights, each spread over its own share of the ranks; auto is 1.");
+  visit("mesh.resident", recipe.mesh.resident, AnyValue{},
+        "Memory per rank for sharded layers that are gathered once and then kept, for example 20GiB.");
 
-  visit("load.mode", recipe.load.mode, OneOf{{"direct", "node", "rank0"}});
-  visit("load.node_transport", recipe.load.node_transport, OneOf{{"auto", "collective", "p2p", "shm"}});
-  visit("load.verify", recipe.load.verify, OneOf{{"full", "placement", "off"}});
+  visit("load.mode", recipe.load.mode, AnyValue{},
+        "Who reads the checkpoint: direct every rank its own bytes, node one rank per node, rank0 rank 0 for all others.");
+  visit("load.node_transport", recipe.load.node_transport, AnyValue{},
+        "How bytes travel within a node in load.mode node: shm shared memory, collective or p2p messages; auto takes shm where it works.");
+  visit("load.verify", recipe.load.verify, AnyValue{},
+        "Proof after loading: full compares every byte with the files, placement the beginning of every tensor.");
 
-  visit("train.steps", recipe.train.steps, Whole{1});
-  visit("train.epochs", recipe.train.epochs, positive);
-  visit("train.stop_after", recipe.train.stop_after, Whole{1});
-  visit("train.batch_size", recipe.train.batch_size, Whole{1, kLargestBatch});
-  visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1, kLargestBatch});
-  visit("train.learning_rate", recipe.train.learning_rate, not_negative);
-  visit("train.scheduler", recipe.train.scheduler, OneOf{{"cosine", "linear", "constant"}});
-  visit("train.warmup_steps", recipe.train.warmup_steps, Whole{0});
-  visit("train.betas", recipe.train.betas, Real{0, 1});
-  visit("train.eps", recipe.train.eps, not_negative);
-  visit("train.weight_decay", recipe.train.weight_decay, not_negative);
-  visit("train.max_grad_norm", recipe.train.max_grad_norm, not_negative);
-  visit("train.seed", recipe.train.seed, AnyValue{});
-  visit("train.recompute", recipe.train.recompute, OneOf{{"full", "none"}});
-  visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative);
-  visit("train.eval_every", recipe.train.eval_every, Whole{0});
+  visit("train.steps", recipe.train.steps, Whole{1}, "Optimizer steps; give this or train.epochs.");
+  visit("train.epochs", recipe.train.epochs, positive,
+        "Passes over the rows, fractions allowed; 1 when neither this nor train.steps is given.");
+  visit("train.stop_after", recipe.train.stop_after, Whole{1},
+        "End after this many steps with a snapshot, as if interrupted; schedules still follow the whole run.");
+  visit("train.batch_size", recipe.train.batch_size, Whole{1, kLargestBatch},
+        "Rows per step over all ranks; by default the number of ranks.");
+  visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1, kLargestBatch},
+        "Rows per rank and pass; a step sums as many passes as it needs.");
+  visit("train.learning_rate", recipe.train.learning_rate, not_negative, "Highest learning rate of AdamW.");
+  visit("train.scheduler", recipe.train.scheduler, AnyValue{}, "Course of the learning rate after the warm-up.");
+  visit("train.warmup_steps", recipe.train.warmup_steps, Whole{0}, "Steps over which the learning rate rises from 0.");
+  visit("train.betas", recipe.train.betas, Real{0, 1}, "AdamW's decay rates of the two moments.");
+  visit("train.eps", recipe.train.eps, not_negative, "AdamW's epsilon.");
+  visit("train.weight_decay", recipe.train.weight_decay, not_negative, "AdamW's decoupled weight decay.");
+  visit("train.max_grad_norm", recipe.train.max_grad_norm, not_negative,
+        "Gradients are scaled down to this norm; 0 turns clipping off.");
+  visit("train.seed", recipe.train.seed, AnyValue{}, "Seed of the order of rows.");
+  visit("train.recompute", recipe.train.recompute, AnyValue{},
+        "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: faster, more memory.");
+  visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative,
+        "Weight of the routers' load-balancing loss; 0 turns it off.");
+  visit("train.eval_every", recipe.train.eval_every, Whole{0},
+        "Steps between evaluations on data.eval; 0 evaluates after the last step only.");
 
-  visit("save.dir", recipe.save.dir, PathValue{});
-  visit("save.every", recipe.save.every, Whole{0});
-  visit("save.keep", recipe.save.keep, Whole{1});
-  visit("save.resume", recipe.save.resume, PathValue{});
+  visit("save.dir", recipe.save.dir, PathValue{}, "The run's folder: adapter, snapshots, metrics, report.");
+  visit("save.every", recipe.save.every, Whole{0}, "Steps between snapshots; 0 writes none.");
+  visit("save.keep", recipe.save.keep, Whole{1}, "How many of the newest snapshots are kept.");
+  visit("save.resume", recipe.save.resume, PathValue{},
+        "auto continues from the newest snapshot in save.dir, never refuses a used save.dir, a folder starts from its snapshot.");
 
-  visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive);
-  visit("dist.backend", recipe.dist.backend, OneOf{{"auto", "gloo", "nccl"}});
-  visit("dist.device", recipe.dist.device, OneOf{{"auto", "cpu", "cuda"}});
+  visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive,
+        "Longest wait of one rank for another before the run ends with an error.");
+  visit("dist.backend", recipe.dist.backend, AnyValue{},
+        "Library for messages between ranks; auto is nccl for CUDA devices, else gloo.");
+  visit("dist.device", recipe.dist.device, AnyValue{}, "Where ranks compute; auto is CUDA where there is a device, else the CPU.");
 
-  visit("log.every", recipe.log.every, Whole{1});
-  visit("log.tensorboard", recipe.log.tensorboard, AnyValue{});
+  visit("log.every", recipe.log.every, Whole{1}, "Steps between lines on the terminal; metrics.jsonl has every step.");
+  visit("log.tensorboard", recipe.log.tensorboard, AnyValue{}, "Also write TensorBoard event files into the run's folder.");
 }
 
 }  // namespace moraine

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/path.h"
 #include "base/text.h"
@@ -58,17 +59,15 @@ double parse_real_in(const Setting& setting, const YAML::Node& node, const Real&
   std::optional<double> value = parse_real(node);
   bool fits = value && (rule.above_least ? *value > rule.least : *value >= rule.least) && *value < rule.below;
   if (fits) return *value;
-  std::string expected = fmt::format("a number {} {}", rule.above_least ? "above" : "of at least", rule.least);
-  if (std::isfinite(rule.below)) expected += fmt::format(" and below {}", rule.below);
-  throw mismatch(setting, node, expected);
+  throw mismatch(setting, node, expected_value(double{}, rule));
 }
 
-std::string parse_text(const Setting& setting, const YAML::Node& node, const char* expected) {
+std::string parse_text(const Setting& setting, const YAML::Node& node, const std::string& expected) {
   if (!node.IsScalar() || node.Scalar().empty()) throw mismatch(setting, node, expected);
   return node.Scalar();
 }
 
-std::vector<std::string> parse_texts(const Setting& setting, const char* expected) {
+std::vector<std::string> parse_texts(const Setting& setting, const std::string& expected) {
   std::vector<std::string> list;
   if (!setting.node.IsSequence()) return {parse_text(setting, setting.node, expected)};
   for (const YAML::Node& item : setting.node) list.push_back(parse_text(setting, item, expected));
@@ -118,27 +117,63 @@ bool reads_as_string(const std::string& text) {
 
 }  // namespace
 
+std::string expected_value(const std::string&, AnyValue) { return "a string"; }
+std::string expected_value(const std::string&, PathValue) { return "a path"; }
+std::string expected_value(ByteSize, AnyValue) { return "an amount of memory, for example 20GiB"; }
+std::string expected_value(const ResumeFrom&, PathValue) { return "auto, never or a folder"; }
+std::string expected_value(int64_t, const Whole& rule) { return fmt::format("a whole number of at least {}", rule.least); }
+std::string expected_value(const std::optional<int64_t>&, const Whole& rule) {
+  return (rule.or_auto ? "auto or " : "") + expected_value(int64_t{}, rule);
+}
+std::string expected_value(uint64_t, AnyValue) { return "a whole number of at least 0"; }
+std::string expected_value(double, const Real& rule) {
+  const std::string below = std::isfinite(rule.below) ? fmt::format(" and below {}", rule.below) : "";
+  return fmt::format("a number {} {}{}", rule.above_least ? "above" : "of at least", rule.least, below);
+}
+std::string expected_value(const std::optional<double>&, const Real& rule) { return expected_value(double{}, rule); }
+std::string expected_value(const std::array<double, 2>&, const Real&) { return "a list of two numbers"; }
+std::string expected_value(bool, AnyValue) { return "true or false"; }
+std::string expected_value(const std::vector<std::string>&, AnyValue) { return "a list of strings"; }
+std::string expected_value(const std::vector<std::string>&, PathValue) { return "a list of paths"; }
+std::string expected_value(const ModuleSelection&, Modules rule) {
+  return std::string(rule.or_all_linear ? "all-linear, " : "") + "a list of names or a regular expression";
+}
+std::string expected_value(const Json&, AnyValue) { return "a map"; }
+std::string expected_value(const Json&, TextMap) { return "a map of strings"; }
+std::string expected_word(const std::vector<std::string>& words) { return "one of " + join_words(words); }
+
 void parse_value(const Setting& setting, std::string& field, AnyValue) {
-  field = parse_text(setting, setting.node, "a string");
+  field = parse_text(setting, setting.node, expected_value(field, AnyValue{}));
 }
 
-void parse_value(const Setting& setting, std::string& field, PathValue) {
-  field = expand_home(parse_text(setting, setting.node, "a string"), where_of(setting));
+void parse_value(const Setting& setting, std::string& field, PathValue rule) {
+  field = expand_home(parse_text(setting, setting.node, expected_value(field, rule)), where_of(setting));
 }
 
-void parse_value(const Setting& setting, std::string& field, const OneOf& rule) {
-  std::string text = setting.node.IsScalar() ? setting.node.Scalar() : "";
-  if (std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end()) {
-    throw mismatch(setting, setting.node, "one of " + join_words(rule.choices));
-  }
-  field = text;
+void parse_value(const Setting& setting, ByteSize& field, AnyValue) {
+  const auto bytes = setting.node.IsScalar() ? parse_bytes(setting.node.Scalar()) : std::nullopt;
+  if (!bytes) throw mismatch(setting, setting.node, expected_value(field, AnyValue{}));
+  field.bytes = *bytes;
+}
+
+void parse_value(const Setting& setting, ResumeFrom& field, PathValue rule) {
+  std::string text = parse_text(setting, setting.node, expected_value(field, rule));
+  field = {text == "auto"    ? ResumeFrom::Kind::kAuto
+           : text == "never" ? ResumeFrom::Kind::kNever
+                             : ResumeFrom::Kind::kFolder};
+  if (field.kind == ResumeFrom::Kind::kFolder) parse_value(setting, field.folder, rule);
+}
+
+size_t parse_word(const Setting& setting, const std::vector<std::string>& words) {
+  const auto found = std::find(words.begin(), words.end(), setting.node.IsScalar() ? setting.node.Scalar() : "");
+  if (found == words.end()) throw mismatch(setting, setting.node, expected_word(words));
+  return static_cast<size_t>(found - words.begin());
 }
 
 void parse_value(const Setting& setting, int64_t& field, const Whole& rule) {
   std::optional<int64_t> value = parse_whole<int64_t>(setting.node);
   if (!value || *value < rule.least) {
-    throw mismatch(setting, setting.node,
-                   fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least));
+    throw mismatch(setting, setting.node, expected_value(std::optional<int64_t>(), rule));
   }
   if (*value > rule.most) throw mismatch(setting, setting.node, fmt::format("at most {}", rule.most));
   field = *value;
@@ -154,7 +189,7 @@ void parse_value(const Setting& setting, std::optional<int64_t>& field, const Wh
 
 void parse_value(const Setting& setting, uint64_t& field, AnyValue) {
   std::optional<uint64_t> value = parse_whole<uint64_t>(setting.node);
-  if (!value) throw mismatch(setting, setting.node, "a whole number of at least 0");
+  if (!value) throw mismatch(setting, setting.node, expected_value(field, AnyValue{}));
   field = *value;
 }
 
@@ -167,8 +202,7 @@ void parse_value(const Setting& setting, std::optional<double>& field, const Rea
 }
 
 void parse_value(const Setting& setting, std::array<double, 2>& field, const Real& rule) {
-  if (!setting.node.IsSequence() || setting.node.size() != 2)
-    throw mismatch(setting, setting.node, "a list of two numbers");
+  if (!setting.node.IsSequence() || setting.node.size() != 2) throw mismatch(setting, setting.node, expected_value(field, rule));
   for (size_t i = 0; i < 2; ++i) field[i] = parse_real_in(setting, setting.node[i], rule);
 }
 
@@ -179,44 +213,44 @@ void parse_value(const Setting& setting, bool& field, AnyValue) {
   } else if (word == "false" || word == "no" || word == "off") {
     field = false;
   } else {
-    throw mismatch(setting, setting.node, "true or false");
+    throw mismatch(setting, setting.node, expected_value(field, AnyValue{}));
   }
 }
 
-void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue) {
-  field = parse_texts(setting, "a list of strings");
+void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue rule) {
+  field = parse_texts(setting, expected_value(field, rule));
 }
 
-void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue) {
-  field = parse_texts(setting, "a list of strings");
+void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue rule) {
+  field = parse_texts(setting, expected_value(field, rule));
   for (std::string& path : field) path = expand_home(path, where_of(setting));
 }
 
-void parse_value(const Setting& setting, ModuleSelection& field, AnyValue) {
-  bool is_target = setting.key == "adapter.target_modules";
-  const char* expected =
-      is_target ? "all-linear, a list of names or a regular expression" : "a list of names or a regular expression";
-  std::vector<std::string> texts = parse_texts(setting, expected);
+void parse_value(const Setting& setting, ModuleSelection& field, Modules rule) {
+  std::vector<std::string> texts = parse_texts(setting, expected_value(field, rule));
   field = {};
   if (setting.node.IsSequence()) {
     field.names = std::move(texts);
-  } else if (is_target && lower(texts[0]) == "all-linear") {
+  } else if (rule.or_all_linear && lower(texts[0]) == "all-linear") {
     field.all_linear = true;
   } else {
     field.regex = texts[0];
   }
 }
 
-void parse_value(const Setting& setting, Json& field, AnyValue) {
-  if (!setting.node.IsMap()) throw mismatch(setting, setting.node, "a map");
+void parse_value(const Setting& setting, Json& field, AnyValue rule) {
+  if (!setting.node.IsMap()) throw mismatch(setting, setting.node, expected_value(field, rule));
   int budget = 10000;
-  Json map = to_json(setting, setting.node, 0, budget);
-  if (setting.key == "data.variables") {
-    // Text as it is written: a version 1.10 is no number.
-    for (const auto& item : setting.node) {
-      if (!item.second.IsScalar()) throw mismatch(setting, item.second, "a map of strings");
-      map[item.first.Scalar()] = item.second.Scalar();
-    }
+  field = to_json(setting, setting.node, 0, budget);
+}
+
+void parse_value(const Setting& setting, Json& field, TextMap rule) {
+  Json map;
+  parse_value(setting, map, AnyValue{});
+  // Text as it is written: a version 1.10 is no number.
+  for (const auto& item : setting.node) {
+    if (!item.second.IsScalar()) throw mismatch(setting, item.second, expected_value(field, rule));
+    map[item.first.Scalar()] = item.second.Scalar();
   }
   field = std::move(map);
 }
@@ -224,6 +258,22 @@ void parse_value(const Setting& setting, Json& field, AnyValue) {
 std::string print_value(const std::string& text) {
   if (text.empty()) return "null";
   return reads_as_string(text) ? text : Json(text).dump();
+}
+
+std::string print_value(ByteSize size) {
+  static constexpr const char* kUnits[] = {"", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t unit = 0;
+  for (; size.bytes > 0 && size.bytes % 1024 == 0 && unit + 1 < std::size(kUnits); ++unit) size.bytes /= 1024;
+  return fmt::format("{}{}", size.bytes, kUnits[unit]);
+}
+
+std::string print_value(const ResumeFrom& resume) {
+  switch (resume.kind) {
+    case ResumeFrom::Kind::kAuto: return "auto";
+    case ResumeFrom::Kind::kNever: return "never";
+    case ResumeFrom::Kind::kFolder: return print_value(resume.folder);
+  }
+  MORAINE_ASSERT(false, "unknown kind of resume");
 }
 
 std::string print_value(int64_t number) {
@@ -262,6 +312,11 @@ std::string print_value(const ModuleSelection& selection) {
 
 std::string print_value(const Json& map) {
   return map.dump();
+}
+
+Json json_of_yaml(const std::string& text) {
+  int budget = 10000;
+  return to_json(Setting{}, YAML::Load(text), 0, budget);
 }
 
 }  // namespace moraine

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "config/choices.h"
 #include "data/chat_encoder.h"
 #include "data/chat_format.h"
 #include "data/tokenizer.h"
@@ -36,7 +37,6 @@ struct TokenizedChat {
   std::vector<uint8_t> loss_mask;  // 1 = trained
 };
 
-enum class LossOn { kAssistant, kLast, kAll };  // data.loss_on
 
 // Tokenises the whole text at once and marks every token that holds a byte of a trained range (of the last one only
 // with kLast, all tokens with kAll) and none of a withheld one. A token over a range's begin, as when an answer begins

@@ -28,13 +28,6 @@ namespace {
 constexpr size_t kChunkRows = 1024;
 constexpr size_t kChunkBytes = size_t{8} << 20;
 
-LossOn parse_loss_on(const std::string& name) {
-  if (name == "all") return LossOn::kAll;
-  if (name == "last") return LossOn::kLast;
-  MORAINE_ASSERT(name == "assistant", "data.loss_on was checked with the recipe");
-  return LossOn::kAssistant;
-}
-
 int num_threads() {
   const char* given = std::getenv("OMP_NUM_THREADS");
   const int wanted = given != nullptr ? std::atoi(given) : 0;
@@ -96,12 +89,12 @@ Fate fit(Sample& sample, const DataConfig& config) {
   }
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
   if (length <= limit) return Fate::kKept;
-  if (config.truncation == "drop") return Fate::kDropped;
-  if (config.truncation == "error") {
+  if (config.truncation == Truncation::kDrop) return Fate::kDropped;
+  if (config.truncation == Truncation::kError) {
     throw row_error(fmt::format("{} tokens, more than data.max_length {}", length, limit),
                     "raise data.max_length, or set data.truncation to right, left or drop");
   }
-  cut(sample, config.truncation == "left" ? length - limit : 0, limit);
+  cut(sample, config.truncation == Truncation::kLeft ? length - limit : 0, limit);
   if (count_trained_tokens(sample) == 0) {
     throw row_error(fmt::format("no trained token is left after truncation from {} to {} tokens", length, limit),
                     "raise data.max_length, or set data.truncation: drop");
@@ -117,7 +110,7 @@ class RowEncoder {
         tokenizer_(tokenizer),
         chat_(chat),
         vocab_size_(vocab_size),
-        loss_on_(parse_loss_on(config.loss_on)),
+        loss_on_(config.loss_on),
         variables_(read_variables(config)),
         end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {}
 
@@ -337,14 +330,14 @@ DataFormat format_of_first_row(const std::string& file, bool prompt_completion) 
 
 DataFormat data_format_of(const std::string& file, const DataConfig& config) {
   const std::string extension = std::filesystem::path(file).extension().string();
-  if (config.format == "tokens" || (config.format == "auto" && extension == ".safetensors")) return DataFormat::kTokens;
+  if (config.format == DataFormatChoice::kTokens || (config.format == DataFormatChoice::kAuto && extension == ".safetensors")) return DataFormat::kTokens;
   if (extension == ".safetensors") throw input_error(file, "data.format is not tokens, but this is a tokens file");
-  if (config.format == "text" || (config.format == "auto" && is_text_document(file))) return DataFormat::kText;
+  if (config.format == DataFormatChoice::kText || (config.format == DataFormatChoice::kAuto && is_text_document(file))) return DataFormat::kText;
   refuse_other_containers(file);
-  if (config.format == "messages") return DataFormat::kMessages;
-  if (config.format == "sharegpt") return DataFormat::kShareGpt;
-  if (config.format == "alpaca") return DataFormat::kAlpaca;
-  return format_of_first_row(file, config.format == "prompt_completion");
+  if (config.format == DataFormatChoice::kMessages) return DataFormat::kMessages;
+  if (config.format == DataFormatChoice::kShareGpt) return DataFormat::kShareGpt;
+  if (config.format == DataFormatChoice::kAlpaca) return DataFormat::kAlpaca;
+  return format_of_first_row(file, config.format == DataFormatChoice::kPromptCompletion);
 }
 
 int64_t read_data_file(const std::string& file, const DataConfig& config, const Tokenizer* tokenizer, const ChatTemplate* chat,
@@ -385,7 +378,7 @@ Dataset load_dataset(const std::vector<std::string>& files, const DataConfig& co
   };
   for (const std::string& file : files) {
     BadRows of_file;
-    const int64_t rows_of_file = read_data_file(file, config, tokenizer, chat, vocab_size, config.on_bad_rows == "skip" ? of_file : bad, use);
+    const int64_t rows_of_file = read_data_file(file, config, tokenizer, chat, vocab_size, config.on_bad_rows == OnBadRows::kSkip ? of_file : bad, use);
     rows += rows_of_file;
     dataset.skipped += of_file.count();
     if (of_file.count() == rows_of_file) throw input_error(file, "every row is bad: " + of_file.in_words(rows_of_file));

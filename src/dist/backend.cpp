@@ -16,21 +16,18 @@
 
 namespace moraine {
 
-const char* backend_name(BackendKind kind) { return kind == BackendKind::kGloo ? "gloo" : "nccl"; }
-
-BackendKind choose_backend(const std::string& choice, c10::Device device) {
+BackendKind choose_backend(BackendChoice choice, c10::Device device) {
 #ifdef USE_C10D_NCCL
   constexpr bool has_nccl = true;
 #else
   constexpr bool has_nccl = false;
 #endif
-  if (choice == "gloo") return BackendKind::kGloo;
-  if (choice == "nccl") {
+  if (choice == BackendChoice::kGloo) return BackendKind::kGloo;
+  if (choice == BackendChoice::kNccl) {
     if (!has_nccl) throw input_error("dist.backend", "nccl is not in this build", "build against a CUDA torch, or use gloo");
     if (!device.is_cuda()) throw input_error("dist.backend", "nccl needs CUDA devices", "use gloo or auto");
     return BackendKind::kNccl;
   }
-  if (choice != "auto") throw input_error("dist.backend", fmt::format("unknown backend '{}'", choice), "auto, gloo or nccl");
   return device.is_cuda() && has_nccl ? BackendKind::kNccl : BackendKind::kGloo;
 }
 

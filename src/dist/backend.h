@@ -10,16 +10,15 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "config/choices.h"
 #include "dist/launch.h"
 
 namespace moraine {
 
 enum class BackendKind { kGloo, kNccl };
-const char* backend_name(BackendKind kind);
 
-// `choice` is the recipe's dist.backend (auto | gloo | nccl); auto = nccl for a CUDA device, else gloo. Throws an input
-// error when this build or device cannot do what was asked for.
-BackendKind choose_backend(const std::string& choice, c10::Device device);
+// Auto is NCCL for a CUDA device, else Gloo. Throws an input error when this build or device cannot do what was asked for.
+BackendKind choose_backend(BackendChoice choice, c10::Device device);
 
 // Makes the backends of one process; keeps what they share (Gloo's network device).
 class BackendFactory {

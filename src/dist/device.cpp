@@ -11,9 +11,9 @@ namespace moraine {
 
 int64_t visible_cuda_devices() { return at::accelerator::getAccelerator() == at::kCUDA ? at::accelerator::deviceCount() : 0; }
 
-c10::Device choose_device(const std::string& choice, int64_t visible, const WorldInfo& world, bool may_share) {
-  if (choice == "cpu" || visible == 0) {
-    if (choice == "cuda") {
+c10::Device choose_device(DeviceChoice choice, int64_t visible, const WorldInfo& world, bool may_share) {
+  if (choice == DeviceChoice::kCpu || visible == 0) {
+    if (choice == DeviceChoice::kCuda) {
       throw input_error("dist.device", "no CUDA device is here",
                         "use cpu, or a build with MORAINE_CUDA on a machine whose GPU CUDA_VISIBLE_DEVICES does not hide");
     }
@@ -26,7 +26,7 @@ c10::Device choose_device(const std::string& choice, int64_t visible, const Worl
     if (!may_share) {
       throw input_error("dist.device", fmt::format("rank {} is number {} on its machine, which shows {} CUDA device{}", world.rank,
                                                    world.local_rank + 1, visible, visible == 1 ? "" : "s"),
-                        "start a rank a device (CUDA_VISIBLE_DEVICES), or share devices with dist.backend: gloo");
+                        "start one rank per device (CUDA_VISIBLE_DEVICES), or share devices with dist.backend: gloo");
     }
     index %= visible;
   }

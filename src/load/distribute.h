@@ -3,21 +3,12 @@
 
 #include <string>
 
+#include "config/choices.h"
 #include "dist/control.h"
 #include "dist/process_group.h"
 #include "load/reader.h"
 
 namespace moraine {
-
-// How bytes get from the reading rank to the others.
-enum class Transport {
-  kAuto,          // shared memory where all ranks of the group can map it, else collectives
-  kCollective,    // one scatter a chunk
-  kPointToPoint,  // a send and a recv a chunk and rank, for backends without collectives in subgroups
-  kSharedMemory,  // a ring of buffers that the ranks of one machine map
-};
-Transport parse_transport(const std::string& name);  // of load.node_transport, which the recipe has checked
-const char* transport_name(Transport transport);
 
 struct Distribution {
   const std::vector<LoadPlan>& plans;  // of the group's ranks, by group rank: each of them computes all

@@ -4,7 +4,6 @@
 
 #include <chrono>
 
-#include "base/error.h"
 #include "base/process.h"
 #include "load/reader.h"
 #include "load/verify.h"
@@ -32,7 +31,7 @@ void read_for_group(const Placement& placement, const CheckpointIndex& index, Me
   // Ranks of several machines share no memory.
   const Transport transport = settings.mode == LoadMode::kRank0 ? Transport::kCollective : settings.transport;
   const Distribution distribution{plans, files ? &*files : nullptr, group, *groups.control,
-                                  fmt::format("{}{}", load_mode_name(settings.mode), group.ranks().front()),
+                                  fmt::format("{}{}", word_of(settings.mode), group.ranks().front()),
                                   settings.num_threads, settings.hooks.before_read};
   const Distributed done = distribute(distribution, transport, shards);
   report.transport = done.transport;
@@ -41,25 +40,6 @@ void read_for_group(const Placement& placement, const CheckpointIndex& index, Me
 }
 
 }  // namespace
-
-LoadMode parse_load_mode(const std::string& name) {
-  if (name == "node") return LoadMode::kNode;
-  return name == "rank0" ? LoadMode::kRank0 : LoadMode::kDirect;
-}
-
-const char* load_mode_name(LoadMode mode) {
-  switch (mode) {
-    case LoadMode::kDirect: return "direct";
-    case LoadMode::kNode: return "node";
-    case LoadMode::kRank0: return "rank0";
-  }
-  MORAINE_ASSERT(false, "unknown load mode");
-}
-
-Verify parse_verify(const std::string& name) {
-  if (name == "full") return Verify::kFull;
-  return name == "placement" ? Verify::kPlacement : Verify::kOff;
-}
 
 LoadedShards load_shards(const Placement& placement, const CheckpointIndex& index, MeshGroups& groups,
                          const LoadSettings& settings) {

@@ -7,22 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "config/choices.h"
 #include "dist/mesh_groups.h"
 #include "load/distribute.h"
 #include "load/plan.h"
 
 namespace moraine {
-
-enum class LoadMode {
-  kDirect,  // every rank reads its own bytes; nothing travels
-  kNode,    // one rank of each node reads what the node needs, once, and passes it on within the node
-  kRank0,   // rank 0 alone sees the files
-};
-enum class Verify { kFull, kPlacement, kOff };
-// load.mode's and load.verify's values, which the recipe has checked.
-LoadMode parse_load_mode(const std::string& name);
-const char* load_mode_name(LoadMode mode);
-Verify parse_verify(const std::string& name);
 
 // For tests of what may go wrong.
 struct LoadHooks {

@@ -54,10 +54,6 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
   return specs;
 }
 
-BaseFormat parse_base_format(const std::string& name) {
-  return name == "bfloat16" ? BaseFormat::kBFloat16 : BaseFormat::kStored;
-}
-
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored, BaseFormat base_format) {
   std::vector<ImageSpec> specs = image_specs(layout, stored);
   if (base_format == BaseFormat::kStored) return specs;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "config/choices.h"
 #include "config/hf_config.h"
 #include "formats/checkpoint_index.h"
 #include "parallel/layer_image.h"
@@ -84,8 +85,6 @@ class ModelLayout {
 // All images of the model: the root, then each layer's dense and experts images. The order of WeightStore. Throws an input error for
 // sizes that no memory holds.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored);
-// model.base_format's value, which the recipe has checked.
-BaseFormat parse_base_format(const std::string& name);
 // The same as they are held with model.base_format: with bfloat16, quantised weights are dequantised while they are read. Throws an
 // input error where they would then not be of the compute dtype.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored, BaseFormat base_format);

@@ -16,9 +16,6 @@
 
 namespace moraine {
 
-// What quantised weights are in an image: as they are stored, with their scales, or bfloat16.
-enum class BaseFormat { kStored, kBFloat16 };
-
 // A checkpoint tensor whose elements, in row-major order, are the elements [first_element, first_element + its count) of a
 // parameter.
 struct SourceTensor {

@@ -15,8 +15,8 @@ namespace {
 OrderedJson to_json(const LoadReport& report, int64_t rank) {
   return {{"rank", rank},
           {"host", host_name()},
-          {"mode", load_mode_name(report.mode)},
-          {"transport", report.transport == Transport::kAuto ? OrderedJson(nullptr) : OrderedJson(transport_name(report.transport))},
+          {"mode", word_of(report.mode)},
+          {"transport", report.transport == Transport::kAuto ? OrderedJson(nullptr) : OrderedJson(word_of(report.transport))},
           {"bytes_read", report.bytes_read},
           {"bytes_verify_read", report.bytes_verify_read},
           {"bytes_received", report.bytes_received},

@@ -21,8 +21,8 @@ double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t 
   const double peak = config.learning_rate;
   if (step < config.warmup_steps) return peak * step / std::max<int64_t>(1, config.warmup_steps);
   const double span = std::max<int64_t>(1, total_steps - config.warmup_steps);
-  if (config.scheduler == "linear") return peak * std::max(0.0, (total_steps - step) / span);
-  if (config.scheduler == "cosine") {
+  if (config.scheduler == Scheduler::kLinear) return peak * std::max(0.0, (total_steps - step) / span);
+  if (config.scheduler == Scheduler::kCosine) {
     const double progress = (step - config.warmup_steps) / span;
     return peak * std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "adapter/adapter_state.h"
+#include "config/choices.h"
 #include "models/loaded_model.h"
 #include "nn/loss.h"
 
@@ -21,11 +22,6 @@ LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const 
 // Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
 // [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.
 using AfterForward = std::function<at::Tensor(const std::vector<LayerRecord>& records)>;
-
-enum class Recompute {
-  kFull,  // keep only each layer's input; run the layer again in the backward pass
-  kNone,  // keep every layer's activations
-};
 
 // Loss of the batch and, added to the adapter's gradients, d (loss_scale · Σ token losses) / d adapter.
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,

@@ -96,7 +96,7 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   RunFacts facts;
   facts.recipe = recipe_entries(recipe);
   auto add = [&](const std::string& key, std::string value) { facts.compared.emplace_back(key, std::move(value)); };
-  const auto layout = make_layout(shape.headers.config, recipe.model.dtype);
+  const auto layout = make_layout(shape.headers.config, word_of(recipe.model.dtype));
   const AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);
   add("model.path", hash_text(fingerprint(shape.headers) + sample_weights(shape.headers.index)));
   add("model.dtype", layout->shape().dtype == DType::kBF16 ? "bfloat16" : "float32");

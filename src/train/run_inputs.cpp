@@ -4,9 +4,6 @@
 #include <numeric>
 #include <optional>
 
-#include "base/bytes.h"
-#include "base/error.h"
-#include "base/text.h"
 #include "base/version.h"
 #include "data/chat_template.h"
 #include "data/data_files.h"
@@ -40,18 +37,17 @@ Dataset load_files(const Recipe& recipe, const std::vector<std::string>& names, 
 }
 
 bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
-  return recipe.load.mode == "rank0" && groups.control != nullptr;
+  return recipe.load.mode == LoadMode::kRank0 && groups.control != nullptr;
 }
 
 }  // namespace
 
 RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const WorldInfo& world = control.world();
-  load_settings(recipe, world);  // refuses what cannot be
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = timeout_from_seconds(recipe.dist.timeout_seconds);
   control.set_timeout(timeout);
-  const at::Device device = choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == "gloo");
+  const at::Device device = choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == BackendChoice::kGloo);
   if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});
   use_device(device);
   const BackendKind backend = choose_backend(recipe.dist.backend, device);
@@ -63,13 +59,11 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
 LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Device device) {
   LoadSettings settings;
   settings.device = device;
-  settings.base_format = parse_base_format(recipe.model.base_format);
-  settings.mode = parse_load_mode(recipe.load.mode);
-  settings.transport = parse_transport(recipe.load.node_transport);
-  settings.verify = parse_verify(recipe.load.verify);
-  const auto resident = parse_bytes(recipe.mesh.resident);
-  if (!resident) throw input_error("mesh.resident", quote_text(recipe.mesh.resident) + " is no amount of memory", "e.g. 20GiB");
-  settings.resident_bytes = *resident;
+  settings.base_format = recipe.model.base_format;
+  settings.mode = recipe.load.mode;
+  settings.transport = recipe.load.node_transport;
+  settings.verify = recipe.load.verify;
+  settings.resident_bytes = recipe.mesh.resident.bytes;
   settings.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
   return settings;
 }
@@ -77,7 +71,7 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Dev
 CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
   const bool rank0_only = only_rank0_sees_files(recipe, groups);
   // A model of another kind is the first thing to hear of, whatever else is wrong with its folder.
-  if (!rank0_only || groups.world->rank() == 0) make_layout(HfConfig::read(recipe.model.path), recipe.model.dtype);
+  if (!rank0_only || groups.world->rank() == 0) make_layout(HfConfig::read(recipe.model.path), word_of(recipe.model.dtype));
   return rank0_only ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
 }
 

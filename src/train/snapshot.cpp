@@ -40,7 +40,7 @@ Snapshots::Snapshots(const Recipe& recipe, const RunFolder& run, Control& contro
     : control_(control), groups_(groups), folder_(run.checkpoints()), keep_(recipe.save.keep) {
   const std::string steps = from_rank0(groups, "snapshot to go on from", [&] {
     facts_ = make_facts();
-    if (recipe.save.resume == "auto" && run.is_finished()) {
+    if (recipe.save.resume.kind == ResumeFrom::Kind::kAuto && run.is_finished()) {
       const RunFacts then = facts_of_finished(run);
       if (const auto error = first_difference(facts_, then, run.path().string())) throw *error;
       warn_of_changes_without_effect(facts_, then, run.path().string());
@@ -65,9 +65,9 @@ RunFacts Snapshots::facts_of_finished(const RunFolder& run) const {
 }
 
 std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolder& run) const {
-  if (config.resume == "never") return std::nullopt;
-  if (config.resume == "auto") return folder_.newest();
-  fs::path wanted = fs::absolute(config.resume).lexically_normal();
+  if (config.resume.kind == ResumeFrom::Kind::kNever) return std::nullopt;
+  if (config.resume.kind == ResumeFrom::Kind::kAuto) return folder_.newest();
+  fs::path wanted = fs::absolute(config.resume.folder).lexically_normal();
   if (!wanted.has_filename()) wanted = wanted.parent_path();  // ended in a slash
   std::optional<Snapshot> found;
   std::error_code none;
@@ -77,7 +77,7 @@ std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolde
   } else if (fs::is_directory(wanted, none) && !fs::exists(wanted / "recipe.yaml", none)) {  // no run without snapshots
     found = open_snapshot(wanted);  // says what is wrong with it
   }
-  if (!found) throw input_error("save.resume", config.resume + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
+  if (!found) throw input_error("save.resume", config.resume.folder + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
   // From a run's own past it may go on only where nothing would be overwritten.
   if (!fs::equivalent(found->folder.parent_path(), run.checkpoints(), none)) {
     run.check_unused("save.resume: auto goes on from save.dir's own snapshots; to begin from another run's, choose an empty save.dir");

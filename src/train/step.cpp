@@ -23,7 +23,6 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   if (result.trained_tokens == 0) throw run_error("step", "no token of this step is trained", "check the data's labels");
 
   adapter.zero_grads();
-  const Recompute recompute = config.recompute == "none" ? Recompute::kNone : Recompute::kFull;
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
   const int64_t micro_steps = num_micro_steps(rows.size(), config.micro_batch_size, world_size);
   const auto batch_of = [&](int64_t micro_step) {
@@ -55,7 +54,7 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
   for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
     const double loss_scale = 1.0 / result.trained_tokens;
-    loss_sum += forward_backward(loaded, adapter, batch_of(micro_step), loss_scale, recompute, after_forward).loss_sum;
+    loss_sum += forward_backward(loaded, adapter, batch_of(micro_step), loss_scale, config.recompute, after_forward).loss_sum;
   }
   if (!load_is_known) learn_load();
   loss_sum = loss_sum.to(loaded.device);

@@ -59,7 +59,7 @@ bool is_due(int64_t every, int64_t done) { return every > 0 && done % every == 0
 
 std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
   return fmt::format("{}: stopped after step {}; {} to go on", why, step,
-                     recipe.save.resume == "auto" ? "start the same command again" : "start again with save.resume=auto");
+                     recipe.save.resume.kind == ResumeFrom::Kind::kAuto ? "start the same command again" : "start again with save.resume=auto");
 }
 
 }  // namespace
@@ -73,14 +73,14 @@ int train(const Recipe& recipe, Control& control) {
   const RunFolder run(recipe.save.dir);
   std::error_code ignored;
   // Hours of loading come later; rank 0 writes only after all have loaded.
-  if (recipe.save.resume == "never") run.check_unused("choose another folder, or save.resume: auto");
+  if (recipe.save.resume.kind == ResumeFrom::Kind::kNever) run.check_unused("choose another folder, or save.resume: auto");
 
   // What is cheap to find wrong comes first: mesh, configuration, data, then weights.
   control.set_stage("read the data");
   RunGroups run_groups = make_run_groups(recipe, control);
   MeshGroups& groups = run_groups.groups;
   const CheckpointHeaders headers = read_run_headers(recipe, groups);
-  const ModelShape shape = make_model(headers.config, recipe.model.dtype)->shape();
+  const ModelShape shape = make_model(headers.config, word_of(recipe.model.dtype))->shape();
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
   const DataRows training = read_rows(recipe, "data.train", recipe.data.train, shape.vocab_size, groups);
   DataRows held_out;
@@ -103,11 +103,8 @@ int train(const Recipe& recipe, Control& control) {
   }
 
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, recipe.model.dtype, load_settings(recipe, world, run_groups.device), groups);
-  if (recipe.train.recompute == "none" && !loaded.weights->all_resident()) {
-    throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
-                      "use full, or give mesh.resident enough memory");
-  }
+  LoadedModel loaded = open_model(headers, word_of(recipe.model.dtype), load_settings(recipe, world, run_groups.device), groups);
+  check_recompute(recipe.train.recompute, loaded.weights->all_resident());
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
   if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
   log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
@@ -119,7 +116,7 @@ int train(const Recipe& recipe, Control& control) {
   if (held_out.size() > 0) print_data("data.eval", held_out);
   AdapterConfig wanted = recipe.adapter;
   std::optional<FolderFromRank0> init_from;
-  if (recipe.load.mode == "rank0" && world.distributed() && !wanted.init_from.empty()) {
+  if (recipe.load.mode == LoadMode::kRank0 && world.distributed() && !wanted.init_from.empty()) {
     init_from.emplace(groups, "adapter.init_from", wanted.init_from,
                       std::vector<std::string>{"adapter_config.json", "adapter_model.safetensors"});
     wanted.init_from = init_from->path().string();

@@ -88,7 +88,7 @@ TEST_F(RecipeTest, TildeInPathsIsTheHomeFolder) {
   EXPECT_THAT(r.data.eval, ElementsAre("/home/someone/e.jsonl"));
   EXPECT_EQ(r.data.chat_template, "~/f");  // no path
   EXPECT_EQ(r.save.dir, "/home/someone/runs");
-  EXPECT_EQ(r.save.resume, "/home/someone/runs/0");
+  EXPECT_EQ(r.save.resume.folder, "/home/someone/runs/0");
   // Another user, or none, reads the same in the recipe that a run leaves.
   setenv("HOME", "/home/other", 1);
   EXPECT_EQ(read(recipe_to_yaml(r)).save.dir, "/home/someone/runs");
@@ -99,8 +99,8 @@ TEST_F(RecipeTest, TildeInPathsIsTheHomeFolder) {
 TEST_F(RecipeTest, ReadsEveryKey) {
   Recipe r = read(kFull);
   EXPECT_EQ(r.model.path, "models/a");
-  EXPECT_EQ(r.model.dtype, "bfloat16");
-  EXPECT_EQ(r.model.base_format, "bfloat16");
+  EXPECT_EQ(r.model.dtype, DtypeChoice::kBFloat16);
+  EXPECT_EQ(r.model.base_format, BaseFormat::kBFloat16);
   EXPECT_EQ(r.adapter.r, 4);
   EXPECT_EQ(r.adapter.lora_alpha, 32.5);
   EXPECT_THAT(r.adapter.target_modules.names, ElementsAre("q_proj", "v_proj"));
@@ -114,41 +114,41 @@ TEST_F(RecipeTest, ReadsEveryKey) {
                                            "target_modules", "target_parameters"));
   EXPECT_THAT(r.data.train, ElementsAre("a.jsonl", "b c.jsonl"));
   EXPECT_THAT(r.data.eval, ElementsAre("e.jsonl"));
-  EXPECT_EQ(r.data.format, "messages");
+  EXPECT_EQ(r.data.format, DataFormatChoice::kMessages);
   EXPECT_EQ(r.data.chat_template, "qwen3");
   EXPECT_EQ(r.data.template_options.dump(), R"({"enable_thinking":false,"nested":{"list":[1,2.5,null,"true","yes"]}})");
   EXPECT_EQ(r.data.variables.dump(), R"({"EMPTY":"","NAME":"moraine","VERSION":"1.10"})");
   EXPECT_EQ(r.data.max_length, 128);
-  EXPECT_EQ(r.data.truncation, "drop");
+  EXPECT_EQ(r.data.truncation, Truncation::kDrop);
   EXPECT_TRUE(r.data.packing);
   EXPECT_FALSE(r.data.shuffle);
-  EXPECT_EQ(r.data.loss_on, "last");
+  EXPECT_EQ(r.data.loss_on, LossOn::kLast);
   EXPECT_EQ(r.mesh.ep, 4);
   EXPECT_EQ(r.mesh.fsdp, 8);
   EXPECT_EQ(r.mesh.replicate, 2);
-  EXPECT_EQ(r.load.mode, "rank0");
-  EXPECT_EQ(r.load.verify, "off");
+  EXPECT_EQ(r.load.mode, LoadMode::kRank0);
+  EXPECT_EQ(r.load.verify, Verify::kOff);
   EXPECT_EQ(r.train.steps, 100);
   EXPECT_EQ(r.train.epochs, std::nullopt);
   EXPECT_EQ(r.train.stop_after, 50);
   EXPECT_EQ(r.train.batch_size, 16);
   EXPECT_EQ(r.train.micro_batch_size, 2);
   EXPECT_EQ(r.train.learning_rate, 2e-5);
-  EXPECT_EQ(r.train.scheduler, "linear");
+  EXPECT_EQ(r.train.scheduler, Scheduler::kLinear);
   EXPECT_EQ(r.train.warmup_steps, 5);
   EXPECT_THAT(r.train.betas, ElementsAre(0.8, 0.95));
   EXPECT_EQ(r.train.eps, 1e-6);
   EXPECT_EQ(r.train.weight_decay, 0.01);
   EXPECT_EQ(r.train.max_grad_norm, 0);
   EXPECT_EQ(r.train.seed, 7u);
-  EXPECT_EQ(r.train.recompute, "none");
+  EXPECT_EQ(r.train.recompute, Recompute::kNone);
   EXPECT_EQ(r.train.aux_loss_coef, 0.001);
   EXPECT_EQ(r.save.dir, "/runs/1");
   EXPECT_EQ(r.save.every, 10);
   EXPECT_EQ(r.save.keep, 3);
-  EXPECT_EQ(r.save.resume, "never");
+  EXPECT_EQ(r.save.resume.kind, ResumeFrom::Kind::kNever);
   EXPECT_EQ(r.dist.timeout_seconds, 60.5);
-  EXPECT_EQ(r.dist.backend, "gloo");
+  EXPECT_EQ(r.dist.backend, BackendChoice::kGloo);
   EXPECT_EQ(r.log.every, 5);
   EXPECT_FALSE(r.log.tensorboard);
 }
@@ -274,12 +274,17 @@ TEST_F(RecipeTest, WrongTypesAndRangesNameKeyAndValue) {
   EXPECT_THAT(value_error("data.max_length", "0"), HasSubstr("at least 1"));
   EXPECT_THAT(value_error("data.packing", "maybe"), HasSubstr("expected true or false"));
   EXPECT_THAT(value_error("data.packing", "1"), HasSubstr("expected true or false"));
-  EXPECT_THAT(value_error("data.train", "{a: b}"), HasSubstr("is a map, expected a list of strings"));
-  EXPECT_THAT(value_error("data.train", "[[a]]"), HasSubstr("is a list, expected a list of strings"));
-  EXPECT_THAT(value_error("data.train", "[a, null]"), HasSubstr("is empty, expected a list of strings"));
+  EXPECT_THAT(value_error("data.train", "{a: b}"), HasSubstr("is a map, expected a list of paths"));
+  EXPECT_THAT(value_error("data.train", "[[a]]"), HasSubstr("is a list, expected a list of paths"));
+  EXPECT_THAT(value_error("data.train", "[a, null]"), HasSubstr("is empty, expected a list of paths"));
+  EXPECT_THAT(value_error("adapter.target_parameters", "{a: b}"), HasSubstr("is a map, expected a list of strings"));
   EXPECT_THAT(value_error("data.template_options", "7"), HasSubstr("expected a map"));
   EXPECT_THAT(value_error("data.variables", "{A: [1]}"), HasSubstr("expected a map of strings"));
-  EXPECT_THAT(value_error("save.dir", "[a]"), HasSubstr("expected a string"));
+  EXPECT_THAT(value_error("save.dir", "[a]"), HasSubstr("expected a path"));
+  EXPECT_THAT(value_error("save.resume", "[a]"), HasSubstr("expected auto, never or a folder"));
+  EXPECT_THAT(value_error("data.template", "[a]"), HasSubstr("expected a string"));
+  for (const char* value : {"20X", "-1", "[1GiB]", "lots", "1e99PiB"})
+    EXPECT_THAT(value_error("mesh.resident", value), HasSubstr("expected an amount of memory, for example 20GiB"));
   EXPECT_THAT(value_error("adapter.target_modules", "{a: 1}"),
               HasSubstr("all-linear, a list of names or a regular expression"));
   EXPECT_THAT(value_error("dist.timeout_seconds", "0"), HasSubstr("a number above 0"));
@@ -293,6 +298,29 @@ TEST_F(RecipeTest, ChoicesAreListed) {
     EXPECT_THAT(override_error({std::string(key) + "=what"}), HasSubstr("is 'what', expected one of ")) << key;
     EXPECT_THAT(override_error({std::string(key) + "=[what]"}), HasSubstr("is a list, expected one of ")) << key;
   }
+}
+
+TEST_F(RecipeTest, SizesAreBytes) {
+  const auto resident = [&](const std::string& value) { return read("", {"mesh.resident=" + value}); };
+  for (const auto& [written, bytes, printed] : std::vector<std::tuple<std::string, uint64_t, std::string>>{
+           {"0", 0, "0"}, {"20GiB", uint64_t{20} << 30, "20GiB"}, {"\"1.5 GiB\"", uint64_t{1536} << 20, "1536MiB"}, {"1MB", 1000000, "1000000"}}) {
+    EXPECT_EQ(resident(written).mesh.resident.bytes, bytes) << written;
+    EXPECT_THAT(recipe_to_yaml(resident(written)), HasSubstr("  resident: " + printed + "\n")) << written;
+    EXPECT_EQ(resident(printed).mesh.resident.bytes, bytes) << printed;
+  }
+}
+
+TEST_F(RecipeTest, ResumeIsAWordOrAFolder) {
+  for (const char* word : {"auto", "never", "runs/a"})
+    EXPECT_THAT(recipe_to_yaml(read("", {std::string("save.resume=") + word})), HasSubstr(std::string("  resume: ") + word + "\n"));
+  EXPECT_EQ(read("").save.resume.kind, ResumeFrom::Kind::kAuto);
+  EXPECT_EQ(read("save: {resume: ./auto}").save.resume.kind, ResumeFrom::Kind::kFolder);
+}
+
+TEST_F(RecipeTest, NoRecomputationNeedsResidentWeights) {
+  check_recompute(Recompute::kFull, false);
+  check_recompute(Recompute::kNone, true);
+  EXPECT_THAT(error_of([] { check_recompute(Recompute::kNone, false); }), HasSubstr("train.recompute: none needs every base weight on its rank"));
 }
 
 TEST_F(RecipeTest, RulesAcrossKeys) {

@@ -251,14 +251,14 @@ TEST_F(DatasetTest, FilesMayDifferInFormat) {
 }
 
 TEST_F(DatasetTest, AGivenFormatIsHeld) {
-  config_.format = "alpaca";
+  config_.format = DataFormatChoice::kAlpaca;
   EXPECT_EQ(load_error("a.jsonl", kChat), "a.jsonl:1: no 'instruction'");
-  config_.format = "sharegpt";
+  config_.format = DataFormatChoice::kShareGpt;
   EXPECT_EQ(load_error("a.jsonl", kChat), "a.jsonl:1: no list 'conversations'");
-  config_.format = "messages";
+  config_.format = DataFormatChoice::kMessages;
   EXPECT_THAT(load_error("b.jsonl", R"({"text":"x"})"), StartsWith("b.jsonl:1: no 'messages'"));
   EXPECT_THAT(load_error("b.safetensors", ""), StartsWith("b.safetensors: data.format is not tokens"));
-  config_.format = "text";
+  config_.format = DataFormatChoice::kText;
   EXPECT_THAT(load_error("a.jsonl", kChat), StartsWith("a.jsonl:1: no text 'text'"));
 }
 
@@ -308,7 +308,7 @@ TEST_F(DatasetTest, BadRowsAreReportedTogether) {
 }
 
 TEST_F(DatasetTest, BadRowsMayBeLeftOut) {
-  config_.on_bad_rows = "skip";
+  config_.on_bad_rows = OnBadRows::kSkip;
   const std::string chat = std::string(kChat) + "\n";
   testing::internal::CaptureStderr();
   const Dataset dataset = load(write("a.jsonl", "{\n" + chat + R"({"messages":[{"role":"human","content":"x"}]})" + "\n" + chat));
@@ -354,9 +354,9 @@ TEST_F(DatasetTest, PromptsAndCompletions) {
   EXPECT_EQ(trained_text(text), " blue.<|endoftext|>");
   EXPECT_THAT(only_text("a.jsonl", chat), AllOf(HasSubstr("user\na<|im_end|>"), HasSubstr("assistant\nb<|im_end|>"), EndsWith("assistant\nd<|im_end|>\n")));
   EXPECT_EQ(trained_text(chat), "d<|im_end|>\n");
-  config_.format = "prompt_completion";
+  config_.format = DataFormatChoice::kPromptCompletion;
   EXPECT_EQ(trained_text(chat), "d<|im_end|>\n");
-  config_.loss_on = "all";
+  config_.loss_on = LossOn::kAll;
   EXPECT_EQ(trained_text(text), "The sky is blue.<|endoftext|>");
   EXPECT_THAT(trained_text(chat), StartsWith("<|im_start|>user\na"));
   EXPECT_THAT(load_error("b.jsonl", kChat), StartsWith("b.jsonl:1: no 'prompt' and 'completion'"));
@@ -443,26 +443,26 @@ TEST_F(DatasetTest, Truncation) {
               StartsWith("a.jsonl:1: " + std::to_string(length) + " tokens, more than data.max_length " +
                          std::to_string(length - 1)));
 
-  config_.truncation = "right";
+  config_.truncation = Truncation::kRight;
   Dataset dataset = load(file);
   EXPECT_EQ(dataset.truncated, 1);
   EXPECT_EQ(dataset.samples[0].input_ids, std::vector<int64_t>(whole.input_ids.begin(), whole.input_ids.end() - 1));
   EXPECT_EQ(dataset.samples[0].labels, std::vector<int64_t>(whole.labels.begin(), whole.labels.end() - 1));
 
-  config_.truncation = "left";
+  config_.truncation = Truncation::kLeft;
   dataset = load(file);
   EXPECT_EQ(dataset.truncated, 1);
   EXPECT_EQ(dataset.samples[0].input_ids, std::vector<int64_t>(whole.input_ids.begin() + 1, whole.input_ids.end()));
   EXPECT_EQ(dataset.samples[0].position_ids,
             std::vector<int64_t>(whole.position_ids.begin(), whole.position_ids.end() - 1));
 
-  config_.truncation = "drop";
+  config_.truncation = Truncation::kDrop;
   EXPECT_THAT(error_of([&] { load(file); }), HasSubstr("all 1 rows are longer"));
   dataset = load(write("b.jsonl", std::string(kChat) + "\n" + R"({"messages":[{"role":"assistant","content":"x"}]})"));
   EXPECT_EQ(dataset.samples.size(), 1u);
   EXPECT_EQ(dataset.dropped, 1);
 
-  config_.truncation = "right";
+  config_.truncation = Truncation::kRight;
   config_.max_length = 3;
   EXPECT_THAT(load_error("a.jsonl", kChat), StartsWith("a.jsonl:1: no trained token is left after truncation"));
 }
@@ -502,7 +502,7 @@ TEST_F(DatasetTest, TokensOutsideTheVocabularyAreNamed) {
 
 TEST_F(DatasetTest, LossOn) {
   const std::string file = write("a.jsonl", kChat);
-  config_.loss_on = "all";
+  config_.loss_on = LossOn::kAll;
   const Sample sample = load(file).samples[0];
   EXPECT_EQ(sample.labels, sample.input_ids);
 }
@@ -588,7 +588,7 @@ TEST_F(DatasetTest, MaxLengthHoldsForTokensToo) {
   const std::string file = write_tokens("a.safetensors", {1, 3}, {1, 2, 3});
   EXPECT_THAT(error_of([&] { load_dataset({file}, config_, nullptr, nullptr, 10); }),
               StartsWith("a.safetensors: row 0: 3 tokens, more than data.max_length 2"));
-  config_.truncation = "left";
+  config_.truncation = Truncation::kLeft;
   const Dataset dataset = load_dataset({file}, config_, nullptr, nullptr, 10);
   EXPECT_THAT(dataset.samples[0].input_ids, ElementsAre(2, 3));
   EXPECT_THAT(dataset.samples[0].position_ids, ElementsAre(0, 1));

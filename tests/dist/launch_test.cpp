@@ -157,25 +157,24 @@ TEST(World, HeartbeatLimitFromTheEnvironment) {
 }
 
 TEST(Backend, ChoosesByDeviceAndRefusesWhatIsNotThere) {
-  EXPECT_EQ(choose_backend("auto", c10::Device(c10::kCPU)), BackendKind::kGloo);
-  EXPECT_EQ(choose_backend("gloo", c10::Device(c10::kCPU)), BackendKind::kGloo);
-  EXPECT_THROW(choose_backend("nccl", c10::Device(c10::kCPU)), Error);
-  EXPECT_THROW(choose_backend("mpi", c10::Device(c10::kCPU)), Error);
+  EXPECT_EQ(choose_backend(BackendChoice::kAuto, c10::Device(c10::kCPU)), BackendKind::kGloo);
+  EXPECT_EQ(choose_backend(BackendChoice::kGloo, c10::Device(c10::kCPU)), BackendKind::kGloo);
+  EXPECT_THROW(choose_backend(BackendChoice::kNccl, c10::Device(c10::kCPU)), Error);
 }
 
 TEST(Device, RanksOfANodeTakeItsDevicesInOrder) {
   WorldInfo third{.rank = 6, .world_size = 8, .local_rank = 2, .local_world_size = 4, .node_rank = 1, .num_nodes = 2};
   third.source = LaunchSource::kLocal;
-  EXPECT_EQ(choose_device("auto", 0, third, false), c10::Device(c10::kCPU));
-  EXPECT_EQ(choose_device("cpu", 4, third, false), c10::Device(c10::kCPU));
-  EXPECT_EQ(choose_device("auto", 4, third, false), c10::Device(c10::kCUDA, 2));
-  EXPECT_EQ(choose_device("cuda", 4, third, false), c10::Device(c10::kCUDA, 2));
-  EXPECT_EQ(choose_device("auto", 2, third, true), c10::Device(c10::kCUDA, 0)) << "shared";
-  EXPECT_THROW(choose_device("auto", 2, third, false), Error);
-  EXPECT_THROW(choose_device("auto", 1, third, false), Error);
-  EXPECT_THROW(choose_device("cuda", 0, third, false), Error);
+  EXPECT_EQ(choose_device(DeviceChoice::kAuto, 0, third, false), c10::Device(c10::kCPU));
+  EXPECT_EQ(choose_device(DeviceChoice::kCpu, 4, third, false), c10::Device(c10::kCPU));
+  EXPECT_EQ(choose_device(DeviceChoice::kAuto, 4, third, false), c10::Device(c10::kCUDA, 2));
+  EXPECT_EQ(choose_device(DeviceChoice::kCuda, 4, third, false), c10::Device(c10::kCUDA, 2));
+  EXPECT_EQ(choose_device(DeviceChoice::kAuto, 2, third, true), c10::Device(c10::kCUDA, 0)) << "shared";
+  EXPECT_THROW(choose_device(DeviceChoice::kAuto, 2, third, false), Error);
+  EXPECT_THROW(choose_device(DeviceChoice::kAuto, 1, third, false), Error);
+  EXPECT_THROW(choose_device(DeviceChoice::kCuda, 0, third, false), Error);
   third.source = LaunchSource::kSlurm;
-  EXPECT_EQ(choose_device("auto", 1, third, false), c10::Device(c10::kCUDA, 0)) << "the one it was given";
+  EXPECT_EQ(choose_device(DeviceChoice::kAuto, 1, third, false), c10::Device(c10::kCUDA, 0)) << "the one it was given";
 }
 
 TEST(NetworkAddress, LoopbackStaysLoopback) {

@@ -97,7 +97,7 @@ std::vector<double> check_training_curve(const std::string& name, Curve first_st
   config.learning_rate = 1e-3;
   config.weight_decay = 0.01;
   config.warmup_steps = 2;
-  config.recompute = recompute == Recompute::kFull ? "full" : "none";
+  config.recompute = recompute;
   AdamW optimizer(adapter.state, config);
   const Json reference = read_train_json(golden);
   std::vector<TokensFile> batches;
@@ -274,7 +274,7 @@ TEST_P(FamilyFp32, RouterLossAndItsGradient) {
   Golden golden(name());
   const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");
   const SafetensorsHeader grads = read_safetensors_header(golden.folder / "lora" / "router_loss_grads.safetensors");
-  for (const std::string recompute : {"full", "none"}) {
+  for (const Recompute recompute : {Recompute::kFull, Recompute::kNone}) {
     for (int64_t micro_batch_size : {3, 1}) {
       OpenedAdapter adapter = golden.adapter();
       TrainConfig config;

@@ -6,9 +6,7 @@
 #include <numeric>
 
 #include "adapter/make_adapter.h"
-#include "base/bytes.h"
 #include "base/error.h"
-#include "base/text.h"
 #include "data/batch_stream.h"
 #include "load/check_checkpoint.h"
 #include "models/output_head.h"
@@ -45,8 +43,8 @@ PlannedModel read_planned_model(const Recipe& recipe) {
   }
   const std::filesystem::path path = recipe.model.path;
   const HfConfig config = HfConfig::read(path);
-  const auto layout = make_layout(config, recipe.model.dtype);
-  const BaseFormat base_format = parse_base_format(recipe.model.base_format);
+  const auto layout = make_layout(config, word_of(recipe.model.dtype));
+  const BaseFormat base_format = recipe.model.base_format;
   PlannedModel model;
   model.architecture = config.architecture();
   model.shape = layout->shape();
@@ -87,11 +85,9 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   run.batch_size = recipe.train.batch_size.value_or(world_size);
   run.micro_batch_size = recipe.train.micro_batch_size;
   run.max_length = recipe.data.max_length;
-  run.recompute = recipe.train.recompute != "none";
+  run.recompute = recipe.train.recompute == Recompute::kFull;
   run.load_mode = recipe.load.mode;
-  const auto resident = parse_bytes(recipe.mesh.resident);
-  if (!resident) throw input_error("mesh.resident", quote_text(recipe.mesh.resident) + " is no amount of memory", "e.g. 20GiB");
-  run.resident_bytes = *resident;
+  run.resident_bytes = recipe.mesh.resident.bytes;
   return run;
 }
 

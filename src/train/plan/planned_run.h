@@ -46,7 +46,7 @@ struct PlannedRun {
   int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
   bool recompute = true;         // train.recompute: full
   uint64_t resident_bytes = 0;   // mesh.resident
-  std::string load_mode = "direct";
+  LoadMode load_mode = LoadMode::kDirect;
 
   int64_t node_of(int64_t rank) const { return rank / ranks_per_node; }
   int64_t micro_steps() const;

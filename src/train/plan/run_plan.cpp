@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <map>
 
-#include "base/error.h"
-
 namespace moraine {
 
 RunPlan plan_run(const PlannedModel& model, const PlannedRun& run) {
-  if (!run.recompute && plan_memory(model, run, 0).gather_buffers > 0) {
-    throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
-                      "use full, or mesh.fsdp: 1 with ep equal to the ranks of a replica");
-  }
+  if (!run.recompute) check_recompute(Recompute::kNone, plan_memory(model, run, 0).gather_buffers == 0);
   RunPlan plan;
   plan.run = run;
   std::map<std::vector<int64_t>, size_t> classes;

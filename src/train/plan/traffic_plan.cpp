@@ -188,11 +188,11 @@ std::vector<uint64_t> bytes_read_by_mode(const std::vector<RankReads>& reads, co
   std::set<std::pair<int64_t, int64_t>> dense_seen;  // reader, shard: what several of its ranks hold is read once
   std::set<std::tuple<int64_t, int64_t, int64_t>> experts_seen;
   for (int64_t rank = 0; rank < static_cast<int64_t>(reads.size()); ++rank) {
-    if (run.load_mode == "direct") {
+    if (run.load_mode == LoadMode::kDirect) {
       bytes[rank] = reads[rank].total();
       continue;
     }
-    const int64_t reader = run.load_mode == "node" ? run.node_of(rank) * run.ranks_per_node : 0;
+    const int64_t reader = run.load_mode == LoadMode::kNode ? run.node_of(rank) * run.ranks_per_node : 0;
     const Mesh& mesh = run.mesh;
     if (dense_seen.emplace(reader, mesh.group_rank(MeshAxis::kFsdp, rank)).second) bytes[reader] += reads[rank].dense;
     if (experts_seen.emplace(reader, mesh.group_rank(MeshAxis::kEp, rank), mesh.group_rank(MeshAxis::kEpFsdp, rank)).second)

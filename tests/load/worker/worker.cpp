@@ -80,7 +80,7 @@ int load(const Fault& fault, const std::vector<std::string>& overrides, Control&
   control.set_stage("load");
   RunGroups run = make_run_groups(recipe, control);
   const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, recipe.model.dtype);
+  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
   const Placement placement(image_specs(*layout, stored_in(headers.index)), layout->shape().num_experts, run.groups.mesh);
   LoadSettings settings = load_settings(recipe, control.world());
   settings.hooks = hooks_for(fault, control.world().rank, placement, headers.index);
