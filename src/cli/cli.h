@@ -1,4 +1,4 @@
-// The command line: one function a command, each in its own file.
+// The command line: one function per command, each in its own file.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ inline constexpr int64_t kNotGiven = INT64_MIN;
 struct CommandArgs {
   std::string recipe;                  // positional of train and plan
   std::string folder;                  // positional of inspect and report
+  std::string key;                     // positional of recipe
   std::vector<std::string> overrides;  // section.key=value
   std::string model, adapter, tokens, out, grads, config, dtype;
   std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
@@ -27,7 +28,7 @@ struct CommandArgs {
   int64_t world = kNotGiven, ranks_per_node = kNotGiven;
   std::string manifest;
   std::string max_shard_size = "5GB";
-  bool logits = false, json = false, hash = false, check = false;
+  bool logits = false, json = false, hash = false, check = false, schema = false, markdown = false;
 };
 
 int run_train(const CommandArgs& args);
@@ -37,6 +38,7 @@ int run_score(const CommandArgs& args);
 int run_generate(const CommandArgs& args);
 int run_inspect(const CommandArgs& args);
 int run_report(const CommandArgs& args);
+int run_recipe(const CommandArgs& args);
 int run_tokenize(const CommandArgs& args);
 int run_init(const CommandArgs& args);
 int run_merge(const CommandArgs& args);

@@ -50,6 +50,16 @@ Command verify_command() {
   return c;
 }
 
+Command recipe_command() {
+  Command c{"recipe", "what a recipe may say: all keys, their defaults and meanings", "[SECTION|SECTION.KEY] [--schema|--markdown]"};
+  c.positionals = {{"KEY", "a section, or one key: train, train.steps", &CommandArgs::key, false}};
+  c.flags = {{"--schema", "", "print a JSON schema, for editors that complete and check YAML", &CommandArgs::schema},
+             {"--markdown", "", "print docs/recipe.md", &CommandArgs::markdown}};
+  c.examples = {"moraine recipe", "moraine recipe load.mode", "moraine recipe --schema > recipe.schema.json"};
+  c.run = run_recipe;
+  return c;
+}
+
 Command plan_command() {
   Command c{"plan", "what a run will read, hold and send on each rank, and whether it fits; starts nothing",
             "RECIPE.yaml [section.key=value ...] [--world N --ranks-per-node M] [flags]"};
@@ -210,9 +220,9 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(),    plan_command(),   verify_command(),   score_command(),
-                                          generate_command(), report_command(), inspect_command(),  tokenize_command(),
-                                          init_command(),     merge_command(),  convert_command()};
+  static const std::vector<Command> table{train_command(),    recipe_command(), plan_command(),    verify_command(),
+                                          score_command(),    generate_command(), report_command(), inspect_command(),
+                                          tokenize_command(), init_command(),   merge_command(),   convert_command()};
   return table;
 }
 
@@ -247,7 +257,7 @@ std::string command_help(const Command& command) {
     rows.emplace_back(flag.value.empty() ? flag.name : flag.name + " " + flag.value,
                       flag.text + (flag.required ? " (required)" : ""));
   }
-  if (command.takes_overrides) rows.emplace_back("section.key=value", "a recipe key, e.g. model.dtype=float32");
+  if (command.takes_overrides) rows.emplace_back("section.key=value", "a recipe key, e.g. model.dtype=float32 (moraine recipe lists them)");
   text += "Arguments, in any order:\n" + columns(rows) + "\nExamples:\n";
   for (const std::string& example : command.examples) text += "  " + example + "\n";
   return text;

@@ -25,6 +25,7 @@ struct Positional {
   std::string value;
   std::string text;
   std::string CommandArgs::*target;
+  bool required = true;
 };
 
 struct Command {

@@ -83,7 +83,7 @@ void take_other_words(const Command& command, const std::vector<std::string>& wo
       args.overrides.push_back(word);
     } else if (num_positionals < command.positionals.size()) {
       const Positional& positional = command.positionals[num_positionals++];
-      args.*positional.target = expand_home(word, positional.value);  // all of them are paths
+      args.*positional.target = expand_home(word, positional.value);  // a path, or a word without ~
     } else {
       throw input_error(command.name, "unexpected argument " + quote_text(word),
                         command.takes_overrides ? "recipe keys are written section.key=value" : see_help(command));
@@ -93,7 +93,7 @@ void take_other_words(const Command& command, const std::vector<std::string>& wo
 
 void check_required(const Command& command, const CommandArgs& args) {
   for (const Positional& positional : command.positionals) {
-    if ((args.*positional.target).empty())
+    if (positional.required && (args.*positional.target).empty())
       throw input_error(command.name, positional.value + " is missing", see_help(command));
   }
   for (const Flag& flag : command.flags) {

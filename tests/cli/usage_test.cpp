@@ -1,6 +1,7 @@
 // What is wrong on the command line itself, and the help that prevents it.
 #include <gmock/gmock.h>
 
+#include "base/json.h"
 #include "cli/run_moraine.h"
 
 namespace moraine {
@@ -12,7 +13,7 @@ TEST(Usage, HelpAndVersion) {
   const Ended help = run_moraine({"--help"});
   EXPECT_EQ(help.exit_code, 0);
   EXPECT_EQ(help.err, "");
-  for (const char* command : {"train", "score", "generate", "inspect", "report", "tokenize", "init"}) {
+  for (const char* command : {"train", "score", "generate", "inspect", "report", "recipe", "tokenize", "init"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const Ended own = run_moraine({command, "--help"});
     EXPECT_EQ(own.exit_code, 0);
@@ -40,6 +41,13 @@ TEST(Usage, UnknownWords) {
   expect_input_error({"score", "-x", "--model", "m", "--tokens", "t"}, {"'-x'"});
   expect_input_error({"inspect", "one", "two"}, {"inspect", "'two'"});
   expect_input_error({"inspect", "one", "model.dtype=float32"}, {"'model.dtype=float32'"});
+}
+
+TEST(Usage, Recipe) {
+  EXPECT_THAT(run_moraine({"recipe", "load.mode"}).out, testing::StartsWith("load.mode=direct"));
+  EXPECT_EQ(parse_json(run_moraine({"recipe", "--schema"}).out, "schema")["additionalProperties"], false);
+  expect_input_error({"recipe", "trian.steps"}, {"'trian.steps'", "did you mean 'train.steps'?"});
+  expect_input_error({"recipe", "train", "--schema"}, {"more than one of"});
 }
 
 TEST(Usage, NoRanks) {
