@@ -40,7 +40,7 @@ missing_packages() {
 
 install_packages() {
   if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    say "not a Debian-like system: the README lists the packages that the build needs"
+    say "not a Debian-like system: the libraries that the build needs are listed in scripts/setup.sh (missing_packages)"
     return
   fi
   local missing=() root=()

@@ -1,3 +1,4 @@
+// moraine inspect of an adapter: its configuration, its tensors, and whether it changes anything.
 #include <fmt/format.h>
 
 #include "base/bytes.h"

@@ -1,3 +1,4 @@
+// moraine inspect of a checkpoint: what config.json implies, what the files hold, and whether the two agree.
 #include <fmt/format.h>
 
 #include <map>
