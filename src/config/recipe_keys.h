@@ -66,7 +66,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.format", recipe.data.format, AnyValue{},
         "What a row is; auto goes by the file's extension, then by the keys of its first row.");
   visit("data.template", recipe.data.chat_template, AnyValue{},
-        "Chat format: auto (the checkpoint's own, if it is a released one), qwen3, qwen3_instruct_2507, qwen3_5, deepseek_v4 or react.");
+        "Chat format: auto (the checkpoint's own, if it is a released one) or a name; `moraine tokenize --help` lists them.");
   visit("data.template_options", recipe.data.template_options, AnyValue{},
         "Options of the chat format, for example {enable_thinking: false}.");
   visit("data.variables", recipe.data.variables, TextMap{}, "Texts for {{NAME}} placeholders in chats, for example {NAME: Ada}.");
