@@ -6,13 +6,10 @@
 namespace moraine {
 namespace {
 
-// Elements a bucket: large enough for bandwidth, small enough that a collective's own buffers stay small.
-constexpr int64_t kBucket = int64_t{1} << 21;
-
 template <typename Body>
 void for_each_bucket(const at::Tensor& flat, const Body& body) {
-  for (int64_t begin = 0; begin < flat.numel(); begin += kBucket)
-    body(flat.narrow(0, begin, std::min(kBucket, flat.numel() - begin)));
+  for (int64_t begin = 0; begin < flat.numel(); begin += kReducedAtOnce)
+    body(flat.narrow(0, begin, std::min(kReducedAtOnce, flat.numel() - begin)));
 }
 
 double sum_of_squares(const at::Tensor& flat) {

@@ -9,6 +9,9 @@
 
 namespace moraine {
 
+// Elements that a collective takes at a time: large enough for bandwidth, small enough that its own buffers stay small.
+inline constexpr int64_t kReducedAtOnce = int64_t{1} << 21;
+
 // Sums gradients over the ranks that hold the same tensors, in flat buckets. All ranks of the world must call this. Every
 // rank's loss is already divided by the tokens of the whole world, so a sum is all it takes, at any ep.
 void reduce_gradients(AdapterState& adapter, MeshGroups& groups);

@@ -84,4 +84,11 @@ RowRange rows_of_micro_step(int64_t batch_size, int64_t micro_step, int64_t rank
   return {begin, std::min(batch_size, begin + micro_batch_size)};
 }
 
+int64_t num_rows_of_step(int64_t batch_size, int64_t rank, int64_t world_size, int64_t micro_batch_size) {
+  // Every rank is full in all micro-steps but the last.
+  const int64_t last = num_micro_steps(batch_size, micro_batch_size, world_size) - 1;
+  const RowRange rows = rows_of_micro_step(batch_size, last, rank, world_size, micro_batch_size);
+  return last * micro_batch_size + rows.end - rows.begin;
+}
+
 }  // namespace moraine

@@ -34,5 +34,7 @@ struct RowRange {
   int64_t begin, end;  // of the batch
 };
 RowRange rows_of_micro_step(int64_t batch_size, int64_t micro_step, int64_t rank, int64_t world_size, int64_t micro_batch_size);
+// How many rows the rank gets in all micro-steps together.
+int64_t num_rows_of_step(int64_t batch_size, int64_t rank, int64_t world_size, int64_t micro_batch_size);
 
 }  // namespace moraine

@@ -7,12 +7,9 @@
 namespace moraine {
 namespace {
 
-// Elements updated at a time: temporaries stay small whatever the adapter's size.
-constexpr int64_t kChunk = int64_t{1} << 20;
-
 template <typename Body>
 void for_each_chunk(int64_t n, const Body& body) {
-  for (int64_t begin = 0; begin < n; begin += kChunk) body(begin, std::min(kChunk, n - begin));
+  for (int64_t begin = 0; begin < n; begin += kUpdatedAtOnce) body(begin, std::min(kUpdatedAtOnce, n - begin));
 }
 
 }  // namespace

@@ -16,6 +16,9 @@ namespace moraine {
 // count: the first step of a warm-up has 0.
 double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps);
 
+// Elements updated at a time: temporaries stay small whatever the adapter's size.
+inline constexpr int64_t kUpdatedAtOnce = int64_t{1} << 20;
+
 // Decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), element for element as
 // torch.optim.AdamW computes it.
 class AdamW {

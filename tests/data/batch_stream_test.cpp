@@ -102,6 +102,14 @@ TEST(MicroSteps, RanksAndMicroStepsHoldTheStepsRowsInOrderOnEveryMesh) {
           }
         }
         EXPECT_EQ(dealt, batch_size) << "batch " << batch_size << ", world " << world << ", micro " << micro;
+        for (int64_t rank = 0; rank < world; ++rank) {
+          int64_t of_rank = 0;
+          for (int64_t step = 0; step < steps; ++step) {
+            const RowRange rows = rows_of_micro_step(batch_size, step, rank, world, micro);
+            of_rank += rows.end - rows.begin;
+          }
+          EXPECT_EQ(num_rows_of_step(batch_size, rank, world, micro), of_rank);
+        }
         // No micro-step in which nobody has a row.
         const RowRange last = rows_of_micro_step(batch_size, steps - 1, 0, world, micro);
         EXPECT_LT(last.begin, last.end);
