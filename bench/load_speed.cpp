@@ -52,13 +52,13 @@ int measure(int64_t rounds, const std::vector<std::string>& overrides, Control& 
   const Recipe recipe = recipe_from_overrides(overrides);
   control.set_stage("load");
   RunGroups run = make_run_groups(recipe, control);
-  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
-  const Placement placement(image_specs(*layout, stored_in(headers.index)), layout->shape().num_experts, run.groups.mesh);
+  const OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, run.groups);
+  const CheckpointIndex& index = checkpoint.headers.index;
+  const Placement placement(checkpoint.specs, checkpoint.shape().num_experts, run.groups.mesh);
   LoadSettings settings = load_settings(recipe, control.world());
   settings.verify = Verify::kOff;
-  const auto load = [&] { return load_shards(placement, headers.index, run.groups, settings).report.seconds; };
-  const auto pread = [&] { return pread_share(headers.index, control.world(), settings.num_threads); };
+  const auto load = [&] { return load_shards(placement, index, run.groups, settings).report.seconds; };
+  const auto pread = [&] { return pread_share(index, control.world(), settings.num_threads); };
   for (int64_t round = 0; round < rounds; ++round) {
     at::Tensor seconds = at::zeros({2}, at::kDouble);
     for (const bool loads : {round % 2 == 0, round % 2 != 0}) {

@@ -73,10 +73,8 @@ const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module)
 MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
                                const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads) {
   check_new_folder(out);
-  const CheckpointHeaders headers = read_headers(model);
-  const auto layout = make_layout(headers.config, "bfloat16");
-  const StoredDtype stored = stored_in(headers.index);
-  const AdapterSelection selection = read_adapter_selection(*layout, adapter);
+  const OpenedCheckpoint checkpoint = open_checkpoint(model, "bfloat16");
+  const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
   const PeftWeights weights(adapter, selection.targets.modules, selection.config.r);
   warn_of_unmatched_targets(selection.unmatched, adapter);
   const double scaling = selection.config.scaling();
@@ -88,8 +86,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
     const LoraModule& module = weights.modules()[i];
     const bool is_experts = module.num_experts > 0;
     ++(is_experts ? merged.expert_parameters : merged.linear_layers);
-    const ImageSpec image = is_experts ? layout->experts_spec(module.layer, stored) : layout->dense_spec(module.layer, stored);
-    const ParamSpec& param = adapted_param(image, module);
+    const ParamSpec& param = adapted_param(checkpoint.specs[is_experts ? experts_image(module.layer) : dense_image(module.layer)], module);
     for (const SourceTensor& source : param.sources) {
       const int64_t first = source.first_element / param.shape.back();  // of the module's rows
       options.changes[source.name] = [&recent, i, scaling, first](int64_t first_row, const at::Tensor& rows_NI) {
@@ -97,7 +94,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
       };
     }
   }
-  merged.written = rewrite_checkpoint(headers, out, options);
+  merged.written = rewrite_checkpoint(checkpoint, out, options);
   return merged;
 }
 

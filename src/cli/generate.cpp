@@ -85,14 +85,14 @@ std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, con
 
 // Answers on the rank that has the prompt; the others serve it.
 void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
+  OpenedInputs inputs = open_inputs(args, recipe, control);
   // All small files first: mistakes show before the weights are loaded.
-  const int64_t vocab_size = make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size;
   const Tokenizer tokenizer = Tokenizer::from_folder(args.model);
   const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data, tokenizer) : chat_prompt(args, recipe.data, tokenizer);
-  const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, vocab_size);
+  const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, inputs.checkpoint.shape().vocab_size);
   const GenerateOptions options{args.max_new_tokens, args.temperature, args.seed, stop_ids(args, prompt, tokenizer)};
 
-  OpenedModel opened = open_for_command(args, recipe, control);
+  OpenedModel opened = load_inputs(std::move(inputs), args, recipe, control);
   control.set_stage("generate");
   const bool to_terminal = isatty(STDOUT_FILENO);
   TextStream stream(tokenizer, [&](std::string_view text) {
@@ -111,7 +111,7 @@ void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
 }
 
 void serve(const CommandArgs& args, const Recipe& recipe, Control& control) {
-  OpenedModel opened = open_for_command(args, recipe, control);
+  OpenedModel opened = load_inputs(open_inputs(args, recipe, control), args, recipe, control);
   control.set_stage("generate");
   generate(opened.loaded, opened.adapter_state(), {}, {}, nullptr, *opened.groups().world);
 }

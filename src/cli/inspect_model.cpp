@@ -12,8 +12,7 @@
 #include "cli/inspect_folder.h"
 #include "data/template_detection.h"
 #include "data/tokenizer.h"
-#include "load/check_checkpoint.h"
-#include "models/model.h"
+#include "models/opened_checkpoint.h"
 #include "models/output_head.h"
 #include "models/param_specs.h"
 
@@ -41,16 +40,6 @@ ParameterCounts count_model(const std::vector<ImageSpec>& specs) {
   return counts;
 }
 
-// What `read` returns, or null where the folder has nothing that it can read: inspecting goes on without.
-template <typename Read>
-OrderedJson or_null(const Read& read) {
-  try {
-    return read();
-  } catch (const Error&) {
-    return nullptr;
-  }
-}
-
 std::vector<std::string> lora_targets(const ModelLayout& layout) {
   std::vector<std::string> names;
   std::set<std::string> seen;
@@ -70,11 +59,6 @@ OrderedJson skipped_tensors(const std::vector<SkippedTensor>& skipped, const Che
   return sums_json(sums);
 }
 
-// Whether its mathematics are built too.
-bool can_be_trained(const HfConfig& config) {
-  return !or_null([&] { return OrderedJson(make_model(config, "float32")->shape().num_experts); }).is_null();
-}
-
 std::string percent(uint64_t part, uint64_t whole) {
   return fmt::format("{:.1f} %", 100.0 * part / whole);
 }
@@ -82,16 +66,13 @@ std::string percent(uint64_t part, uint64_t whole) {
 }  // namespace
 
 OrderedJson inspect_model(const std::filesystem::path& folder) {
-  const HfConfig config = HfConfig::read(folder);
-  const auto layout = make_layout(config, "float32");  // counts do not depend on the compute dtype
-  const CheckpointIndex index = read_checkpoint_index(folder);
-  const auto specs = image_specs(*layout, stored_in(index));
-  const auto skipped =
-      check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
-  warn_of_stored_head(config, specs.front());
+  const OpenedCheckpoint checkpoint = open_checkpoint(folder, "float32");  // counts do not depend on the compute dtype
+  const HfConfig& config = checkpoint.headers.config;
+  const CheckpointIndex& index = checkpoint.headers.index;
+  warn_of_stored_head(config, checkpoint.specs[kRootImage]);
 
-  const ModelShape& shape = layout->shape();
-  const ParameterCounts counts = count_model(specs);
+  const ModelShape& shape = checkpoint.shape();
+  const ParameterCounts counts = count_model(checkpoint.specs);
   const int64_t experts_per_token = shape.num_experts_per_tok;
   uint64_t file_bytes = 0;
   for (const SafetensorsHeader& file : index.files) file_bytes += file.file_size;
@@ -102,7 +83,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["kind"] = "model";
   facts["folder"] = folder.string();
   facts["architecture"] = config.architecture();
-  facts["can_be_trained"] = can_be_trained(config);
+  facts["can_be_trained"] = true;  // or it would not have opened
   facts["parameters"] = counts.total;
   facts["active_parameters"] =
       counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);
@@ -117,7 +98,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["bytes"] = file_bytes;
   facts["tensors"] = index.tensors.size();
   facts["stored_dtypes"] = stored_dtypes(entries);
-  facts["skipped"] = skipped_tensors(skipped, index);
+  facts["skipped"] = skipped_tensors(checkpoint.skipped, index);
   // Training would end with these errors.
   const auto read_or_say_why = [&](const std::string& key, const auto& read) {
     facts[key] = nullptr;
@@ -129,7 +110,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   };
   read_or_say_why("template", [&] { return detect_chat_template(folder).format->name; });
   read_or_say_why("tokenizer_vocab_size", [&] { return Tokenizer::from_folder(folder).vocab_size(); });
-  facts["lora_targets"] = lora_targets(*layout);
+  facts["lora_targets"] = lora_targets(checkpoint.layout());
   return facts;
 }
 
@@ -138,8 +119,7 @@ std::string describe_model(const OrderedJson& facts) {
   const auto tokenizer = facts["tokenizer_vocab_size"];
   return fact_table(
       facts["folder"].get<std::string>(),
-      {{"architecture", facts["architecture"].get<std::string>() +
-                            (facts["can_be_trained"].get<bool>() ? "" : " (can be planned, loaded and verified, not trained yet)")},
+      {{"architecture", facts["architecture"].get<std::string>()},
        {"parameters", fmt::format("{}, {} active for a token, {} in experts ({})", format_count(count("parameters")),
                                   format_count(count("active_parameters")), format_count(count("expert_parameters")),
                                   percent(count("expert_parameters"), count("parameters")))},

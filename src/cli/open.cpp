@@ -41,22 +41,25 @@ void check_same_inputs(Control& control, const CommandArgs& args) {
 
 }  // namespace
 
-OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Control& control) {
+OpenedInputs open_inputs(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // The small file first: a wrong adapter should not cost the time of loading the model.
   if (!args.adapter.empty()) {
     read_lora_config(args.adapter);
     find_in_folder(args.adapter, FolderPart::kAdapterWeights);
   }
   RunGroups run = make_run_groups(recipe, control);
-  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
-  expert_range(layout->shape().num_experts, run.groups.mesh.ep, 0);
-  if (!args.adapter.empty()) read_adapter_selection(*layout, args.adapter);
-  check_same_on_all_ranks(control, recipe, headers);
+  OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, run.groups);
+  expert_range(checkpoint.shape().num_experts, run.groups.mesh.ep, 0);  // refuses more ep ranks than experts
+  if (!args.adapter.empty()) read_adapter_selection(checkpoint.layout(), args.adapter);
+  check_same_on_all_ranks(control, recipe, checkpoint);
   check_same_inputs(control, args);
+  return {std::move(run), std::move(checkpoint)};
+}
 
+OpenedModel load_inputs(OpenedInputs inputs, const CommandArgs& args, const Recipe& recipe, Control& control) {
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, word_of(recipe.model.dtype), load_settings(recipe, control.world(), run.device), run.groups);
+  RunGroups& run = inputs.run;
+  LoadedModel loaded = load_model(inputs.checkpoint, load_settings(recipe, control.world(), run.device), run.groups);
   OpenedModel opened{std::move(run), std::move(loaded), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& model = opened.loaded;

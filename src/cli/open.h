@@ -18,6 +18,16 @@ Recipe read_overrides(const CommandArgs& args);
 // Throws an input error when the mesh that the overrides ask for does not fit so many ranks.
 void check_mesh(const Recipe& recipe, int64_t ranks);
 
+// What is cheap to find wrong: headers, config.json and the adapter's configuration.
+struct OpenedInputs {
+  RunGroups run;
+  OpenedCheckpoint checkpoint;
+};
+
+// Opens --model and --adapter on all ranks of control's world, which must all call this. Refuses ranks that were given different
+// ones, or different --tokens.
+OpenedInputs open_inputs(const CommandArgs& args, const Recipe& recipe, Control& control);
+
 struct OpenedModel {
   RunGroups run;
   LoadedModel loaded;
@@ -27,8 +37,7 @@ struct OpenedModel {
   AdapterState* adapter_state() { return adapter ? &adapter->state : nullptr; }
 };
 
-// Loads --model and --adapter on all ranks of control's world, which must all call this. Refuses ranks that were given different
-// ones, or different --tokens.
-OpenedModel open_for_command(const CommandArgs& args, const Recipe& recipe, Control& control);
+// Loads their weights on all ranks, which must all call this.
+OpenedModel load_inputs(OpenedInputs inputs, const CommandArgs& args, const Recipe& recipe, Control& control);
 
 }  // namespace moraine

@@ -54,7 +54,8 @@ int run_plan(const CommandArgs& args) {
   const Recipe recipe = read_recipe(args.recipe, args.overrides);
   const int64_t world = world_size(args, recipe.mesh, world_given);
   const int64_t a_node = ranks_per_node(args, world, node_given);
-  const PlannedModel model = read_planned_model(recipe);
+  const OpenedCheckpoint checkpoint = open_planned_checkpoint(recipe);
+  const PlannedModel model = planned_model(recipe, checkpoint);
   const RunPlan plan = plan_run(model, planned_run(recipe, model, world, a_node));
   if (verdict.memory_per_rank) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;

@@ -131,9 +131,9 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
   json["world"] = mesh.world_size();
   json["ranks_per_node"] = run.ranks_per_node;
   json["mesh"] = {{"ep", mesh.ep}, {"ep_fsdp", mesh.ep_fsdp}, {"fsdp", mesh.fsdp}, {"replicate", mesh.replicate}};
-  json["model"] = {{"architecture", model.architecture},
-                   {"weights", model.has_weights ? "found" : "assumed"},
-                   {"bytes", model.index.total_bytes()},
+  json["model"] = {{"architecture", model.checkpoint.headers.config.architecture()},
+                   {"weights", model.checkpoint.has_weights ? "found" : "assumed"},
+                   {"bytes", model.checkpoint.headers.index.total_bytes()},
                    {"dtype", dtype_name(model.shape.dtype)}};
   json["batch"] = {{"sequences_a_step", run.batch_size},
                    {"micro_batch_size", run.micro_batch_size},
@@ -178,9 +178,9 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
 std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
   const PlannedRun& run = plan.run;
   const int64_t nodes = run.mesh.world_size() / run.ranks_per_node;
-  std::string text = fmt::format("{}, {} layers, {} experts, {} ({})\n", model.architecture, model.shape.num_hidden_layers,
-                                 model.shape.num_experts, format_bytes(model.index.total_bytes()),
-                                 model.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
+  std::string text = fmt::format("{}, {} layers, {} experts, {} ({})\n", model.checkpoint.headers.config.architecture(), model.shape.num_hidden_layers,
+                                 model.shape.num_experts, format_bytes(model.checkpoint.headers.index.total_bytes()),
+                                 model.checkpoint.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
   text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes, nodes == 1 ? "" : "s");
   text += fmt::format("batch: {} sequences of {} tokens a step, {} at a time on a rank, {} micro-step{}\n\n", run.batch_size,
                       run.max_length, run.micro_batch_size, run.micro_steps(), run.micro_steps() == 1 ? "" : "s");

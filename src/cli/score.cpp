@@ -50,23 +50,20 @@ void write_result(const std::string& path, const ScoreResult& result) {
 }  // namespace
 
 int run_score(const CommandArgs& args) {
-  const auto read_tokens = [&](const Recipe& recipe) {
-    // The tokens are checked against the vocabulary before a weight is read.
-    const int64_t vocab_size = make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size;
-    return read_tokens_file(args.tokens, vocab_size);
-  };
   const auto check = [&](int64_t ranks) {
     check_score_flags(args);
     const Recipe recipe = read_overrides(args);
     check_mesh(recipe, ranks);
-    read_tokens(recipe);
+    read_tokens_file(args.tokens, make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size);
   };
   return run_on_ranks(args, check, [&](Control& control) {
     const bool is_writer = control.world().rank == 0;
     if (is_writer) check_score_flags(args);
     const Recipe recipe = read_overrides(args);
-    const TokensFile tokens = read_tokens(recipe);
-    OpenedModel opened = open_for_command(args, recipe, control);
+    OpenedInputs inputs = open_inputs(args, recipe, control);
+    // The tokens are checked against the vocabulary before a weight is read.
+    const TokensFile tokens = read_tokens_file(args.tokens, inputs.checkpoint.shape().vocab_size);
+    OpenedModel opened = load_inputs(std::move(inputs), args, recipe, control);
 
     control.set_stage("score");
     const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};

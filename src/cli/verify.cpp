@@ -17,10 +17,9 @@ void verify(const Recipe& recipe, Control& control, bool json) {
   if (recipe.model.path.empty()) throw input_error("model.path", "is missing", "say which checkpoint to load");
   control.set_stage("load");
   RunGroups run = make_run_groups(recipe, control);
-  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
-  check_same_on_all_ranks(control, recipe, headers);
-  const LoadedWeights loaded = load_weights(headers, *layout, load_settings(recipe, control.world()), run.groups);
+  const OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, run.groups);
+  check_same_on_all_ranks(control, recipe, checkpoint);
+  const LoadedWeights loaded = load_weights(checkpoint, load_settings(recipe, control.world()), run.groups);
   const std::vector<OrderedJson> reports = gather_load_reports(loaded.report, run.groups);
   if (control.world().rank != 0) return;
   if (json) {
@@ -28,7 +27,7 @@ void verify(const Recipe& recipe, Control& control, bool json) {
     return;
   }
   log_info("mesh: {}", run.groups.mesh.describe());
-  print_skipped(loaded.skipped);
+  print_skipped(checkpoint.skipped);
   print_load_reports(reports);
 }
 

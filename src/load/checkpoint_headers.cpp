@@ -1,6 +1,5 @@
 #include "load/checkpoint_headers.h"
 
-#include "dist/from_rank0.h"
 #include "load/fingerprint.h"
 
 namespace moraine {
@@ -42,16 +41,11 @@ CheckpointIndex index_from_json(const OrderedJson& json) {
 
 }  // namespace
 
-CheckpointHeaders read_headers(const std::filesystem::path& folder) {
-  HfConfig config = HfConfig::read(folder);
-  return {std::move(config), read_checkpoint_index(folder)};
+std::string headers_to_text(const CheckpointHeaders& headers) {
+  return OrderedJson{{"config", headers.config.json()}, {"where", headers.config.where()}, {"index", to_json(headers.index)}}.dump();
 }
 
-CheckpointHeaders headers_from_rank0(const std::filesystem::path& folder, MeshGroups& groups) {
-  const std::string text = from_rank0(groups, "checkpoint headers", [&] {
-    const CheckpointHeaders headers = read_headers(folder);
-    return OrderedJson{{"config", headers.config.json()}, {"where", headers.config.where()}, {"index", to_json(headers.index)}}.dump();
-  });
+CheckpointHeaders headers_from_text(const std::string& text) {
   const OrderedJson json = OrderedJson::parse(text);
   return {HfConfig(Json::parse(json["config"].dump()), json["where"]), index_from_json(json["index"])};
 }

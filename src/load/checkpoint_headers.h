@@ -1,11 +1,9 @@
 // What is read of a checkpoint before its weights: config.json and the headers of its files.
 #pragma once
 
-#include <filesystem>
 #include <string>
 
 #include "config/hf_config.h"
-#include "dist/mesh_groups.h"
 #include "formats/checkpoint_index.h"
 
 namespace moraine {
@@ -15,10 +13,9 @@ struct CheckpointHeaders {
   CheckpointIndex index;
 };
 
-// Throws input errors for anything wrong with the folder.
-CheckpointHeaders read_headers(const std::filesystem::path& folder);
-// The same on all ranks of the world, which must call this; only rank 0 opens the folder.
-CheckpointHeaders headers_from_rank0(const std::filesystem::path& folder, MeshGroups& groups);
+// As text and back, for ranks that do not see the folder.
+std::string headers_to_text(const CheckpointHeaders& headers);
+CheckpointHeaders headers_from_text(const std::string& text);
 
 // 32 hexadecimal digits of config.json and of every tensor's name, dtype, shape and place; not of the weights themselves.
 std::string fingerprint(const CheckpointHeaders& headers);

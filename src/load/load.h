@@ -27,7 +27,6 @@ struct LoadSettings {
   int num_threads = 1;
   uint64_t resident_bytes = 0;  // see WeightStore
   at::Device device = at::kCPU;
-  BaseFormat base_format = BaseFormat::kStored;
   LoadHooks hooks = {};
 };
 

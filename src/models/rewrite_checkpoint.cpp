@@ -10,7 +10,6 @@
 #include "base/lfs_pointer.h"
 #include "base/log.h"
 #include "formats/checkpoint_writer.h"
-#include "load/check_checkpoint.h"
 #include "load/checkpoint_files.h"
 #include "load/manifest.h"
 #include "models/output_head.h"
@@ -115,38 +114,36 @@ std::string new_config(const fs::path& folder, const RewriteOptions& options, bo
 
 }  // namespace
 
-RewrittenCheckpoint rewrite_checkpoint(const CheckpointHeaders& headers, const fs::path& out, const RewriteOptions& options) {
+RewrittenCheckpoint rewrite_checkpoint(const OpenedCheckpoint& checkpoint, const fs::path& out, const RewriteOptions& options) {
   check_new_folder(out);
-  const fs::path& folder = headers.index.folder;
-  const auto layout = make_layout(headers.config, "bfloat16");
-  const std::vector<ImageSpec> specs = image_specs(*layout, stored_in(headers.index));
-  check_checkpoint(specs, headers.index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
-  warn_of_stored_head(headers.config, specs.front());
+  const CheckpointIndex& index = checkpoint.headers.index;
+  const fs::path& folder = index.folder;
+  warn_of_stored_head(checkpoint.headers.config, checkpoint.specs[kRootImage]);
 
-  NewCheckpoint checkpoint{{}, options.max_file_bytes, options.num_threads};
+  NewCheckpoint rewritten{{}, options.max_file_bytes, options.num_threads};
   std::vector<OldTensor> old;
   RewrittenCheckpoint written;
-  for (PlainTensor& plain : plain_tensors(headers.index, specs, layout->quantization(), options.dtype)) {
+  for (PlainTensor& plain : plain_tensors(index, checkpoint.specs, checkpoint.layout().quantization(), options.dtype)) {
     const auto change = options.changes.find(plain.name);
     const uint64_t unit = plain.scales ? plain.format.block_rows * plain.columns : plain.columns;
-    checkpoint.tensors.push_back({{plain.name, plain.dtype, plain.shape}, std::max<uint64_t>(1, unit)});
+    rewritten.tensors.push_back({{plain.name, plain.dtype, plain.shape}, std::max<uint64_t>(1, unit)});
     if (plain.scales) ++written.dequantized;
     else if (plain.dtype != plain.values->entry.dtype) ++written.converted;
     old.push_back({std::move(plain), change == options.changes.end() ? nullptr : &change->second});
   }
   written.tensors = old.size();
-  written.bytes = checkpoint.total_bytes();
+  written.bytes = rewritten.total_bytes();
 
   const std::string config = new_config(folder, options, written.dequantized > 0);
   const std::vector<fs::path> copied = files_to_copy(folder);
   uint64_t other_bytes = config.size();
   for (const fs::path& file : copied) other_bytes += fs::file_size(folder / file);
-  const CheckpointFiles files(headers.index);
+  const CheckpointFiles files(index);
   const CallersThreads callers_threads;
   const auto fill = [&](size_t t, uint64_t first, uint64_t count, std::byte* into) {
     fill_elements(files, old[t], first, count, into);
   };
-  written.files = write_checkpoint(out, checkpoint, fill, other_bytes, [&](const fs::path& temporary) {
+  written.files = write_checkpoint(out, rewritten, fill, other_bytes, [&](const fs::path& temporary) {
     write_file_atomic(temporary / "config.json", config);
     for (const fs::path& file : copied) {
       if (is_lfs_pointer(File(folder / file)))

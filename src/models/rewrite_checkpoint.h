@@ -14,8 +14,7 @@
 #include <unordered_map>
 
 #include "formats/dtype.h"
-#include "load/checkpoint_headers.h"
-#include "models/model_layout.h"
+#include "models/opened_checkpoint.h"
 
 namespace moraine {
 
@@ -38,10 +37,10 @@ struct RewrittenCheckpoint {
   uint64_t converted = 0;     // tensors of other dtypes than before, besides those
 };
 
-// Writes `out` (missing or empty) whole or not at all: all tensors but scales, those that moraine skips too; config.json, without
+// Of a checkpoint that was opened with dtype bfloat16 and weights as they are stored. Writes `out` (missing or empty) whole or not at all: all tensors but scales, those that moraine skips too; config.json, without
 // quantization_config where nothing is quantised any more; the other files of the checkpoint's folder that are not weights. Throws
 // input errors for anything wrong with the checkpoint or `out`, a run error for values that are not finite after a change, or a full
 // disk.
-RewrittenCheckpoint rewrite_checkpoint(const CheckpointHeaders& headers, const std::filesystem::path& out, const RewriteOptions& options);
+RewrittenCheckpoint rewrite_checkpoint(const OpenedCheckpoint& checkpoint, const std::filesystem::path& out, const RewriteOptions& options);
 
 }  // namespace moraine

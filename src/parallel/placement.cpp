@@ -6,8 +6,8 @@ namespace moraine {
 
 MeshAxis shard_axis(ImageKind kind) { return kind == ImageKind::kExperts ? MeshAxis::kEpFsdp : MeshAxis::kFsdp; }
 
-Placement::Placement(std::vector<ImageSpec> specs, int64_t num_experts, const Mesh& mesh)
-    : specs_(std::move(specs)), num_experts_(num_experts), mesh_(mesh), laid_out_(specs_.size()) {
+Placement::Placement(const std::vector<ImageSpec>& specs, int64_t num_experts, const Mesh& mesh)
+    : specs_(specs), num_experts_(num_experts), mesh_(mesh), laid_out_(specs_.size()) {
   experts_of(0);
   for (size_t i = 0; i < specs_.size(); ++i) laid_out_[i].resize(specs_[i].kind == ImageKind::kExperts ? mesh.ep : 1);
 }

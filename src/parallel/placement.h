@@ -13,6 +13,9 @@ namespace moraine {
 // The axis that an image of `kind` is sharded over.
 MeshAxis shard_axis(ImageKind kind);
 
+// Root, dense and expert images take turns in gather buffers among themselves (see GatherSchedule).
+inline int lane_of(ImageKind kind) { return static_cast<int>(kind); }
+
 // What one rank holds of one image.
 struct ShardPlan {
   const LayerImage* image = nullptr;
@@ -21,8 +24,9 @@ struct ShardPlan {
 
 class Placement {
  public:
-  // `specs`: all images of the model. Throws an input error when there are more EP ranks than experts.
-  Placement(std::vector<ImageSpec> specs, int64_t num_experts, const Mesh& mesh);
+  // `specs`: all images of the model; they outlive the placement. Throws an input error when there are more EP ranks than experts.
+  Placement(const std::vector<ImageSpec>& specs, int64_t num_experts, const Mesh& mesh);
+  Placement(std::vector<ImageSpec>&& specs, int64_t num_experts, const Mesh& mesh) = delete;
 
   const Mesh& mesh() const { return mesh_; }
   const std::vector<ImageSpec>& specs() const { return specs_; }
@@ -35,7 +39,7 @@ class Placement {
   std::vector<ShardPlan> shards_of(int64_t rank) const;
 
  private:
-  std::vector<ImageSpec> specs_;
+  const std::vector<ImageSpec>& specs_;
   int64_t num_experts_;
   Mesh mesh_;
   mutable std::vector<std::vector<LayerImage>> laid_out_;  // by image, then EP index; empty = not yet

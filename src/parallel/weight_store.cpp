@@ -59,14 +59,12 @@ at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device) {
   return bytes;
 }
 
-// One gather buffer of a lane.
+// The bytes of one of the schedule's buffers.
 struct WeightStore::Buffer {
-  at::Tensor bytes;  // uint8, of the lane's largest image
-  int owner = -1;    // the image that is or will be in it
+  at::Tensor bytes;  // uint8
   bool in_flight = false;
   Work gather;
   ImageView view;
-  uint64_t last_use = 0;
 
   void wait() {
     if (!in_flight) return;
@@ -75,6 +73,16 @@ struct WeightStore::Buffer {
   }
 };
 
+namespace {
+
+GatherSchedule schedule_of(const std::vector<StoredImage>& images, uint64_t resident_bytes) {
+  std::vector<HeldImage> held;
+  for (const StoredImage& stored : images) held.push_back({stored.image.nbytes, static_cast<uint64_t>(stored.shard.numel()), stored.lane});
+  return GatherSchedule(std::move(held), resident_bytes);
+}
+
+}  // namespace
+
 void WeightStore::gather_for_good(StoredImage& stored) {
   at::Tensor whole = allocate_image_bytes(stored.image.nbytes, stored.shard.device());
   stored.group->all_gather_into_tensor(whole, stored.shard);
@@ -82,91 +90,49 @@ void WeightStore::gather_for_good(StoredImage& stored) {
 }
 
 WeightStore::WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes)
-    : images_(std::move(images)), resident_views_(images_.size()), held_(images_.size(), 0) {
+    : images_(std::move(images)), schedule_(schedule_of(images_, resident_bytes)), resident_views_(images_.size()) {
   for (size_t i = 0; i < images_.size(); ++i) {
-    const uint64_t more = images_[i].image.nbytes - images_[i].shard.numel();
-    if (is_resident(static_cast<int>(i)) || more > resident_bytes) continue;
-    gather_for_good(images_[i]);
-    resident_bytes -= more;
+    if (!schedule_.is_resident(static_cast<int>(i))) continue;
+    if (static_cast<uint64_t>(images_[i].shard.numel()) < images_[i].image.nbytes) gather_for_good(images_[i]);
+    resident_views_[i] = ImageView(images_[i].image, images_[i].shard);
   }
-  std::vector<uint64_t> largest, count;
-  for (size_t i = 0; i < images_.size(); ++i) {
-    const StoredImage& stored = images_[i];
-    if (is_resident(static_cast<int>(i))) {
-      resident_views_[i] = ImageView(stored.image, stored.shard);
-      continue;
-    }
-    if (stored.lane >= static_cast<int>(largest.size())) largest.resize(stored.lane + 1), count.resize(stored.lane + 1);
-    largest[stored.lane] = std::max(largest[stored.lane], stored.image.nbytes);
-    ++count[stored.lane];
-  }
-  lanes_.resize(largest.size());
-  for (size_t lane = 0; lane < largest.size(); ++lane) {
-    for (uint64_t i = 0; i < std::min<uint64_t>(count[lane], 2); ++i) {
-      lanes_[lane].push_back(std::make_unique<Buffer>());
-      lanes_[lane].back()->bytes = allocate_image_bytes(largest[lane], images_.front().shard.device());
-    }
-  }
+  for (const GatherSchedule::Buffer& buffer : schedule_.buffers())
+    buffers_.emplace_back().bytes = allocate_image_bytes(buffer.bytes, images_.front().shard.device());
 }
 
 WeightStore::~WeightStore() = default;
 
-WeightStore::Buffer& WeightStore::buffer_for(int image) {
-  Buffer* oldest_free = nullptr;
-  for (auto& buffer : lanes_[images_[image].lane]) {
-    if (buffer->owner == image) return *buffer;
-    if (buffer->owner >= 0 && held_[buffer->owner] > 0) continue;
-    if (!oldest_free || buffer->last_use < oldest_free->last_use) oldest_free = buffer.get();
-  }
-  MORAINE_ASSERT(oldest_free, "all gather buffers are held when " + images_[image].image.name + " is wanted");
-  return *oldest_free;
-}
-
-void WeightStore::prefetch(int image) {
-  if (is_resident(image)) return;
-  Buffer& buffer = buffer_for(image);
-  buffer.last_use = ++clock_;
-  if (buffer.owner == image) return;
+// The buffer that the image is or will be in.
+WeightStore::Buffer& WeightStore::gather(int image) {
+  const GatherSchedule::Use use = schedule_.want(image);
+  Buffer& buffer = buffers_[use.buffer];
+  if (!use.gathers) return buffer;
   buffer.wait();  // a gather that nobody came for must not write into it later
   const StoredImage& stored = images_[image];
-  buffer.owner = image;
   const at::Tensor whole = buffer.bytes.narrow(0, 0, static_cast<int64_t>(stored.image.nbytes));
   buffer.gather = stored.group->all_gather_into_tensor_async(whole, stored.shard);
   buffer.in_flight = true;
   buffer.view = ImageView(stored.image, whole);
+  return buffer;
+}
+
+void WeightStore::prefetch(int image) {
+  if (!schedule_.is_resident(image)) gather(image);
 }
 
 const ImageView& WeightStore::acquire(int image) {
-  ++held_[image];
-  if (is_resident(image)) return resident_views_[image];
-  prefetch(image);
-  Buffer& buffer = buffer_for(image);
+  schedule_.acquire(image);
+  if (schedule_.is_resident(image)) return resident_views_[image];
+  Buffer& buffer = gather(image);
   buffer.wait();
   return buffer.view;
 }
 
 void WeightStore::release(int image) {
-  MORAINE_ASSERT(held_[image] > 0, "release of an image that is not held: " + images_[image].image.name);
-  if (--held_[image] > 0 || is_resident(image) || !poison()) return;
-  Buffer& buffer = buffer_for(image);
+  if (!schedule_.release(image) || schedule_.is_resident(image) || !poison()) return;
+  Buffer& buffer = buffers_[schedule_.drop(image)];
   buffer.wait();
   buffer.bytes.fill_(0xff);
-  buffer.owner = -1;
-}
-
-bool WeightStore::all_resident() const { return lanes_.empty(); }
-
-uint64_t WeightStore::shard_bytes() const {
-  uint64_t sum = 0;
-  for (const StoredImage& stored : images_) sum += stored.shard.numel();
-  return sum;
-}
-
-uint64_t WeightStore::gather_buffer_bytes() const {
-  uint64_t sum = 0;
-  for (const auto& lane : lanes_)
-    for (const auto& buffer : lane) sum += buffer->bytes.numel();
-  return sum;
 }
 
 }  // namespace moraine

@@ -3,13 +3,13 @@
 
 #include <ATen/ATen.h>
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "dist/process_group.h"
+#include "parallel/gather_schedule.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {
@@ -44,20 +44,19 @@ struct StoredImage {
   LayerImage image;
   at::Tensor shard;                // uint8, the shard of group->rank() of group->size(); the whole image where it is resident
   ProcessGroup* group = nullptr;   // the ranks that hold the other shards; outlives the store
-  int lane = 0;                    // images of one lane take turns in the lane's gather buffers
+  int lane = 0;                    // see GatherSchedule
 };
 
-// Hands out images. Those that are sharded are gathered into one of the two buffers of their lane, one all-gather an image;
-// a buffer is taken for another image only after its owner's release. Base weights never change, so a gathered image stays
-// valid until its buffer is needed again, and autograd may keep views for as long as the image is held.
+// Hands out images. Those that are sharded are gathered into a buffer as a GatherSchedule says, one all-gather per image. Base
+// weights never change, so a gathered image stays valid until its buffer is needed again, and autograd may keep views for as long as the
+// image is held.
 //
 // All ranks of a group must prefetch and acquire the group's images in the same order.
 //
 // On CUDA a gather waits for what the current stream has been given so far, so buffers are safe as long as one stream computes.
 class WeightStore {
  public:
-  // Sharded images are gathered for good, first ones first, while they add no more than `resident_bytes` to what this rank
-  // holds; all ranks of a group must say the same.
+  // `resident_bytes` as in GatherSchedule; all ranks of a group must say the same.
   explicit WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes = 0);
   ~WeightStore();
 
@@ -68,21 +67,17 @@ class WeightStore {
   void release(int image);
 
   // Whether every image is held whole, without gathering.
-  bool all_resident() const;
-  uint64_t shard_bytes() const;  // held all the time, resident images counted whole
-  uint64_t gather_buffer_bytes() const;
+  bool all_resident() const { return schedule_.all_resident(); }
 
  private:
   struct Buffer;
-  bool is_resident(int image) const { return static_cast<uint64_t>(images_[image].shard.numel()) == images_[image].image.nbytes; }
   void gather_for_good(StoredImage& stored);
-  Buffer& buffer_for(int image);
+  Buffer& gather(int image);
 
   std::vector<StoredImage> images_;
+  GatherSchedule schedule_;
   std::vector<ImageView> resident_views_;  // of resident images
-  std::vector<int> held_;                  // acquired and not released
-  std::vector<std::vector<std::unique_ptr<Buffer>>> lanes_;
-  uint64_t clock_ = 0;
+  std::vector<Buffer> buffers_;            // of the schedule
 };
 
 }  // namespace moraine

@@ -53,7 +53,7 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
     const std::vector<int64_t> next(sequence.begin() + cached, sequence.end());
     const Batch batch = leads ? batch_of(next, cached, loaded) : make_batch({}, loaded.device, 1);
     const at::Tensor hidden = forward(loaded, adapter, batch, leads && has_cache ? &caches : nullptr);
-    const ImageView& root = loaded.weights->acquire(LoadedModel::kRootImage);
+    const ImageView& root = loaded.weights->acquire(kRootImage);
     if (leads) {
       if (has_cache) cached = static_cast<int64_t>(sequence.size());
       const at::Tensor last = hidden.narrow(0, static_cast<int64_t>(next.size()) - 1, 1);
@@ -67,7 +67,7 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
         sequence.push_back(token);
       }
     }
-    loaded.weights->release(LoadedModel::kRootImage);
+    loaded.weights->release(kRootImage);
     goes_on = agreed(goes_on, loaded.device, world);
   }
   return generated;

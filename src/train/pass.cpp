@@ -2,7 +2,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
-#include "base/error.h"
+#include "train/layer_turns.h"
 
 namespace moraine {
 namespace {
@@ -11,8 +11,7 @@ namespace {
 class LayerWeights {
  public:
   LayerWeights(WeightStore& store, int64_t layer)
-      : store_(store), dense_(LoadedModel::dense_image(layer)), experts_(LoadedModel::experts_image(layer)),
-        dense(store.acquire(dense_)), experts(store.acquire(experts_)) {}
+      : store_(store), dense_(dense_image(layer)), experts_(experts_image(layer)), dense(store.acquire(dense_)), experts(store.acquire(experts_)) {}
   ~LayerWeights() {
     store_.release(experts_);
     store_.release(dense_);
@@ -31,8 +30,8 @@ class LayerWeights {
 // The root's weights, held likewise.
 class RootWeights {
  public:
-  explicit RootWeights(WeightStore& store) : store_(store), view(store.acquire(LoadedModel::kRootImage)) {}
-  ~RootWeights() { store_.release(LoadedModel::kRootImage); }
+  explicit RootWeights(WeightStore& store) : store_(store), view(store.acquire(kRootImage)) {}
+  ~RootWeights() { store_.release(kRootImage); }
   RootWeights(const RootWeights&) = delete;
   RootWeights& operator=(const RootWeights&) = delete;
 
@@ -43,10 +42,11 @@ class RootWeights {
   const ImageView& view;
 };
 
-// Starts gathering a layer's weights while another layer runs.
-void prefetch_layer(WeightStore& store, int64_t layer) {
-  store.prefetch(LoadedModel::dense_image(layer));
-  store.prefetch(LoadedModel::experts_image(layer));
+// Starts gathering the next layer's weights while another layer runs.
+void prefetch_next(WeightStore& store, const LayerTurn& turn) {
+  if (!turn.next) return;
+  store.prefetch(dense_image(*turn.next));
+  store.prefetch(experts_image(*turn.next));
 }
 
 // A layer run under autograd: what its backward pass needs, its weights among it.
@@ -103,9 +103,10 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
   const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);
   RootWeights root(*loaded.weights);
   at::Tensor hidden = loaded.model->embed(root.view, batch);
-  for (int64_t layer = 0; layer < loaded.model->shape().num_hidden_layers; ++layer) {
+  for (const LayerTurn& turn : forward_turns(loaded.model->shape().num_hidden_layers)) {
+    const int64_t layer = turn.layer;
     LayerWeights weights(*loaded.weights, layer);
-    if (layer + 1 < loaded.model->shape().num_hidden_layers) prefetch_layer(*loaded.weights, layer + 1);
+    prefetch_next(*loaded.weights, turn);
     const LayerAdapter layer_adapter = adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
     LayerRecord record;
     hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, record}, hidden);
@@ -134,7 +135,8 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   std::vector<LayerRecord> records(num_layers);
   std::vector<std::optional<LayerTape>> tapes(num_layers);
   at::Tensor hidden = loaded.model->embed(root.view, batch);
-  for (int64_t layer = 0; layer < num_layers; ++layer) {
+  for (const LayerTurn& turn : forward_turns(num_layers)) {
+    const int64_t layer = turn.layer;
     if (recompute == Recompute::kNone && layer >= first_trained) {
       tapes[layer] = run_with_tape(loaded, adapter, layer, hidden, context, records[layer]);
       hidden = tapes[layer]->output.detach();
@@ -142,7 +144,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     }
     if (layer >= first_trained) inputs[layer] = hidden;
     LayerWeights weights(*loaded.weights, layer);
-    if (layer + 1 < num_layers) prefetch_layer(*loaded.weights, layer + 1);
+    prefetch_next(*loaded.weights, turn);
     const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
     hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);
   }
@@ -160,9 +162,10 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   at::Tensor grad = torch::autograd::grad({normed}, {head_input}, {loss.grad_hidden_TD}).front();
 
   // Backwards, the same loop the other way.
-  for (int64_t layer = num_layers - 1; layer >= first_trained; --layer) {
+  for (const LayerTurn& turn : backward_turns(num_layers, first_trained)) {
+    const int64_t layer = turn.layer;
     if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
-    if (layer > first_trained) prefetch_layer(*loaded.weights, layer - 1);
+    prefetch_next(*loaded.weights, turn);
     grad = backward_of_tape(*tapes[layer], grad, grad_sums_E);
     tapes[layer].reset();
     inputs[layer].reset();

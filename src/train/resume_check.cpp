@@ -9,7 +9,6 @@
 #include "base/text.h"
 #include "formats/folder_parts.h"
 #include "load/fingerprint.h"
-#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -96,10 +95,10 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   RunFacts facts;
   facts.recipe = recipe_entries(recipe);
   auto add = [&](const std::string& key, std::string value) { facts.compared.emplace_back(key, std::move(value)); };
-  const auto layout = make_layout(shape.headers.config, word_of(recipe.model.dtype));
-  const AdapterSelection adapter = select_adapter(*layout, recipe.adapter, recipe.model.path);
-  add("model.path", hash_text(fingerprint(shape.headers) + sample_weights(shape.headers.index)));
-  add("model.dtype", layout->shape().dtype == DType::kBF16 ? "bfloat16" : "float32");
+  const CheckpointHeaders& headers = shape.checkpoint.headers;
+  const AdapterSelection adapter = select_adapter(shape.checkpoint.layout(), recipe.adapter, recipe.model.path);
+  add("model.path", hash_text(fingerprint(headers) + sample_weights(headers.index)));
+  add("model.dtype", shape.checkpoint.shape().dtype == DType::kBF16 ? "bfloat16" : "float32");
   add("adapter.r", fmt::format("{}", adapter.config.r));
   add("adapter.lora_alpha", fmt::format("{}", adapter.config.lora_alpha));
   add("adapter.target_modules", adapter_tensors_hash(adapter));

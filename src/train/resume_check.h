@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "config/recipe.h"
-#include "load/checkpoint_headers.h"
+#include "models/opened_checkpoint.h"
 #include "train/run_inputs.h"
 
 namespace moraine {
@@ -27,7 +27,7 @@ struct RunFacts {
 
 // What a run is about, as all its ranks see it.
 struct RunShape {
-  const CheckpointHeaders& headers;
+  const OpenedCheckpoint& checkpoint;
   const DataRows& training;
   int64_t steps = 0;                              // of the schedule
   int64_t batch_size = 0;

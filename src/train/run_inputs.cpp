@@ -15,7 +15,6 @@
 #include "dist/from_rank0.h"
 #include "dist/timeout.h"
 #include "load/fingerprint.h"
-#include "models/model_layout.h"
 
 namespace moraine {
 namespace {
@@ -59,7 +58,6 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
 LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Device device) {
   LoadSettings settings;
   settings.device = device;
-  settings.base_format = recipe.model.base_format;
   settings.mode = recipe.load.mode;
   settings.transport = recipe.load.node_transport;
   settings.verify = recipe.load.verify;
@@ -68,11 +66,10 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Dev
   return settings;
 }
 
-CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups) {
-  const bool rank0_only = only_rank0_sees_files(recipe, groups);
-  // A model of another kind is the first thing to hear of, whatever else is wrong with its folder.
-  if (!rank0_only || groups.world->rank() == 0) make_layout(HfConfig::read(recipe.model.path), word_of(recipe.model.dtype));
-  return rank0_only ? headers_from_rank0(recipe.model.path, groups) : read_headers(recipe.model.path);
+OpenedCheckpoint open_run_checkpoint(const Recipe& recipe, MeshGroups& groups) {
+  const std::string dtype = word_of(recipe.model.dtype);
+  return only_rank0_sees_files(recipe, groups) ? checkpoint_from_rank0(recipe.model.path, dtype, recipe.model.base_format, groups)
+                                               : open_checkpoint(recipe.model.path, dtype, recipe.model.base_format);
 }
 
 DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files, int64_t vocab_size,
@@ -130,12 +127,12 @@ std::string hash_rows(const DataRows& rows) {
   return hash;
 }
 
-void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers,
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const OpenedCheckpoint& checkpoint,
                              const std::vector<std::pair<std::string, const DataRows*>>& rows) {
   if (!control.world().distributed()) return;
   std::vector<std::pair<std::string, std::string>> values{{"program version", kProgramVersion}};
   for (auto& [key, value] : recipe_entries(recipe)) values.emplace_back("recipe key " + key, value);
-  values.emplace_back("checkpoint headers", fingerprint(headers));
+  values.emplace_back("checkpoint headers", fingerprint(checkpoint.headers));
   for (const auto& [key, data] : rows) values.emplace_back("rows of " + key, hash_rows(*data));
   check_agreement(control, "start", values);
 }

@@ -1,11 +1,11 @@
-// What a run reads before its weights, on every rank: the checkpoint's headers and the rows of its data.
+// What a run reads before its weights, on every rank: the checkpoint without them, and the rows of its data.
 #pragma once
 
 #include "config/recipe.h"
 #include "data/dataset.h"
 #include "dist/mesh_groups.h"
-#include "load/checkpoint_headers.h"
 #include "load/load.h"
+#include "models/opened_checkpoint.h"
 #include "train/batch.h"
 
 namespace moraine {
@@ -34,7 +34,7 @@ struct DataRows {
 };
 
 // Read by every rank, or in load.mode rank0 by rank 0 for all. All ranks of the world must call these. Throw input errors.
-CheckpointHeaders read_run_headers(const Recipe& recipe, MeshGroups& groups);
+OpenedCheckpoint open_run_checkpoint(const Recipe& recipe, MeshGroups& groups);
 // `key`: the recipe's, of `files`; asked for once.
 DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files, int64_t vocab_size,
                    MeshGroups& groups);
@@ -44,7 +44,7 @@ std::string hash_rows(const DataRows& rows);
 
 // Refuses a world whose ranks were given different recipes, checkpoints, rows (of each recipe key in `rows`) or programs: they would train
 // something nobody asked for.
-void check_same_on_all_ranks(Control& control, const Recipe& recipe, const CheckpointHeaders& headers,
+void check_same_on_all_ranks(Control& control, const Recipe& recipe, const OpenedCheckpoint& checkpoint,
                              const std::vector<std::pair<std::string, const DataRows*>>& rows = {});
 
 }  // namespace moraine

@@ -39,14 +39,14 @@ RowScore score_row(LoadedModel& loaded, AdapterState* adapter, const Sample* row
   if (options.grads) loss = forward_backward(loaded, *adapter, batch, loss_scale, Recompute::kFull);
   if (!options.grads || options.logits) {
     const at::Tensor hidden = forward(loaded, adapter, batch);
-    const ImageView& root = loaded.weights->acquire(LoadedModel::kRootImage);
+    const ImageView& root = loaded.weights->acquire(kRootImage);
     const at::Tensor head = loaded.model->head_weight_VD(root);
     if (!options.grads) loss = chunked_cross_entropy(hidden, head, batch.targets_T, WithGradient::kNo, 1.0);
     if (options.logits && row) {
       result.logits = at::zeros({columns, head.size(0)}, options32);
       if (length > 0) put_logits(result.logits, hidden.narrow(0, 0, length), head, columns_of(*row));
     }
-    loaded.weights->release(LoadedModel::kRootImage);
+    loaded.weights->release(kRootImage);
   }
   result.loss_sum = loss.loss_sum;
   if (length > 1) {  // the last token predicts nothing

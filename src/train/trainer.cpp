@@ -79,17 +79,17 @@ int train(const Recipe& recipe, Control& control) {
   control.set_stage("read the data");
   RunGroups run_groups = make_run_groups(recipe, control);
   MeshGroups& groups = run_groups.groups;
-  const CheckpointHeaders headers = read_run_headers(recipe, groups);
-  const ModelShape shape = make_model(headers.config, word_of(recipe.model.dtype))->shape();
+  const OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, groups);
+  const ModelShape& shape = checkpoint.shape();
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
   const DataRows training = read_rows(recipe, "data.train", recipe.data.train, shape.vocab_size, groups);
   DataRows held_out;
   if (!recipe.data.eval.empty()) held_out = read_rows(recipe, "data.eval", recipe.data.eval, shape.vocab_size, groups);
-  check_same_on_all_ranks(control, recipe, headers, {{"data.train", &training}, {"data.eval", &held_out}});
+  check_same_on_all_ranks(control, recipe, checkpoint, {{"data.train", &training}, {"data.eval", &held_out}});
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
   const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
-  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {headers, training, steps, batch_size}); });
+  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {checkpoint, training, steps, batch_size}); });
   if (snapshots.is_finished()) {
     log_info("{} holds a finished run of this recipe: nothing to do (choose another save.dir to train again)", recipe.save.dir);
     return 0;
@@ -103,13 +103,13 @@ int train(const Recipe& recipe, Control& control) {
   }
 
   control.set_stage("load");
-  LoadedModel loaded = open_model(headers, word_of(recipe.model.dtype), load_settings(recipe, world, run_groups.device), groups);
+  LoadedModel loaded = load_model(checkpoint, load_settings(recipe, world, run_groups.device), groups);
   check_recompute(recipe.train.recompute, loaded.weights->all_resident());
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
   if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
-  log_info("model: {}, {} layers, {} experts, {}", headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
+  log_info("model: {}, {} layers, {} experts, {}", checkpoint.headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
            dtype_name(shape.dtype));
-  print_skipped(loaded.skipped);
+  print_skipped(checkpoint.skipped);
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
   print_data("data", training);
@@ -141,7 +141,7 @@ int train(const Recipe& recipe, Control& control) {
   RunLog log(world, run, recipe.log, first_step, steps);
   std::optional<RunRecord> record;
   if (is_writer) {
-    const DescribedRun described{recipe, world, groups.mesh, headers, loaded, adapter, training, held_out, load_reports, steps, batch_size};
+    const DescribedRun described{recipe, world, groups.mesh, checkpoint, loaded, adapter, training, held_out, load_reports, steps, batch_size};
     record.emplace(run.path(), describe_run(described), snapshots.facts(), started, first_step, snapshots.resumed_from().string());
   }
   const auto evaluate_after = [&](int64_t done) {

@@ -33,9 +33,9 @@ at::Tensor expected_elements(const Slot& slot, const CheckpointIndex& index) {
 void expect_dequantised(const fs::path& golden, int64_t world, int64_t ep, uint64_t max_piece) {
   const CheckpointIndex index = read_checkpoint_index(golden / "model");
   const auto layout = make_layout(HfConfig::read(golden / "model"), "auto");
-  const Placement placement(image_specs(*layout, stored_in(index), BaseFormat::kBFloat16), layout->shape().num_experts,
-                            Mesh::make(world, {ep, {}, {}}));
-  check_checkpoint(placement.specs(), index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+  const auto specs = image_specs(*layout, stored_in(index), BaseFormat::kBFloat16);
+  const Placement placement(specs, layout->shape().num_experts, Mesh::make(world, {ep, {}, {}}));
+  check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
   const CheckpointFiles files(index);
   // By image and first expert, for ranks of one ep group have different ones.
   std::map<const LayerImage*, at::Tensor> images;

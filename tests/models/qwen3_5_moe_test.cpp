@@ -35,8 +35,8 @@ struct Layers {
     context.experts = loaded.experts.get();
   }
 
-  const ImageView& dense(int64_t layer) { return loaded.weights->acquire(LoadedModel::dense_image(layer)); }
-  const ImageView& experts(int64_t layer) { return loaded.weights->acquire(LoadedModel::experts_image(layer)); }
+  const ImageView& dense(int64_t layer) { return loaded.weights->acquire(dense_image(layer)); }
+  const ImageView& experts(int64_t layer) { return loaded.weights->acquire(experts_image(layer)); }
 
   // "layers.2.attn_in": [B,T,…] or [B·T,…] → [tokens,…] in the dtype of the model.
   at::Tensor operator()(const std::string& name) const { return stored(name).to(torch_dtype(loaded.model->shape().dtype)); }
@@ -81,8 +81,8 @@ TEST_P(Parts, EqualTheReference) {
     EXPECT_TRUE(at::equal(record.chosen_experts_TK, layers.stored(prefix + "router.indices"))) << prefix;
     check(layers.loaded.model->forward_layer({layer, scope.dense, scope.experts, none, layers.context, whole}, layers.before(layer)),
           layers(prefix + "hidden_out"), prefix + "hidden_out");
-    layers.loaded.weights->release(LoadedModel::dense_image(layer));
-    layers.loaded.weights->release(LoadedModel::experts_image(layer));
+    layers.loaded.weights->release(dense_image(layer));
+    layers.loaded.weights->release(experts_image(layer));
   }
 }
 

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 CheckpointIndex convert(const fs::path& model, const fs::path& out, DType dtype, uint64_t max_file_bytes = 300'000) {
-  rewrite_checkpoint(read_headers(model), out, {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
+  rewrite_checkpoint(open_checkpoint(model, "bfloat16"), out, {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
   return read_checkpoint_index(out);
 }
 
@@ -97,12 +97,12 @@ TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
   options.changes[changed] = [](int64_t first_row, const at::Tensor& rows_RI) {
     rows_RI.add_(at::arange(first_row, first_row + rows_RI.size(0), at::kFloat).unsqueeze(1));
   };
-  const CheckpointHeaders before = read_headers(model);
+  const OpenedCheckpoint before = open_checkpoint(model, "bfloat16");
   rewrite_checkpoint(before, folder / "out", options);
   const CheckpointIndex after = read_checkpoint_index(folder / "out");
-  EXPECT_EQ(after.tensors.size(), before.index.tensors.size());
+  EXPECT_EQ(after.tensors.size(), before.headers.index.tensors.size());
   for (const auto& [name, tensor] : after.tensors) {
-    at::Tensor expected = tensor_of(before.index, name);
+    at::Tensor expected = tensor_of(before.headers.index, name);
     if (name == changed) expected = (expected.to(at::kFloat) + at::arange(expected.size(0)).unsqueeze(1)).to(at::kBFloat16);
     EXPECT_TRUE(at::equal(tensor_of(after, name), expected)) << name;
   }

@@ -24,20 +24,20 @@ void for_each_layer(Golden& golden, const Body& body) {
   ForwardContext context;
   context.batch = &batch;
   context.experts = golden.loaded.experts.get();
-  const ImageView& root = golden.loaded.weights->acquire(LoadedModel::kRootImage);
+  const ImageView& root = golden.loaded.weights->acquire(kRootImage);
   at::Tensor hidden = golden.loaded.model->embed(root, batch);
   for (int64_t layer = 0; layer < golden.loaded.model->shape().num_hidden_layers; ++layer) {
     LayerRecord record;
-    const ImageView& dense = golden.loaded.weights->acquire(LoadedModel::dense_image(layer));
-    const ImageView& experts = golden.loaded.weights->acquire(LoadedModel::experts_image(layer));
+    const ImageView& dense = golden.loaded.weights->acquire(dense_image(layer));
+    const ImageView& experts = golden.loaded.weights->acquire(experts_image(layer));
     const at::Tensor out = golden.loaded.model->forward_layer({layer, dense, experts, {}, context, record}, hidden);
     const at::Tensor expected = golden.at_tokens(golden.forward("layers." + std::to_string(layer) + ".hidden_out"));
     body(layer, out, expected, record);
     hidden = expected.to(out.scalar_type());
-    golden.loaded.weights->release(LoadedModel::experts_image(layer));
-    golden.loaded.weights->release(LoadedModel::dense_image(layer));
+    golden.loaded.weights->release(experts_image(layer));
+    golden.loaded.weights->release(dense_image(layer));
   }
-  golden.loaded.weights->release(LoadedModel::kRootImage);
+  golden.loaded.weights->release(kRootImage);
 }
 
 at::Tensor layer_tensor(const Golden& golden, int64_t layer, const std::string& name) {
@@ -121,8 +121,8 @@ TEST(DeepseekV4Fp32, GeneratesWhatTheWholeSequenceSays) {
   sample.labels.assign(sample.input_ids.size(), -100);
   for (size_t i = 0; i < sample.input_ids.size(); ++i) sample.position_ids.push_back(i);
   const at::Tensor hidden = forward(golden.loaded, nullptr, make_batch({&sample}, at::kCPU, 1));
-  const at::Tensor head = golden.loaded.model->head_weight_VD(golden.loaded.weights->acquire(LoadedModel::kRootImage));
-  golden.loaded.weights->release(LoadedModel::kRootImage);
+  const at::Tensor head = golden.loaded.model->head_weight_VD(golden.loaded.weights->acquire(kRootImage));
+  golden.loaded.weights->release(kRootImage);
   const at::Tensor best = at::mm(hidden, head.t()).argmax(-1);
   for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(best[19 + i].item<int64_t>(), tokens[i]) << i;
 }
@@ -143,8 +143,8 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
   for (int64_t layer = 0; layer < golden.loaded.model->shape().num_hidden_layers; ++layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
     if (!reference.find(prefix + "attn.wkv.weight")) continue;
-    const ImageView& dense = golden.loaded.weights->acquire(LoadedModel::dense_image(layer));
-    const ImageView& experts = golden.loaded.weights->acquire(LoadedModel::experts_image(layer));
+    const ImageView& dense = golden.loaded.weights->acquire(dense_image(layer));
+    const ImageView& experts = golden.loaded.weights->acquire(experts_image(layer));
     for (const auto& [name, tensor] : std::map<std::string, std::string>{{"self_attn.q_a_proj", "attn.wq_a"}, {"self_attn.q_b_proj", "attn.wq_b"},
              {"self_attn.kv_proj", "attn.wkv"}, {"self_attn.o_a_proj", "attn.wo_a"}, {"self_attn.o_b_proj", "attn.wo_b"},
              {"self_attn.compressor.indexer.q_b_proj", "attn.indexer.wq_b"}, {"mlp.shared_experts.gate_proj", "ffn.shared_experts.w1"},
@@ -160,8 +160,8 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
       compare(weight_of(experts, "mlp.experts.gate_up_proj").of_expert(e), at::cat({expert("w1"), expert("w3")}), "gate_up_proj");
       compare(weight_of(experts, "mlp.experts.down_proj").of_expert(e), expert("w2"), "down_proj");
     }
-    golden.loaded.weights->release(LoadedModel::experts_image(layer));
-    golden.loaded.weights->release(LoadedModel::dense_image(layer));
+    golden.loaded.weights->release(experts_image(layer));
+    golden.loaded.weights->release(dense_image(layer));
   }
   EXPECT_GT(compared, 10);
 }

@@ -256,7 +256,7 @@ TEST_P(FamilyFp32, CachesContinueTheSequence) {
   options.max_new_tokens = 8;
   const std::vector<int64_t> made = generate(golden.loaded, &adapter.state, ids, options, [](int64_t) {}, *golden.groups.world);
   ASSERT_EQ(made.size(), 8u);
-  const ImageView& root = golden.loaded.weights->acquire(LoadedModel::kRootImage);
+  const ImageView& root = golden.loaded.weights->acquire(kRootImage);
   const at::Tensor head = golden.loaded.model->head_weight_VD(root);
   for (int64_t token : made) {
     Sample sample{ids, ids, {}};
@@ -265,7 +265,7 @@ TEST_P(FamilyFp32, CachesContinueTheSequence) {
     EXPECT_EQ(at::mv(head, hidden[hidden.size(0) - 1]).argmax().item<int64_t>(), token);
     ids.push_back(token);
   }
-  golden.loaded.weights->release(LoadedModel::kRootImage);
+  golden.loaded.weights->release(kRootImage);
 }
 
 // transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the

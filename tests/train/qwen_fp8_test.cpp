@@ -36,7 +36,7 @@ TEST_P(QwenFp8, EqualsItsDequantisedCheckpoint) {
   for (const auto& [dtype, text] : {std::pair{DType::kF32, "float32"}, {DType::kBF16, "bfloat16"}}) {
     TempFolder folder;
     Golden stored(GetParam(), text);
-    rewrite_checkpoint(read_headers(stored.folder / "model"), folder / "plain", {.dtype = dtype});
+    rewrite_checkpoint(open_checkpoint(stored.folder / "model", "bfloat16"), folder / "plain", {.dtype = dtype});
     MeshGroups groups = single_rank_groups();
     LoadedModel plain = open_model(folder / "plain", text, {}, groups);
     const auto run = [&](LoadedModel& loaded) {

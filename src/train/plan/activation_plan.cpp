@@ -58,8 +58,8 @@ class LayerCounter {
   }
 
  private:
-  const ImageSpec& dense_of(int64_t layer) const { return model_.sizes[1 + 2 * layer]; }
-  const ImageSpec& experts_of(int64_t layer) const { return model_.sizes[2 + 2 * layer]; }
+  const ImageSpec& dense_of(int64_t layer) const { return model_.sizes[dense_image(layer)]; }
+  const ImageSpec& experts_of(int64_t layer) const { return model_.sizes[experts_image(layer)]; }
   double tokens(double width) const { return pass_.tokens * width; }
 
   // The entries that tokens of a sparse attention chose, when there are more than they may choose.

@@ -1,9 +1,9 @@
 #include "train/plan/memory_plan.h"
 
 #include <algorithm>
-#include <array>
 
-#include "adapter/adapter_state.h"
+#include "adapter/adapter_collectives.h"
+#include "train/optimizer.h"
 #include "train/plan/activation_plan.h"
 
 namespace moraine {
@@ -16,41 +16,9 @@ constexpr double kMiB = 1 << 20;
 constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
 // Readers' pieces while loading and verifying, and what the headers take for each of a checkpoint's tensors.
 constexpr double kReaderBytes = 48 * kMiB, kHeaderBytes = 1500;
-// Elements that reductions and updates take at a time (adapter_collectives, optimizer).
-constexpr double kReduced = 1 << 21, kUpdated = 1 << 20;
 // What malloc cannot give back or use again, as a part of what lies in its heap (activations, adapter): blocks of all sizes come and
 // go between ones that stay (measured).
 constexpr double kHeapWaste = 0.1;
-
-// Sizes of a rank's images.
-struct ImageSizes {
-  double shards = 0, buffers = 0;
-  std::array<double, 3> largest_gathered{};  // by ImageKind; 0 = resident
-};
-
-ImageSizes image_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
-  const Mesh& mesh = run.mesh;
-  double room = static_cast<double>(run.resident_bytes);  // spent as WeightStore spends it
-  ImageSizes sizes;
-  std::array<int64_t, 3> gathered{};
-  for (const ImageSpec& spec : model.sizes) {
-    const int64_t shards = num_shards(mesh, spec.kind);
-    const double bytes = static_cast<double>(lay_out_image(spec, experts, shards).nbytes);
-    sizes.shards += bytes / shards;
-    if (shards == 1 || bytes == 0) continue;
-    if (const double more = bytes - bytes / shards; more <= room) {
-      sizes.shards += more;
-      room -= more;
-      continue;
-    }
-    const size_t lane = static_cast<size_t>(spec.kind);
-    sizes.largest_gathered[lane] = std::max(sizes.largest_gathered[lane], bytes);
-    ++gathered[lane];
-  }
-  for (size_t lane = 0; lane < gathered.size(); ++lane)
-    sizes.buffers += std::min<int64_t>(gathered[lane], 2) * sizes.largest_gathered[lane];
-  return sizes;
-}
 
 // Elements of the adapter's sections.
 struct AdapterSizes {
@@ -74,7 +42,7 @@ AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, Exp
 
 // all_reduce_in_rank_order of a bucket: the parts of all ranks, and c10d's copy while the sums are gathered.
 double reduction_bytes(double elements, int64_t group) {
-  return group == 1 ? 0 : 3 * std::min(elements, kReduced) * kGradient;
+  return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * kGradient;
 }
 
 uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
@@ -89,17 +57,17 @@ std::vector<int64_t> memory_class(const PlannedModel& model, const PlannedRun& r
 RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
   const Mesh& mesh = run.mesh;
   const ExpertRange experts = expert_range(model.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank));
-  const ImageSizes images = image_sizes(model, run, experts);
+  const GatherSchedule images = gather_schedule(model, run, experts);
   const AdapterSizes adapter = adapter_sizes(model, run, experts);
   const ActivationPlan pass = plan_activations(model, run, plan_pass(model, run, rank, imbalance));
 
   RankMemory memory;
   memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
-  memory.resident_base = whole(images.shards);
-  memory.gather_buffers = whole(images.buffers);
+  memory.resident_base = images.held_bytes();
+  memory.gather_buffers = images.buffer_bytes();
   memory.adapter = whole((kFloat + kGradient) * (adapter.dense + adapter.experts));
   memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
-  memory.loading = whole(images.shards + kReaderBytes + kHeaderBytes * static_cast<double>(model.index.tensors.size()));
+  memory.loading = images.held_bytes() + whole(kReaderBytes + kHeaderBytes * static_cast<double>(model.checkpoint.headers.index.tensors.size()));
   memory.kernels = whole(pass.kernels);
 
   memory.stages = {
@@ -107,7 +75,7 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
       {"backward pass", pass.kept + pass.layer},
       {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
                                       reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
-      {"update", std::min(std::max(adapter.dense, adapter.owned_experts), kUpdated) * (2 * kFloat + kGradient)},
+      {"update", std::min<double>(std::max(adapter.dense, adapter.owned_experts), kUpdatedAtOnce) * (2 * kFloat + kGradient)},
       {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
       // A second copy while the values are cut; there are no moments yet.
       {"new adapter", adapter.experts * kGradient - static_cast<double>(memory.optimizer)},

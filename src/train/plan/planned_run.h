@@ -8,9 +8,8 @@
 
 #include "config/recipe.h"
 #include "dist/mesh.h"
-#include "formats/checkpoint_index.h"
-#include "models/model_layout.h"
-#include "parallel/layer_image.h"
+#include "models/opened_checkpoint.h"
+#include "parallel/gather_schedule.h"
 
 namespace moraine {
 
@@ -18,24 +17,23 @@ inline constexpr int64_t kFloat = 4;  // bytes of an fp32 value
 
 // Nothing here depends on the mesh.
 struct PlannedModel {
-  std::string architecture;
-  ModelShape shape;
-  std::vector<ImageSpec> specs;  // in the order of image_specs
-  CheckpointIndex index;         // of the files, or as the hub's would be
-  bool has_weights = false;      // whether there were files
-  std::vector<LoraModule> targets;  // the adapted weights
-  int64_t r = 8;
+  // `checkpoint` outlives the plan; `targets` are the adapted weights.
+  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, int64_t r);
 
-  // The same images with one source a parameter: laid out a thousand times faster, for who needs sizes only.
+  const OpenedCheckpoint& checkpoint;
+  const ModelShape& shape;  // the checkpoint's
+  std::vector<LoraModule> targets;
+  int64_t r = 8;
+  // The checkpoint's images with one source per parameter: laid out a thousand times faster, for who needs sizes only.
   std::vector<ImageSpec> sizes;
 
   int64_t first_adapted_layer() const;
 };
 
-// Reads config.json (model.path may name it directly) and, where there are safetensors files, their headers. Without files
-// the hub's layout is assumed. Neither data files nor save.dir are looked at. Throws input errors for what training would
-// refuse about the model, its files or the adapter.
-PlannedModel read_planned_model(const Recipe& recipe);
+// For a plan before a run: neither weights nor data files nor save.dir are looked at. Throw input errors for what training would refuse
+// about the model, its files or the adapter.
+OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe);  // see open_or_assume_checkpoint
+PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpoint);
 
 struct PlannedRun {
   Mesh mesh;
@@ -55,14 +53,14 @@ struct PlannedRun {
   int64_t sequences_a_step(int64_t rank) const;
 };
 
+// What a rank with `experts` keeps and gathers of the base, as WeightStore does.
+GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run, ExpertRange experts);
+
 // The run that `recipe` describes on `world_size` ranks. Throws the input errors of training about the mesh: sizes that do
 // not divide, more EP ranks than experts.
 PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node);
 
 // The smallest world that the recipe's mesh section fits.
 int64_t smallest_world(const MeshConfig& mesh);
-
-// How many ranks an image of `kind` is sharded over.
-int64_t num_shards(const Mesh& mesh, ImageKind kind);
 
 }  // namespace moraine

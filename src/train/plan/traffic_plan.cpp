@@ -1,17 +1,17 @@
 #include "train/plan/traffic_plan.h"
 
 #include <algorithm>
-#include <deque>
+#include <array>
 #include <map>
 #include <set>
 #include <tuple>
 
 #include "adapter/adapter_state.h"
 #include "load/plan.h"
+#include "train/layer_turns.h"
 
 namespace moraine {
 namespace {
-
 
 // A group of ranks along an axis: every step-th rank from the first on.
 class Group {
@@ -58,40 +58,32 @@ class Group {
   int64_t rank_, index_, size_, step_ = 1, first_ = 0;
 };
 
-// Bytes of a shard, for every image of `kind` that is gathered, in the order of the layers.
-std::vector<double> gathered_shards(const PlannedModel& model, const Mesh& mesh, ImageKind kind, ExpertRange experts) {
-  std::vector<double> shards;
-  const int64_t count = num_shards(mesh, kind);
-  if (count == 1) return shards;
-  for (const ImageSpec& spec : model.sizes) {
-    if (spec.kind != kind) continue;
-    const double bytes = static_cast<double>(lay_out_image(spec, experts, count).nbytes);
-    shards.push_back(bytes / count);
-  }
-  return shards;
-}
-
-// Bytes of the shards whose images a micro-step gathers: the layers up and, down to the first trained one, back again. As in
-// WeightStore the two images used last are still in their buffers.
-double gathered_in_micro_step(const std::vector<double>& shards, int64_t first_trained) {
-  std::deque<int64_t> buffers;
-  double bytes = 0;
-  const int64_t layers = static_cast<int64_t>(shards.size());
-  auto use = [&](int64_t layer) {
-    if (shards[layer] == 0) return;
-    auto found = std::find(buffers.begin(), buffers.end(), layer);
-    if (found == buffers.end()) {
-      bytes += shards[layer];
-      if (buffers.size() == 2) buffers.pop_front();
-    } else {
-      buffers.erase(found);
-    }
-    buffers.push_back(layer);
+// Bytes of the shards whose images a micro-step gathers, by lane.
+std::map<int, double> gathered_in_micro_step(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
+  GatherSchedule schedule = gather_schedule(model, run, experts);
+  std::map<int, double> bytes;
+  auto want = [&](int image) {
+    if (schedule.is_resident(image) || !schedule.want(image).gathers) return;
+    bytes[schedule.image(image).lane] += static_cast<double>(schedule.image(image).shard_bytes);
   };
+  auto images_of = [](int64_t layer) { return std::array{dense_image(layer), experts_image(layer)}; };
+  auto pass = [&](const std::vector<LayerTurn>& turns) {
+    for (const LayerTurn& turn : turns) {
+      for (int image : images_of(turn.layer)) {
+        schedule.acquire(image);
+        want(image);
+      }
+      if (turn.next) {
+        for (int image : images_of(*turn.next)) want(image);
+      }
+      for (int image : images_of(turn.layer)) schedule.release(image);
+    }
+  };
+  const int64_t layers = model.shape.num_hidden_layers;
   for (int warm = 0; warm < 2; ++warm) {  // the second micro-step finds what the first one left
-    bytes = 0;
-    for (int64_t layer = 0; layer < layers; ++layer) use(layer);
-    for (int64_t layer = layers - 1; layer >= std::max<int64_t>(first_trained, 0); --layer) use(layer);
+    bytes.clear();
+    pass(forward_turns(layers));
+    pass(backward_turns(layers, model.first_adapted_layer()));
   }
   return bytes;
 }
@@ -104,7 +96,7 @@ NetworkBytes token_exchange(const PlannedModel& model, const PlannedRun& run, in
   // Passes over a layer's exchange: forwards, again when it is recomputed, and the gradients'.
   double passes = 0;
   for (int64_t layer = 0; layer < shape.num_hidden_layers; ++layer) {
-    if (model.sizes[2 + 2 * layer].params.empty()) continue;
+    if (model.sizes[experts_image(layer)].params.empty()) continue;
     passes += layer < model.first_adapted_layer() ? 1 : run.recompute ? 3 : 2;
   }
   auto share_of = [&](int64_t index) {
@@ -131,12 +123,10 @@ const StepTrafficPlanner::Sizes& StepTrafficPlanner::sizes_of(ExpertRange expert
   const auto [known, is_new] = sizes_.try_emplace(experts.count);
   if (!is_new) return known->second;
   Sizes& sizes = known->second;
-  auto gathered = [&](ImageKind kind) {
-    return gathered_in_micro_step(gathered_shards(model_, run_.mesh, kind, experts), model_.first_adapted_layer());
-  };
   // The root stays in its buffer for good.
-  sizes.dense_shards = gathered(ImageKind::kDense);
-  sizes.expert_shards = gathered(ImageKind::kExperts);
+  std::map<int, double> gathered = gathered_in_micro_step(model_, run_, experts);
+  sizes.dense_shards = gathered[lane_of(ImageKind::kDense)];
+  sizes.expert_shards = gathered[lane_of(ImageKind::kExperts)];
   const AdapterLayout adapter = lay_out_adapter(model_.targets, run_.r, experts);
   sizes.dense_elements = adapter.dense_size;
   sizes.owned_experts = section_part_size(adapter.expert_size, run_.mesh.ep_fsdp);
@@ -159,18 +149,19 @@ StepTraffic StepTrafficPlanner::of(int64_t rank) {
 
 std::vector<RankReads> plan_reads_of_ranks(const PlannedModel& model, const PlannedRun& run) {
   const Mesh& mesh = run.mesh;
-  const Placement placement(model.specs, model.shape.num_experts, mesh);
+  const std::vector<ImageSpec>& specs = model.checkpoint.specs;
+  const Placement placement(specs, model.shape.num_experts, mesh);
   std::map<int64_t, uint64_t> dense_reads;                       // by place in the fsdp group
   std::map<std::pair<int64_t, int64_t>, uint64_t> expert_reads;  // by EP index and place in the ep_fsdp group
   auto read_bytes = [&](int64_t rank, bool experts) {
     std::vector<ShardPlan> shards;
-    for (size_t i = 0; i < model.specs.size(); ++i) {
-      const MeshAxis axis = shard_axis(model.specs[i].kind);
-      if ((model.specs[i].kind == ImageKind::kExperts) != experts) continue;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      const MeshAxis axis = shard_axis(specs[i].kind);
+      if ((specs[i].kind == ImageKind::kExperts) != experts) continue;
       const LayerImage& image = placement.image(i, rank);
       shards.push_back({&image, shard_of_image(image, mesh.group_size(axis), mesh.group_rank(axis, rank))});
     }
-    return plan_reads(shards, model.index).read_bytes;
+    return plan_reads(shards, model.checkpoint.headers.index).read_bytes;
   };
   std::vector<RankReads> reads;
   for (int64_t rank = 0; rank < mesh.world_size(); ++rank) {

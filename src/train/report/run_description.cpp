@@ -5,7 +5,6 @@
 #include <map>
 #include <set>
 
-#include "base/error.h"
 #include "base/version.h"
 #include "models/param_specs.h"
 #include "train/plan/memory_plan.h"
@@ -14,15 +13,15 @@ namespace moraine {
 namespace {
 
 OrderedJson model_facts(const DescribedRun& run) {
-  const ModelLayout& layout = run.loaded.model->layout();
+  const OpenedCheckpoint& checkpoint = run.checkpoint;
   uint64_t parameters = 0;
-  for (const ImageSpec& image : image_specs(layout, stored_in(run.headers.index)))
+  for (const ImageSpec& image : checkpoint.specs)
     for (const ParamSpec& param : image.params) parameters += count_parameters(param);
   std::map<std::string, uint64_t> stored;
-  for (const auto& [name, tensor] : run.headers.index.tensors) stored[std::string(dtype_name(tensor.entry.dtype))] += tensor.entry.nbytes;
-  const ModelShape& shape = layout.shape();
+  for (const auto& [name, tensor] : checkpoint.headers.index.tensors) stored[std::string(dtype_name(tensor.entry.dtype))] += tensor.entry.nbytes;
+  const ModelShape& shape = checkpoint.shape();
   return {{"path", run.recipe.model.path},
-          {"architecture", run.headers.config.architecture()},
+          {"architecture", checkpoint.headers.config.architecture()},
           {"layers", shape.num_hidden_layers},
           {"experts", shape.num_experts},
           {"experts_per_token", shape.num_experts_per_tok},
@@ -71,13 +70,10 @@ OrderedJson describe_run(const DescribedRun& run) {
                     {"steps", run.steps},
                     {"batch_size", run.batch_size}};
   if (!run.loaded.device.is_cpu()) return facts;  // plans are of a process's memory, which a device's is not
-  try {
-    const PlannedModel model = read_planned_model(run.recipe);
-    facts["planned_peak_bytes"] =
-        largest_peak(model, planned_run(run.recipe, model, run.world.world_size, run.world.local_world_size));
-  } catch (const Error&) {
-    // The run is on its way; a plan of it is a comparison, no need.
-  }
+  std::vector<LoraModule> targets;
+  for (const AdapterEntry& entry : run.adapter.state.entries()) targets.push_back(entry.module);
+  const PlannedModel model(run.checkpoint, std::move(targets), run.adapter.config.r);
+  facts["planned_peak_bytes"] = largest_peak(model, planned_run(run.recipe, model, run.world.world_size, run.world.local_world_size));
   return facts;
 }
 

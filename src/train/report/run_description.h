@@ -6,7 +6,6 @@
 #include "adapter/open_adapter.h"
 #include "base/json.h"
 #include "config/recipe.h"
-#include "load/checkpoint_headers.h"
 #include "models/loaded_model.h"
 #include "train/run_inputs.h"
 
@@ -16,7 +15,7 @@ struct DescribedRun {
   const Recipe& recipe;
   const WorldInfo& world;
   const Mesh& mesh;
-  const CheckpointHeaders& headers;
+  const OpenedCheckpoint& checkpoint;
   const LoadedModel& loaded;
   const OpenedAdapter& adapter;
   const DataRows& training;

@@ -79,16 +79,15 @@ int load(const Fault& fault, const std::vector<std::string>& overrides, Control&
   const Recipe recipe = recipe_from_overrides(overrides);
   control.set_stage("load");
   RunGroups run = make_run_groups(recipe, control);
-  const CheckpointHeaders headers = read_run_headers(recipe, run.groups);
-  const auto layout = make_layout(headers.config, word_of(recipe.model.dtype));
-  const Placement placement(image_specs(*layout, stored_in(headers.index)), layout->shape().num_experts, run.groups.mesh);
+  const OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, run.groups);
+  const Placement placement(checkpoint.specs, checkpoint.shape().num_experts, run.groups.mesh);
   LoadSettings settings = load_settings(recipe, control.world());
-  settings.hooks = hooks_for(fault, control.world().rank, placement, headers.index);
+  settings.hooks = hooks_for(fault, control.world().rank, placement, checkpoint.headers.index);
   if (control.world().rank == 0) {
     fmt::print("loading\n");
     std::fflush(stdout);
   }
-  const LoadedWeights loaded = load_weights(headers, *layout, settings, run.groups);
+  const LoadedWeights loaded = load_weights(checkpoint, settings, run.groups);
   if (loaded.report.verified && control.world().rank == 0) fmt::print("verified {} ranks\n", control.world().world_size);
   return 0;
 }
