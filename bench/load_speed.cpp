@@ -2,9 +2,10 @@
 //
 //   load_speed --ranks N ROUNDS section.key=value ...
 //
-// A round is one load of every rank's shards (load.verify is off) and one plain pread: `threads` threads of every rank read its
-// share of every file, 8 MiB at a time, into one fresh buffer of huge pages. Which comes first alternates. Both begin at a barrier and
-// free their memory before the other begins; a time is that of the slowest rank. Prints a line of JSON a round: {"load": s, "pread": s}.
+// A round is one load of every rank's shards (load.verify is off) and one plain pread: `threads` threads of every rank
+// read its share of every file, 8 MiB at a time, into one fresh buffer of huge pages. Which comes first alternates.
+// Both begin at a barrier and free their memory before the other begins; a time is that of the slowest rank. Prints a
+// line of JSON a round: {"load": s, "pread": s}.
 #include <fcntl.h>
 #include <fmt/format.h>
 
@@ -13,12 +14,12 @@
 #include "base/cpu_features.h"
 #include "base/file.h"
 #include "base/workers.h"
-#include "dist/launch.h"
-#include "dist/local_ranks.h"
-#include "dist/run_rank.h"
-#include "models/loaded_model.h"
+#include "checkpoint/loaded_model.h"
+#include "distributed/control/launch.h"
+#include "distributed/launch/local_ranks.h"
+#include "distributed/launch/run_rank.h"
 #include "parallel/weight_store.h"
-#include "train/run_inputs.h"
+#include "run/run_inputs.h"
 
 namespace moraine {
 namespace {
@@ -43,8 +44,9 @@ double pread_share(const CheckpointIndex& index, const WorldInfo& world, int num
   }
   at::Tensor bytes = allocate_image_bytes(total, at::kCPU);
   auto* to = static_cast<std::byte*>(bytes.mutable_data_ptr());
-  for_each_item(parts.size(), num_threads,
-                [&](size_t i) { files[parts[i].file].read_exact({to + parts[i].to, parts[i].size}, parts[i].offset); });
+  for_each_item(parts.size(), num_threads, [&](size_t i) {
+    files[parts[i].file].read_exact({to + parts[i].to, parts[i].size}, parts[i].offset);
+  });
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -80,8 +82,9 @@ int run(std::vector<std::string> argv) {
     argv.erase(argv.begin() + 1, argv.begin() + 3);
   }
   const auto rank = [&] {
-    return run_rank(world_from_environment(), ControlOptions::from_environment(),
-                    [&](Control& control) { return measure(std::stoll(argv.at(1)), {argv.begin() + 2, argv.end()}, control); });
+    return run_rank(world_from_environment(), ControlOptions::from_environment(), [&](Control& control) {
+      return measure(std::stoll(argv.at(1)), {argv.begin() + 2, argv.end()}, control);
+    });
   };
   return ranks > 1 ? run_local_ranks(ranks, rank) : rank();
 }

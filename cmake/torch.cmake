@@ -22,7 +22,7 @@ target_include_directories(moraine_torch SYSTEM INTERFACE ${TORCH_INSTALL_PREFIX
 target_link_directories(moraine_torch INTERFACE ${TORCH_INSTALL_PREFIX}/lib)
 target_link_libraries(moraine_torch INTERFACE torch_cpu c10)
 target_link_options(moraine_torch INTERFACE -Wl,-rpath,${TORCH_INSTALL_PREFIX}/lib)
-# c10d's headers hide ProcessGroupGloo without this; the wheel's libraries export it (src/dist/gloo_declarations).
+# c10d's headers hide ProcessGroupGloo without this; the wheel's libraries export it (src/distributed/gloo_declarations).
 target_compile_definitions(moraine_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
 # CUDA and NCCL's process group, in a torch that has them.
 if(MORAINE_CUDA)

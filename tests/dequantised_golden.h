@@ -13,9 +13,11 @@ inline at::Tensor tensor_of(const CheckpointIndex& index, const std::string& nam
   return read_tensor(index.files[tensor->file], tensor->entry);
 }
 
-// The tensor `name` of a checkpoint, in `dtype` where it is quantised (of DeepSeek-V4 always exact in bf16): the reference's dequantised one where it is among the goldens (one
-// layer is), else by tensor operations that nn/quantized_weight_test holds against them.
-inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::string& name, at::ScalarType dtype = at::kBFloat16) {
+// The tensor `name` of a checkpoint, in `dtype` where it is quantised (of DeepSeek-V4 always exact in bf16): the
+// reference's dequantised one where it is among the goldens (one layer is), else by tensor operations that
+// nn/quantized_weight_test holds against them.
+inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::string& name,
+                                  at::ScalarType dtype = at::kBFloat16) {
   const std::filesystem::path file = index.folder.parent_path() / "dequantised.safetensors";
   if (std::filesystem::exists(file)) {
     const SafetensorsHeader dequantised = read_safetensors_header(file);
@@ -31,8 +33,9 @@ inline at::Tensor plain_tensor_of(const CheckpointIndex& index, const std::strin
   }
   const at::Tensor scales = tensor_of(index, stem + ".scale");
   const bool fp4 = stored.scalar_type() == at::kChar;
-  return dequantize_by_tensor_ops({stored, scales, fp4 ? QuantFormat::fp4(DType::kF8E8M0) : QuantFormat{DType::kF8E4M3, DType::kF8E8M0, 128, 128}},
-                                  dtype);
+  return dequantize_by_tensor_ops(
+      {stored, scales, fp4 ? QuantFormat::fp4(DType::kF8E8M0) : QuantFormat{DType::kF8E4M3, DType::kF8E8M0, 128, 128}},
+      dtype);
 }
 
 }  // namespace moraine

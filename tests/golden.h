@@ -8,8 +8,8 @@
 #include <string>
 
 #include "base/cpu_features.h"
-#include "data/dataset.h"
-#include "load/tensor_file.h"
+#include "checkpoint/tensor_file.h"
+#include "text/rows/dataset.h"
 
 namespace moraine {
 
@@ -27,9 +27,11 @@ inline at::Tensor golden_tensor(const std::filesystem::path& file, const std::st
   return read_tensor(header, *entry);
 }
 
-// Rows of a golden batch whose tensors are called prefix + "input_ids" and so on, as samples: masked positions left out.
+// Rows of a golden batch whose tensors are called prefix + "input_ids" and so on, as samples: masked positions left
+// out.
 inline TokensFile golden_batch(const std::filesystem::path& file, const std::string& prefix = "") {
-  const at::Tensor ids = golden_tensor(file, prefix + "input_ids"), mask = golden_tensor(file, prefix + "attention_mask"),
+  const at::Tensor ids = golden_tensor(file, prefix + "input_ids"),
+                   mask = golden_tensor(file, prefix + "attention_mask"),
                    labels = golden_tensor(file, prefix + "labels");
   TokensFile batch{ids.size(0), ids.size(1), {}};
   for (int64_t row = 0; row < batch.rows; ++row) {

@@ -1,5 +1,5 @@
-// Part of every test program that draws with torch, whose generator otherwise begins with a number of the system's: a test draws the same
-// numbers on every run. --gtest_random_seed=N draws others.
+// Part of every test program that draws with torch, whose generator otherwise begins with a number of the system's: a
+// test draws the same numbers on every run. --gtest_random_seed=N draws others.
 #include <ATen/Context.h>
 #include <gtest/gtest.h>
 

@@ -29,7 +29,8 @@ double global_gradient_norm(AdapterState& adapter, MeshGroups& groups) {
   // Ranks of the ep group hold different experts; every ep group computes the same sum.
   at::Tensor experts = at::full({1}, sum_of_squares(adapter.experts().grads), at::TensorOptions().dtype(at::kDouble));
   experts = experts.to(adapter.experts().grads.device());
-  groups.ep->all_reduce_in_rank_order(experts);  // NCCL's own order may differ from group to group, and so the clip factor
+  groups.ep->all_reduce_in_rank_order(
+      experts);  // NCCL's own order may differ from group to group, and so the clip factor
   return std::sqrt(sum_of_squares(adapter.dense().grads) + experts.item<double>());
 }
 

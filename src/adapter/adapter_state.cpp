@@ -18,8 +18,11 @@ AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, Expert
     const bool is_experts = module.num_experts > 0;
     int64_t& size = is_experts ? layout.expert_size : layout.dense_size;
     const int64_t copies = is_experts ? experts.count : 1;
-    elements += static_cast<double>(copies) * static_cast<double>(r) * static_cast<double>(module.in_features + module.out_features);
-    if (elements > kMost) throw input_error("adapter.r", fmt::format("{} makes an adapter of more than {} parameters", r, kMost), "lower it");
+    elements += static_cast<double>(copies) * static_cast<double>(r) *
+                static_cast<double>(module.in_features + module.out_features);
+    if (elements > kMost)
+      throw input_error("adapter.r", fmt::format("{} makes an adapter of more than {} parameters", r, kMost),
+                        "lower it");
     AdapterEntry entry{std::move(module), size, 0};
     entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
     size = entry.b_offset + copies * r * entry.module.out_features;
@@ -94,8 +97,9 @@ LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients) con
   for (const AdapterEntry& entry : entries_) {
     if (entry.module.layer != layer) continue;
     const bool add = gradients == Gradients::kAdd;
-    adapter.pairs.emplace(entry.module.local_name, LoraPair{a(entry), b(entry), scaling_, add ? a_grad(entry) : at::Tensor(),
-                                                            add ? b_grad(entry) : at::Tensor()});
+    adapter.pairs.emplace(
+        entry.module.local_name,
+        LoraPair{a(entry), b(entry), scaling_, add ? a_grad(entry) : at::Tensor(), add ? b_grad(entry) : at::Tensor()});
   }
   return adapter;
 }

@@ -25,8 +25,8 @@ struct SectionShard {
   int64_t index = 0, count = 1;
 };
 
-// One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); E counts this rank's
-// experts.
+// One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); E counts this
+// rank's experts.
 struct AdapterEntry {
   LoraModule module;
   int64_t a_offset = 0, b_offset = 0;  // elements within the section
@@ -51,8 +51,8 @@ class AdapterState {
   // Splits the experts' section into equal parts, of which this rank updates one. Call before an optimizer is made.
   void shard_experts(SectionShard shard);
 
-  // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero. Each element depends only on `seed`,
-  // the tensor's name, the expert's id and its place in the expert's factor: the same on every mesh.
+  // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero. Each element depends only on
+  // `seed`, the tensor's name, the expert's id and its place in the expert's factor: the same on every mesh.
   void initialize(uint64_t seed);
 
   // Linear layers' adapters are the same on every rank; experts' adapters differ between ep ranks.

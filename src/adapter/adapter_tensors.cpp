@@ -7,9 +7,13 @@
 namespace moraine {
 namespace {
 
-const LoraModule& module_of(const AdapterState& state, const AdapterTensor& tensor) { return state.entries()[tensor.entry].module; }
+const LoraModule& module_of(const AdapterState& state, const AdapterTensor& tensor) {
+  return state.entries()[tensor.entry].module;
+}
 
-bool is_experts(const AdapterState& state, const AdapterTensor& tensor) { return module_of(state, tensor).num_experts > 0; }
+bool is_experts(const AdapterState& state, const AdapterTensor& tensor) {
+  return module_of(state, tensor).num_experts > 0;
+}
 
 std::vector<int64_t> with_experts(const at::Tensor& part, int64_t count) {
   std::vector<int64_t> shape = part.sizes().vec();
@@ -46,7 +50,8 @@ std::vector<AdapterTensor> adapter_tensors(const AdapterState& state) {
     tensors.push_back({names[i].lora_a, {rows, modules[i].in_features}, i, true});
     tensors.push_back({names[i].lora_b, {modules[i].out_features, rows}, i, false});
   }
-  std::sort(tensors.begin(), tensors.end(), [](const AdapterTensor& a, const AdapterTensor& b) { return a.name < b.name; });
+  std::sort(tensors.begin(), tensors.end(),
+            [](const AdapterTensor& a, const AdapterTensor& b) { return a.name < b.name; });
   return tensors;
 }
 
@@ -77,7 +82,8 @@ at::Tensor collect(const AdapterState& state, const AdapterTensor& tensor, const
   return tensor.is_a ? experts_a_to_peft(all) : experts_b_to_peft(all);
 }
 
-at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, const at::Tensor& whole, MeshGroups& groups) {
+at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, const at::Tensor& whole,
+                      MeshGroups& groups) {
   const bool is_root = groups.world->rank() == 0;
   at::Tensor part = at::empty_like(local_values(state, tensor), at::MemoryFormat::Contiguous);
   if (!is_experts(state, tensor)) {
@@ -90,7 +96,9 @@ at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, co
     const int64_t num_experts = module_of(state, tensor).num_experts;
     std::vector<at::Tensor> parts;
     if (is_root) {
-      const at::Tensor all = (tensor.is_a ? experts_a_from_peft(whole, num_experts) : experts_b_from_peft(whole, num_experts)).to(state.device());
+      const at::Tensor all =
+          (tensor.is_a ? experts_a_from_peft(whole, num_experts) : experts_b_from_peft(whole, num_experts))
+              .to(state.device());
       for (int64_t rank = 0; rank < groups.mesh.ep; ++rank) {
         const ExpertRange experts = expert_range(num_experts, groups.mesh.ep, rank);
         parts.push_back(all.narrow(0, experts.first, experts.count).contiguous());
@@ -102,15 +110,18 @@ at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, co
   return part;
 }
 
-at::Tensor collect_owned(AdapterState& state, const AdapterTensor& tensor, const at::Tensor& owned, ProcessGroup& ep_fsdp) {
+at::Tensor collect_owned(AdapterState& state, const AdapterTensor& tensor, const at::Tensor& owned,
+                         ProcessGroup& ep_fsdp) {
   const AdapterSection& section = section_of(state, tensor);
   const at::Tensor values = local_values(state, tensor);
   const Overlap own = overlap(state, tensor, section.owned_begin, section.owned_size);
-  const at::Tensor piece = own.count > 0 ? owned.narrow(0, own.begin - section.owned_begin, own.count) : owned.narrow(0, 0, 0);
+  const at::Tensor piece =
+      own.count > 0 ? owned.narrow(0, own.begin - section.owned_begin, own.count) : owned.narrow(0, 0, 0);
   if (!is_experts(state, tensor) || ep_fsdp.size() == 1) return piece.view(values.sizes());
   std::vector<at::Tensor> pieces;
   for (int64_t rank = 0; ep_fsdp.rank() == 0 && rank < ep_fsdp.size(); ++rank)
-    pieces.push_back(at::empty({overlap(state, tensor, rank * section.owned_size, section.owned_size).count}, owned.options()));
+    pieces.push_back(
+        at::empty({overlap(state, tensor, rank * section.owned_size, section.owned_size).count}, owned.options()));
   ep_fsdp.gather(pieces, piece, 0);
   return pieces.empty() ? at::Tensor() : at::cat(pieces).view(values.sizes());
 }
@@ -121,7 +132,8 @@ void keep_owned(AdapterState& state, const AdapterTensor& tensor, const at::Tens
   const Overlap own = overlap(state, tensor, section.owned_begin, section.owned_size);
   if (own.count == 0) return;
   const int64_t first = tensor.is_a ? entry.a_offset : entry.b_offset;
-  owned.narrow(0, own.begin - section.owned_begin, own.count).copy_(part.reshape({-1}).narrow(0, own.begin - first, own.count));
+  owned.narrow(0, own.begin - section.owned_begin, own.count)
+      .copy_(part.reshape({-1}).narrow(0, own.begin - first, own.count));
 }
 
 }  // namespace moraine

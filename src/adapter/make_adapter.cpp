@@ -23,8 +23,8 @@ ModuleSelection resolved(const ModuleSelection& selection, const std::vector<Lor
   return list;
 }
 
-// Linear layers that no adapter is offered for, but that PEFT finds by the names of selected ones: DeepSeek-V4's indexer has a kv_proj
-// as its attention has. By the last two components of their names.
+// Linear layers that no adapter is offered for, but that PEFT finds by the names of selected ones: DeepSeek-V4's
+// indexer has a kv_proj as its attention has. By the last two components of their names.
 std::set<std::string> namesakes(const ModelLayout& layout, const std::vector<LoraModule>& selected) {
   std::set<std::string> offered, wanted, found;
   for (const LoraModule& m : layout.lora_modules()) offered.insert(m.name);
@@ -35,7 +35,8 @@ std::set<std::string> namesakes(const ModelLayout& layout, const std::vector<Lor
     for (const ParamSpec& param : layout.dense_spec(layer, no_checkpoint()).params) {
       if (param.shape.size() != 2 || !param.name.ends_with(suffix)) continue;
       const std::string local = param.name.substr(0, param.name.size() - suffix.size());
-      if (offered.contains(fmt::format("model.layers.{}.{}", layer, local)) || !wanted.contains(last_component(local))) continue;
+      if (offered.contains(fmt::format("model.layers.{}.{}", layer, local)) || !wanted.contains(last_component(local)))
+        continue;
       found.insert(local.substr(local.rfind('.', local.rfind('.') - 1) + 1));
     }
   }
@@ -62,7 +63,9 @@ std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
 
 void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const AdapterSelection& read) {
   const LoraConfig& found = read.config;
-  auto given = [&](const char* key) { return std::find(wanted.given.begin(), wanted.given.end(), key) != wanted.given.end(); };
+  auto given = [&](const char* key) {
+    return std::find(wanted.given.begin(), wanted.given.end(), key) != wanted.given.end();
+  };
   auto disagree = [&](const std::string& key, const std::string& what) {
     throw input_error("adapter." + key, fmt::format("{} disagrees with {}/adapter_config.json", what, wanted.init_from),
                       "leave the key out: it follows adapter.init_from");
@@ -90,8 +93,9 @@ AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& 
     read.config.base_model_name_or_path = base_model;
     return read;
   }
-  AdapterSelection made{{}, select_targets(layout.lora_modules(), wanted.target_modules, wanted.exclude_modules,
-                                           wanted.target_parameters, wanted.r)};
+  AdapterSelection made{{},
+                        select_targets(layout.lora_modules(), wanted.target_modules, wanted.exclude_modules,
+                                       wanted.target_parameters, wanted.r)};
   made.config.r = wanted.r;
   made.config.lora_alpha = wanted.lora_alpha;
   made.config.target_modules = resolved(wanted.target_modules, made.targets.modules);

@@ -12,19 +12,21 @@
 #include "formats/checkpoint_writer.h"
 #include "models/param_specs.h"
 
-// Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features, N rows of one or more experts' [O, I].
+// Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features, N rows of one or more
+// experts' [O, I].
 namespace moraine {
 namespace {
 
-// The factors of the modules that were asked for last: a layer's tensors follow each other in a checkpoint, so there are only few at a
-// time, and a module of experts is large.
+// The factors of the modules that were asked for last: a layer's tensors follow each other in a checkpoint, so there
+// are only few at a time, and a module of experts is large.
 class RecentFactors {
  public:
   explicit RecentFactors(const PeftWeights& weights) : weights_(weights) {}
 
   std::shared_ptr<const PeftWeights::Factors> of(size_t module) {
     const std::lock_guard lock(mutex_);
-    const auto found = std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == module; });
+    const auto found =
+        std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == module; });
     if (found != recent_.end()) {
       recent_.splice(recent_.begin(), recent_, found);
     } else {
@@ -63,7 +65,8 @@ void add_product(const PeftWeights::Factors& factors, double scaling, int64_t fi
 
 const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module) {
   const std::string name = module.num_experts > 0 ? module.local_name : module.local_name + ".weight";
-  const auto found = std::find_if(image.params.begin(), image.params.end(), [&](const ParamSpec& param) { return param.name == name; });
+  const auto found = std::find_if(image.params.begin(), image.params.end(),
+                                  [&](const ParamSpec& param) { return param.name == name; });
   MORAINE_ASSERT(found != image.params.end(), "a module that LoRA can adapt has a parameter: " + module.name);
   return *found;
 }
@@ -86,7 +89,8 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
     const LoraModule& module = weights.modules()[i];
     const bool is_experts = module.num_experts > 0;
     ++(is_experts ? merged.expert_parameters : merged.linear_layers);
-    const ParamSpec& param = adapted_param(checkpoint.specs[is_experts ? experts_image(module.layer) : dense_image(module.layer)], module);
+    const ParamSpec& param =
+        adapted_param(checkpoint.specs[is_experts ? experts_image(module.layer) : dense_image(module.layer)], module);
     for (const SourceTensor& source : param.sources) {
       const int64_t first = source.first_element / param.shape.back();  // of the module's rows
       options.changes[source.name] = [&recent, i, scaling, first](int64_t first_row, const at::Tensor& rows_NI) {

@@ -15,12 +15,14 @@ struct AdapterSelection {
   LoraConfig config;
   TargetSelection targets;
   PeftClass peft_class = PeftClass::kText;  // whose names the config's patterns mean
-  std::vector<std::string> unmatched = {};  // of a folder's config: targets and patterns that match nothing here, each with its key
+  std::vector<std::string> unmatched =
+      {};  // of a folder's config: targets and patterns that match nothing here, each with its key
 };
 
 // select_targets among a model's modules under that class's names; those selected have ours.
-TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout, const ModuleSelection& target_modules,
-                                  const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters, int64_t r);
+TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout,
+                                  const ModuleSelection& target_modules, const ModuleSelection& exclude_modules,
+                                  const std::vector<std::string>& target_parameters, int64_t r);
 
 struct OpenedAdapter {
   LoraConfig config;
@@ -32,13 +34,14 @@ struct OpenedAdapter {
 // One warning that lists `unmatched` of the adapter in `folder`, if there is any. For one rank to call.
 void warn_of_unmatched_targets(const std::vector<std::string>& unmatched, const std::filesystem::path& folder);
 
-// What `folder`'s adapter_config.json selects, as a plain configuration (see plain_lora) without the targets that match nothing: in PEFT
-// one may match nothing while another one does. Throws input errors that name the file: options that are not honoured, targets that this
-// model does not have, and tensors of adapters of what cannot be adapted here (the output head, a router).
+// What `folder`'s adapter_config.json selects, as a plain configuration (see plain_lora) without the targets that match
+// nothing: in PEFT one may match nothing while another one does. Throws input errors that name the file: options that
+// are not honoured, targets that this model does not have, and tensors of adapters of what cannot be adapted here (the
+// output head, a router).
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder);
 
-// With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or of
-// another shape.
+// With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or
+// of another shape.
 OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
                            at::Device device);
 

@@ -4,7 +4,7 @@
 
 #include "adapter/adapter_tensors.h"
 #include "base/file.h"
-#include "load/tensor_file.h"
+#include "checkpoint/tensor_file.h"
 
 namespace moraine {
 namespace {
@@ -13,10 +13,12 @@ constexpr const char* kWeightsFile = "adapter_model.safetensors";
 
 }  // namespace
 
-std::vector<std::pair<std::string, at::Tensor>> peft_tensors(const AdapterState& state, AdapterPart part, ProcessGroup& ep) {
+std::vector<std::pair<std::string, at::Tensor>> peft_tensors(const AdapterState& state, AdapterPart part,
+                                                             ProcessGroup& ep) {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const AdapterTensor& tensor : adapter_tensors(state)) {
-    const at::Tensor local = part == AdapterPart::kGrads ? local_grads(state, tensor).to(at::kFloat) : local_values(state, tensor);
+    const at::Tensor local =
+        part == AdapterPart::kGrads ? local_grads(state, tensor).to(at::kFloat) : local_values(state, tensor);
     const at::Tensor whole = collect(state, tensor, local, ep);
     if (ep.rank() == 0) tensors.emplace_back(tensor.name, whole);
   }
@@ -44,7 +46,8 @@ void write_adapter_files(const AdapterState& state, const LoraConfig& config, co
 void export_adapter(const AdapterState& state, const LoraConfig& config, const std::filesystem::path& folder,
                     ProcessGroup& ep) {
   if (ep.rank() != 0) return write_adapter_files(state, config, folder, ep);
-  write_folder_atomic(folder, [&](const std::filesystem::path& temporary) { write_adapter_files(state, config, temporary, ep); });
+  write_folder_atomic(
+      folder, [&](const std::filesystem::path& temporary) { write_adapter_files(state, config, temporary, ep); });
 }
 
 }  // namespace moraine

@@ -7,8 +7,8 @@
 
 #include "adapter/peft_layout.h"
 #include "base/error.h"
+#include "checkpoint/tensor_file.h"
 #include "formats/folder_parts.h"
-#include "load/tensor_file.h"
 
 namespace moraine {
 namespace {
@@ -18,12 +18,14 @@ void check_factor(const SafetensorsHeader& header, const std::string& name, cons
   const std::string file = header.path.string();
   if (!entry) throw input_error(file, "tensor " + name + " is missing", "adapter_config.json implies it");
   if (entry->shape != shape) {
-    throw input_error(file, fmt::format("tensor {} has shape [{}], expected [{}]", name, fmt::join(entry->shape, ", "),
-                                        fmt::join(shape, ", ")),
+    throw input_error(file,
+                      fmt::format("tensor {} has shape [{}], expected [{}]", name, fmt::join(entry->shape, ", "),
+                                  fmt::join(shape, ", ")),
                       "the adapter was made for another model, another r, or by PEFT older than 0.19.1");
   }
   if (entry->dtype != DType::kF32 && entry->dtype != DType::kBF16 && entry->dtype != DType::kF16) {
-    throw input_error(file, fmt::format("tensor {} has dtype {}", name, dtype_name(entry->dtype)), "expected F32, BF16 or F16");
+    throw input_error(file, fmt::format("tensor {} has dtype {}", name, dtype_name(entry->dtype)),
+                      "expected F32, BF16 or F16");
   }
 }
 

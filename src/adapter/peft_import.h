@@ -13,8 +13,8 @@ namespace moraine {
 // FOLDER/adapter_model.safetensors, its header checked against what it is for; factors are read a module at a time.
 class PeftWeights {
  public:
-  // `modules`: all of the adapter, in the model's order. Throws an input error that names file and tensor: missing, unexpected or
-  // wrong-shaped tensors, other dtypes than F32, BF16, F16.
+  // `modules`: all of the adapter, in the model's order. Throws an input error that names file and tensor: missing,
+  // unexpected or wrong-shaped tensors, other dtypes than F32, BF16, F16.
   PeftWeights(const std::filesystem::path& folder, std::vector<LoraModule> modules, int64_t r);
 
   const std::vector<LoraModule>& modules() const { return modules_; }
@@ -23,7 +23,8 @@ class PeftWeights {
   struct Factors {
     at::Tensor a, b;
   };
-  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them. From any thread.
+  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them. From any
+  // thread.
   Factors read(size_t module) const;
 
  private:
@@ -33,8 +34,8 @@ class PeftWeights {
   std::vector<PeftNames> names_;
 };
 
-// Fills `state` (laid out for the adapter's own targets) from FOLDER/adapter_model.safetensors; what is written of it later has the
-// names found there (PeftClass). Throws input errors as PeftWeights does.
+// Fills `state` (laid out for the adapter's own targets) from FOLDER/adapter_model.safetensors; what is written of it
+// later has the names found there (PeftClass). Throws input errors as PeftWeights does.
 void import_adapter(AdapterState& state, const std::filesystem::path& folder);
 
 }  // namespace moraine

@@ -27,7 +27,8 @@ void compare(const std::vector<NamedHash>& hashes, ProcessGroup& group, at::Devi
   group.all_reduce(highest, ReduceKind::kMax);
   const at::Tensor differing = at::nonzero(lowest != highest);
   if (differing.numel() == 0) return;
-  throw run_error(hashes[differing[0].item<int64_t>()].name, "the ranks that hold copies of this adapter tensor no longer agree",
+  throw run_error(hashes[differing[0].item<int64_t>()].name,
+                  "the ranks that hold copies of this adapter tensor no longer agree",
                   "memory or network of one of them is faulty; start again from the last good state");
 }
 

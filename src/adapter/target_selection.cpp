@@ -55,8 +55,8 @@ int64_t lora_parameters(const LoraModule& m, int64_t r) {
 std::string last_component(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
-                               const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters,
-                               int64_t r) {
+                               const ModuleSelection& exclude_modules,
+                               const std::vector<std::string>& target_parameters, int64_t r) {
   TargetSelection selection;
   const Matcher excluded(exclude_modules, "adapter.exclude_modules");
   std::set<std::string> selected;
@@ -81,12 +81,15 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
     add_pattern("all-linear", "adapter.target_modules", false, [](const std::string&) { return true; });
   } else if (target_modules.regex) {
     const Matcher regex(target_modules, "adapter.target_modules");
-    add_pattern(*target_modules.regex, "adapter.target_modules", false, [&](const std::string& n) { return regex.matches(n); });
+    add_pattern(*target_modules.regex, "adapter.target_modules", false,
+                [&](const std::string& n) { return regex.matches(n); });
   }
   for (const std::string& name : target_modules.names)
-    add_pattern(name, "adapter.target_modules", false, [&](const std::string& n) { return is_name_or_suffix(n, name); });
+    add_pattern(name, "adapter.target_modules", false,
+                [&](const std::string& n) { return is_name_or_suffix(n, name); });
   for (const std::string& name : target_parameters)
-    add_pattern(name, "adapter.target_parameters", true, [&](const std::string& n) { return is_name_or_suffix(n, name); });
+    add_pattern(name, "adapter.target_parameters", true,
+                [&](const std::string& n) { return is_name_or_suffix(n, name); });
 
   for (const LoraModule& m : offered)
     if (selected.contains(m.name)) selection.modules.push_back(m);

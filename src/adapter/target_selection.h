@@ -28,7 +28,7 @@ struct TargetSelection {
 // 3-D experts are not linear layers. Throws an input error that names the recipe key for a pattern that matches nothing
 // that can be adapted, and when nothing at all is selected.
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
-                               const ModuleSelection& exclude_modules, const std::vector<std::string>& target_parameters,
-                               int64_t r);
+                               const ModuleSelection& exclude_modules,
+                               const std::vector<std::string>& target_parameters, int64_t r);
 
 }  // namespace moraine

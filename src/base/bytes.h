@@ -26,8 +26,8 @@ inline uint64_t round_up(uint64_t n, uint64_t step) { return (n + step - 1) / st
 // "1.5 GiB", "37 MiB", "900 B".
 std::string format_bytes(uint64_t bytes);
 
-// The bytes of "80GiB", "1.5 TB", "4096": KiB … PiB count in 1024, kB … PB in 1000, a lone K, M, G, T or P in 1024; case does
-// not matter. nullopt when it is no size that fits 63 bits.
+// The bytes of "80GiB", "1.5 TB", "4096": KiB … PiB count in 1024, kB … PB in 1000, a lone K, M, G, T or P in 1024;
+// case does not matter. nullopt when it is no size that fits 63 bits.
 std::optional<uint64_t> parse_bytes(std::string_view text);
 
 }  // namespace moraine

@@ -13,8 +13,8 @@ Error::Error(ErrorKind kind, std::string where, std::string what, std::string hi
 }
 
 void assertion_failed(const char* condition, const char* file, int line, const std::string& message) {
-  std::fprintf(stderr, "moraine: error: internal: %s (%s, %s:%d; please report this)\n", one_line(message, 3000).c_str(),
-               condition, file, line);
+  std::fprintf(stderr, "moraine: error: internal: %s (%s, %s:%d; please report this)\n",
+               one_line(message, 3000).c_str(), condition, file, line);
   std::abort();
 }
 

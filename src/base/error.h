@@ -17,7 +17,8 @@ enum class ErrorKind {
 class Error : public std::exception {
  public:
   Error(ErrorKind kind, std::string where, std::string what, std::string hint);
-  // `WHERE: WHAT (HOW TO MEND)`: one line of a few kilobytes at most, whatever it quotes; control characters are escaped.
+  // `WHERE: WHAT (HOW TO MEND)`: one line of a few kilobytes at most, whatever it quotes; control characters are
+  // escaped.
   const char* what() const noexcept override { return line_.c_str(); }
 
   ErrorKind kind;
@@ -43,7 +44,7 @@ inline Error run_error(std::string where, std::string what, std::string hint = "
 }  // namespace moraine
 
 // For invariants of the program, in every build type: prints the place and aborts.
-#define MORAINE_ASSERT(condition, message) \
-  do {                                     \
+#define MORAINE_ASSERT(condition, message)                                                  \
+  do {                                                                                      \
     if (!(condition)) ::moraine::assertion_failed(#condition, __FILE__, __LINE__, message); \
   } while (0)

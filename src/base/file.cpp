@@ -252,7 +252,8 @@ void write_folder_atomic(const fs::path& path, const std::function<void(const fs
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
     if (!error.where.starts_with(temporary.string())) throw;
-    const std::string within = error.where.substr(temporary.string().size());  // the temporary name tells a user nothing
+    const std::string within =
+        error.where.substr(temporary.string().size());  // the temporary name tells a user nothing
     throw Error(error.kind, without_slash(path.string()) + within, error.message, error.hint);
   } catch (...) {
     std::error_code ignored;
@@ -264,7 +265,8 @@ void write_folder_atomic(const fs::path& path, const std::function<void(const fs
 void make_folders(const fs::path& path) {
   std::vector<fs::path> missing;  // the innermost first
   std::error_code error;          // create_directories says why
-  for (fs::path folder = without_trailing_slash(path); !fs::exists(folder, error); folder = folder.parent_path()) missing.push_back(folder);
+  for (fs::path folder = without_trailing_slash(path); !fs::exists(folder, error); folder = folder.parent_path())
+    missing.push_back(folder);
   fs::create_directories(path, error);
   if (error) throw run_error(path.string(), fmt::format("cannot make the folder: {}", error.message()));
   for (const fs::path& folder : missing) sync_folder(folder.parent_path(), folder);
@@ -293,7 +295,8 @@ void remove_leftovers(const fs::path& folder) {
     const size_t number = name.rfind('-'), process = number == name.npos ? name.npos : name.rfind('-', number - 1);
     const size_t purpose_at = process == name.npos ? name.npos : name.rfind('.', process);
     if (name.front() != '.' || purpose_at == name.npos || purpose_at < 2) continue;
-    const std::string digits = name.substr(process + 1), purpose = name.substr(purpose_at + 1, process - purpose_at - 1);
+    const std::string digits = name.substr(process + 1),
+                      purpose = name.substr(purpose_at + 1, process - purpose_at - 1);
     if (digits.find_first_not_of("0123456789-") != digits.npos) continue;
     // What replace_folder moved aside may be the only copy.
     const bool replaced = purpose == kReplaced && fs::exists(folder / name.substr(1, purpose_at - 1), ignored);

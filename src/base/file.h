@@ -40,8 +40,8 @@ class File {
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
 // A file being written that is whole under its name or not there: bytes go to a temporary file beside it, commit()
-// fsyncs, renames and fsyncs the folder. Of a link the target is written. Everything throws a run error that names the path, also where
-// something lies there that is no regular file.
+// fsyncs, renames and fsyncs the folder. Of a link the target is written. Everything throws a run error that names the
+// path, also where something lies there that is no regular file.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -57,8 +57,8 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-// Appends to a file that was opened for that (O_APPEND) and that nobody else writes to: all of `bytes`, or the file is as it was. Returns
-// 0 or the error's number.
+// Appends to a file that was opened for that (O_APPEND) and that nobody else writes to: all of `bytes`, or the file is
+// as it was. Returns 0 or the error's number.
 int append_whole(int fd, std::string_view bytes);
 
 // Writes `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
@@ -66,9 +66,9 @@ int append_whole(int fd, std::string_view bytes);
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
 
 // Fills a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is then fsynced and
-// renamed over `path`, or what it links to. Missing parent folders are made. An older folder there is replaced: at every moment it or the
-// new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is as it was; an Error then names `path`
-// where it named the temporary folder.
+// renamed over `path`, or what it links to. Missing parent folders are made. An older folder there is replaced: at
+// every moment it or the new one lies whole on disk. When `fill` throws, the temporary folder is removed and `path` is
+// as it was; an Error then names `path` where it named the temporary folder.
 void write_folder_atomic(const std::filesystem::path& path,
                          const std::function<void(const std::filesystem::path& temporary)>& fill);
 
@@ -78,8 +78,8 @@ void make_folders(const std::filesystem::path& path);
 // Removes a folder so that it is whole under its name or not there. Returns whether it is gone; never throws.
 bool remove_folder(const std::filesystem::path& path);
 
-// Keeps other processes from taking the same lock until this object or the process ends; those of other hosts too where the file system
-// can do that.
+// Keeps other processes from taking the same lock until this object or the process ends; those of other hosts too where
+// the file system can do that.
 class FileLock {
  public:
   // Makes the file if need be. Where it cannot be made or locked at all, nothing is kept from anybody.
@@ -94,8 +94,8 @@ class FileLock {
   bool taken_;
 };
 
-// Removes what killed processes left in `folder` of the functions above: their temporary files and folders. No process may be
-// writing there. A folder that is not there has none.
+// Removes what killed processes left in `folder` of the functions above: their temporary files and folders. No process
+// may be writing there. A folder that is not there has none.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace moraine

@@ -52,7 +52,8 @@ struct NotFinite {
 };
 
 bool is_word_character(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '+' || c == '.';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+         c == '+' || c == '.';
 }
 
 // Those of `text` outside of strings, in order.
@@ -215,7 +216,8 @@ class Builder {
   std::vector<Level> levels_;
 };
 
-// Most text is JSON. What is not may hold words for numbers that are not finite, and is read again with numbers for them.
+// Most text is JSON. What is not may hold words for numbers that are not finite, and is read again with numbers for
+// them.
 template <typename J>
 J parse(std::string_view text, const std::string& where, BigIntegers big_integers) {
   try {
@@ -250,8 +252,6 @@ std::optional<std::string> big_integer_digits(const OrderedJson& value) {
   return text;
 }
 
-Json read_json_file(const std::filesystem::path& path) {
-  return parse_json(read_text_file(path), path.string());
-}
+Json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
 
 }  // namespace moraine

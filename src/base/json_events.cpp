@@ -22,7 +22,8 @@ class JsonEvents::Sax {
     try {
       Scalar::sax_parse(WatchedIterator{&progress_, end}, WatchedIterator{nullptr, end}, this);
     } catch (const TokenTooLong&) {
-      fail(static_cast<size_t>(progress_.token - text_.data()), fmt::format("a value of more than {} MiB", kLongestToken >> 20));
+      fail(static_cast<size_t>(progress_.token - text_.data()),
+           fmt::format("a value of more than {} MiB", kLongestToken >> 20));
     }
   }
 
@@ -41,10 +42,11 @@ class JsonEvents::Sax {
 
   template <typename Exception>
   bool parse_error(size_t byte, const std::string&, const Exception& exception) {
-    // "[…] parse error at line 1, column 5: syntax error while parsing … - invalid literal; last read: '…'": what was read last may be of any
-    // length.
+    // "[…] parse error at line 1, column 5: syntax error while parsing … - invalid literal; last read: '…'": what was
+    // read last may be of any length.
     std::string detail(std::string_view(exception.what()).substr(0, 400));
-    if (const size_t i = detail.find(": "); detail.find("parse error at ") != detail.npos && i != detail.npos) detail.erase(0, i + 2);
+    if (const size_t i = detail.find(": "); detail.find("parse error at ") != detail.npos && i != detail.npos)
+      detail.erase(0, i + 2);
     for (const char* from : {"; last read: ", ": '"})
       if (const size_t i = detail.find(from); i != detail.npos) detail.erase(i);
     if (detail.size() > 200) detail.resize(200);

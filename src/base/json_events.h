@@ -1,5 +1,5 @@
-// JSON text as a stream of events, for files of others that are too large for a document in memory: reading takes the memory of the longest
-// text in it. The errors are those of base/json.h, which reads documents.
+// JSON text as a stream of events, for files of others that are too large for a document in memory: reading takes the
+// memory of the longest text in it. The errors are those of base/json.h, which reads documents.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -14,8 +14,9 @@ class JsonEvents {
 
   virtual ~JsonEvents() = default;
 
-  // Calls the functions below for all of `text`, in order. `where` names it in errors. Throws an input error on malformed JSON, on invalid
-  // UTF-8, on nesting deeper than 256 and on a key or value of more than 16 MiB (lists and objects aside). Keys given twice are not looked for.
+  // Calls the functions below for all of `text`, in order. `where` names it in errors. Throws an input error on
+  // malformed JSON, on invalid UTF-8, on nesting deeper than 256 and on a key or value of more than 16 MiB (lists and
+  // objects aside). Keys given twice are not looked for.
   void read(std::string_view text, const std::string& where);
 
  protected:

@@ -15,7 +15,8 @@ bool is_lfs_pointer(const File& file) {
 
 void refuse_lfs_pointer(const File& file) {
   if (!is_lfs_pointer(file)) return;
-  throw input_error(file.path().string(), "is a Git LFS pointer, not the file itself: the repository was cloned without git-lfs",
+  throw input_error(file.path().string(),
+                    "is a Git LFS pointer, not the file itself: the repository was cloned without git-lfs",
                     "run `git lfs pull` in it, or download the file");
 }
 

@@ -12,8 +12,8 @@ std::atomic<bool> silent{false};
 
 constexpr size_t kLongestLine = 8000;
 
-// One call of fwrite a line, so that lines of several threads or processes do not mix. What cannot be written is lost: a run does
-// not end because nobody reads its log any more.
+// One call of fwrite a line, so that lines of several threads or processes do not mix. What cannot be written is lost:
+// a run does not end because nobody reads its log any more.
 void write_line(std::FILE* stream, std::string_view prefix, std::string_view line) {
   const std::string text = fmt::format("{}{}\n", prefix, one_line(line, kLongestLine));
   std::fwrite(text.data(), 1, text.size(), stream);
@@ -26,12 +26,8 @@ void log_line(std::string_view line) {
   if (!silent) write_line(stdout, "", line);
 }
 
-void log_warning(std::string_view line) {
-  write_line(stderr, "moraine: warning: ", line);
-}
+void log_warning(std::string_view line) { write_line(stderr, "moraine: warning: ", line); }
 
-void silence_log() {
-  silent = true;
-}
+void silence_log() { silent = true; }
 
 }  // namespace moraine

@@ -1,5 +1,6 @@
-// What a user reads while it runs: plain lines on stdout; stderr is for errors. Lines quote names from foreign files, so their control
-// characters are escaped and they end in "…" after a few kilobytes. A line that cannot be written is lost without a word.
+// What a user reads while it runs: plain lines on stdout; stderr is for errors. Lines quote names from foreign files,
+// so their control characters are escaped and they end in "…" after a few kilobytes. A line that cannot be written is
+// lost without a word.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,6 @@
-// NaN, Infinity and -Infinity, which Python's json writes and JSON has no numbers for. The parsers of base/json.h read them as
-// values that are of no type a reader asks for: they do no harm where nothing uses them, and what does refuses them by name.
+// NaN, Infinity and -Infinity, which Python's json writes and JSON has no numbers for. The parsers of base/json.h read
+// them as values that are of no type a reader asks for: they do no harm where nothing uses them, and what does refuses
+// them by name.
 #pragma once
 
 #include <optional>

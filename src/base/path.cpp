@@ -42,8 +42,10 @@ std::string expand_home(const std::string& path, const std::string& where) {
   const size_t slash = path.find('/');
   const std::string user = path.substr(1, slash == path.npos ? slash : slash - 1), home = home_of(user);
   if (home.empty()) {
-    throw input_error(where, user.empty() ? fmt::format("{}: HOME is not set and this user has no home folder", quote_text(path))
-                                          : fmt::format("{}: there is no user {}", quote_text(path), quote_text(user)),
+    throw input_error(where,
+                      user.empty()
+                          ? fmt::format("{}: HOME is not set and this user has no home folder", quote_text(path))
+                          : fmt::format("{}: there is no user {}", quote_text(path), quote_text(user)),
                       "write ./~ for a name that begins with ~");
   }
   return slash == path.npos ? home : home + path.substr(slash);
@@ -66,7 +68,8 @@ Error error_of_system(const std::system_error& error) {
   const auto* of_path = dynamic_cast<const fs::filesystem_error*>(&error);
   if (!of_path) {
     const bool no_thread = error.code() == std::errc::resource_unavailable_try_again;
-    return run_error("system", no_thread ? "cannot start a thread: " + what : what, no_thread ? "is there a limit on processes (ulimit -u)?" : "");
+    return run_error("system", no_thread ? "cannot start a thread: " + what : what,
+                     no_thread ? "is there a limit on processes (ulimit -u)?" : "");
   }
   const std::string where = of_path->path1().empty() ? "current folder" : of_path->path1().string();
   switch (error.code().value()) {
@@ -76,8 +79,10 @@ Error error_of_system(const std::system_error& error) {
     case EACCES:
     case EPERM:
     case ELOOP:
-    case ENAMETOOLONG: return input_error(where, what);
-    default: return run_error(where, what);
+    case ENAMETOOLONG:
+      return input_error(where, what);
+    default:
+      return run_error(where, what);
   }
 }
 

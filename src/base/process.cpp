@@ -41,8 +41,8 @@ void fill_closed_standard_streams() {
 }
 
 void let_callers_handle_nccl_errors() {
-  for (const char* name : {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_RETHROW_CUDA_ERRORS", "TORCH_NCCL_DUMP_ON_TIMEOUT",
-                           "TORCH_NCCL_ENABLE_MONITORING"}) {
+  for (const char* name : {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_RETHROW_CUDA_ERRORS",
+                           "TORCH_NCCL_DUMP_ON_TIMEOUT", "TORCH_NCCL_ENABLE_MONITORING"}) {
     setenv(name, "0", /*overwrite=*/0);
   }
 }

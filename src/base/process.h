@@ -8,23 +8,25 @@ namespace moraine {
 // Highest resident set size so far (VmHWM), bytes.
 uint64_t peak_resident_bytes();
 
-// Writes out what is buffered and ends the process, without destructors of static objects: libtorch's take a quarter of a second.
+// Writes out what is buffered and ends the process, without destructors of static objects: libtorch's take a quarter of
+// a second.
 [[noreturn]] void end_process(int exit_code);
 
-// Lets malloc keep freed blocks of up to 256 MiB: activations come and go in every layer, and the kernel would clear their
-// pages each time anew (an eighth of a training step on the CPU). Call before threads start.
+// Lets malloc keep freed blocks of up to 256 MiB: activations come and go in every layer, and the kernel would clear
+// their pages each time anew (an eighth of a training step on the CPU). Call before threads start.
 void keep_freed_memory();
 
-// Makes a pipe without a reader (SIGPIPE) and a file at the limit of `ulimit -f` (SIGXFSZ) errors of the write that meets them, which
-// would end the process otherwise. Call before anything is written.
+// Makes a pipe without a reader (SIGPIPE) and a file at the limit of `ulimit -f` (SIGXFSZ) errors of the write that
+// meets them, which would end the process otherwise. Call before anything is written.
 void make_write_failures_errors();
 
-// Lets something stand for stdin, stdout and stderr where the shell has closed them (`>&-`): the next file to be opened would take
-// the place, and the log would be written into it. Reads and writes fail as before. Call before a file is opened.
+// Lets something stand for stdin, stdout and stderr where the shell has closed them (`>&-`): the next file to be opened
+// would take the place, and the log would be written into it. Reads and writes fail as before. Call before a file is
+// opened.
 void fill_closed_standard_streams();
 
-// Leaves failures of NCCL to its callers: its watchdog would end the process before they can say which rank died. Settings of the
-// environment stay. Call before threads start.
+// Leaves failures of NCCL to its callers: its watchdog would end the process before they can say which rank died.
+// Settings of the environment stay. Call before threads start.
 void let_callers_handle_nccl_errors();
 
 }  // namespace moraine

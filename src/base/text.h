@@ -14,8 +14,9 @@ std::string nearest_word(std::string_view word, const std::vector<std::string>& 
 // "a, b and c".
 std::string join_words(const std::vector<std::string>& words);
 
-// Text from a foreign file as part of a line for a terminal: control characters (of ASCII, Latin-1 and of text direction) and
-// broken UTF-8 are escaped (\n, \x1b), and what is longer than `longest` bytes is cut between characters and ends in "…".
+// Text from a foreign file as part of a line for a terminal: control characters (of ASCII, Latin-1 and of text
+// direction) and broken UTF-8 are escaped (\n, \x1b), and what is longer than `longest` bytes is cut between characters
+// and ends in "…".
 std::string one_line(std::string_view text, size_t longest);
 
 // 'text' for an error message: in single quotes, as one_line of about 200 bytes.

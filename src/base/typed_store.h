@@ -11,7 +11,8 @@ namespace moraine {
 
 class TypedStore {
  public:
-  // The T of `key`, which make() returns when it is first asked for. Valid as long as the store or a copy of it, which shares its objects.
+  // The T of `key`, which make() returns when it is first asked for. Valid as long as the store or a copy of it, which
+  // shares its objects.
   template <typename T, typename Make>
   T& once(const std::string& key, const Make& make) {
     std::shared_ptr<void>& object = objects_[{std::type_index(typeid(T)), key}];

@@ -13,8 +13,8 @@
 #include "base/version.h"
 #include "cli/commands.h"
 #include "cli/parse_args.h"
-#include "dist/launch.h"
-#include "nn/tensor_memory.h"
+#include "distributed/control/launch.h"
+#include "tensor/tensor_memory.h"
 
 namespace moraine {
 namespace {

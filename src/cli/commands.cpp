@@ -5,26 +5,16 @@
 #include <algorithm>
 
 #include "base/text.h"
-#include "data/chat_format.h"
+#include "text/chat/chat_format.h"
 
 namespace moraine {
 namespace {
 
-Flag model_flag() {
-  return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true};
-}
-Flag adapter_flag() {
-  return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter};
-}
-Flag ranks_flag() {
-  return {"--ranks", "N", "processes to start on this machine", &CommandArgs::ranks};
-}
-Flag json_flag(std::string text) {
-  return {"--json", "", std::move(text), &CommandArgs::json};
-}
-Flag seed_flag(std::string text) {
-  return {"--seed", "S", std::move(text), &CommandArgs::seed};
-}
+Flag model_flag() { return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true}; }
+Flag adapter_flag() { return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter}; }
+Flag ranks_flag() { return {"--ranks", "N", "processes to start on this machine", &CommandArgs::ranks}; }
+Flag json_flag(std::string text) { return {"--json", "", std::move(text), &CommandArgs::json}; }
+Flag seed_flag(std::string text) { return {"--seed", "S", std::move(text), &CommandArgs::seed}; }
 
 Command train_command() {
   Command c{"train", "fine-tune a model as a recipe says; ends with a PEFT adapter on disk",
@@ -51,7 +41,8 @@ Command verify_command() {
 }
 
 Command recipe_command() {
-  Command c{"recipe", "what a recipe may say: all keys, their defaults and meanings", "[SECTION|SECTION.KEY] [--schema|--markdown]"};
+  Command c{"recipe", "what a recipe may say: all keys, their defaults and meanings",
+            "[SECTION|SECTION.KEY] [--schema|--markdown]"};
   c.positionals = {{"KEY", "a section, or one key: train, train.steps", &CommandArgs::key, false}};
   c.flags = {{"--schema", "", "print a JSON schema, for editors that complete and check YAML", &CommandArgs::schema},
              {"--markdown", "", "print docs/recipe.md", &CommandArgs::markdown}};
@@ -63,14 +54,17 @@ Command recipe_command() {
 Command plan_command() {
   Command c{"plan", "what a run will read, hold and send on each rank, and whether it fits; starts nothing",
             "RECIPE.yaml [section.key=value ...] [--world N --ranks-per-node M] [flags]"};
-  c.positionals = {{"RECIPE.yaml", "the run; neither weights nor data need to be there, config.json is enough", &CommandArgs::recipe}};
+  c.positionals = {{"RECIPE.yaml", "the run; neither weights nor data need to be there, config.json is enough",
+                    &CommandArgs::recipe}};
   c.flags = {{"--world", "N", "ranks (default: the fewest that the recipe's mesh fits)", &CommandArgs::world},
              {"--ranks-per-node", "M", "ranks a machine (default: up to 8)", &CommandArgs::ranks_per_node},
-             {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB", &CommandArgs::memory_per_rank},
+             {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB",
+              &CommandArgs::memory_per_rank},
              json_flag("print one JSON object alone: a row for every rank")};
   c.takes_overrides = true;
-  c.examples = {"moraine plan recipe.yaml --world 8 mesh.ep=8 --memory-per-rank 80GiB",
-                "moraine plan recipe.yaml model.path=Qwen3-30B-A3B/config.json --world 1024 --ranks-per-node 8 mesh.ep=8 --json"};
+  c.examples = {
+      "moraine plan recipe.yaml --world 8 mesh.ep=8 --memory-per-rank 80GiB",
+      "moraine plan recipe.yaml model.path=Qwen3-30B-A3B/config.json --world 1024 --ranks-per-node 8 mesh.ep=8 --json"};
   c.run = run_plan;
   return c;
 }
@@ -119,13 +113,16 @@ Command generate_command() {
 }
 
 Command inspect_command() {
-  Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only", "MODEL_DIR|ADAPTER_DIR [--hash|--check] [--json]"};
+  Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only",
+            "MODEL_DIR|ADAPTER_DIR [--hash|--check] [--json]"};
   c.positionals = {{"DIR", "a Hugging Face checkpoint or a PEFT adapter", &CommandArgs::folder}};
-  c.flags = {{"--hash", "", "write a manifest of hashes of every tensor and file", &CommandArgs::hash},
-             {"--check", "", "compare every byte with a manifest that --hash wrote", &CommandArgs::check},
-             {"--manifest", "FILE", "the manifest (default: moraine-hashes.json in the folder)", &CommandArgs::manifest},
-             json_flag("print one JSON object alone")};
-  c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter", "moraine inspect Qwen3-30B-A3B --check"};
+  c.flags = {
+      {"--hash", "", "write a manifest of hashes of every tensor and file", &CommandArgs::hash},
+      {"--check", "", "compare every byte with a manifest that --hash wrote", &CommandArgs::check},
+      {"--manifest", "FILE", "the manifest (default: moraine-hashes.json in the folder)", &CommandArgs::manifest},
+      json_flag("print one JSON object alone")};
+  c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter",
+                "moraine inspect Qwen3-30B-A3B --check"};
   c.run = run_inspect;
   return c;
 }
@@ -150,22 +147,27 @@ std::string completion_keys() {
 Command tokenize_command() {
   const std::vector<std::string> formats = chat_format_names(), with_parser = chat_format_names(has_parser);
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
-            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE | --parse FILE.jsonl) [flags] [data.key=value ...]"};
+            "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE | --parse FILE.jsonl) [flags] "
+            "[data.key=value ...]"};
   c.flags = {
-      {"--model", "DIR", "the checkpoint: a Hugging Face folder (--parse with --template needs none)", &CommandArgs::model},
+      {"--model", "DIR", "the checkpoint: a Hugging Face folder (--parse with --template needs none)",
+       &CommandArgs::model},
       {"--text", "TEXT", "one text", &CommandArgs::text},
       {"--texts", "FILE", "JSON lines of {\"text\"}", &CommandArgs::texts},
-      {"--messages", "FILE", "what training makes of a file, folder or pattern, of any format that data.train takes", &CommandArgs::messages},
-      {"--parse", "FILE", fmt::format("JSON lines of {{{}}} to take apart ({})", completion_keys(), join_words(with_parser)),
+      {"--messages", "FILE", "what training makes of a file, folder or pattern, of any format that data.train takes",
+       &CommandArgs::messages},
+      {"--parse", "FILE",
+       fmt::format("JSON lines of {{{}}} to take apart ({})", completion_keys(), join_words(with_parser)),
        &CommandArgs::parse},
       {"--template", "NAME", "chat format: auto (default), " + join_choices(formats), &CommandArgs::template_name},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
       json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
   c.takes_overrides = true;
-  c.examples = {"moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
-                "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
-                fmt::format("moraine tokenize --template {} --parse completions.jsonl --json", with_parser.front())};
+  c.examples = {
+      "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
+      "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
+      fmt::format("moraine tokenize --template {} --parse completions.jsonl --json", with_parser.front())};
   c.run = run_tokenize;
   return c;
 }
@@ -187,7 +189,8 @@ Flag max_shard_size_flag() {
 }
 
 Command merge_command() {
-  Command c{"merge", "fold an adapter into its model: a checkpoint that needs no adapter", "--model DIR --adapter DIR --out DIR"};
+  Command c{"merge", "fold an adapter into its model: a checkpoint that needs no adapter",
+            "--model DIR --adapter DIR --out DIR"};
   c.flags = {model_flag(),
              {"--adapter", "DIR", "the PEFT adapter", &CommandArgs::adapter, true},
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
@@ -198,7 +201,8 @@ Command merge_command() {
 }
 
 Command convert_command() {
-  Command c{"convert", "write a checkpoint in another dtype, FP8 and FP4 weights dequantised", "--model DIR --out DIR --dtype bfloat16"};
+  Command c{"convert", "write a checkpoint in another dtype, FP8 and FP4 weights dequantised",
+            "--model DIR --out DIR --dtype bfloat16"};
   c.flags = {model_flag(),
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
              {"--dtype", "D", "bfloat16 or float32", &CommandArgs::dtype, true},
@@ -220,9 +224,9 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(),    recipe_command(), plan_command(),    verify_command(),
+  static const std::vector<Command> table{train_command(),    recipe_command(),   plan_command(),   verify_command(),
                                           score_command(),    generate_command(), report_command(), inspect_command(),
-                                          tokenize_command(), init_command(),   merge_command(),   convert_command()};
+                                          tokenize_command(), init_command(),     merge_command(),  convert_command()};
   return table;
 }
 
@@ -257,7 +261,8 @@ std::string command_help(const Command& command) {
     rows.emplace_back(flag.value.empty() ? flag.name : flag.name + " " + flag.value,
                       flag.text + (flag.required ? " (required)" : ""));
   }
-  if (command.takes_overrides) rows.emplace_back("section.key=value", "a recipe key, e.g. model.dtype=float32 (moraine recipe lists them)");
+  if (command.takes_overrides)
+    rows.emplace_back("section.key=value", "a recipe key, e.g. model.dtype=float32 (moraine recipe lists them)");
   text += "Arguments, in any order:\n" + columns(rows) + "\nExamples:\n";
   for (const std::string& example : command.examples) text += "  " + example + "\n";
   return text;

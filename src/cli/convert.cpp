@@ -5,9 +5,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/rewrite_checkpoint.h"
 #include "cli/cli.h"
 #include "cli/max_shard_size.h"
-#include "models/rewrite_checkpoint.h"
 
 namespace moraine {
 namespace {
@@ -24,8 +24,9 @@ int run_convert(const CommandArgs& args) {
   const RewriteOptions options{
       .dtype = wanted_dtype(args.dtype), .max_file_bytes = max_shard_bytes(args), .num_threads = at::get_num_threads()};
   const RewrittenCheckpoint written = rewrite_checkpoint(open_checkpoint(args.model, "bfloat16"), args.out, options);
-  log_info("Wrote {}: {} tensors, {} in {} file{}, {}: {} were quantised, {} of another dtype", args.out, written.tensors,
-           format_bytes(written.bytes), written.files, written.files == 1 ? "" : "s", args.dtype, written.dequantized, written.converted);
+  log_info("Wrote {}: {} tensors, {} in {} file{}, {}: {} were quantised, {} of another dtype", args.out,
+           written.tensors, format_bytes(written.bytes), written.files, written.files == 1 ? "" : "s", args.dtype,
+           written.dequantized, written.converted);
   return 0;
 }
 

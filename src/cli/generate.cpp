@@ -1,5 +1,5 @@
 // moraine generate: a prompt in, the model's answer out.
-#include "train/generate.h"
+#include "infer/generate.h"
 
 #include <unistd.h>
 
@@ -12,8 +12,8 @@
 #include "cli/open.h"
 #include "cli/run_on_ranks.h"
 #include "cli/text_stream.h"
-#include "data/at_place.h"
-#include "data/chat_template.h"
+#include "text/chat/chat_template.h"
+#include "text/tokenizer/at_place.h"
 
 namespace moraine {
 namespace {
@@ -88,7 +88,8 @@ void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   OpenedInputs inputs = open_inputs(args, recipe, control);
   // All small files first: mistakes show before the weights are loaded.
   const Tokenizer tokenizer = Tokenizer::from_folder(args.model);
-  const Prompt prompt = args.chat.empty() ? text_prompt(args, recipe.data, tokenizer) : chat_prompt(args, recipe.data, tokenizer);
+  const Prompt prompt =
+      args.chat.empty() ? text_prompt(args, recipe.data, tokenizer) : chat_prompt(args, recipe.data, tokenizer);
   const std::vector<int64_t> prompt_ids = encode(prompt, tokenizer, args, inputs.checkpoint.shape().vocab_size);
   const GenerateOptions options{args.max_new_tokens, args.temperature, args.seed, stop_ids(args, prompt, tokenizer)};
 
@@ -98,8 +99,9 @@ void answer(const CommandArgs& args, const Recipe& recipe, Control& control) {
   TextStream stream(tokenizer, [&](std::string_view text) {
     if (!args.json) print_result(to_terminal ? for_terminal(text) : std::string(text));
   });
-  const std::vector<int64_t> ids = generate(opened.loaded, opened.adapter_state(), prompt_ids, options,
-                                            [&](int64_t id) { stream.add(id); }, *opened.groups().world);
+  const std::vector<int64_t> ids = generate(
+      opened.loaded, opened.adapter_state(), prompt_ids, options, [&](int64_t id) { stream.add(id); },
+      *opened.groups().world);
   stream.finish();
   if (args.json) {
     const OrderedJson json = {

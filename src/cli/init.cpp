@@ -2,8 +2,8 @@
 #include "base/bytes.h"
 #include "base/format_count.h"
 #include "base/log.h"
+#include "checkpoint/random_checkpoint.h"
 #include "cli/cli.h"
-#include "cli/random_checkpoint.h"
 
 namespace moraine {
 

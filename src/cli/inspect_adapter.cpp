@@ -4,11 +4,11 @@
 #include "base/bytes.h"
 #include "base/format_count.h"
 #include "base/text.h"
+#include "checkpoint/tensor_file.h"
 #include "cli/inspect_facts.h"
 #include "cli/inspect_folder.h"
 #include "config/lora_config.h"
 #include "formats/folder_parts.h"
-#include "load/tensor_file.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {

@@ -40,7 +40,8 @@ std::string fact_table(const std::string& title, const std::vector<std::pair<std
   size_t width = 0;
   for (const auto& [name, value] : lines) width = std::max(width, name.size());
   std::string text = one_line(title, kLongestFact) + "\n";
-  for (const auto& [name, value] : lines) text += fmt::format("  {:<{}}  {}\n", name, width, one_line(value, kLongestFact));
+  for (const auto& [name, value] : lines)
+    text += fmt::format("  {:<{}}  {}\n", name, width, one_line(value, kLongestFact));
   return text;
 }
 

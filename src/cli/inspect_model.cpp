@@ -8,13 +8,13 @@
 #include "base/error.h"
 #include "base/format_count.h"
 #include "base/text.h"
+#include "checkpoint/opened_checkpoint.h"
 #include "cli/inspect_facts.h"
 #include "cli/inspect_folder.h"
-#include "data/template_detection.h"
-#include "data/tokenizer.h"
-#include "models/opened_checkpoint.h"
 #include "models/output_head.h"
 #include "models/param_specs.h"
+#include "text/chat/template_detection.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace moraine {
 namespace {
@@ -59,9 +59,7 @@ OrderedJson skipped_tensors(const std::vector<SkippedTensor>& skipped, const Che
   return sums_json(sums);
 }
 
-std::string percent(uint64_t part, uint64_t whole) {
-  return fmt::format("{:.1f} %", 100.0 * part / whole);
-}
+std::string percent(uint64_t part, uint64_t whole) { return fmt::format("{:.1f} %", 100.0 * part / whole); }
 
 }  // namespace
 
@@ -126,10 +124,13 @@ std::string describe_model(const OrderedJson& facts) {
        {"layers", fmt::format("{}, {} with experts", count("layers"), count("moe_layers"))},
        {"experts", fmt::format("{} a layer, {} for a token", count("experts"), count("experts_per_token"))},
        {"hidden size", fmt::format("{}", count("hidden_size"))},
-       {"vocabulary", fmt::format("{} ({})", count("vocab_size"),
-                                  tokenizer.is_null() ? "no tokenizer: " + facts["tokenizer_vocab_size_error"].get<std::string>()
-                                                      : fmt::format("tokenizer: {}", tokenizer.get<int64_t>()))},
-       {"chat template", facts["template"].is_null() ? facts["template_error"].get<std::string>() + " (say data.template)" : facts["template"].get<std::string>()},
+       {"vocabulary",
+        fmt::format("{} ({})", count("vocab_size"),
+                    tokenizer.is_null() ? "no tokenizer: " + facts["tokenizer_vocab_size_error"].get<std::string>()
+                                        : fmt::format("tokenizer: {}", tokenizer.get<int64_t>()))},
+       {"chat template", facts["template"].is_null()
+                             ? facts["template_error"].get<std::string>() + " (say data.template)"
+                             : facts["template"].get<std::string>()},
        {"stored",
         fmt::format("{} in {} file{}", format_bytes(count("bytes")), count("files"), count("files") == 1 ? "" : "s")},
        {"dtypes", describe_sums(facts["stored_dtypes"])},

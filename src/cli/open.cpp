@@ -4,9 +4,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "dist/agreement.h"
+#include "checkpoint/fingerprint.h"
+#include "distributed/control/agreement.h"
 #include "formats/folder_parts.h"
-#include "load/fingerprint.h"
 
 namespace moraine {
 
@@ -16,7 +16,8 @@ Recipe read_overrides(const CommandArgs& args) {
   if (!recipe.adapter.init_from.empty()) {
     throw input_error("adapter.init_from", "is not used here", "--adapter says which adapter");
   }
-  if (recipe.load.mode == LoadMode::kRank0) throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
+  if (recipe.load.mode == LoadMode::kRank0)
+    throw input_error("load.mode", "rank0 is not built yet for this command", "use direct or node");
   recipe.model.path = args.model;
   return recipe;
 }
@@ -63,7 +64,8 @@ OpenedModel load_inputs(OpenedInputs inputs, const CommandArgs& args, const Reci
   OpenedModel opened{std::move(run), std::move(loaded), {}};
   if (!args.adapter.empty()) {
     const LoadedModel& model = opened.loaded;
-    opened.adapter.emplace(open_adapter(model.model->layout(), args.adapter, model.experts->local_experts(), model.device));
+    opened.adapter.emplace(
+        open_adapter(model.model->layout(), args.adapter, model.experts->local_experts(), model.device));
     if (control.world().rank == 0) warn_of_unmatched_targets(opened.adapter->unmatched, args.adapter);
   }
   return opened;

@@ -4,15 +4,15 @@
 #include <optional>
 
 #include "adapter/open_adapter.h"
+#include "checkpoint/loaded_model.h"
 #include "cli/cli.h"
 #include "config/recipe.h"
-#include "models/loaded_model.h"
-#include "train/run_inputs.h"
+#include "run/run_inputs.h"
 
 namespace moraine {
 
-// The recipe keys that --model's commands take as overrides, with --model for model.path. Throws input errors for keys that a
-// flag says already.
+// The recipe keys that --model's commands take as overrides, with --model for model.path. Throws input errors for keys
+// that a flag says already.
 Recipe read_overrides(const CommandArgs& args);
 
 // Throws an input error when the mesh that the overrides ask for does not fit so many ranks.
@@ -24,8 +24,8 @@ struct OpenedInputs {
   OpenedCheckpoint checkpoint;
 };
 
-// Opens --model and --adapter on all ranks of control's world, which must all call this. Refuses ranks that were given different
-// ones, or different --tokens.
+// Opens --model and --adapter on all ranks of control's world, which must all call this. Refuses ranks that were given
+// different ones, or different --tokens.
 OpenedInputs open_inputs(const CommandArgs& args, const Recipe& recipe, Control& control);
 
 struct OpenedModel {

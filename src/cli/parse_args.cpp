@@ -15,9 +15,7 @@
 namespace moraine {
 namespace {
 
-std::string see_help(const Command& command) {
-  return fmt::format("see moraine {} --help", command.name);
-}
+std::string see_help(const Command& command) { return fmt::format("see moraine {} --help", command.name); }
 
 template <typename Number>
 Number parse_number(const std::string& flag, const std::string& text) {
@@ -48,9 +46,7 @@ void store(const Flag& flag, const std::string& text, CommandArgs& args) {
       flag.target);
 }
 
-bool is_flag(const std::string& word) {
-  return word.size() > 1 && word[0] == '-';
-}
+bool is_flag(const std::string& word) { return word.size() > 1 && word[0] == '-'; }
 
 // section.key=value; whether there is such a key, the recipe knows.
 bool is_override(const std::string& word) {

@@ -9,7 +9,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/plan_report.h"
-#include "train/plan/plan_advice.h"
+#include "plan/plan_advice.h"
 
 namespace moraine {
 namespace {
@@ -21,7 +21,8 @@ int64_t world_size(const CommandArgs& args, const MeshConfig& mesh, bool given) 
   const std::string where = given ? "--world" : "mesh";
   if (world < 1) throw input_error(where, fmt::format("{} is not 1 or more", world));
   if (world > kMostRanks) {
-    throw input_error(where, fmt::format("{} ranks are more than can be planned", world), fmt::format("at most {}", kMostRanks));
+    throw input_error(where, fmt::format("{} ranks are more than can be planned", world),
+                      fmt::format("at most {}", kMostRanks));
   }
   return world;
 }
@@ -31,7 +32,8 @@ int64_t ranks_per_node(const CommandArgs& args, int64_t world, bool given) {
     for (int64_t ranks = std::min<int64_t>(world, 8);; --ranks)
       if (world % ranks == 0) return ranks;
   }
-  if (args.ranks_per_node < 1) throw input_error("--ranks-per-node", fmt::format("{} is not 1 or more", args.ranks_per_node));
+  if (args.ranks_per_node < 1)
+    throw input_error("--ranks-per-node", fmt::format("{} is not 1 or more", args.ranks_per_node));
   if (world % args.ranks_per_node != 0) {
     throw input_error("--ranks-per-node", fmt::format("{} does not divide the world of {}", args.ranks_per_node, world),
                       "nodes have as many ranks each; --world says how many there are");
@@ -42,7 +44,8 @@ int64_t ranks_per_node(const CommandArgs& args, int64_t world, bool given) {
 std::optional<uint64_t> memory_limit(const std::string& text) {
   if (text.empty()) return std::nullopt;
   const auto bytes = parse_bytes(text);
-  if (!bytes || *bytes == 0) throw input_error("--memory-per-rank", quote_text(text) + " is no size", "for example 80GiB or 512MB");
+  if (!bytes || *bytes == 0)
+    throw input_error("--memory-per-rank", quote_text(text) + " is no size", "for example 80GiB or 512MB");
   return bytes;
 }
 
@@ -61,8 +64,10 @@ int run_plan(const CommandArgs& args) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;
     if (!*verdict.fits) verdict.advice = plan_advice(model, plan.run, *verdict.memory_per_rank);
   }
-  if (args.json) print_json(plan_json(model, plan, verdict));
-  else print_result(for_terminal(plan_tables(model, plan, verdict)));
+  if (args.json)
+    print_json(plan_json(model, plan, verdict));
+  else
+    print_result(for_terminal(plan_tables(model, plan, verdict)));
   return 0;
 }
 

@@ -50,7 +50,8 @@ std::string range_text(uint64_t least, uint64_t most) {
 // Columns as wide as their widest cell, counted in characters.
 std::string table(const std::vector<std::vector<std::string>>& rows) {
   auto width_of = [](const std::string& text) {
-    return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+    return std::count_if(text.begin(), text.end(),
+                         [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
   };
   std::vector<int64_t> widths;
   for (const auto& row : rows) {
@@ -84,9 +85,9 @@ std::string memory_table(const RunPlan& plan) {
     for (const PlannedRank& rank : plan.ranks) groups[rank.memory].push_back(&rank);
   }
   for (const auto& group : groups) {
-    auto [least, most] = std::minmax_element(group.begin(), group.end(), [](const PlannedRank* a, const PlannedRank* b) {
-      return a->bytes_read < b->bytes_read;
-    });
+    auto [least, most] =
+        std::minmax_element(group.begin(), group.end(),
+                            [](const PlannedRank* a, const PlannedRank* b) { return a->bytes_read < b->bytes_read; });
     const bool together = group.back()->rank - group.front()->rank + 1 == static_cast<int64_t>(group.size());
     const RankMemory& m = plan.memory_of(*group.front());
     rows.push_back({together ? ranks_text(group.front()->rank, group.back()->rank)
@@ -115,7 +116,9 @@ std::string step_table(const RunPlan& plan) {
 
 std::string load_table(const RunPlan& plan) {
   std::vector<std::vector<std::string>> rows{{"loading", "within nodes", "between nodes"}};
-  for (const auto& [mode, bytes] : {std::pair{LoadMode::kDirect, &plan.load.direct}, {LoadMode::kNode, &plan.load.node}, {LoadMode::kRank0, &plan.load.rank0}}) {
+  for (const auto& [mode, bytes] : {std::pair{LoadMode::kDirect, &plan.load.direct},
+                                    {LoadMode::kNode, &plan.load.node},
+                                    {LoadMode::kRank0, &plan.load.rank0}}) {
     rows.push_back({fmt::format("load.mode {}{}", word_of(mode), plan.run.load_mode == mode ? " (this recipe's)" : ""),
                     format_bytes(whole(bytes->within_node)), format_bytes(whole(bytes->between_nodes))});
   }
@@ -178,23 +181,29 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
 std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
   const PlannedRun& run = plan.run;
   const int64_t nodes = run.mesh.world_size() / run.ranks_per_node;
-  std::string text = fmt::format("{}, {} layers, {} experts, {} ({})\n", model.checkpoint.headers.config.architecture(), model.shape.num_hidden_layers,
-                                 model.shape.num_experts, format_bytes(model.checkpoint.headers.index.total_bytes()),
-                                 model.checkpoint.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
-  text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes, nodes == 1 ? "" : "s");
-  text += fmt::format("batch: {} sequences of {} tokens a step, {} at a time on a rank, {} micro-step{}\n\n", run.batch_size,
-                      run.max_length, run.micro_batch_size, run.micro_steps(), run.micro_steps() == 1 ? "" : "s");
+  std::string text = fmt::format(
+      "{}, {} layers, {} experts, {} ({})\n", model.checkpoint.headers.config.architecture(),
+      model.shape.num_hidden_layers, model.shape.num_experts,
+      format_bytes(model.checkpoint.headers.index.total_bytes()),
+      model.checkpoint.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
+  text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes,
+                      nodes == 1 ? "" : "s");
+  text += fmt::format("batch: {} sequences of {} tokens a step, {} at a time on a rank, {} micro-step{}\n\n",
+                      run.batch_size, run.max_length, run.micro_batch_size, run.micro_steps(),
+                      run.micro_steps() == 1 ? "" : "s");
   text += memory_table(plan) + "\n" + step_table(plan) + "\n" + load_table(plan) + "\n";
   const RankMemory& fullest = plan.memories.front();
-  text += fmt::format("fullest moment: {} on rank 0. Every sequence is taken to be as long as data.max_length, and tokens to spread evenly "
-                      "over experts;\nif twice as many come to a rank's experts, activations are {}.\n",
-                      fullest.loading > fullest.training() ? "loading" : "the " + fullest_stage(fullest).name,
-                      format_bytes(plan.doubled_activations.front()));
+  text += fmt::format(
+      "fullest moment: {} on rank 0. Every sequence is taken to be as long as data.max_length, and tokens to spread "
+      "evenly "
+      "over experts;\nif twice as many come to a rank's experts, activations are {}.\n",
+      fullest.loading > fullest.training() ? "loading" : "the " + fullest_stage(fullest).name,
+      format_bytes(plan.doubled_activations.front()));
   text += fmt::format("a snapshot takes {} on disk; save.keep of them are kept, and one more while it is written\n",
                       format_bytes(snapshot_bytes(model, run)));
   if (verdict.fits) {
-    text += fmt::format("{} in {} a rank{}\n", *verdict.fits ? "fits" : "does not fit", format_bytes(*verdict.memory_per_rank),
-                        verdict.advice.empty() ? "" : ": " + verdict.advice);
+    text += fmt::format("{} in {} a rank{}\n", *verdict.fits ? "fits" : "does not fit",
+                        format_bytes(*verdict.memory_per_rank), verdict.advice.empty() ? "" : ": " + verdict.advice);
   }
   return text;
 }

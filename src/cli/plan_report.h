@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "train/plan/run_plan.h"
+#include "plan/run_plan.h"
 
 namespace moraine {
 

@@ -9,7 +9,9 @@ namespace moraine {
 int run_recipe(const CommandArgs& args) {
   if (!args.key.empty() + args.schema + args.markdown > 1)
     throw input_error("recipe", "more than one of KEY, --schema and --markdown is given");
-  print_result(args.schema ? recipe_schema().dump(2) + "\n" : args.markdown ? recipe_markdown() : recipe_text(args.key));
+  print_result(args.schema     ? recipe_schema().dump(2) + "\n"
+               : args.markdown ? recipe_markdown()
+                               : recipe_text(args.key));
   return 0;
 }
 

@@ -1,5 +1,5 @@
 // moraine report: the page about a run, written again from its folder.
-#include "train/report/run_report.h"
+#include "report/run_report.h"
 
 #include <filesystem>
 

@@ -6,19 +6,20 @@
 
 #include "base/error.h"
 #include "config/recipe.h"
-#include "dist/launch.h"
-#include "dist/local_ranks.h"
-#include "dist/run_rank.h"
-#include "dist/timeout.h"
+#include "distributed/control/launch.h"
+#include "distributed/control/timeout.h"
+#include "distributed/launch/local_ranks.h"
+#include "distributed/launch/run_rank.h"
 
 namespace moraine {
 
 namespace {
 
-// dist.timeout_seconds bounds the start as well, so it is read before the world is joined. A mistake in the recipe is found again by all
-// ranks, and said once, after that.
+// dist.timeout_seconds bounds the start as well, so it is read before the world is joined. A mistake in the recipe is
+// found again by all ranks, and said once, after that.
 std::optional<double> timeout_seconds(const CommandArgs& args) try {
-  const Recipe recipe = args.recipe.empty() ? recipe_from_overrides(args.overrides) : read_recipe(args.recipe, args.overrides);
+  const Recipe recipe =
+      args.recipe.empty() ? recipe_from_overrides(args.overrides) : read_recipe(args.recipe, args.overrides);
   return recipe.dist.timeout_seconds;
 } catch (const Error&) {
   return std::nullopt;

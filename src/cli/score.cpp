@@ -1,5 +1,5 @@
 // moraine score: the loss of a tokens file.
-#include "train/score.h"
+#include "infer/score.h"
 
 #include <cmath>
 
@@ -8,10 +8,10 @@
 #include "base/json.h"
 #include "base/output.h"
 #include "base/path.h"
+#include "checkpoint/tensor_file.h"
 #include "cli/cli.h"
 #include "cli/open.h"
 #include "cli/run_on_ranks.h"
-#include "load/tensor_file.h"
 
 namespace moraine {
 namespace {
@@ -54,7 +54,8 @@ int run_score(const CommandArgs& args) {
     check_score_flags(args);
     const Recipe recipe = read_overrides(args);
     check_mesh(recipe, ranks);
-    read_tokens_file(args.tokens, make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size);
+    read_tokens_file(args.tokens,
+                     make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size);
   };
   return run_on_ranks(args, check, [&](Control& control) {
     const bool is_writer = control.world().rank == 0;
@@ -67,7 +68,8 @@ int run_score(const CommandArgs& args) {
 
     control.set_stage("score");
     const ScoreOptions options{.logits = args.logits, .grads = !args.grads.empty()};
-    const ScoreResult result = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options, opened.groups());
+    const ScoreResult result =
+        score(opened.loaded, opened.adapter_state(), tokens, args.tokens, options, opened.groups());
     if (!std::isfinite(result.loss))
       throw run_error(args.tokens, "the loss is not finite", "the weights of the model or of the adapter are broken");
     // The first ep group holds every expert once, and rank 0 is its first rank.

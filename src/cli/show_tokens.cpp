@@ -14,9 +14,7 @@ constexpr const char* kReset = "\x1b[0m";
 constexpr const char* kTrainedShades[] = {"\x1b[30;48;5;114m", "\x1b[30;48;5;150m"};
 constexpr const char* kOtherShades[] = {"", "\x1b[90m"};
 
-bool continues_character(char c) {
-  return (static_cast<unsigned char>(c) & 0xC0) == 0x80;
-}
+bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 // The end of the character that byte `at` lies in: a token may end within one, but colours cannot change there.
 size_t character_end(std::string_view text, size_t at) {

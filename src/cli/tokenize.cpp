@@ -15,13 +15,13 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
-#include "data/at_place.h"
-#include "data/chat_template.h"
-#include "data/data_files.h"
-#include "data/dataset.h"
-#include "data/row_formats.h"
-#include "data/row_reader.h"
-#include "data/tokenizer.h"
+#include "text/chat/chat_template.h"
+#include "text/rows/data_files.h"
+#include "text/rows/dataset.h"
+#include "text/rows/row_formats.h"
+#include "text/rows/row_reader.h"
+#include "text/tokenizer/at_place.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace moraine {
 namespace {
@@ -42,7 +42,8 @@ void check_tokenize_flags(const CommandArgs& args) {
     throw input_error(args.template_name.empty() ? "--template-options" : "--template",
                       "is for --messages and --parse only");
   }
-  if (args.messages.empty() && !args.overrides.empty()) throw input_error(args.overrides.front(), "recipe keys are for --messages only");
+  if (args.messages.empty() && !args.overrides.empty())
+    throw input_error(args.overrides.front(), "recipe keys are for --messages only");
   // The named format alone says how completions are read.
   const bool knows_format = !args.template_name.empty() && args.template_name != "auto";
   if (args.model.empty() && (args.parse.empty() || !knows_format))
@@ -70,10 +71,11 @@ DataConfig read_data_config(const CommandArgs& args) {
   bool is_cut = false;
   for (const std::string& override : args.overrides) {
     if (!override.starts_with("data.")) throw input_error(override, "tokenize takes keys of the section data only");
-    for (const auto& [key, flag, is_given] : {std::tuple{"data.template=", "--template", !args.template_name.empty()},
-                                              {"data.template_options=", "--template-options", !args.template_options.empty()},
-                                              {"data.train=", "--messages", true},
-                                              {"data.eval=", "--messages", true}}) {
+    for (const auto& [key, flag, is_given] :
+         {std::tuple{"data.template=", "--template", !args.template_name.empty()},
+          {"data.template_options=", "--template-options", !args.template_options.empty()},
+          {"data.train=", "--messages", true},
+          {"data.eval=", "--messages", true}}) {
       if (is_given && override.starts_with(key)) throw input_error(override, fmt::format("{} says that already", flag));
     }
     is_cut |= override.starts_with("data.max_length=");
@@ -133,14 +135,18 @@ class RowPrinter {
     const Sample& sample = row.sample;
     std::vector<uint8_t> loss_mask(sample.labels.size());
     for (size_t i = 0; i < loss_mask.size(); ++i) loss_mask[i] = sample.labels[i] >= 0;
-    const char* fate = row.fate == PreparedRow::Fate::kTruncated ? ", truncated" : row.fate == PreparedRow::Fate::kDropped ? ", dropped" : "";
+    const char* fate = row.fate == PreparedRow::Fate::kTruncated ? ", truncated"
+                       : row.fate == PreparedRow::Fate::kDropped ? ", dropped"
+                                                                 : "";
     if (!json_) {
       const auto [text, encoding] = tokens_as_text(sample.input_ids);
       print_row(text, encoding, loss_mask, fate);
       return;
     }
     const bool whole = row.fate != PreparedRow::Fate::kTruncated && !row.text.empty();
-    OrderedJson json{{"text", whole ? row.text : tokenizer_.decode(sample.input_ids)}, {"ids", sample.input_ids}, {"loss_mask", loss_mask}};
+    OrderedJson json{{"text", whole ? row.text : tokenizer_.decode(sample.input_ids)},
+                     {"ids", sample.input_ids},
+                     {"loss_mask", loss_mask}};
     if (chat != nullptr) json["generation_prompt"] = generation_prompt_of(row, chat);
     if (*fate != '\0') json["fate"] = fate + 2;
     print_json(json);
@@ -166,7 +172,8 @@ class RowPrinter {
     return {text, encoding};
   }
 
-  void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask, const std::string& more) {
+  void print_row(const std::string& text, const Encoding& encoding, const std::vector<uint8_t>& loss_mask,
+                 const std::string& more) {
     // Nothing predicts the first token.
     const auto trained = loss_mask.empty() ? 0 : std::count(loss_mask.begin() + 1, loss_mask.end(), 1);
     const std::string shown = show_tokens(text, encoding, loss_mask, marks_);
@@ -181,8 +188,8 @@ class RowPrinter {
   TokenMarks marks_ = marks_for_stdout();
 };
 
-// Calls `use` with each row of a JSON lines file and its place, which errors of `use` gain. Rows that cannot be used are
-// reported together.
+// Calls `use` with each row of a JSON lines file and its place, which errors of `use` gain. Rows that cannot be used
+// are reported together.
 template <typename Use>
 void for_each_row(const std::string& file, const Use& use) {
   RowReader reader(file);
@@ -232,11 +239,13 @@ void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowP
     for (const std::string& file : files) {
       const ChatTemplate* of_file = needs_chat_template(data_format_of(file, config)) ? chat.get() : nullptr;
       BadRows said_already;
-      read_data_file(file, config, &tokenizer, of_file, vocab_size, said_already, [&](PreparedRow&& row) { use(row, of_file); });
+      read_data_file(file, config, &tokenizer, of_file, vocab_size, said_already,
+                     [&](PreparedRow&& row) { use(row, of_file); });
     }
   };
   // Nothing is printed when one of the prompts cannot be.
-  if (args.json) for_each_prepared([](const PreparedRow& row, const ChatTemplate* format) { generation_prompt_of(row, format); });
+  if (args.json)
+    for_each_prepared([](const PreparedRow& row, const ChatTemplate* format) { generation_prompt_of(row, format); });
   for_each_prepared([&](const PreparedRow& row, const ChatTemplate* format) { printer.print_prepared(row, format); });
 }
 

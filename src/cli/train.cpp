@@ -9,8 +9,8 @@ namespace moraine {
 
 int run_train(const CommandArgs& args) {
   const auto recipe = [&] { return read_recipe(args.recipe, args.overrides); };
-  return run_on_ranks(args, [&](int64_t) { recipe(); },
-                      [&](Control& control) { return train(recipe(), control); });
+  return run_on_ranks(
+      args, [&](int64_t) { recipe(); }, [&](Control& control) { return train(recipe(), control); });
 }
 
 }  // namespace moraine

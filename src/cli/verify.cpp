@@ -4,11 +4,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/output.h"
+#include "checkpoint/loaded_model.h"
 #include "cli/cli.h"
 #include "cli/run_on_ranks.h"
-#include "models/loaded_model.h"
+#include "run/run_inputs.h"
 #include "train/load_report.h"
-#include "train/run_inputs.h"
 
 namespace moraine {
 namespace {
@@ -40,11 +40,12 @@ int run_verify(const CommandArgs& args) {
     read.dist.backend = BackendChoice::kGloo;
     return read;
   };
-  return run_on_ranks(args, [&](int64_t) { recipe(); },
-                      [&](Control& control) {
-                        verify(recipe(), control, args.json);
-                        return 0;
-                      });
+  return run_on_ranks(
+      args, [&](int64_t) { recipe(); },
+      [&](Control& control) {
+        verify(recipe(), control, args.json);
+        return 0;
+      });
 }
 
 }  // namespace moraine

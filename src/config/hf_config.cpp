@@ -28,7 +28,8 @@ const Json& require_value(const Json& object, const std::string& key, const std:
 }
 
 Error wrong_type(const std::string& where, const std::string& key, const Json& value, const char* expected) {
-  return input_error(where, fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(value_for_error(value))));
+  return input_error(where,
+                     fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(value_for_error(value))));
 }
 
 int64_t to_integer(const std::string& where, const std::string& key, const Json& value) {
@@ -58,9 +59,7 @@ HfConfig HfConfig::read(const std::filesystem::path& path) {
   return HfConfig(std::move(json), file.string());
 }
 
-bool HfConfig::has(const std::string& key) const {
-  return find_value(json_, key) != nullptr;
-}
+bool HfConfig::has(const std::string& key) const { return find_value(json_, key) != nullptr; }
 
 int64_t HfConfig::integer(const std::string& key) const {
   return to_integer(where_, key, require_value(json_, key, where_));

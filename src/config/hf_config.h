@@ -45,8 +45,9 @@ class HfConfig {
   std::string where_;
 };
 
-// The text of the config.json `path` for a checkpoint that is written in `dtype` ("bfloat16"): said wherever the file says one, under
-// whichever of its two names, of the text model, the vision tower or all. Without the keys `dropped`; the others keep their order.
+// The text of the config.json `path` for a checkpoint that is written in `dtype` ("bfloat16"): said wherever the file
+// says one, under whichever of its two names, of the text model, the vision tower or all. Without the keys `dropped`;
+// the others keep their order.
 std::string config_text_with_dtype(const std::filesystem::path& path, const std::string& dtype,
                                    const std::vector<std::string>& dropped = {});
 

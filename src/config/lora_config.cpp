@@ -24,7 +24,8 @@ constexpr int64_t kMaxRank = 1 << 20;  // as adapter.r of a recipe
 const std::set<std::string> kHarmlessKeys{
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "target_parameters", "peft_type", "bias",
     "base_model_name_or_path", "peft_version", "init_lora_weights", "task_type", "inference_mode", "revision",
-    "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "auto_mapping", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "auto_mapping",
+    "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
     // How the weights were initialised.
     "loftq_config", "eva_config", "corda_config", "lora_ga_config"};
 
@@ -92,7 +93,8 @@ void check_r(const std::string& where, const std::string& key, int64_t r) {
 }
 
 void check_alpha(const std::string& where, const std::string& key, double alpha) {
-  if (!(alpha > 0) || !std::isfinite(alpha)) throw input_error(where, fmt::format("key {} is {}, expected a number above 0", key, alpha));
+  if (!(alpha > 0) || !std::isfinite(alpha))
+    throw input_error(where, fmt::format("key {} is {}, expected a number above 0", key, alpha));
 }
 
 // The keys of an object in the order in which they are written: PEFT takes the first that matches.
@@ -106,7 +108,9 @@ std::vector<std::string> keys_of(const HfConfig& file, const std::string& key) {
 }
 
 void read_patterns(const HfConfig& file, LoraConfig& config) {
-  const auto named = [](const char* key, const std::string& name) { return fmt::format("'{}': {}", key, quote_text(name)); };
+  const auto named = [](const char* key, const std::string& name) {
+    return fmt::format("'{}': {}", key, quote_text(name));
+  };
   for (const std::string& name : keys_of(file, "rank_pattern")) {
     config.rank_pattern.emplace_back(name, file.object("rank_pattern").integer(name));
     check_r(file.where(), named("rank_pattern", name), config.rank_pattern.back().second);
@@ -123,7 +127,8 @@ void read_layers(const HfConfig& file, LoraConfig& config) {
   const std::string& where = file.where();
   if (file.has("layers_pattern")) {
     const bool is_list = file.json()["layers_pattern"].is_array();
-    const std::vector<std::string> patterns = is_list ? file.texts("layers_pattern") : std::vector{file.text("layers_pattern", "")};
+    const std::vector<std::string> patterns =
+        is_list ? file.texts("layers_pattern") : std::vector{file.text("layers_pattern", "")};
     for (const std::string& pattern : patterns) {
       if (pattern != "layers" && (is_list || !pattern.empty()))
         throw input_error(where, fmt::format("key 'layers_pattern' is {}, which is not supported", quote_text(pattern)),
@@ -133,7 +138,8 @@ void read_layers(const HfConfig& file, LoraConfig& config) {
   if (!file.has(kKey)) return;
   config.layers_to_transform = file.json()[kKey].is_array() ? file.integers(kKey) : std::vector{file.integer(kKey)};
   if (!config.layers_to_transform.empty() && (config.target_modules.regex || config.target_modules.all_linear))
-    throw input_error(where, "layers_to_transform does not work together with a target_modules that is no list", "say the layers in its pattern");
+    throw input_error(where, "layers_to_transform does not work together with a target_modules that is no list",
+                      "say the layers in its pattern");
 }
 
 Json selection_to_json(const ModuleSelection& selection) {
@@ -186,7 +192,8 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
 }
 
 std::string lora_config_to_json(const LoraConfig& config) {
-  MORAINE_ASSERT(!config.use_rslora && config.rank_pattern.empty() && config.alpha_pattern.empty() && config.layers_to_transform.empty(),
+  MORAINE_ASSERT(!config.use_rslora && config.rank_pattern.empty() && config.alpha_pattern.empty() &&
+                     config.layers_to_transform.empty(),
                  "only a plain configuration is written");
   // Keys in the order of the alphabet and numbers as PEFT writes them.
   double alpha = config.lora_alpha;

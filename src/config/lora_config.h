@@ -22,23 +22,27 @@ struct LoraConfig {
   std::string peft_version;  // "" when the file has none; lora_config_to_json then writes the version it follows
   double lora_dropout = 0;
 
-  // What makes r, lora_alpha or the targets other than they are written above; adapter/plain_lora says what it comes to.
+  // What makes r, lora_alpha or the targets other than they are written above; adapter/plain_lora says what it comes
+  // to.
   bool use_rslora = false;
   std::vector<std::pair<std::string, int64_t>> rank_pattern;  // in the file's order
   std::vector<std::pair<std::string, double>> alpha_pattern;
   std::vector<int64_t> layers_to_transform;  // empty: all
 
-  double scaling() const { return lora_alpha / (use_rslora ? std::sqrt(static_cast<double>(r)) : static_cast<double>(r)); }
+  double scaling() const {
+    return lora_alpha / (use_rslora ? std::sqrt(static_cast<double>(r)) : static_cast<double>(r));
+  }
 };
 
 // Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
-// than LORA, DoRA, bias, lora_bias, modules_to_save, layers_pattern other than "layers", fan_in_fan_out, trainable_token_indices, any other key that is switched on and not known to leave the numbers alone,
-// an init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than
+// than LORA, DoRA, bias, lora_bias, modules_to_save, layers_pattern other than "layers", fan_in_fan_out,
+// trainable_token_indices, any other key that is switched on and not known to leave the numbers alone, an
+// init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than
 // 0.19.1 together with target_parameters (it stored A and B of 3-D experts the other way round).
 LoraConfig read_lora_config(const std::filesystem::path& folder);
 
-// The text of an adapter_config.json that plain PEFT 0.21 reads. `config` must be a plain one: without patterns, use_rslora and
-// layers_to_transform (asserted).
+// The text of an adapter_config.json that plain PEFT 0.21 reads. `config` must be a plain one: without patterns,
+// use_rslora and layers_to_transform (asserted).
 std::string lora_config_to_json(const LoraConfig& config);
 
 }  // namespace moraine

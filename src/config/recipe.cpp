@@ -31,9 +31,7 @@ const std::vector<std::string>& known_keys() {
   return keys;
 }
 
-std::string section_of(const std::string& key) {
-  return key.substr(0, key.find('.'));
-}
+std::string section_of(const std::string& key) { return key.substr(0, key.find('.')); }
 
 bool is_known_section(const std::string& name) {
   return std::any_of(known_keys().begin(), known_keys().end(),
@@ -193,8 +191,9 @@ void require_for_training(const Recipe& recipe) {
 
 void check_recompute(Recompute recompute, bool all_weights_resident) {
   if (recompute == Recompute::kFull || all_weights_resident) return;
-  throw input_error("train.recompute", "none needs every base weight on its rank, but this mesh shards them",
-                    "use full, give mesh.resident enough memory, or use mesh.fsdp: 1 with mesh.ep equal to the ranks of a replica");
+  throw input_error(
+      "train.recompute", "none needs every base weight on its rank, but this mesh shards them",
+      "use full, give mesh.resident enough memory, or use mesh.fsdp: 1 with mesh.ep equal to the ranks of a replica");
 }
 
 std::string recipe_to_yaml(const Recipe& recipe) {

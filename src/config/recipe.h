@@ -65,7 +65,7 @@ struct ByteSize {
 struct MeshConfig {
   int64_t ep = 1;
   std::optional<int64_t> fsdp, replicate;  // nullopt = auto
-  ByteSize resident;  // memory a rank may give to sharded weights that are gathered once and kept
+  ByteSize resident;                       // memory a rank may give to sharded weights that are gathered once and kept
 };
 
 struct LoadConfig {
@@ -138,7 +138,8 @@ struct Recipe {
 // `RECIPE.yaml: unknown key 'trian' (did you mean 'train'?)`, wrong types and ranges by key, a choice that is not
 // listed. null, in the file or an override, sets a key back to its default.
 Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides);
-// The error about a key that there is not, with the nearest one that there is. `key` is "section.key" or a section alone.
+// The error about a key that there is not, with the nearest one that there is. `key` is "section.key" or a section
+// alone.
 Error unknown_recipe_key(const std::string& where, const std::string& key);
 // A recipe of defaults plus overrides, for commands without a file.
 Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
@@ -146,8 +147,8 @@ Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
 // Throws an input error when a key is missing that `train` cannot do without: model.path, data.train, save.dir.
 void require_for_training(const Recipe& recipe);
 
-// Throws an input error for train.recompute: none unless every rank keeps all base weights that its layers use: tapes refer to
-// weights, and gathered ones are given back after the layer.
+// Throws an input error for train.recompute: none unless every rank keeps all base weights that its layers use: tapes
+// refer to weights, and gathered ones are given back after the layer.
 void check_recompute(Recompute recompute, bool all_weights_resident);
 
 // The whole recipe with every default filled in, as YAML that read_recipe accepts. Adapter keys that init_from decides

@@ -1,5 +1,5 @@
-// Every key of a recipe, in the order in which it is printed, with what its value may be and what it means. Reading, printing,
-// the list of known keys, `moraine recipe` and docs/recipe.md all go through this one list.
+// Every key of a recipe, in the order in which it is printed, with what its value may be and what it means. Reading,
+// printing, the list of known keys, `moraine recipe` and docs/recipe.md all go through this one list.
 #pragma once
 
 #include <limits>
@@ -29,12 +29,13 @@ struct Real {
   bool above_least = false;
 };
 
-// Calls visit("section.key", field, rule, doc) for every key; `doc` is one sentence or two for a user, on one line. `R` is Recipe or
-// const Recipe.
+// Calls visit("section.key", field, rule, doc) for every key; `doc` is one sentence or two for a user, on one line. `R`
+// is Recipe or const Recipe.
 template <typename R, typename Visit>
 void visit_recipe(R& recipe, Visit&& visit) {
   constexpr int64_t kLargestMesh = int64_t{1} << 20;  // so that products of axes fit
-  constexpr int64_t kLargestBatch = int64_t{1} << 20, kLongest = int64_t{1} << 26;  // so that tokens of a world's step fit
+  constexpr int64_t kLargestBatch = int64_t{1} << 20,
+                    kLongest = int64_t{1} << 26;  // so that tokens of a world's step fit
   const Real positive{0, std::numeric_limits<double>::infinity(), true};
   const Real not_negative{0};
 
@@ -43,15 +44,18 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("model.dtype", recipe.model.dtype, AnyValue{},
         "Dtype of the computation and of weights that are not quantised; auto takes what config.json says.");
   visit("model.base_format", recipe.model.base_format, AnyValue{},
-        "How quantised weights are held: stored keeps FP8 and FP4 and dequantises when they are used, bfloat16 dequantises while they are "
+        "How quantised weights are held: stored keeps FP8 and FP4 and dequantises when they are used, bfloat16 "
+        "dequantises while they are "
         "loaded.");
 
   visit("adapter.r", recipe.adapter.r, Whole{1, 1 << 20}, "Rank of the LoRA factors.");
-  visit("adapter.lora_alpha", recipe.adapter.lora_alpha, positive, "The adapter's product is scaled by lora_alpha / r.");
+  visit("adapter.lora_alpha", recipe.adapter.lora_alpha, positive,
+        "The adapter's product is scaled by lora_alpha / r.");
   visit("adapter.lora_dropout", recipe.adapter.lora_dropout, Real{0, 1},
         "Dropout before the adapter; training supports 0 only.");
   visit("adapter.target_modules", recipe.adapter.target_modules, Modules{true},
-        "Linear layers that get an adapter: all-linear, a list of names, or one regular expression over full names, by PEFT's rules.");
+        "Linear layers that get an adapter: all-linear, a list of names, or one regular expression over full names, by "
+        "PEFT's rules.");
   visit("adapter.exclude_modules", recipe.adapter.exclude_modules, Modules{false},
         "Linear layers to leave out: a list of names or one regular expression.");
   visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{},
@@ -66,13 +70,16 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.format", recipe.data.format, AnyValue{},
         "What a row is; auto goes by the file's extension, then by the keys of its first row.");
   visit("data.template", recipe.data.chat_template, AnyValue{},
-        "Chat format: auto (the checkpoint's own, if it is a released one) or a name; `moraine tokenize --help` lists them.");
+        "Chat format: auto (the checkpoint's own, if it is a released one) or a name; `moraine tokenize --help` lists "
+        "them.");
   visit("data.template_options", recipe.data.template_options, AnyValue{},
         "Options of the chat format, for example {enable_thinking: false}.");
-  visit("data.variables", recipe.data.variables, TextMap{}, "Texts for {{NAME}} placeholders in chats, for example {NAME: Ada}.");
+  visit("data.variables", recipe.data.variables, TextMap{},
+        "Texts for {{NAME}} placeholders in chats, for example {NAME: Ada}.");
   visit("data.max_length", recipe.data.max_length, Whole{1, kLongest}, "Longest row, in tokens.");
   visit("data.truncation", recipe.data.truncation, AnyValue{},
-        "What becomes of longer rows: error refuses them, right cuts off the end, left the beginning, drop leaves them out.");
+        "What becomes of longer rows: error refuses them, right cuts off the end, left the beginning, drop leaves them "
+        "out.");
   visit("data.packing", recipe.data.packing, AnyValue{},
         "Put several short rows into one row of up to max_length tokens; they do not see each other.");
   visit("data.shuffle", recipe.data.shuffle, AnyValue{}, "Shuffle the rows in each epoch, by train.seed.");
@@ -90,9 +97,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "Memory per rank for sharded layers that are gathered once and then kept, for example 20GiB.");
 
   visit("load.mode", recipe.load.mode, AnyValue{},
-        "Who reads the checkpoint: direct every rank its own bytes, node one rank per node, rank0 rank 0 for all others.");
+        "Who reads the checkpoint: direct every rank its own bytes, node one rank per node, rank0 rank 0 for all "
+        "others.");
   visit("load.node_transport", recipe.load.node_transport, AnyValue{},
-        "How bytes travel within a node in load.mode node: shm shared memory, collective or p2p messages; auto takes shm where it works.");
+        "How bytes travel within a node in load.mode node: shm shared memory, collective or p2p messages; auto takes "
+        "shm where it works.");
   visit("load.verify", recipe.load.verify, AnyValue{},
         "Proof after loading: full compares every byte with the files, placement the beginning of every tensor.");
 
@@ -115,7 +124,8 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "Gradients are scaled down to this norm; 0 turns clipping off.");
   visit("train.seed", recipe.train.seed, AnyValue{}, "Seed of the order of rows.");
   visit("train.recompute", recipe.train.recompute, AnyValue{},
-        "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: faster, more memory.");
+        "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: "
+        "faster, more memory.");
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative,
         "Weight of the routers' load-balancing loss; 0 turns it off.");
   visit("train.eval_every", recipe.train.eval_every, Whole{0},
@@ -125,16 +135,19 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("save.every", recipe.save.every, Whole{0}, "Steps between snapshots; 0 writes none.");
   visit("save.keep", recipe.save.keep, Whole{1}, "How many of the newest snapshots are kept.");
   visit("save.resume", recipe.save.resume, PathValue{},
-        "auto continues from the newest snapshot in save.dir, never refuses a used save.dir, a folder starts from its snapshot.");
+        "auto continues from the newest snapshot in save.dir, never refuses a used save.dir, a folder starts from its "
+        "snapshot.");
 
   visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive,
         "Longest wait of one rank for another before the run ends with an error.");
   visit("dist.backend", recipe.dist.backend, AnyValue{},
         "Library for messages between ranks; auto is nccl for CUDA devices, else gloo.");
-  visit("dist.device", recipe.dist.device, AnyValue{}, "Where ranks compute; auto is CUDA where there is a device, else the CPU.");
+  visit("dist.device", recipe.dist.device, AnyValue{},
+        "Where ranks compute; auto is CUDA where there is a device, else the CPU.");
 
   visit("log.every", recipe.log.every, Whole{1}, "Steps between lines on the terminal; metrics.jsonl has every step.");
-  visit("log.tensorboard", recipe.log.tensorboard, AnyValue{}, "Also write TensorBoard event files into the run's folder.");
+  visit("log.tensorboard", recipe.log.tensorboard, AnyValue{},
+        "Also write TensorBoard event files into the run's folder.");
 }
 
 }  // namespace moraine

@@ -27,10 +27,7 @@ OrderedJson schema_of(const std::string&, const Rule&) {
 }
 
 template <typename Enum>
-  requires std::is_enum_v<Enum>
-OrderedJson schema_of(Enum, AnyValue) {
-  return {{"enum", words_of(Enum{})}};
-}
+requires std::is_enum_v<Enum> OrderedJson schema_of(Enum, AnyValue) { return {{"enum", words_of(Enum{})}}; }
 
 OrderedJson schema_of(ByteSize, AnyValue) {
   return {{"type", {"string", "integer"}}, {"minimum", 0}, {"pattern", "^[0-9.]+ *([bB]|[kKmMgGtTpP]([iI]?[bB])?)?$"}};
@@ -100,8 +97,8 @@ std::vector<KeyReference> all_keys() {
   const Recipe defaults;
   visit_recipe(defaults, [&](const std::string& key, const auto& field, const auto& rule, const char* doc) {
     const size_t dot = key.find('.');
-    keys.push_back({key, key.substr(0, dot), key.substr(dot + 1), expected_value(field, rule), print_field(field, rule), doc,
-                    schema_of(field, rule)});
+    keys.push_back({key, key.substr(0, dot), key.substr(dot + 1), expected_value(field, rule), print_field(field, rule),
+                    doc, schema_of(field, rule)});
   });
   return keys;
 }
@@ -114,7 +111,9 @@ std::string recipe_text(const std::string& key) {
     std::erase_if(keys, [&](const KeyReference& k) { return k.key != key && k.section != key; });
     if (keys.empty()) throw unknown_recipe_key("recipe", key);
   }
-  const auto setting = [](const KeyReference& k) { return k.key + (k.default_value == "null" ? "" : "=" + k.default_value); };
+  const auto setting = [](const KeyReference& k) {
+    return k.key + (k.default_value == "null" ? "" : "=" + k.default_value);
+  };
   std::string text, section;
   for (const KeyReference& k : keys) {
     if (!section.empty() && section != k.section) text += "\n";
@@ -129,9 +128,12 @@ std::string recipe_markdown() {
       "# Recipe keys\n\n"
       "Written by `moraine recipe --markdown > docs/recipe.md`; a test compares the two.\n\n"
       "A recipe is a YAML or JSON file with the sections below. Every key can also be set on the command line as\n"
-      "`section.key=value`, which overrides the file; `null` sets a key back to its default. `~` in paths is the home folder.\n"
-      "`moraine recipe` prints the same list, `moraine recipe SECTION` or `moraine recipe SECTION.KEY` a part of it.\n\n"
-      "Editors that know JSON schemas complete and check recipes: write the schema with `moraine recipe --schema > recipe.schema.json`\n"
+      "`section.key=value`, which overrides the file; `null` sets a key back to its default. `~` in paths is the home "
+      "folder.\n"
+      "`moraine recipe` prints the same list, `moraine recipe SECTION` or `moraine recipe SECTION.KEY` a part of "
+      "it.\n\n"
+      "Editors that know JSON schemas complete and check recipes: write the schema with `moraine recipe --schema > "
+      "recipe.schema.json`\n"
       "and begin the recipe with `# yaml-language-server: $schema=recipe.schema.json`.\n";
   std::string section;
   for (const KeyReference& k : all_keys()) {

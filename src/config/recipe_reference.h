@@ -7,8 +7,9 @@
 
 namespace moraine {
 
-// All keys, or those of a section, or one: a line with the default and what the key takes, and a line with what it means. `key` is
-// empty, "section" or "section.key"; throws an input error with the nearest key for one that is not known.
+// All keys, or those of a section, or one: a line with the default and what the key takes, and a line with what it
+// means. `key` is empty, "section" or "section.key"; throws an input error with the nearest key for one that is not
+// known.
 std::string recipe_text(const std::string& key);
 
 // docs/recipe.md.

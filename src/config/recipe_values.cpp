@@ -31,9 +31,7 @@ Error mismatch(const Setting& setting, const YAML::Node& node, const std::string
 std::string where_of(const Setting& setting) { return fmt::format("{}: key '{}'", setting.where, setting.key); }
 
 // Quoted or tagged text is a string, whatever it looks like.
-bool is_plain_scalar(const YAML::Node& node) {
-  return node.IsScalar() && (node.Tag() == "?" || node.Tag().empty());
-}
+bool is_plain_scalar(const YAML::Node& node) { return node.IsScalar() && (node.Tag() == "?" || node.Tag().empty()); }
 
 template <typename T>
 std::optional<T> parse_whole(const YAML::Node& node) {
@@ -121,7 +119,9 @@ std::string expected_value(const std::string&, AnyValue) { return "a string"; }
 std::string expected_value(const std::string&, PathValue) { return "a path"; }
 std::string expected_value(ByteSize, AnyValue) { return "an amount of memory, for example 20GiB"; }
 std::string expected_value(const ResumeFrom&, PathValue) { return "auto, never or a folder"; }
-std::string expected_value(int64_t, const Whole& rule) { return fmt::format("a whole number of at least {}", rule.least); }
+std::string expected_value(int64_t, const Whole& rule) {
+  return fmt::format("a whole number of at least {}", rule.least);
+}
 std::string expected_value(const std::optional<int64_t>&, const Whole& rule) {
   return (rule.or_auto ? "auto or " : "") + expected_value(int64_t{}, rule);
 }
@@ -202,7 +202,8 @@ void parse_value(const Setting& setting, std::optional<double>& field, const Rea
 }
 
 void parse_value(const Setting& setting, std::array<double, 2>& field, const Real& rule) {
-  if (!setting.node.IsSequence() || setting.node.size() != 2) throw mismatch(setting, setting.node, expected_value(field, rule));
+  if (!setting.node.IsSequence() || setting.node.size() != 2)
+    throw mismatch(setting, setting.node, expected_value(field, rule));
   for (size_t i = 0; i < 2; ++i) field[i] = parse_real_in(setting, setting.node[i], rule);
 }
 
@@ -269,20 +270,19 @@ std::string print_value(ByteSize size) {
 
 std::string print_value(const ResumeFrom& resume) {
   switch (resume.kind) {
-    case ResumeFrom::Kind::kAuto: return "auto";
-    case ResumeFrom::Kind::kNever: return "never";
-    case ResumeFrom::Kind::kFolder: return print_value(resume.folder);
+    case ResumeFrom::Kind::kAuto:
+      return "auto";
+    case ResumeFrom::Kind::kNever:
+      return "never";
+    case ResumeFrom::Kind::kFolder:
+      return print_value(resume.folder);
   }
   MORAINE_ASSERT(false, "unknown kind of resume");
 }
 
-std::string print_value(int64_t number) {
-  return std::to_string(number);
-}
+std::string print_value(int64_t number) { return std::to_string(number); }
 
-std::string print_value(uint64_t number) {
-  return std::to_string(number);
-}
+std::string print_value(uint64_t number) { return std::to_string(number); }
 
 std::string print_value(double number) {
   std::string text = fmt::format("{}", number);  // the shortest that reads back as the same
@@ -291,9 +291,7 @@ std::string print_value(double number) {
   return text;
 }
 
-std::string print_value(bool value) {
-  return value ? "true" : "false";
-}
+std::string print_value(bool value) { return value ? "true" : "false"; }
 
 std::string print_value(const std::vector<std::string>& list) {
   std::string text;
@@ -310,9 +308,7 @@ std::string print_value(const ModuleSelection& selection) {
   return selection.regex ? print_value(*selection.regex) : print_value(selection.names);
 }
 
-std::string print_value(const Json& map) {
-  return map.dump();
-}
+std::string print_value(const Json& map) { return map.dump(); }
 
 Json json_of_yaml(const std::string& text) {
   int budget = 10000;

@@ -41,10 +41,7 @@ std::vector<std::string> word_list() {
   return {words.begin(), words.end()};
 }
 template <typename Enum>
-  requires std::is_enum_v<Enum>
-std::string expected_value(Enum, AnyValue) {
-  return expected_word(word_list<Enum>());
-}
+requires std::is_enum_v<Enum> std::string expected_value(Enum, AnyValue) { return expected_word(word_list<Enum>()); }
 
 // Sets the field. Throw input errors that name key, value and what is expected.
 void parse_value(const Setting& setting, std::string& field, AnyValue);
@@ -54,7 +51,7 @@ void parse_value(const Setting& setting, ResumeFrom& field, PathValue);
 // The place among `words` of the one that is written.
 size_t parse_word(const Setting& setting, const std::vector<std::string>& words);
 template <typename Enum>
-  requires std::is_enum_v<Enum>
+requires std::is_enum_v<Enum>
 void parse_value(const Setting& setting, Enum& field, AnyValue) {
   field = static_cast<Enum>(parse_word(setting, word_list<Enum>()));
 }
@@ -76,10 +73,7 @@ std::string print_value(const std::string& text);  // null when empty
 std::string print_value(ByteSize size);
 std::string print_value(const ResumeFrom& resume);
 template <typename Enum>
-  requires std::is_enum_v<Enum>
-std::string print_value(Enum choice) {
-  return print_value(std::string(word_of(choice)));
-}
+requires std::is_enum_v<Enum> std::string print_value(Enum choice) { return print_value(std::string(word_of(choice))); }
 std::string print_value(int64_t number);
 std::string print_value(uint64_t number);
 std::string print_value(double number);

@@ -60,7 +60,8 @@ class WeightMapReader : public JsonEvents {
     const bool printable = name.find_first_of(std::string("\0\n\r", 3)) == name.npos;
     if (!printable || !stays_inside(name)) {
       throw input_error(where(),
-                        fmt::format("weight_map: the file of tensor {} lies outside the folder: {}", quote_text(entry_->first), quote_text(name)),
+                        fmt::format("weight_map: the file of tensor {} lies outside the folder: {}",
+                                    quote_text(entry_->first), quote_text(name)),
                         "name files relative to the index, without '..'");
     }
     entry_->second = fs::path(name).lexically_normal().string();
@@ -69,7 +70,8 @@ class WeightMapReader : public JsonEvents {
  private:
   bool in_weight_map() const { return depth_ == 2 && is_weight_map_ && found && is_object_; }
   void check_value() const {
-    if (in_weight_map()) throw input_error(where(), fmt::format("weight_map: {} does not name a file", quote_text(entry_->first)));
+    if (in_weight_map())
+      throw input_error(where(), fmt::format("weight_map: {} does not name a file", quote_text(entry_->first)));
   }
 
   int depth_ = 0;

@@ -60,7 +60,8 @@ class Writer {
     std::future<void> appended;  // its end is waited for before the stream's, whatever is thrown
     for (size_t t : tensors) {
       const NewTensor& tensor = checkpoint_.tensors[t];
-      const uint64_t element_bytes = dtype_bits(tensor.declared.dtype) / 8, elements = nbytes_of(tensor) / element_bytes;
+      const uint64_t element_bytes = dtype_bits(tensor.declared.dtype) / 8,
+                     elements = nbytes_of(tensor) / element_bytes;
       const uint64_t step = std::max(tensor.unit, kPieceElements / tensor.unit * tensor.unit);
       for (uint64_t first = 0; first < elements; first += step) {
         const uint64_t count = std::min(step, elements - first), nbytes = count * element_bytes;
@@ -125,7 +126,9 @@ std::string index_json(const NewCheckpoint& checkpoint, const std::vector<FileTe
   OrderedJson weight_map = OrderedJson::object();
   for (size_t i = 0; i < files.size(); ++i)
     for (size_t t : files[i]) weight_map[checkpoint.tensors[t].declared.name] = file_name(i, files.size());
-  return OrderedJson{{"metadata", {{"total_size", checkpoint.total_bytes()}}}, {"weight_map", std::move(weight_map)}}.dump(2) + "\n";
+  return OrderedJson{{"metadata", {{"total_size", checkpoint.total_bytes()}}}, {"weight_map", std::move(weight_map)}}
+             .dump(2) +
+         "\n";
 }
 
 // Sooner than after writing until the disk is full.
@@ -157,9 +160,12 @@ void check_new_folder(const fs::path& folder) {
   if (error) throw input_error(folder.string(), error.message(), "name a new folder");
   if (!is_empty) throw input_error(folder.string(), "is not empty", "name a new folder, or empty this one");
   // The files are written beside it, then take its name.
-  struct stat own {}, parent {};
-  if (::stat(folder.c_str(), &own) == 0 && ::stat(fs::absolute(folder / "..").c_str(), &parent) == 0 && own.st_dev != parent.st_dev)
-    throw input_error(folder.string(), "is a file system of its own, whose place no folder can take", "name a new folder inside it");
+  struct stat own {
+  }, parent{};
+  if (::stat(folder.c_str(), &own) == 0 && ::stat(fs::absolute(folder / "..").c_str(), &parent) == 0 &&
+      own.st_dev != parent.st_dev)
+    throw input_error(folder.string(), "is a file system of its own, whose place no folder can take",
+                      "name a new folder inside it");
 }
 
 size_t write_checkpoint(const fs::path& folder, const NewCheckpoint& checkpoint, const FillElements& fill,

@@ -19,7 +19,7 @@ struct NewTensor {
 };
 
 struct NewCheckpoint {
-  std::vector<NewTensor> tensors;  // fill files in this order
+  std::vector<NewTensor> tensors;           // fill files in this order
   uint64_t max_file_bytes = 5'000'000'000;  // of the tensors of a file; a larger tensor has one of its own
   int num_threads = 1;
 
@@ -32,10 +32,12 @@ using FillElements = std::function<void(size_t tensor, uint64_t first, uint64_t 
 // Throws an input error unless `folder` is missing or empty.
 void check_new_folder(const std::filesystem::path& folder);
 
-// Writes `folder` (missing or empty) whole or not at all: the tensors, filled by all threads a buffer at a time while the buffer
-// before it goes to disk, and what `add_files` writes into the temporary folder that it is given, at most `other_bytes`. Returns how
-// many files of tensors there are. Throws an input error for a used folder, a run error when the disk is too small or full.
+// Writes `folder` (missing or empty) whole or not at all: the tensors, filled by all threads a buffer at a time while
+// the buffer before it goes to disk, and what `add_files` writes into the temporary folder that it is given, at most
+// `other_bytes`. Returns how many files of tensors there are. Throws an input error for a used folder, a run error when
+// the disk is too small or full.
 size_t write_checkpoint(const std::filesystem::path& folder, const NewCheckpoint& checkpoint, const FillElements& fill,
-                        uint64_t other_bytes, const std::function<void(const std::filesystem::path& temporary)>& add_files);
+                        uint64_t other_bytes,
+                        const std::function<void(const std::filesystem::path& temporary)>& add_files);
 
 }  // namespace moraine

@@ -20,13 +20,9 @@ static_assert(std::size(kRows) == static_cast<size_t>(DType::kU64) + 1);
 
 }  // namespace
 
-int dtype_bits(DType dtype) {
-  return kRows[static_cast<size_t>(dtype)].bits;
-}
+int dtype_bits(DType dtype) { return kRows[static_cast<size_t>(dtype)].bits; }
 
-std::string_view dtype_name(DType dtype) {
-  return kRows[static_cast<size_t>(dtype)].name;
-}
+std::string_view dtype_name(DType dtype) { return kRows[static_cast<size_t>(dtype)].name; }
 
 std::optional<DType> parse_dtype(std::string_view name) {
   for (size_t i = 0; i < std::size(kRows); ++i) {

@@ -19,10 +19,14 @@ namespace {
 
 const char* file_of(FolderPart part) {
   switch (part) {
-    case FolderPart::kConfig: return "config.json";
-    case FolderPart::kTokenizer: return "tokenizer.json";
-    case FolderPart::kAdapterConfig: return "adapter_config.json";
-    case FolderPart::kAdapterWeights: return "adapter_model.safetensors";
+    case FolderPart::kConfig:
+      return "config.json";
+    case FolderPart::kTokenizer:
+      return "tokenizer.json";
+    case FolderPart::kAdapterConfig:
+      return "adapter_config.json";
+    case FolderPart::kAdapterWeights:
+      return "adapter_model.safetensors";
   }
   return "";
 }
@@ -52,7 +56,8 @@ bool is_there(const fs::path& path) {
 bool may_be_hub_name(const fs::path& path) {
   const std::string text = path.string();
   const size_t slash = text.find('/');
-  if (slash == 0 || slash == text.npos || slash + 1 == text.size() || text.find('/', slash + 1) != text.npos) return false;
+  if (slash == 0 || slash == text.npos || slash + 1 == text.size() || text.find('/', slash + 1) != text.npos)
+    return false;
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.' || c == '/';
   });
@@ -82,12 +87,14 @@ std::string hint_at_subfolder(const fs::path& folder, FolderPart part) {
   return "";
 }
 
-constexpr const char* kSaveAgain = "pickled weights are not read; convert them to safetensors: load the model with transformers and write it "
-                                   "by save_pretrained";
+constexpr const char* kSaveAgain =
+    "pickled weights are not read; convert them to safetensors: load the model with transformers and write it "
+    "by save_pretrained";
 
 std::string hint_at_weights(const fs::path& folder) {
   const std::vector<std::string> names = names_in_folder(folder);
-  if (any_ends(names, {".safetensors"})) return "an index says which file holds what: download model.safetensors.index.json too";
+  if (any_ends(names, {".safetensors"}))
+    return "an index says which file holds what: download model.safetensors.index.json too";
   if (any_ends(names, {".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"})) return kSaveAgain;
   if (any_ends(names, {".gguf"})) return "GGUF files are not read; take the release in safetensors";
   return "";
@@ -99,7 +106,8 @@ std::string hint_at(const fs::path& folder, FolderPart part) {
   switch (part) {
     case FolderPart::kConfig:
       if (any_ends(names, {".gguf"})) return "GGUF files are not read; take the release in safetensors";
-      if (std::count(names.begin(), names.end(), "params.json")) return "the authors' own layout is not read; take the release for transformers";
+      if (std::count(names.begin(), names.end(), "params.json"))
+        return "the authors' own layout is not read; take the release for transformers";
       return hint_at_subfolder(folder, part);
     case FolderPart::kTokenizer:
       if (any_ends(names, {"tokenizer.model", "spiece.model", ".tiktoken", "vocab.json", "vocab.txt", "tekken.json"})) {
@@ -112,9 +120,11 @@ std::string hint_at(const fs::path& folder, FolderPart part) {
       return hint.empty() ? "a PEFT adapter is adapter_config.json and adapter_model.safetensors" : hint;
     }
     case FolderPart::kAdapterWeights:
-      if (any_ends(names, {".safetensors"})) return "an adapter is read from that one file; load it with PEFT and write it by save_pretrained";
+      if (any_ends(names, {".safetensors"}))
+        return "an adapter is read from that one file; load it with PEFT and write it by save_pretrained";
       if (any_ends(names, {".bin", ".pt", ".pth", ".ckpt"}))
-        return "pickled weights are not read; convert them to safetensors: load the adapter with PEFT and write it by save_pretrained";
+        return "pickled weights are not read; convert them to safetensors: load the adapter with PEFT and write it by "
+               "save_pretrained";
       if (any_ends(names, {".gguf"})) return "GGUF files are not read; take the adapter in safetensors";
       return "";
   }

@@ -13,9 +13,11 @@ namespace moraine {
 constexpr int64_t blocks_in(int64_t length, int64_t block) { return (length + block - 1) / block; }
 
 struct QuantFormat {
-  DType codes = DType::kF8E4M3;   // kF8E4M3, one byte each; kI8: FP4 (E2M1), two per byte, the even column in the low nibble
-  DType scales = DType::kF32;     // kF8E8M0, kF32 or kBF16
-  // Elements that share a scale. The last block of a row or column of blocks may be cut off. FP4: block_columns is even.
+  DType codes =
+      DType::kF8E4M3;  // kF8E4M3, one byte each; kI8: FP4 (E2M1), two per byte, the even column in the low nibble
+  DType scales = DType::kF32;  // kF8E8M0, kF32 or kBF16
+  // Elements that share a scale. The last block of a row or column of blocks may be cut off. FP4: block_columns is
+  // even.
   int64_t block_rows = 128, block_columns = 128;
 
   static constexpr QuantFormat fp4(DType scales) { return {DType::kI8, scales, 1, 32}; }

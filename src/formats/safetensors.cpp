@@ -58,8 +58,8 @@ int64_t parse_count(const Json& value, const std::string& where, const std::stri
                     fmt::format("tensor {}: {} must hold whole numbers, not {}", tensor, key, value.type_name()));
 }
 
-// Reads the header's text as it comes, so that a hostile one takes no more memory than what it says: the offsets of `entries` still count
-// from the first tensor byte, and names may be given twice.
+// Reads the header's text as it comes, so that a hostile one takes no more memory than what it says: the offsets of
+// `entries` still count from the first tensor byte, and names may be given twice.
 class HeaderReader : public JsonEvents {
  public:
   explicit HeaderReader(SafetensorsHeader& header) : header_(header) {}
@@ -78,12 +78,16 @@ class HeaderReader : public JsonEvents {
       }
     } else if (place_ == Place::kMetadata) {
       if (header_.metadata.size() == kMaxMetadata)
-        throw input_error(where(), fmt::format("__metadata__ has more than {} entries", kMaxMetadata), "not what a checkpoint has");
+        throw input_error(where(), fmt::format("__metadata__ has more than {} entries", kMaxMetadata),
+                          "not what a checkpoint has");
       const auto [value, inserted] = header_.metadata.try_emplace(std::move(name));
       if (!inserted) fail_twice(value->first);
       metadata_ = &*value;
     } else {
-      field_ = name == "dtype" ? Field::kDtype : name == "shape" ? Field::kShape : name == "data_offsets" ? Field::kOffsets : Field::kOther;
+      field_ = name == "dtype"          ? Field::kDtype
+               : name == "shape"        ? Field::kShape
+               : name == "data_offsets" ? Field::kOffsets
+                                        : Field::kOther;
       if (std::find(entry_.keys.begin(), entry_.keys.end(), name) != entry_.keys.end()) fail_twice(name);
       if (entry_.keys.size() == kMaxKeys) fail_tensor(fmt::format("has more than {} keys", kMaxKeys));
       entry_.keys.push_back(std::move(name));
@@ -133,7 +137,8 @@ class HeaderReader : public JsonEvents {
     if (skipped_depth_ > 0 || (place_ == Place::kEntry && field_ == Field::kOther)) return;
     if (place_ == Place::kHeader && field_ == Field::kMetadata && value.is_null()) return;  // as the reference reader
     if (place_ == Place::kShape) {
-      if (entry_.result.shape.size() == kMaxDims) fail_tensor(fmt::format("shape has more than {} dimensions", kMaxDims));
+      if (entry_.result.shape.size() == kMaxDims)
+        fail_tensor(fmt::format("shape has more than {} dimensions", kMaxDims));
       entry_.result.shape.push_back(parse_count(value, where(), tensor(), "shape"));
     } else if (place_ == Place::kOffsets) {
       if (entry_.offsets.size() == 2) fail_offsets();
@@ -160,21 +165,28 @@ class HeaderReader : public JsonEvents {
   [[noreturn]] void fail_twice(const std::string& key) const {
     throw input_error(where(), fmt::format("key {} is given twice", quote_text(key)));
   }
-  [[noreturn]] void fail_tensor(const std::string& what) const { throw input_error(where(), fmt::format("tensor {}: {}", tensor(), what)); }
+  [[noreturn]] void fail_tensor(const std::string& what) const {
+    throw input_error(where(), fmt::format("tensor {}: {}", tensor(), what));
+  }
   [[noreturn]] void fail_offsets() const { fail_tensor("data_offsets must be a list of two numbers"); }
   // A value of a type that its place does not take.
   [[noreturn]] void refuse(const char* type) const {
     if (place_ == Place::kShape || place_ == Place::kOffsets)
-      fail_tensor(fmt::format("{} must hold whole numbers, not {}", place_ == Place::kShape ? "shape" : "data_offsets", type));
+      fail_tensor(
+          fmt::format("{} must hold whole numbers, not {}", place_ == Place::kShape ? "shape" : "data_offsets", type));
     if (place_ == Place::kMetadata)
-      throw input_error(where(), fmt::format("__metadata__ {}: the value must be a string", quote_text(metadata_->first)));
-    if (place_ == Place::kHeader && field_ == Field::kMetadata) throw input_error(where(), "__metadata__ is not a JSON object");
+      throw input_error(where(),
+                        fmt::format("__metadata__ {}: the value must be a string", quote_text(metadata_->first)));
+    if (place_ == Place::kHeader && field_ == Field::kMetadata)
+      throw input_error(where(), "__metadata__ is not a JSON object");
     if (place_ == Place::kHeader) fail_tensor("not a JSON object");
     if (field_ == Field::kDtype) fail_tensor("dtype must be a string");
     if (field_ == Field::kShape) fail_tensor("shape must be a list");
     fail_offsets();
   }
-  bool has(const char* key) const { return std::find(entry_.keys.begin(), entry_.keys.end(), key) != entry_.keys.end(); }
+  bool has(const char* key) const {
+    return std::find(entry_.keys.begin(), entry_.keys.end(), key) != entry_.keys.end();
+  }
 
   void finish_entry() {
     for (const char* key : {"dtype", "shape", "data_offsets"})
@@ -184,11 +196,14 @@ class HeaderReader : public JsonEvents {
     entry.dtype = *entry_.dtype;
     const auto begin = static_cast<uint64_t>(entry_.offsets[0]), end = static_cast<uint64_t>(entry_.offsets[1]);
     if (begin > end) fail_tensor(fmt::format("data_offsets [{}, {}] end before they begin", begin, end));
-    const auto shape = [&] { return fmt::format("shape [{}] of {}", fmt::join(entry.shape, ", "), dtype_name(entry.dtype)); };
+    const auto shape = [&] {
+      return fmt::format("shape [{}] of {}", fmt::join(entry.shape, ", "), dtype_name(entry.dtype));
+    };
     const std::optional<uint64_t> nbytes = tensor_bytes(entry.dtype, entry.shape);
     if (!nbytes) fail_tensor(shape() + " overflows or is no whole number of bytes");
     if (*nbytes != end - begin)
-      fail_tensor(fmt::format("{} takes {} bytes, but data_offsets [{}, {}] hold {}", shape(), *nbytes, begin, end, end - begin));
+      fail_tensor(fmt::format("{} takes {} bytes, but data_offsets [{}, {}] hold {}", shape(), *nbytes, begin, end,
+                              end - begin));
     entry.offset = begin;
     entry.nbytes = *nbytes;
     entry.shape.shrink_to_fit();
@@ -209,7 +224,8 @@ void check_names_differ(const std::vector<SafetensorsEntry>& entries, const std:
   names.reserve(entries.size());
   for (const SafetensorsEntry& entry : entries) names.push_back(&entry.name);
   std::sort(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a < *b; });
-  const auto twice = std::adjacent_find(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a == *b; });
+  const auto twice = std::adjacent_find(names.begin(), names.end(),
+                                        [](const std::string* a, const std::string* b) { return *a == *b; });
   if (twice != names.end()) throw input_error(where, fmt::format("key {} is given twice", quote_text(**twice)));
 }
 

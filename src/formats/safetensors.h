@@ -42,8 +42,9 @@ struct SafetensorsHeader {
 std::optional<uint64_t> tensor_bytes(DType dtype, std::span<const int64_t> shape);
 
 // Reads and checks the header only. Throws an input error that names the file (and the tensor): header longer than 100
-// MB or than the file, not UTF-8 JSON, keys given twice, more than 64 dimensions or 100,000 entries of metadata, unknown dtype, shape × dtype ≠ offsets (overflow-checked),
-// overlaps, holes, bytes after the last tensor, a file cut short.
+// MB or than the file, not UTF-8 JSON, keys given twice, more than 64 dimensions or 100,000 entries of metadata,
+// unknown dtype, shape × dtype ≠ offsets (overflow-checked), overlaps, holes, bytes after the last tensor, a file cut
+// short.
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path);
 // The same rules over the bytes of a header (the 8 length bytes included) of a file of `file_size` bytes.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> bytes, uint64_t file_size,

@@ -13,8 +13,8 @@ struct SeriesPoint {
   double x = 0, y = 0;
 };
 
-// y over rising x. What is added is kept as it is until there are `max_points`; from then on neighbours share buckets, of which the lowest
-// and the highest point stay, so that no spike is lost.
+// y over rising x. What is added is kept as it is until there are `max_points`; from then on neighbours share buckets,
+// of which the lowest and the highest point stay, so that no spike is lost.
 class Series {
  public:
   explicit Series(size_t max_points = 1000) : max_points_(max_points) {}

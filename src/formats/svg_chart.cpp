@@ -14,8 +14,8 @@ constexpr double kLeft = 52, kRight = 14, kTop = 22, kBottom = 34;  // around th
 
 // Where values lie on the page.
 struct Axis {
-  double lo = 0, hi = 1;          // values at the ends
-  double at_lo = 0, at_hi = 1;    // coordinates of those
+  double lo = 0, hi = 1;        // values at the ends
+  double at_lo = 0, at_hi = 1;  // coordinates of those
   bool log = false;
   std::vector<double> ticks;
   double step = 1;  // between ticks
@@ -82,7 +82,8 @@ Axis x_axis(const Chart& chart) {
 }
 
 std::string line(const char* kind, double x1, double y1, double x2, double y2) {
-  return fmt::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>", kind, x1, y1, x2, y2);
+  return fmt::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>", kind, x1, y1, x2,
+                     y2);
 }
 
 std::string text(const char* kind, double x, double y, const char* anchor, const std::string& words) {
@@ -99,10 +100,12 @@ std::string draw(const Curve& curve, const Axis& x, const Axis& y) {
   if (curve.kind == CurveKind::kMark || shown.size() == 1) {
     const double radius = shown.size() > 60 ? 1.6 : 3;
     for (const SeriesPoint& point : shown)
-      svg += fmt::format("<circle class=\"{} dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"/>", kind, x(point.x), y(point.y), radius);
+      svg += fmt::format("<circle class=\"{} dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"/>", kind, x(point.x),
+                         y(point.y), radius);
     return svg;
   }
-  for (const SeriesPoint& point : shown) svg += fmt::format("{}{:.1f},{:.1f}", svg.empty() ? "" : " ", x(point.x), y(point.y));
+  for (const SeriesPoint& point : shown)
+    svg += fmt::format("{}{:.1f},{:.1f}", svg.empty() ? "" : " ", x(point.x), y(point.y));
   return svg.empty() ? "" : fmt::format("<polyline class=\"{}\" points=\"{}\"/>", kind, svg);
 }
 
@@ -147,7 +150,8 @@ std::string tick_label(double value, double step) {
   const double size = std::abs(value);
   if (size < 1e-6 * step) return "0";  // what rounding left of it
   if (size >= 1e15 || step < 1e-4) {
-    const int digits = std::clamp(static_cast<int>(std::floor(std::log10(size)) - std::floor(std::log10(step) + 1e-9)), 0, 6);
+    const int digits =
+        std::clamp(static_cast<int>(std::floor(std::log10(size)) - std::floor(std::log10(step) + 1e-9)), 0, 6);
     std::string label = fmt::format("{:.{}e}", value, digits);
     const size_t exponent = label.find('e') + 2;  // behind its sign
     if (label[exponent] == '0') label.erase(exponent, 1);

@@ -26,7 +26,11 @@ struct Chart {
   std::string title;  // for who hears the page; not drawn
   std::string unit;   // of y, drawn above its axis
   std::string x_name = "step";
-  enum class Scale { kLinear, kFromZero, kLog } scale = Scale::kLinear;  // of y; on kLog what is not above 0 is left out
+  enum class Scale {
+    kLinear,
+    kFromZero,
+    kLog
+  } scale = Scale::kLinear;  // of y; on kLog what is not above 0 is left out
   std::vector<Curve> curves;
   std::vector<double> limits;  // values of y that a dashed line shows
   std::vector<double> events;  // values of x that a dashed line shows
@@ -36,7 +40,8 @@ struct Chart {
 // Values without points give a chart without curves; one point is a dot. All coordinates are numbers.
 std::string svg_chart(const Chart& chart);
 
-// About `wanted` multiples of 1, 2 or 5 × 10^k that enclose lo … hi, rising; `smallest_step` = 1 keeps them whole. lo == hi is widened.
+// About `wanted` multiples of 1, 2 or 5 × 10^k that enclose lo … hi, rising; `smallest_step` = 1 keeps them whole. lo
+// == hi is widened.
 std::vector<double> nice_ticks(double lo, double hi, int wanted, double smallest_step = 0);
 // Powers of ten (and where there are few, 2 and 5 times those) that enclose lo … hi, 0 < lo <= hi.
 std::vector<double> log_ticks(double lo, double hi);

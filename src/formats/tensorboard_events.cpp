@@ -69,8 +69,9 @@ TensorboardEvents::TensorboardEvents(const std::filesystem::path& folder, int64_
   if (error) throw run_error(folder.string(), error.message(), "check save.dir");
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   // TensorBoard reads a folder's files in the order of their names.
-  path_ = folder / fmt::format("events.out.tfevents.{:020}.{}.{}", std::chrono::duration_cast<std::chrono::microseconds>(now).count(),
-                               host_name(), getpid());
+  path_ =
+      folder / fmt::format("events.out.tfevents.{:020}.{}.{}",
+                           std::chrono::duration_cast<std::chrono::microseconds>(now).count(), host_name(), getpid());
   file_ = std::fopen(path_.c_str(), "ax");
   if (!file_) throw run_error(path_.string(), std::strerror(errno), "check save.dir");
   tensorboard::Event version = event_now();
@@ -100,7 +101,8 @@ void TensorboardEvents::add_scalars(int64_t step, const std::vector<std::pair<st
 void TensorboardEvents::write(const std::string& event) {
   const std::string record = tfrecord(event);
   if (const int code = append_whole(fileno(file_), record))
-    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code), "free space or change save.dir");
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code),
+                    "free space or change save.dir");
 }
 
 }  // namespace moraine

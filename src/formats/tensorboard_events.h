@@ -19,8 +19,8 @@ std::string tfrecord(const std::string& bytes);
 // One new file in a folder. Every call is flushed, so TensorBoard shows a run while it goes on.
 class TensorboardEvents {
  public:
-  // Makes `folder` if need be and a file in it whose name no other has. What earlier files of the folder hold of steps from
-  // `first_step` on, TensorBoard drops: a resumed run has them again. Throws a run error that names the path.
+  // Makes `folder` if need be and a file in it whose name no other has. What earlier files of the folder hold of steps
+  // from `first_step` on, TensorBoard drops: a resumed run has them again. Throws a run error that names the path.
   TensorboardEvents(const std::filesystem::path& folder, int64_t first_step);
   ~TensorboardEvents();
   TensorboardEvents(const TensorboardEvents&) = delete;

@@ -42,7 +42,8 @@ int64_t layer_count(const HfConfig& config) { return positive(config, "num_hidde
 
 void check_experts(const HfConfig& config, int64_t num_layers, const std::string& key, int64_t num_experts) {
   require(config, num_layers * num_experts <= kMaxExpertsInAll,
-          fmt::format("num_hidden_layers {} with {} {} are more than {} experts in all", num_layers, key, num_experts, kMaxExpertsInAll));
+          fmt::format("num_hidden_layers {} with {} {} are more than {} experts in all", num_layers, key, num_experts,
+                      kMaxExpertsInAll));
 }
 
 double positive_number(const HfConfig& config, const std::string& key, double otherwise) {
@@ -56,7 +57,8 @@ bool tie_word_embeddings(const HfConfig& config) {
   if (!config.has("text_config")) return config.boolean(kKey, false);
   const HfConfig text = config.object("text_config");
   const bool tied = config.boolean(kKey, text.boolean(kKey, false));
-  require(config, text.boolean(kKey, tied) == tied, fmt::format("{} is one thing here and another in text_config", kKey));
+  require(config, text.boolean(kKey, tied) == tied,
+          fmt::format("{} is one thing here and another in text_config", kKey));
   return tied;
 }
 

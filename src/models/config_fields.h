@@ -17,16 +17,17 @@ DType compute_dtype(const HfConfig& config, const std::string& wanted);
 // Throws an input error that says `what` of the file unless `ok`.
 void require(const HfConfig& config, bool ok, const std::string& what);
 
-// The largest numbers that are believed: far above those of any model, and such that the elements of any tensor fit into 64 bits and the
-// names of all experts' tensors into memory (image_specs looks at the bytes of all). config.json may be anybody's.
+// The largest numbers that are believed: far above those of any model, and such that the elements of any tensor fit
+// into 64 bits and the names of all experts' tensors into memory (image_specs looks at the bytes of all). config.json
+// may be anybody's.
 inline constexpr int64_t kMaxLayers = 10'000;
 inline constexpr int64_t kMaxCount = 1 << 16;         // of experts, heads, groups
 inline constexpr int64_t kMaxWidth = 1 << 20;         // of hidden states, of a head, of an expert
 inline constexpr int64_t kMaxStreams = 1 << 10;       // of residual streams, whose square and third power are sizes
 inline constexpr int64_t kMaxExpertsInAll = 1 << 18;  // layers × experts
 
-// A whole number of at least 1 and at most `most`, by default what fits 31 bits (lengths, a vocabulary). Throws an input error that names
-// the key.
+// A whole number of at least 1 and at most `most`, by default what fits 31 bits (lengths, a vocabulary). Throws an
+// input error that names the key.
 int64_t positive(const HfConfig& config, const std::string& key, int64_t most = std::numeric_limits<int32_t>::max());
 inline int64_t count(const HfConfig& config, const std::string& key) { return positive(config, key, kMaxCount); }
 inline int64_t width(const HfConfig& config, const std::string& key) { return positive(config, key, kMaxWidth); }
@@ -40,8 +41,8 @@ void check_experts(const HfConfig& config, int64_t num_layers, const std::string
 // A finite number above 0.
 double positive_number(const HfConfig& config, const std::string& key, double otherwise);
 
-// Whether the output head is the embedding: at the top of `config` or, for the text class of a multimodal model, in its text_config. Throws
-// an input error where the two disagree: transformers reads the one or the other, by the class.
+// Whether the output head is the embedding: at the top of `config` or, for the text class of a multimodal model, in its
+// text_config. Throws an input error where the two disagree: transformers reads the one or the other, by the class.
 bool tie_word_embeddings(const HfConfig& config);
 
 // rope_theta in `rope`, an object of `config`, or at the top of `config`. Throws an input error where neither says it.

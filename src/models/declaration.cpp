@@ -23,7 +23,8 @@ Declaration::Declaration(Part part, int64_t layer, StoredAs as, const StoredDtyp
 
 void Declaration::param(const std::string& name, std::vector<int64_t> shape, const ParamOptions& options) {
   if (part_ != Part::kDense) return;
-  spec_.params.push_back(stored_whole(name, as_.names.tensor(layer_, name), std::move(shape), options.dtype.value_or(as_.dtype)));
+  spec_.params.push_back(
+      stored_whole(name, as_.names.tensor(layer_, name), std::move(shape), options.dtype.value_or(as_.dtype)));
   spec_.params.back().init = options.init;
 }
 
@@ -33,7 +34,8 @@ void Declaration::linear(const std::string& module, int64_t out, int64_t in, con
   const std::string stored = as_.names.tensor(layer_, module), tensor = stored + ".weight";
   std::optional<QuantFormat> format;
   if (as_.quantization)
-    format = as_.quantization->format_of({stored}, options.quantised ? as_.quantization->linear : std::nullopt, stored_);
+    format =
+        as_.quantization->format_of({stored}, options.quantised ? as_.quantization->linear : std::nullopt, stored_);
   if (!format) {
     spec_.params.push_back(stored_whole(module + ".weight", tensor, {out, in}, as_.dtype));
   } else {
@@ -55,20 +57,23 @@ void Declaration::experts(const std::string& module, int64_t num_experts, int64_
   if (part_ != Part::kExperts) return;
   const StoredNames& names = as_.names;
   const std::string first = fmt::format("{}.0.{}.weight", names.tensor(layer_, module), names.gate);
-  const bool fused = stored_(names.tensor(layer_, gate_up)) || (as_.fused_experts && !as_.quantization && !stored_(first));
+  const bool fused =
+      stored_(names.tensor(layer_, gate_up)) || (as_.fused_experts && !as_.quantization && !stored_(first));
   if (!fused) {
     expert_projections(gate_up, module, {names.gate, names.up}, num_experts, intermediate, hidden);
     expert_projections(down, module, {names.down}, num_experts, hidden, intermediate);
     return;
   }
-  for (const auto& [name, rows, columns] : {std::tuple{gate_up, 2 * intermediate, hidden}, {down, hidden, intermediate}}) {
+  for (const auto& [name, rows, columns] :
+       {std::tuple{gate_up, 2 * intermediate, hidden}, {down, hidden, intermediate}}) {
     spec_.params.push_back(stored_whole(name, names.tensor(layer_, name), {num_experts, rows, columns}, as_.dtype));
     spec_.params.back().kind = ParamKind::kExperts;
   }
 }
 
-void Declaration::expert_projections(const std::string& param, const std::string& module, const std::vector<std::string>& projections,
-                                     int64_t num_experts, int64_t rows, int64_t columns) {
+void Declaration::expert_projections(const std::string& param, const std::string& module,
+                                     const std::vector<std::string>& projections, int64_t num_experts, int64_t rows,
+                                     int64_t columns) {
   const std::string prefix = as_.names.tensor(layer_, module) + ".";
   const auto suffixes = [&](const std::string& end) {
     std::vector<std::string> all;
@@ -79,7 +84,8 @@ void Declaration::expert_projections(const std::string& param, const std::string
   if (as_.quantization) {
     std::vector<std::string> modules;
     for (int64_t e = 0; e < num_experts; ++e)
-      for (const std::string& projection : projections) modules.push_back(fmt::format("{}{}.{}", prefix, e, projection));
+      for (const std::string& projection : projections)
+        modules.push_back(fmt::format("{}{}.{}", prefix, e, projection));
     format = as_.quantization->format_of(modules, as_.quantization->experts, stored_);
     if (format) as_.quantization->check_sides(*format, rows, columns, modules.front());
   }
@@ -89,13 +95,15 @@ void Declaration::expert_projections(const std::string& param, const std::string
   if (!format) return;
   spec_.params.back().quant = format;
   spec_.params.back().matrices = static_cast<int64_t>(projections.size());
-  spec_.params.push_back(stored_by_expert(param + "_scale", prefix, suffixes(as_.quantization->scale_suffix), num_experts,
-                                          format->scale_rows(rows), format->scale_columns(columns), format->scales));
+  spec_.params.push_back(stored_by_expert(param + "_scale", prefix, suffixes(as_.quantization->scale_suffix),
+                                          num_experts, format->scale_rows(rows), format->scale_columns(columns),
+                                          format->scales));
   spec_.params.back().is_scales = true;
 }
 
 void Declaration::add_module(const std::string& name, int64_t num_experts, int64_t in, int64_t out) {
-  if (part_ == Part::kModules) modules_.push_back({fmt::format("model.layers.{}.{}", layer_, name), layer_, name, num_experts, in, out});
+  if (part_ == Part::kModules)
+    modules_.push_back({fmt::format("model.layers.{}.{}", layer_, name), layer_, name, num_experts, in, out});
 }
 
 }  // namespace moraine

@@ -1,5 +1,5 @@
-// What the blocks of a decoder layer declare, each thing once: parameters, where a checkpoint stores them, what LoRA can adapt, initial
-// values.
+// What the blocks of a decoder layer declare, each thing once: parameters, where a checkpoint stores them, what LoRA
+// can adapt, initial values.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ struct StoredAs {
   StoredNames names;
   DType dtype = DType::kF32;  // what is neither quantised nor of a dtype of its own is held in
   std::optional<Quantization> quantization = {};
-  bool fused_experts = false;  // where no checkpoint says it: one tensor of all experts, not one per expert and projection
+  bool fused_experts =
+      false;  // where no checkpoint says it: one tensor of all experts, not one per expert and projection
 };
 
 struct ParamOptions {
@@ -52,16 +53,18 @@ class Declaration {
   void param(const std::string& name, std::vector<int64_t> shape, const ParamOptions& options = {});
   // `module`.weight [out, in] with its scales where it is quantised, and `module`.bias [out].
   void linear(const std::string& module, int64_t out, int64_t in, const LinearOptions& options = {});
-  // `module`.gate_up_proj [E, 2I, H], gate rows first, and `module`.down_proj [E, H, I]; in the files fused under these names or a tensor
-  // for each expert and projection. Quantised ones are the latter: a block never spans gate and up, nor two experts.
+  // `module`.gate_up_proj [E, 2I, H], gate rows first, and `module`.down_proj [E, H, I]; in the files fused under these
+  // names or a tensor for each expert and projection. Quantised ones are the latter: a block never spans gate and up,
+  // nor two experts.
   void experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden);
 
   ImageSpec take_spec() { return std::move(spec_); }
   std::vector<LoraModule> take_modules() { return std::move(modules_); }
 
  private:
-  void expert_projections(const std::string& param, const std::string& module, const std::vector<std::string>& projections,
-                          int64_t num_experts, int64_t rows, int64_t columns);
+  void expert_projections(const std::string& param, const std::string& module,
+                          const std::vector<std::string>& projections, int64_t num_experts, int64_t rows,
+                          int64_t columns);
   void add_module(const std::string& name, int64_t num_experts, int64_t in, int64_t out);
 
   Part part_;

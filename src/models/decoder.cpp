@@ -36,7 +36,8 @@ class DecoderLayout : public ModelLayout {
     add("model.embed_tokens.weight", prefix + "embed_tokens.weight", embedding);
     add("model.norm.weight", prefix + "norm.weight", {decoder_.hidden_size});
     root.params.back().init = norm("model.norm").init();
-    if (has_own_head(decoder_.tie_word_embeddings, "lm_head.weight", stored)) add("lm_head.weight", "lm_head.weight", embedding);
+    if (has_own_head(decoder_.tie_word_embeddings, "lm_head.weight", stored))
+      add("lm_head.weight", "lm_head.weight", embedding);
     return root;
   }
   ImageSpec dense_spec(int64_t layer, const StoredDtype& stored) const override {
@@ -58,7 +59,9 @@ class DecoderLayout : public ModelLayout {
     return modules;
   }
 
-  RmsNorm norm(const std::string& name) const { return {name, decoder_.hidden_size, decoder_.norm_eps, decoder_.norm_kind}; }
+  RmsNorm norm(const std::string& name) const {
+    return {name, decoder_.hidden_size, decoder_.norm_eps, decoder_.norm_kind};
+  }
 
  private:
   std::string model_prefix(const StoredDtype& stored) const {
@@ -91,8 +94,10 @@ class DecoderModel : public Model {
   }
   at::Tensor forward_layer(const LayerScope& scope, const at::Tensor& hidden_TD) const override {
     const DecoderLayer& layer = layout_.decoder().layers[scope.layer];
-    const at::Tensor mixed_TD = hidden_TD + layer.mixer->forward(layout_.norm("input_layernorm")(hidden_TD, scope.dense), scope);
-    return mixed_TD + layer.feed_forward->forward(layout_.norm("post_attention_layernorm")(mixed_TD, scope.dense), scope);
+    const at::Tensor mixed_TD =
+        hidden_TD + layer.mixer->forward(layout_.norm("input_layernorm")(hidden_TD, scope.dense), scope);
+    return mixed_TD +
+           layer.feed_forward->forward(layout_.norm("post_attention_layernorm")(mixed_TD, scope.dense), scope);
   }
   at::Tensor final_norm(const ImageView& root, const at::Tensor& hidden_TD) const override {
     return layout_.norm("model.norm")(hidden_TD, root);
@@ -105,7 +110,11 @@ class DecoderModel : public Model {
 
 }  // namespace
 
-std::unique_ptr<ModelLayout> make_decoder_layout(Decoder decoder) { return std::make_unique<DecoderLayout>(std::move(decoder)); }
-std::unique_ptr<Model> make_decoder_model(Decoder decoder) { return std::make_unique<DecoderModel>(std::move(decoder)); }
+std::unique_ptr<ModelLayout> make_decoder_layout(Decoder decoder) {
+  return std::make_unique<DecoderLayout>(std::move(decoder));
+}
+std::unique_ptr<Model> make_decoder_model(Decoder decoder) {
+  return std::make_unique<DecoderModel>(std::move(decoder));
+}
 
 }  // namespace moraine

@@ -1,4 +1,5 @@
-// A pre-norm decoder whose layers are a mixer and a feed-forward block: what most families are, each by its description alone.
+// A pre-norm decoder whose layers are a mixer and a feed-forward block: what most families are, each by its description
+// alone.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,5 @@
-// The families that are descriptions: each reads config.json into a Decoder, in a file of its own. models/registry.cpp lists them.
+// The families that are descriptions: each reads config.json into a Decoder, in a file of its own. models/registry.cpp
+// lists them.
 #pragma once
 
 #include <string>
@@ -7,8 +8,8 @@
 
 namespace moraine {
 
-// `dtype` as in the recipe: auto | bfloat16 | float32. Each throws an input error that names the key for what is missing, impossible or not
-// supported.
+// `dtype` as in the recipe: auto | bfloat16 | float32. Each throws an input error that names the key for what is
+// missing, impossible or not supported.
 Decoder describe_qwen3_moe(const HfConfig& config, const std::string& dtype);
 Decoder describe_qwen3_5_moe(const HfConfig& config, const std::string& dtype);
 Decoder describe_mixtral(const HfConfig& config, const std::string& dtype);

@@ -6,8 +6,10 @@
 namespace moraine {
 
 Decoder describe_mixtral(const HfConfig& config, const std::string& dtype) {
-  require(config, !config.has("sliding_window"), "sliding_window: sliding window attention is not supported for Mixtral");
-  require(config, config.number("router_jitter_noise", 0) == 0, "router_jitter_noise must be 0: noise in training is not supported");
+  require(config, !config.has("sliding_window"),
+          "sliding_window: sliding window attention is not supported for Mixtral");
+  require(config, config.number("router_jitter_noise", 0) == 0,
+          "router_jitter_noise must be 0: noise in training is not supported");
   Decoder decoder = read_decoder(config, config, dtype, 1e-5);
   decoder.stored.names.renamed = {{"mlp", "block_sparse_moe"}};
   decoder.stored.names.gate = "w1";

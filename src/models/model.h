@@ -1,8 +1,8 @@
 // The mathematics of a model: one function per layer.
 //
 // Model code reads as if on one device. A model owns no weights: they come in as ImageViews, one layer at a time.
-// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary. `hidden`, what layers pass on, is [T, D], or [T, N, D] where a
-// family carries N residual streams: only the model looks inside.
+// Shape suffixes: T tokens of the micro-batch, D hidden, V vocabulary. `hidden`, what layers pass on, is [T, D], or [T,
+// N, D] where a family carries N residual streams: only the model looks inside.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -26,7 +26,7 @@ struct Batch {
   at::Tensor position_ids_T;  // int64
   at::Tensor targets_T;       // int64: the token to be predicted at each position, -100 = not trained
   std::vector<int64_t> cu_seqlens{0};
-  at::Tensor real_T;          // bool: false for tokens that only fill a sequence up; undefined = all are real
+  at::Tensor real_T;  // bool: false for tokens that only fill a sequence up; undefined = all are real
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
@@ -40,7 +40,8 @@ struct ForwardContext {
   std::vector<LayerCache>* caches = nullptr;  // one per layer when generating, else null
   bool balance = false;                       // whether layers record probability_sums_E
 
-  // What blocks compute of the batch alone, once for all layers: the T of `key`, made by make() when it is first asked for.
+  // What blocks compute of the batch alone, once for all layers: the T of `key`, made by make() when it is first asked
+  // for.
   template <typename T, typename Make>
   const T& once(const std::string& key, const Make& make) const {
     return shared->once<T>(key, make);
@@ -48,15 +49,17 @@ struct ForwardContext {
   std::shared_ptr<TypedStore> shared = std::make_shared<TypedStore>();
 };
 
-// What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what it tells of
-// its routing. Undefined in a layer without experts.
+// What a layer decided in the forward pass and its recomputation must repeat (empty = decide now and fill in), and what
+// it tells of its routing. Undefined in a layer without experts.
 struct LayerRecord {
   at::Tensor chosen_experts_TK;
   DispatchPlan dispatch;
-  TypedStore choices;             // other choices of a layer's blocks
-  at::Tensor expert_counts_E;     // int64: how often real tokens chose each expert
-  at::Tensor favoured_counts_E;   // int64: what the auxiliary loss counts instead, where choices follow more than probabilities
-  at::Tensor probability_sums_E;  // fp64: the router's probabilities summed over real tokens; differentiable, anew in each run
+  TypedStore choices;          // other choices of a layer's blocks
+  at::Tensor expert_counts_E;  // int64: how often real tokens chose each expert
+  at::Tensor
+      favoured_counts_E;  // int64: what the auxiliary loss counts instead, where choices follow more than probabilities
+  at::Tensor
+      probability_sums_E;  // fp64: the router's probabilities summed over real tokens; differentiable, anew in each run
 };
 
 // One layer in one forward pass.
@@ -78,7 +81,8 @@ class Model {
   virtual const ModelLayout& layout() const = 0;
   const ModelShape& shape() const { return layout().shape(); }
 
-  // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for every token.
+  // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for
+  // every token.
   virtual bool has_cache() const { return true; }
   virtual at::Tensor embed(const ImageView& root, const Batch& batch) const = 0;
   // One decoder layer. Differentiable in hidden and in the adapter's tensors.
@@ -88,8 +92,8 @@ class Model {
   virtual at::Tensor head_weight_VD(const ImageView& root) const = 0;
 };
 
-// Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error for
-// what make_layout refuses, and for an architecture whose mathematics are not built.
+// Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error
+// for what make_layout refuses, and for an architecture whose mathematics are not built.
 std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype);
 
 }  // namespace moraine

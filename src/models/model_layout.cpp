@@ -43,7 +43,8 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
   const auto add = [&](ImageSpec spec) {
     bytes += bytes_of(spec);
     if (bytes > kMaxModelBytes)
-      throw input_error("config.json", fmt::format("implies more than {} of weights", format_bytes(kMaxModelBytes)), "its sizes are wrong");
+      throw input_error("config.json", fmt::format("implies more than {} of weights", format_bytes(kMaxModelBytes)),
+                        "its sizes are wrong");
     specs.push_back(std::move(spec));
   };
   add(layout.root_spec(stored));
@@ -61,8 +62,9 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
     const size_t num_params = spec.params.size();
     spec = dequantized_while_read(std::move(spec));
     if (spec.params.size() != num_params && layout.shape().dtype != DType::kBF16) {
-      throw input_error("model.base_format", "bfloat16 is not the dtype that the model computes in",
-                        "set model.dtype=bfloat16, or leave model.base_format out: weights are dequantised when they are used");
+      throw input_error(
+          "model.base_format", "bfloat16 is not the dtype that the model computes in",
+          "set model.dtype=bfloat16, or leave model.base_format out: weights are dequantised when they are used");
     }
   }
   return specs;

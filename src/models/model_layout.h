@@ -1,5 +1,5 @@
-// What config.json alone says of a model: its parameters, how the hub stores them, where LoRA may attach. No mathematics,
-// so every family has a layout as soon as its files are known: enough to plan, to load and to prove.
+// What config.json alone says of a model: its parameters, how the hub stores them, where LoRA may attach. No
+// mathematics, so every family has a layout as soon as its files are known: enough to plan, to load and to prove.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,16 @@
 
 namespace moraine {
 
-// An attention that makes its scores itself, a block of tokens at a time: `block` tokens of `heads` each against the tokens of a block
-// and a `window`, and an entry for every `rate` tokens before (0 = none). block 0: libtorch's attention.
+// An attention that makes its scores itself, a block of tokens at a time: `block` tokens of `heads` each against the
+// tokens of a block and a `window`, and an entry for every `rate` tokens before (0 = none). block 0: libtorch's
+// attention.
 struct BlockedScores {
   int64_t block = 0, heads = 0, window = 0, rate = 0;
   int64_t chosen_entries = 0;  // of the entries a token chooses so many, kept for the recomputation; 0 = no choice
 };
 
-// What a layer's attention holds for each token between its input and its output, both not counted: elements of the compute dtype
-// and of fp32. For memory figures only.
+// What a layer's attention holds for each token between its input and its output, both not counted: elements of the
+// compute dtype and of fp32. For memory figures only.
 struct AttentionMemory {
   double tape = 0, tape_fp32 = 0;          // kept by autograd until the backward pass
   double backward = 0, backward_fp32 = 0;  // besides, at the fullest moment of its backward pass
@@ -40,23 +41,23 @@ struct ModelShape {
   DType dtype = DType::kF32;  // compute dtype of activations
 
   // Widths of a token's largest activations, for memory figures only.
-  int64_t residual_streams = 1;     // hidden states carried from layer to layer, hidden_size elements each
-  int64_t expert_intermediate = 0;  // of one routed expert
-  int64_t shared_intermediate = 0;  // of the shared expert; 0 = none
+  int64_t residual_streams = 1;                 // hidden states carried from layer to layer, hidden_size elements each
+  int64_t expert_intermediate = 0;              // of one routed expert
+  int64_t shared_intermediate = 0;              // of the shared expert; 0 = none
   std::vector<AttentionMemory> attention = {};  // of each layer
 };
 
 // A weight that LoRA can adapt.
 struct LoraModule {
-  std::string name;         // full, as PEFT matches it: "model.layers.0.self_attn.q_proj"
+  std::string name;  // full, as PEFT matches it: "model.layers.0.self_attn.q_proj"
   int64_t layer = 0;
   std::string local_name;   // within the layer, as LayerAdapter finds it: "self_attn.q_proj"
   int64_t num_experts = 0;  // 0 = a linear layer; else a 3-D expert parameter
   int64_t in_features = 0, out_features = 0;
 };
 
-// The dtype that a tensor is stored in, nullopt when the checkpoint lacks it. Decides between the ways in which a family's
-// files are written: a tensor per expert or fused, quantised or not.
+// The dtype that a tensor is stored in, nullopt when the checkpoint lacks it. Decides between the ways in which a
+// family's files are written: a tensor per expert or fused, quantised or not.
 using StoredDtype = std::function<std::optional<DType>(const std::string& tensor)>;
 StoredDtype stored_in(const CheckpointIndex& index);  // `index` must outlive the result
 StoredDtype no_checkpoint();                          // the hub's layout, as config.json describes it
@@ -68,11 +69,12 @@ class ModelLayout {
   virtual ~ModelLayout() = default;
   virtual const ModelShape& shape() const = 0;
 
-  // The parameters of each image. A slot's dtype is what stays in memory: the compute dtype, or the stored one where weights
-  // stay as they are stored (FP8, FP4, their scales) or keep a precision of their own.
+  // The parameters of each image. A slot's dtype is what stays in memory: the compute dtype, or the stored one where
+  // weights stay as they are stored (FP8, FP4, their scales) or keep a precision of their own.
   virtual ImageSpec root_spec(const StoredDtype& stored) const = 0;
   virtual ImageSpec dense_spec(int64_t layer, const StoredDtype& stored) const = 0;
-  virtual ImageSpec experts_spec(int64_t layer, const StoredDtype& stored) const = 0;  // no params: a layer without experts
+  virtual ImageSpec experts_spec(int64_t layer,
+                                 const StoredDtype& stored) const = 0;  // no params: a layer without experts
   // How the checkpoint's tensors may be quantised; null: they are not.
   virtual const Quantization* quantization() const = 0;
   // Why a tensor that no image holds may be in the checkpoint all the same ("multi-token prediction", "vision tower",
@@ -82,15 +84,15 @@ class ModelLayout {
   virtual std::vector<LoraModule> lora_modules() const = 0;
 };
 
-// All images of the model: the root, then each layer's dense and experts images. The order of WeightStore. Throws an input error for
-// sizes that no memory holds.
+// All images of the model: the root, then each layer's dense and experts images. The order of WeightStore. Throws an
+// input error for sizes that no memory holds.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored);
-// The same as they are held with model.base_format: with bfloat16, quantised weights are dequantised while they are read. Throws an
-// input error where they would then not be of the compute dtype.
+// The same as they are held with model.base_format: with bfloat16, quantised weights are dequantised while they are
+// read. Throws an input error where they would then not be of the compute dtype.
 std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype& stored, BaseFormat base_format);
 
-// Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error for
-// an architecture that is not known (a dense model too).
+// Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error
+// for an architecture that is not known (a dense model too).
 std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype);
 
 }  // namespace moraine

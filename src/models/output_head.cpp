@@ -22,9 +22,10 @@ void warn_of_stored_head(const HfConfig& config, const ImageSpec& root) {
   if (!tie_word_embeddings(config)) return;
   for (const ParamSpec& param : root.params) {
     if (param.name != kHeadSlot) continue;
-    log_warning(fmt::format("{}: tie_word_embeddings is true, but the checkpoint stores {} too: that is the output head, not the embedding "
-                            "(as in transformers 5; set tie_word_embeddings to false to silence this)",
-                            config.where(), param.sources.front().name));
+    log_warning(fmt::format(
+        "{}: tie_word_embeddings is true, but the checkpoint stores {} too: that is the output head, not the embedding "
+        "(as in transformers 5; set tie_word_embeddings to false to silence this)",
+        config.where(), param.sources.front().name));
   }
 }
 

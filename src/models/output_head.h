@@ -9,8 +9,9 @@
 
 namespace moraine {
 
-// Whether the root image has a slot for the head, stored as `tensor`. With tie_word_embeddings it is the embedding's, but a head that is
-// stored all the same is the head: transformers ties the two only where they are equal, and then it makes no difference.
+// Whether the root image has a slot for the head, stored as `tensor`. With tie_word_embeddings it is the embedding's,
+// but a head that is stored all the same is the head: transformers ties the two only where they are equal, and then it
+// makes no difference.
 bool has_own_head(bool tie_word_embeddings, const std::string& tensor, const StoredDtype& stored);
 
 // The root's slot that holds the head.

@@ -24,7 +24,9 @@ ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, c
   return param;
 }
 
-const ParamSpec* scaled_param(const ImageSpec&, const ParamSpec& param) { return param.is_scales ? &param - 1 : nullptr; }
+const ParamSpec* scaled_param(const ImageSpec&, const ParamSpec& param) {
+  return param.is_scales ? &param - 1 : nullptr;
+}
 
 ImageSpec dequantized_while_read(ImageSpec image) {
   std::vector<ParamSpec> params;
@@ -35,7 +37,8 @@ ImageSpec dequantized_while_read(ImageSpec image) {
     }
     // `param` holds the scales of what came before.
     ParamSpec& plain = params.back();
-    MORAINE_ASSERT(plain.quant && param.sources.size() == plain.sources.size(), "a tensor of scales for each tensor of " + plain.name);
+    MORAINE_ASSERT(plain.quant && param.sources.size() == plain.sources.size(),
+                   "a tensor of scales for each tensor of " + plain.name);
     plain.read_from = std::exchange(plain.quant, std::nullopt);
     plain.dtype = DType::kBF16;
     plain.shape.back() *= plain.read_from->per_stored();

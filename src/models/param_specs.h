@@ -20,7 +20,8 @@ ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, c
 
 // The parameter whose scales `param`, which is one of `image`, holds; nullptr for all else.
 const ParamSpec* scaled_param(const ImageSpec& image, const ParamSpec& param);
-// The image as it is with base_format bfloat16: quantised parameters in BF16, dequantised while they are read, and no scales.
+// The image as it is with base_format bfloat16: quantised parameters in BF16, dequantised while they are read, and no
+// scales.
 ImageSpec dequantized_while_read(ImageSpec image);
 // Numbers of the model in `param`: FP4 counts two a byte; scales and tables of integers count none.
 uint64_t count_parameters(const ParamSpec& param);

@@ -22,25 +22,29 @@ void check_expression(const HfConfig& quantization, const std::string& entry) {
   try {
     if (!is_literal(entry)) std::regex{entry};
   } catch (const std::regex_error&) {
-    throw input_error(quantization.where(), fmt::format("modules_to_not_convert: {} is not a regular expression", quote_text(entry)));
+    throw input_error(quantization.where(),
+                      fmt::format("modules_to_not_convert: {} is not a regular expression", quote_text(entry)));
   }
 }
 
 [[noreturn]] void refuse(const HfConfig& quantization, const std::string& what) {
   throw input_error(quantization.where(), what,
-                    "checkpoints of this family can be quantised to FP8 (e4m3) with a scale for each block of 128 × 128; others must be "
+                    "checkpoints of this family can be quantised to FP8 (e4m3) with a scale for each block of 128 × "
+                    "128; others must be "
                     "dequantised first");
 }
 
-void check_text(const HfConfig& quantization, const char* key, const std::string& wanted, const std::string& otherwise) {
+void check_text(const HfConfig& quantization, const char* key, const std::string& wanted,
+                const std::string& otherwise) {
   const std::string said = quantization.text(key, otherwise);
   if (said != wanted) refuse(quantization, fmt::format("{} {} is not supported: {}", key, quote_text(said), wanted));
 }
 
 void check_side(int64_t length, int64_t block, const char* side, const std::string& tensor) {
   if (length <= block || length % block == 0) return;
-  throw input_error(tensor, fmt::format("{} {} cannot be cut into blocks of {} that share a scale", length, side, block),
-                    "quantised weights with a cut-off last block are not supported; convert the checkpoint to bfloat16");
+  throw input_error(
+      tensor, fmt::format("{} {} cannot be cut into blocks of {} that share a scale", length, side, block),
+      "quantised weights with a cut-off last block are not supported; convert the checkpoint to bfloat16");
 }
 
 }  // namespace
@@ -52,7 +56,8 @@ bool Quantization::quantises(const std::string& module) const {
   });
 }
 
-std::optional<QuantFormat> Quantization::format_of(const std::vector<std::string>& modules, const std::optional<QuantFormat>& implied,
+std::optional<QuantFormat> Quantization::format_of(const std::vector<std::string>& modules,
+                                                   const std::optional<QuantFormat>& implied,
                                                    const StoredDtype& stored) const {
   std::optional<QuantFormat> format;
   if (const std::optional<DType> weight = stored(modules.front() + ".weight")) {
@@ -62,14 +67,18 @@ std::optional<QuantFormat> Quantization::format_of(const std::vector<std::string
     format = implied;
   }
   if (!format) return std::nullopt;
-  const auto scales_of = [&](const std::string& module) { return stored(module + scale_suffix).value_or(format->scales); };
+  const auto scales_of = [&](const std::string& module) {
+    return stored(module + scale_suffix).value_or(format->scales);
+  };
   // Should releases mix them, no scale is rounded.
-  const bool narrow = std::all_of(modules.begin(), modules.end(), [&](const std::string& module) { return scales_of(module) == narrow_scales; });
+  const bool narrow = std::all_of(modules.begin(), modules.end(),
+                                  [&](const std::string& module) { return scales_of(module) == narrow_scales; });
   format->scales = narrow ? narrow_scales : DType::kF32;
   return format;
 }
 
-void Quantization::check_sides(const QuantFormat& format, int64_t rows, int64_t columns, const std::string& tensor) const {
+void Quantization::check_sides(const QuantFormat& format, int64_t rows, int64_t columns,
+                               const std::string& tensor) const {
   if (format.is_fp4() && columns % 2 != 0)
     throw input_error(tensor, fmt::format("an odd number of columns ({}) cannot be stored two a byte", columns));
   if (cut_off_blocks) return;
@@ -79,7 +88,8 @@ void Quantization::check_sides(const QuantFormat& format, int64_t rows, int64_t 
 
 std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
   const char* key = "quantization_config";
-  if (!config.has(key)) return config.has("text_config") ? read_fp8_quantization(config.object("text_config")) : std::nullopt;
+  if (!config.has(key))
+    return config.has("text_config") ? read_fp8_quantization(config.object("text_config")) : std::nullopt;
   const HfConfig quantization = config.object(key);
   check_text(quantization, "quant_method", "fp8", "");
   check_text(quantization, "fmt", "e4m3", "e4m3");
@@ -95,7 +105,12 @@ std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
   // transformers reads the second name too.
   const char* spared = quantization.has("modules_to_not_convert") ? "modules_to_not_convert" : "ignored_layers";
   const QuantFormat format{DType::kF8E4M3, DType::kBF16, 128, 128};
-  Quantization fp8{.scale_suffix = ".weight_scale_inv", .narrow_scales = DType::kBF16, .fp8 = format, .fp4 = {}, .linear = format, .experts = format,
+  Quantization fp8{.scale_suffix = ".weight_scale_inv",
+                   .narrow_scales = DType::kBF16,
+                   .fp8 = format,
+                   .fp4 = {},
+                   .linear = format,
+                   .experts = format,
                    .modules_to_not_convert = quantization.texts(spared)};
   for (const std::string& entry : fp8.modules_to_not_convert) check_expression(quantization, entry);
   return fp8;

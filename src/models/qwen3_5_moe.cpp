@@ -1,4 +1,5 @@
-// Qwen3.5-MoE, the text class (transformers' modeling_qwen3_5_moe.py). The hub writes it in two ways: a multimodal checkpoint
+// Qwen3.5-MoE, the text class (transformers' modeling_qwen3_5_moe.py). The hub writes it in two ways: a multimodal
+// checkpoint
 // ("model.language_model.layers…"), whose text class is trained, or that text class alone ("model.layers…").
 #include <fmt/format.h>
 
@@ -11,7 +12,8 @@
 namespace moraine {
 namespace {
 
-// Of each layer, whether its attention is full. Where both keys are given, layer_types wins over full_attention_interval.
+// Of each layer, whether its attention is full. Where both keys are given, layer_types wins over
+// full_attention_interval.
 std::vector<bool> full_attention_layers(const HfConfig& text, int64_t num_layers) {
   std::vector<bool> full;
   if (!text.has("layer_types")) {
@@ -57,7 +59,8 @@ Decoder describe_qwen3_5_moe(const HfConfig& config, const std::string& dtype) {
   if (text_class) std::swap(decoder.model_prefixes[0], decoder.model_prefixes[1]);
   decoder.stored.fused_experts = true;
   decoder.skipped = {{"model.visual.", "vision tower"}, {"mtp.", "multi-token prediction"}};
-  // The interleaved M-RoPE of the multimodal class: a text token has one position on all three axes, which makes it plain RoPE.
+  // The interleaved M-RoPE of the multimodal class: a text token has one position on all three axes, which makes it
+  // plain RoPE.
   const auto full = std::make_shared<Gqa>(read_gqa(text, decoder, {.head_dim = 256, .partial_rotary_factor = 0.25}));
   full->output_gate = true;
   const auto linear = std::make_shared<GatedDeltaNet>(read_linear_attention(text, decoder));

@@ -14,8 +14,8 @@ Decoder describe_qwen3_moe(const HfConfig& config, const std::string& dtype) {
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.kv_heads = 0, .rope_theta = 10000}));
   const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, "moe_intermediate_size"));
   moe->router.normalised = config.boolean("norm_topk_prob", false);
-  // The linear layers of a dense MLP are not offered to LoRA: PEFT (0.21, transformers 5) takes the names gate_proj, up_proj and down_proj
-  // for this family's experts, so no adapter_config.json can say "the dense layer's".
+  // The linear layers of a dense MLP are not offered to LoRA: PEFT (0.21, transformers 5) takes the names gate_proj,
+  // up_proj and down_proj for this family's experts, so no adapter_config.json can say "the dense layer's".
   const int64_t intermediate = positive_or(config, "intermediate_size", 6144, kMaxWidth);
   const auto mlp = std::make_shared<Mlp>("mlp", decoder.hidden_size, intermediate, /*lora=*/false);
   // Every decoder_sparse_step-th layer has experts unless mlp_only_layers lists it.

@@ -13,9 +13,10 @@ namespace {
 
 template <Decoder (*kDescribe)(const HfConfig&, const std::string&)>
 Family decoder_family(std::string name, std::vector<std::string> architectures) {
-  return {std::move(name), std::move(architectures),
-          [](const HfConfig& config, const std::string& dtype) { return make_decoder_layout(kDescribe(config, dtype)); },
-          [](const HfConfig& config, const std::string& dtype) { return make_decoder_model(kDescribe(config, dtype)); }};
+  return {
+      std::move(name), std::move(architectures),
+      [](const HfConfig& config, const std::string& dtype) { return make_decoder_layout(kDescribe(config, dtype)); },
+      [](const HfConfig& config, const std::string& dtype) { return make_decoder_model(kDescribe(config, dtype)); }};
 }
 
 }  // namespace
@@ -23,7 +24,8 @@ Family decoder_family(std::string name, std::vector<std::string> architectures) 
 const std::vector<Family>& families() {
   static const std::vector<Family> rows{
       decoder_family<describe_qwen3_moe>("Qwen3-MoE", {"Qwen3MoeForCausalLM"}),
-      decoder_family<describe_qwen3_5_moe>("Qwen3.5-MoE", {"Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"}),
+      decoder_family<describe_qwen3_5_moe>("Qwen3.5-MoE",
+                                           {"Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"}),
       {"DeepSeek-V4", {"DeepseekV4ForCausalLM"}, deepseek_v4::make_layout, deepseek_v4::make_model},
       decoder_family<describe_mixtral>("Mixtral", {"MixtralForCausalLM"}),
       decoder_family<describe_olmoe>("OLMoE", {"OlmoeForCausalLM"}),
@@ -48,6 +50,8 @@ std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::stri
   return family_of(config).make_layout(config, dtype);
 }
 
-std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) { return family_of(config).make_model(config, dtype); }
+std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) {
+  return family_of(config).make_model(config, dtype);
+}
 
 }  // namespace moraine

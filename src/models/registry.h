@@ -18,7 +18,8 @@ struct Family {
 
 const std::vector<Family>& families();
 
-// The family of architectures[0]. Throws an input error that lists those that are supported for any other (a dense model too).
+// The family of architectures[0]. Throws an input error that lists those that are supported for any other (a dense
+// model too).
 const Family& family_of(const HfConfig& config);
 
 }  // namespace moraine

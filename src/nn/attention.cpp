@@ -34,7 +34,8 @@ at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, co
   std::vector<at::Tensor> outputs;
   for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
     const int64_t begin = cu_seqlens[s], length = cu_seqlens[s + 1] - begin;
-    outputs.push_back(attend(q_TND.narrow(0, begin, length), k_TKD.narrow(0, begin, length), v_TKD.narrow(0, begin, length)));
+    outputs.push_back(
+        attend(q_TND.narrow(0, begin, length), k_TKD.narrow(0, begin, length), v_TKD.narrow(0, begin, length)));
   }
   return outputs.empty() ? at::empty_like(q_TND) : at::cat(outputs);
 }

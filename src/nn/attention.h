@@ -1,6 +1,7 @@
 // Causal self-attention over token-major, padding-free batches.
 //
-// Shape suffixes: T tokens of all sequences, S tokens seen by the cache, N query heads, K key/value heads, D head width.
+// Shape suffixes: T tokens of all sequences, S tokens seen by the cache, N query heads, K key/value heads, D head
+// width.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,9 +15,9 @@ struct KvCache {
   at::Tensor k_SKD, v_SKD;  // undefined = empty
 };
 
-// softmax(q·kᵀ/√D)·v within each sequence, causal; sequence s is the rows [cu_seqlens[s], cu_seqlens[s+1]). N is a multiple
-// of K (grouped-query attention, Ainslie et al. 2023). With a cache (one sequence only, no autograd) q attends to the cached
-// tokens too, and k and v are appended. Returns [T, N, D].
+// softmax(q·kᵀ/√D)·v within each sequence, causal; sequence s is the rows [cu_seqlens[s], cu_seqlens[s+1]). N is a
+// multiple of K (grouped-query attention, Ainslie et al. 2023). With a cache (one sequence only, no autograd) q attends
+// to the cached tokens too, and k and v are appended. Returns [T, N, D].
 at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
                             const std::vector<int64_t>& cu_seqlens, KvCache* cache);
 

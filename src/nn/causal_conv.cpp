@@ -16,8 +16,8 @@ at::ScalarType sum_dtype(const at::Tensor& x) { return x.scalar_type() == at::kD
 
 enum class Direction { kFromThePast, kFromTheFuture };
 
-// Σ over lags of filter[W - 1 - lag] · x[t - lag] within each sequence, or, for the gradient, of x[t + lag]. A product for each
-// lag over all channels at once.
+// Σ over lags of filter[W - 1 - lag] · x[t - lag] within each sequence, or, for the gradient, of x[t + lag]. A product
+// for each lag over all channels at once.
 at::Tensor convolve(const at::Tensor& x_TC, const at::Tensor& filter_WC, const std::vector<int64_t>& cu_seqlens,
                     Direction direction) {
   const int64_t width = filter_WC.size(0);
@@ -56,11 +56,13 @@ class CausalConvSilu : public torch::autograd::Function<CausalConvSilu> {
     const at::ScalarType dtype = sum_dtype(x_TC);
     const at::Tensor y_TC = before_silu(x_TC, weight_CW, cu_seqlens);
     const at::Tensor dy_TC = at::silu_backward(grads[0].to(dtype), y_TC.to(dtype));
-    const at::Tensor dx_TC = convolve(dy_TC, weight_CW.t().to(dtype).contiguous(), cu_seqlens, Direction::kFromTheFuture);
+    const at::Tensor dx_TC =
+        convolve(dy_TC, weight_CW.t().to(dtype).contiguous(), cu_seqlens, Direction::kFromTheFuture);
     return {dx_TC.to(x_TC.scalar_type()), at::Tensor(), at::Tensor()};
   }
 
-  static at::Tensor before_silu(const at::Tensor& x_TC, const at::Tensor& weight_CW, const std::vector<int64_t>& cu_seqlens) {
+  static at::Tensor before_silu(const at::Tensor& x_TC, const at::Tensor& weight_CW,
+                                const std::vector<int64_t>& cu_seqlens) {
     const at::ScalarType dtype = sum_dtype(x_TC);
     return convolve(x_TC.to(dtype), weight_CW.t().to(dtype).contiguous(), cu_seqlens, Direction::kFromThePast)
         .to(x_TC.scalar_type());

@@ -1,10 +1,11 @@
-// The chunked form of Yang et al. 2024 (section 3.3), forwards and backwards. Within a chunk of L tokens, for one value head,
-// with c the running sum of log_decay, e = exp(c), d = exp(c_L - c), Γ_ij = exp(c_i - c_j) for i ≥ j and 0 above, and S the state
-// before the chunk:
+// The chunked form of Yang et al. 2024 (section 3.3), forwards and backwards. Within a chunk of L tokens, for one value
+// head, with c the running sum of log_decay, e = exp(c), d = exp(c_L - c), Γ_ij = exp(c_i - c_j) for i ≥ j and 0 above,
+// and S the state before the chunk:
 //   A = diag(beta)·(KKᵀ ∘ Γ), strictly lower     R = diag(beta)·(V - diag(e)·K·S)     U = (I + A)⁻¹·R
 //   P = QKᵀ ∘ Γ                                  O = diag(e)·Q·S + P·U                S ← e_L·S + Kᵀ·diag(d)·U
-// U are the corrections that the tokens write. Only U and the next S wait for the chunk before; all else is done for all chunks at
-// once. Key heads are never repeated: the G value heads of a key head lie side by side in its products with the state.
+// U are the corrections that the tokens write. Only U and the next S wait for the chunk before; all else is done for
+// all chunks at once. Key heads are never repeated: the G value heads of a key head lie side by side in its products
+// with the state.
 //
 // Shape suffixes as in the header, and: C chunks, L their rows, G value heads a key head, X = G·W.
 #include "nn/gated_delta_rule.h"
@@ -18,7 +19,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "parallel/to_device.h"
+#include "tensor/to_device.h"
 
 namespace moraine {
 namespace {
@@ -35,7 +36,9 @@ at::Tensor column(const at::Tensor& x) { return x.unsqueeze(-1); }
 at::Tensor to_chunks(const at::Tensor& x, const DeltaChunks& chunks) {
   std::vector<int64_t> shape = x.sizes().vec();
   shape[0] = chunks.count * chunks.rows;
-  at::Tensor slots = shape[0] == x.size(0) && chunks.count == 1 ? x : at::zeros(shape, x.options()).index_copy_(0, chunks.slot_of_token_T, x);
+  at::Tensor slots = shape[0] == x.size(0) && chunks.count == 1
+                         ? x
+                         : at::zeros(shape, x.options()).index_copy_(0, chunks.slot_of_token_T, x);
   shape[0] = chunks.rows;
   shape.insert(shape.begin(), chunks.count);
   return slots.reshape(shape);
@@ -68,12 +71,12 @@ at::Tensor unit_backward(const at::Tensor& d_unit, const at::Tensor& x) {
 // What both passes begin with.
 struct ChunkedInput {
   at::Tensor q_CKLD, k_CKLD, v_CKGLW, beta_CKGL;
-  at::Tensor e_CKGL, d_CKGL;       // decay since the chunk's begin, and until its end
-  at::Tensor gamma_CKGLL;          // Γ
-  at::Tensor a_CKGLL, p_CKGLL;     // A with its diagonal, P
+  at::Tensor e_CKGL, d_CKGL;    // decay since the chunk's begin, and until its end
+  at::Tensor gamma_CKGLL;       // Γ
+  at::Tensor a_CKGLL, p_CKGLL;  // A with its diagonal, P
 
-  ChunkedInput(const at::Tensor& q_TKD, const at::Tensor& k_TKD, const at::Tensor& v_TVW, const at::Tensor& log_decay_TV,
-               const at::Tensor& beta_TV, const DeltaChunks& chunks) {
+  ChunkedInput(const at::Tensor& q_TKD, const at::Tensor& k_TKD, const at::Tensor& v_TVW,
+               const at::Tensor& log_decay_TV, const at::Tensor& beta_TV, const DeltaChunks& chunks) {
     const at::ScalarType dtype = v_TVW.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const int64_t key_heads = k_TKD.size(1), value_heads = v_TVW.size(1);
     const std::vector<int64_t> heads{key_heads, value_heads / key_heads};
@@ -93,7 +96,8 @@ struct ChunkedInput {
     d_CKGL = (c_CKGL.narrow(-1, chunks.rows - 1, 1) - c_CKGL).exp_();
     // Masked before exp: what lies above the diagonal may overflow.
     const at::Tensor above = at::ones({chunks.rows, chunks.rows}, v_TVW.options().dtype(at::kBool)).triu(1);
-    gamma_CKGLL = (column(c_CKGL) - c_CKGL.unsqueeze(-2)).masked_fill_(above, -std::numeric_limits<double>::infinity()).exp_();
+    gamma_CKGLL =
+        (column(c_CKGL) - c_CKGL.unsqueeze(-2)).masked_fill_(above, -std::numeric_limits<double>::infinity()).exp_();
     a_CKGLL = (at::matmul(k_CKLD, transposed(k_CKLD)).unsqueeze(2) * gamma_CKGLL).mul_(column(beta_CKGL));
     p_CKGLL = at::matmul(q_CKLD, transposed(k_CKLD)).unsqueeze(2) * gamma_CKGLL;
   }
@@ -121,8 +125,8 @@ at::Tensor inverse_of_unit_lower(const at::Tensor& a_CKGLL) {
   return inverse.view_as(a_CKGLL);
 }
 
-// From the gradient of the state after each chunk to that of the state before it. Returns the gradients of R and of the states
-// after the chunks.
+// From the gradient of the state after each chunk to that of the state before it. Returns the gradients of R and of the
+// states after the chunks.
 std::pair<at::Tensor, at::Tensor> recurrence_backward(const ChunkedInput& in, const at::Tensor& inverse_CKGLL,
                                                       const at::Tensor& s_CKDX, const at::Tensor& do_CKGLW,
                                                       const DeltaChunks& chunks) {
@@ -150,16 +154,16 @@ std::pair<at::Tensor, at::Tensor> recurrence_backward(const ChunkedInput& in, co
 // Keeps its input, the states before each chunk, (I + A)⁻¹ and U for the backward pass.
 class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& q_TKD, const at::Tensor& k_TKD, const at::Tensor& v_TVW,
-                            const at::Tensor& log_decay_TV, const at::Tensor& beta_TV, const DeltaChunks* chunks,
-                            at::Tensor* state) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& q_TKD, const at::Tensor& k_TKD,
+                            const at::Tensor& v_TVW, const at::Tensor& log_decay_TV, const at::Tensor& beta_TV,
+                            const DeltaChunks* chunks, at::Tensor* state) {
     at::AutoDispatchBelowAutograd below_autograd;
     const ChunkedInput in(q_TKD, k_TKD, v_TVW, log_decay_TV, beta_TV, *chunks);
     const int64_t width = v_TVW.size(2);
     const at::Tensor inverse_CKGLL = inverse_of_unit_lower(in.a_CKGLL);
     const at::Tensor u_CKGLW = at::empty_like(in.v_CKGLW);
-    const at::Tensor s_CKDX = at::empty({chunks->count, k_TKD.size(1), k_TKD.size(2), v_TVW.size(1) / k_TKD.size(1) * width},
-                                        in.v_CKGLW.options());
+    const at::Tensor s_CKDX = at::empty(
+        {chunks->count, k_TKD.size(1), k_TKD.size(2), v_TVW.size(1) / k_TKD.size(1) * width}, in.v_CKGLW.options());
     const std::vector<int64_t>& sequences = chunks->sequences_of_step;
     if (state && state->defined()) {
       s_CKDX.narrow(0, 0, 1).copy_(*state);
@@ -197,8 +201,8 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     at::AutoDispatchBelowAutograd below_autograd;
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &q_TKD = saved[0], &k_TKD = saved[1], &v_TVW = saved[2], &log_decay_TV = saved[3], &beta_TV = saved[4],
-                     &inverse_CKGLL = saved[5], &u_CKGLW = saved[6], &s_CKDX = saved[7];
+    const at::Tensor &q_TKD = saved[0], &k_TKD = saved[1], &v_TVW = saved[2], &log_decay_TV = saved[3],
+                     &beta_TV = saved[4], &inverse_CKGLL = saved[5], &u_CKGLW = saved[6], &s_CKDX = saved[7];
     const DeltaChunks& chunks = *reinterpret_cast<const DeltaChunks*>(context->saved_data["chunks"].toInt());
     const ChunkedInput in(q_TKD, k_TKD, v_TVW, log_decay_TV, beta_TV, chunks);
     const at::ScalarType dtype = in.v_CKGLW.scalar_type();
@@ -215,7 +219,8 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
     const at::Tensor dp_CKGLL = at::matmul(do_CKGLW, transposed(u_CKGLW));
     // Through R = beta · (V - e·K·S) and A = beta · (KKᵀ ∘ Γ).
     at::Tensor dbeta_CKGL = (read_CKGLW * column(in.e_CKGL)).neg_().add_(in.v_CKGLW).mul_(dr_CKGLW).sum(-1);
-    dbeta_CKGL.add_((at::matmul(in.k_CKLD, transposed(in.k_CKLD)).unsqueeze(2) * in.gamma_CKGLL).mul_(da_CKGLL).sum(-1));
+    dbeta_CKGL.add_(
+        (at::matmul(in.k_CKLD, transposed(in.k_CKLD)).unsqueeze(2) * in.gamma_CKGLL).mul_(da_CKGLL).sum(-1));
     const at::Tensor dlog_decay_CKGL = [&] {
       // Through Γ, then e, then d and the decay of the whole state.
       at::Tensor dc_CKGL = row_sums_less_column_sums((da_CKGLL * in.a_CKGLL).addcmul_(dp_CKGLL, in.p_CKGLL));
@@ -224,7 +229,8 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
       read_CKGLW.reset();
       const at::Tensor through_d =
           by_value_head(at::matmul(in.k_CKLD, ds_after_CKDX), width).mul_(u_CKGLW).sum(-1).mul_(in.d_CKGL);
-      const at::Tensor through_state_CKG = (s_CKDX * ds_after_CKDX).unflatten(3, {-1, width}).sum({2, 4}).mul_(in.whole_decay_CKG());
+      const at::Tensor through_state_CKG =
+          (s_CKDX * ds_after_CKDX).unflatten(3, {-1, width}).sum({2, 4}).mul_(in.whole_decay_CKG());
       dc_CKGL.addcmul_(through_e, in.e_CKGL).sub_(through_d);
       dc_CKGL.select(-1, chunks.rows - 1).add_(through_d.sum(-1).add_(through_state_CKG));
       return dc_CKGL.flip(-1).cumsum(-1).flip(-1);
@@ -233,17 +239,21 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
     // Queries and keys, summed over the value heads that share them.
     const at::Tensor dqk_CKLL = (dp_CKGLL * in.gamma_CKGLL).sum(2);
     const at::Tensor dkk_CKLL = (da_CKGLL * in.gamma_CKGLL).mul_(column(in.beta_CKGL)).sum(2);
-    at::Tensor dq_CKLD = at::matmul(side_by_side(do_CKGLW * column(in.e_CKGL)), transposed(s_CKDX)).add_(at::matmul(dqk_CKLL, in.k_CKLD));
+    at::Tensor dq_CKLD = at::matmul(side_by_side(do_CKGLW * column(in.e_CKGL)), transposed(s_CKDX))
+                             .add_(at::matmul(dqk_CKLL, in.k_CKLD));
     at::Tensor dk_CKLD = at::matmul(side_by_side(u_CKGLW * column(in.d_CKGL)), transposed(ds_after_CKDX));
     dk_CKLD.sub_(at::matmul(side_by_side(dv_CKGLW * column(in.e_CKGL)), transposed(s_CKDX)));
     dk_CKLD.add_(at::matmul(transposed(dqk_CKLL), in.q_CKLD));
     dk_CKLD.add_(at::matmul(dkk_CKLL + transposed(dkk_CKLL), in.k_CKLD));
 
-    const auto key_heads_to_tokens = [&](const at::Tensor& x_CKLD) { return from_chunks(x_CKLD.transpose(1, 2), chunks); };
+    const auto key_heads_to_tokens = [&](const at::Tensor& x_CKLD) {
+      return from_chunks(x_CKLD.transpose(1, 2), chunks);
+    };
     const auto values_to_tokens = [&](const at::Tensor& x_CKGL) {
       return from_chunks(x_CKGL.permute({0, 3, 1, 2}).flatten(2, 3), chunks);
     };
-    const at::Tensor dq = unit_backward(key_heads_to_tokens(dq_CKLD).mul_(ChunkedInput::scale_of(q_TKD)), q_TKD.to(dtype));
+    const at::Tensor dq =
+        unit_backward(key_heads_to_tokens(dq_CKLD).mul_(ChunkedInput::scale_of(q_TKD)), q_TKD.to(dtype));
     const at::Tensor dk = unit_backward(key_heads_to_tokens(dk_CKLD), k_TKD.to(dtype));
     return {dq.to(q_TKD.scalar_type()),
             dk.to(k_TKD.scalar_type()),
@@ -288,7 +298,8 @@ DeltaChunks plan_delta_chunks(const std::vector<int64_t>& cu_seqlens, at::Device
 at::Tensor gated_delta_rule(const at::Tensor& q_TKD, const at::Tensor& k_TKD, const at::Tensor& v_TVW,
                             const at::Tensor& log_decay_TV, const at::Tensor& beta_TV, const DeltaChunks& chunks,
                             at::Tensor* state) {
-  MORAINE_ASSERT(!state || chunks.sequences_of_step.empty() || chunks.sequences_of_step[0] == 1, "a state serves one sequence");
+  MORAINE_ASSERT(!state || chunks.sequences_of_step.empty() || chunks.sequences_of_step[0] == 1,
+                 "a state serves one sequence");
   if (chunks.count == 0) return v_TVW;  // no tokens
   return GatedDeltaRule::apply(q_TKD, k_TKD, v_TVW, log_decay_TV, beta_TV, &chunks, state);
 }

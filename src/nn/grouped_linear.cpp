@@ -17,11 +17,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Calls body(expert, its weight [O, I] in `dtype`, first_row, num_rows) for every expert that has rows. On the CPU experts run side by
-// side, each single-threaded: their GEMMs are too small to be worth splitting. Quantised experts come in waves that fit their buffer.
+// Calls body(expert, its weight [O, I] in `dtype`, first_row, num_rows) for every expert that has rows. On the CPU
+// experts run side by side, each single-threaded: their GEMMs are too small to be worth splitting. Quantised experts
+// come in waves that fit their buffer.
 template <typename Body>
-void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert, bool on_cpu,
-                     const Body& body) {
+void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert,
+                     bool on_cpu, const Body& body) {
   std::vector<std::array<int64_t, 3>> busy;
   int64_t row = 0;
   for (size_t e = 0; e < rows_of_expert.size(); ++e) {
@@ -62,14 +63,15 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const at::Tensor b = lora ? lora->b.to(x.scalar_type()) : at::Tensor();
     at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
     at::Tensor low = lora ? at::empty({x.size(0), a.size(1)}, x.options()) : at::Tensor();
-    for_each_expert(w, x.scalar_type(), rows_of_expert, x.is_cpu(), [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
-      at::Tensor x_e = x.narrow(0, row, n), y_e = y.narrow(0, row, n);
-      matmul_into(y_e, x_e, w_e.t());
-      if (!lora) return;
-      at::Tensor low_e = low.narrow(0, row, n);
-      matmul_into(low_e, x_e, a[e].t());
-      add_matmul(y_e, low_e, b[e].t(), lora->scaling);
-    });
+    for_each_expert(w, x.scalar_type(), rows_of_expert, x.is_cpu(),
+                    [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
+                      at::Tensor x_e = x.narrow(0, row, n), y_e = y.narrow(0, row, n);
+                      matmul_into(y_e, x_e, w_e.t());
+                      if (!lora) return;
+                      at::Tensor low_e = low.narrow(0, row, n);
+                      matmul_into(low_e, x_e, a[e].t());
+                      add_matmul(y_e, low_e, b[e].t(), lora->scaling);
+                    });
     SavedLinear{lora ? x : at::Tensor(), w, a, b, low, std::move(rows_of_expert)}.save(context);
     save_pair(context, lora);
     return y;
@@ -84,18 +86,19 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const at::Tensor dy = grads[0].contiguous();
     at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
     at::Tensor dlow = a.defined() ? at::empty_like(low) : at::Tensor();
-    for_each_expert(w, dy.scalar_type(), rows_of_expert, dy.is_cpu(), [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
-      const at::Tensor dy_e = dy.narrow(0, row, n);
-      at::Tensor dx_e = dx.narrow(0, row, n);
-      matmul_into(dx_e, dy_e, w_e);
-      if (!a.defined()) return;
-      at::Tensor dlow_e = dlow.narrow(0, row, n);
-      matmul_into(dlow_e, dy_e, b[e]);
-      add_matmul(dx_e, dlow_e, a[e], scaling);
-      if (!a_grad.defined()) return;
-      add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
-      add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
-    });
+    for_each_expert(w, dy.scalar_type(), rows_of_expert, dy.is_cpu(),
+                    [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
+                      const at::Tensor dy_e = dy.narrow(0, row, n);
+                      at::Tensor dx_e = dx.narrow(0, row, n);
+                      matmul_into(dx_e, dy_e, w_e);
+                      if (!a.defined()) return;
+                      at::Tensor dlow_e = dlow.narrow(0, row, n);
+                      matmul_into(dlow_e, dy_e, b[e]);
+                      add_matmul(dx_e, dlow_e, a[e], scaling);
+                      if (!a_grad.defined()) return;
+                      add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
+                      add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
+                    });
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -133,8 +136,10 @@ class AddLora : public torch::autograd::Function<AddLora> {
 at::Tensor grouped_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
                           const LoraPair* lora) {
   MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
-  MORAINE_ASSERT(w_EOI.quantized() || x_RI.scalar_type() == w_EOI.values.scalar_type(), "activations and weights differ in dtype");
-  if (rows_of_expert.size() > 1 && grouped_mm_is_faster(x_RI, w_EOI)) return grouped_mm_linear(x_RI, w_EOI, rows_of_expert, lora);
+  MORAINE_ASSERT(w_EOI.quantized() || x_RI.scalar_type() == w_EOI.values.scalar_type(),
+                 "activations and weights differ in dtype");
+  if (rows_of_expert.size() > 1 && grouped_mm_is_faster(x_RI, w_EOI))
+    return grouped_mm_linear(x_RI, w_EOI, rows_of_expert, lora);
   return GroupedLinear::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }
 

@@ -7,7 +7,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "nn/saved_linear.h"
-#include "parallel/to_device.h"
+#include "tensor/to_device.h"
 
 namespace moraine {
 namespace {
@@ -19,7 +19,7 @@ constexpr int64_t kAligned = 8;  // bf16 elements in 16 bytes
 
 // Some experts, one after another, and their rows.
 struct Wave {
-  int64_t first = 0, count = 0;        // experts
+  int64_t first = 0, count = 0;  // experts
   int64_t first_row = 0, num_rows = 0;
   at::Tensor ends;   // int32 [count], on the device: where each expert's rows end, counted from the wave's first
   at::Tensor empty;  // bool [count, 1, 1]: experts without rows
@@ -28,10 +28,11 @@ struct Wave {
   at::Tensor experts(const at::Tensor& t) const { return t.narrow(0, first, count); }
 };
 
-// body(wave, its weights [count, O, I] in `dtype`) for every wave with rows: one of all experts, or, for quantised ones, as many as are
-// dequantised at once.
+// body(wave, its weights [count, O, I] in `dtype`) for every wave with rows: one of all experts, or, for quantised
+// ones, as many as are dequantised at once.
 template <typename Body>
-void for_each_wave(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert, const Body& body) {
+void for_each_wave(const FrozenWeight& w, at::ScalarType dtype, const std::vector<int64_t>& rows_of_expert,
+                   const Body& body) {
   const int64_t E = static_cast<int64_t>(rows_of_expert.size()), O = w.out_features(), I = w.in_features();
   const int64_t expert_bytes = O * I * static_cast<int64_t>(c10::elementSize(dtype));
   const int64_t at_once = w.quantized() ? std::min(E, experts_dequantized_at_once(expert_bytes)) : E;
@@ -97,8 +98,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
     at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
-    for_each_wave(w, dy.scalar_type(), rows_of_expert,
-                  [&](const Wave& wave, const at::Tensor& w_EOI) {
+    for_each_wave(w, dy.scalar_type(), rows_of_expert, [&](const Wave& wave, const at::Tensor& w_EOI) {
       const at::Tensor dy_of_wave = wave.rows(dy);
       wave.rows(dx).copy_(by_expert(dy_of_wave, w_EOI, wave));
       if (!a.defined()) return;
@@ -120,8 +120,8 @@ bool grouped_mm_is_faster(const at::Tensor& x_RI, const FrozenWeight& w_EOI) {
          w_EOI.in_features() % kAligned == 0;
 }
 
-at::Tensor grouped_mm_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
-                             const LoraPair* lora) {
+at::Tensor grouped_mm_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI,
+                             const std::vector<int64_t>& rows_of_expert, const LoraPair* lora) {
   MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
   return GroupedMm::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }

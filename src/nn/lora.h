@@ -16,18 +16,19 @@ struct LoraPair {
   at::Tensor a;
   at::Tensor b;
   double scaling = 1.0;  // lora_alpha / r
-  // Of the same shapes, in gradient_dtype. A backward pass through a layer adds the factors' gradients here, whichever pass and
-  // however many; autograd sees only activations. Undefined = not trained.
+  // Of the same shapes, in gradient_dtype. A backward pass through a layer adds the factors' gradients here, whichever
+  // pass and however many; autograd sees only activations. Undefined = not trained.
   at::Tensor a_grad;
   at::Tensor b_grad;
 };
 
-// What the factors' gradients, which are sums over all tokens of a step, are summed in. In fp64 the order of such a sum shows in
-// about one of 10⁸ elements once it is rounded to fp32: so the gradient is the same however tokens are spread over micro-batches,
-// experts and ranks. On CUDA, where few devices have fp64 units to speak of, fp32.
+// What the factors' gradients, which are sums over all tokens of a step, are summed in. In fp64 the order of such a sum
+// shows in about one of 10⁸ elements once it is rounded to fp32: so the gradient is the same however tokens are spread
+// over micro-batches, experts and ranks. On CUDA, where few devices have fp64 units to speak of, fp32.
 inline at::ScalarType gradient_dtype(at::Device device) { return device.is_cpu() ? at::kDouble : at::kFloat; }
 
-// The adapters of one layer, by module or parameter name within the layer ("self_attn.q_proj", "mlp.experts.down_proj").
+// The adapters of one layer, by module or parameter name within the layer ("self_attn.q_proj",
+// "mlp.experts.down_proj").
 struct LayerAdapter {
   std::unordered_map<std::string, LoraPair> pairs;
 

@@ -8,16 +8,17 @@
 namespace moraine {
 
 struct LossResult {
-  double loss_sum = 0;         // over the trained tokens, natural logarithm
+  double loss_sum = 0;  // over the trained tokens, natural logarithm
   int64_t trained_tokens = 0;
-  at::Tensor token_loss_T;     // fp32; 0 where the target is -100
-  at::Tensor grad_hidden_TD;   // d (loss_scale · loss_sum) / d hidden, hidden's dtype; undefined unless asked for
+  at::Tensor token_loss_T;    // fp32; 0 where the target is -100
+  at::Tensor grad_hidden_TD;  // d (loss_scale · loss_sum) / d hidden, hidden's dtype; undefined unless asked for
 };
 
 enum class WithGradient { kNo, kYes };
 
-// Cross-entropy of softmax(hidden · headᵀ) against targets_T (int64, -100 = not trained), calculated in fp32 from logits in
-// hidden's dtype, for `chunk_rows` trained tokens at a time: rows without a target never reach the output head.
+// Cross-entropy of softmax(hidden · headᵀ) against targets_T (int64, -100 = not trained), calculated in fp32 from
+// logits in hidden's dtype, for `chunk_rows` trained tokens at a time: rows without a target never reach the output
+// head.
 LossResult chunked_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& head_VD, const at::Tensor& targets_T,
                                  WithGradient with_gradient, double loss_scale, int64_t chunk_rows = 256);
 

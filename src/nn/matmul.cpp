@@ -6,8 +6,8 @@
 namespace moraine {
 namespace {
 
-// libtorch multiplies bf16 matrices of at most so many rows × summands × columns by a loop of its own, which adds in another order than
-// oneDNN does with larger ones.
+// libtorch multiplies bf16 matrices of at most so many rows × summands × columns by a loop of its own, which adds in
+// another order than oneDNN does with larger ones.
 constexpr int64_t kSmallProduct = 16 * 16 * 16;
 
 // a [M, K] times b [K, N]. Not by M: a row's bits must not depend on what rows share the call.

@@ -1,7 +1,8 @@
 // Matrix products that are fast in bf16 on every CPU.
 //
-// libtorch multiplies bf16 matrices with oneDNN where the CPU has AVX-512, and elsewhere on x86 by a plain loop, fifty times slower
-// than its fp32 products: there these take the product in fp32 and round it once, which is what oneDNN computes.
+// libtorch multiplies bf16 matrices with oneDNN where the CPU has AVX-512, and elsewhere on x86 by a plain loop, fifty
+// times slower than its fp32 products: there these take the product in fp32 and round it once, which is what oneDNN
+// computes.
 #pragma once
 
 #include <ATen/ATen.h>

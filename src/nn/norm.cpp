@@ -23,7 +23,8 @@ at::Tensor backward_of_normed(at::Tensor g, const at::Tensor& x32, const at::Ten
 
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps, Centre centre) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps,
+                            Centre centre) {
     at::AutoDispatchBelowAutograd below_autograd;
     at::Tensor x32 = x.to(at::kFloat);
     at::Tensor rstd = inverse_rms(x32, eps);
@@ -39,16 +40,18 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
     const at::Tensor weight32 = weight.to(at::kFloat);
-    at::Tensor g = grads[0].to(at::kFloat) * (context->saved_data["zero_centered"].toBool() ? weight32 + 1.0 : weight32);
-    return {backward_of_normed(g, x.to(at::kFloat), rstd).to(x.scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+    at::Tensor g =
+        grads[0].to(at::kFloat) * (context->saved_data["zero_centered"].toBool() ? weight32 + 1.0 : weight32);
+    return {backward_of_normed(g, x.to(at::kFloat), rstd).to(x.scalar_type()), at::Tensor(), at::Tensor(),
+            at::Tensor()};
   }
 };
 
 // Keeps its inputs for the backward pass, and a number a row.
 class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& gate, const at::Tensor& weight,
-                            double eps) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& gate,
+                            const at::Tensor& weight, double eps) {
     at::AutoDispatchBelowAutograd below_autograd;
     const at::Tensor x32 = x.to(at::kFloat), rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, gate, weight, rstd});
@@ -64,7 +67,8 @@ class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
     const at::Tensor normed = (x32 * rstd).to(x.scalar_type()).mul_(weight);
     const at::Tensor d_gate = at::silu_backward(g * normed, gate32);
     const at::Tensor d_normed = at::silu(gate32).mul_(g).mul_(weight.to(at::kFloat));
-    return {backward_of_normed(d_normed, x32, rstd).to(x.scalar_type()), d_gate.to(gate.scalar_type()), at::Tensor(), at::Tensor()};
+    return {backward_of_normed(d_normed, x32, rstd).to(x.scalar_type()), d_gate.to(gate.scalar_type()), at::Tensor(),
+            at::Tensor()};
   }
 };
 

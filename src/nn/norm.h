@@ -12,8 +12,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_D, double eps)
 // The same around zero: multiplied by 1 + weight in fp32 and rounded once (transformers' Qwen3.5 norms).
 at::Tensor rms_norm_zero_centered(const at::Tensor& x, const at::Tensor& weight_D, double eps);
 
-// rms_norm(x)·silu(gate), the second product in fp32, rounded to x's dtype (transformers' Qwen3.5 gated norm). gate has x's
-// shape. Differentiable in x and gate.
+// rms_norm(x)·silu(gate), the second product in fp32, rounded to x's dtype (transformers' Qwen3.5 gated norm). gate has
+// x's shape. Differentiable in x and gate.
 at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& weight_D, double eps);
 
 }  // namespace moraine

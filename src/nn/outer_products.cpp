@@ -33,19 +33,22 @@ void convert(const c10::BFloat16* from, int64_t n, std::array<double, kWide>& to
 }
 
 // sums[t][w] += Σ over the four rows of thin[row][t] · wide[row][w]
-MORAINE_VECTORIZED void add_tile(const Rows& wide, const double* thin, int64_t thin_stride, int64_t num_thin, Sums& sums) {
+MORAINE_VECTORIZED void add_tile(const Rows& wide, const double* thin, int64_t thin_stride, int64_t num_thin,
+                                 Sums& sums) {
   for (int64_t t = 0; t < num_thin; ++t) {
-    const double t0 = thin[t], t1 = thin[thin_stride + t], t2 = thin[2 * thin_stride + t], t3 = thin[3 * thin_stride + t];
+    const double t0 = thin[t], t1 = thin[thin_stride + t], t2 = thin[2 * thin_stride + t],
+                 t3 = thin[3 * thin_stride + t];
     double* sum = sums[t].data();
-    for (int64_t w = 0; w < kWide; ++w) sum[w] += (t0 * wide[0][w] + t1 * wide[1][w]) + (t2 * wide[2][w] + t3 * wide[3][w]);
+    for (int64_t w = 0; w < kWide; ++w)
+      sum[w] += (t0 * wide[0][w] + t1 * wide[1][w]) + (t2 * wide[2][w] + t3 * wide[3][w]);
   }
 }
 
-// sum[t · thin_step + w · wide_step] += Σ over rows of thin[row][t] · wide[row][w], for columns w in [begin, end). `thin` is filled
-// up with zero rows to a multiple of kRows.
+// sum[t · thin_step + w · wide_step] += Σ over rows of thin[row][t] · wide[row][w], for columns w in [begin, end).
+// `thin` is filled up with zero rows to a multiple of kRows.
 template <typename T>
-void add_columns(const T* wide, int64_t rows, int64_t width, int64_t begin, int64_t end, const std::vector<double>& thin,
-                 int64_t num_thin, double* sum, int64_t thin_step, int64_t wide_step) {
+void add_columns(const T* wide, int64_t rows, int64_t width, int64_t begin, int64_t end,
+                 const std::vector<double>& thin, int64_t num_thin, double* sum, int64_t thin_step, int64_t wide_step) {
   for (int64_t w0 = begin; w0 < end; w0 += kWide) {
     const int64_t n = std::min(kWide, end - w0);
     for (int64_t t0 = 0; t0 < num_thin; t0 += kThin) {
@@ -77,7 +80,8 @@ void add_on_cpu(const at::Tensor& sum_PQ, const at::Tensor& left, const at::Tens
     if (wide.scalar_type() == at::kFloat) {
       add_columns(wide.const_data_ptr<float>(), rows, width, begin, end, scaled, num_thin, sum, thin_step, wide_step);
     } else {
-      add_columns(wide.const_data_ptr<c10::BFloat16>(), rows, width, begin, end, scaled, num_thin, sum, thin_step, wide_step);
+      add_columns(wide.const_data_ptr<c10::BFloat16>(), rows, width, begin, end, scaled, num_thin, sum, thin_step,
+                  wide_step);
     }
   });
 }
@@ -85,9 +89,12 @@ void add_on_cpu(const at::Tensor& sum_PQ, const at::Tensor& left, const at::Tens
 }  // namespace
 
 void add_outer_products(at::Tensor sum_PQ, const at::Tensor& left_RP, const at::Tensor& right_RQ, double scaling) {
-  const auto known = [](const at::Tensor& x) { return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16; };
+  const auto known = [](const at::Tensor& x) {
+    return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  };
   if (sum_PQ.is_cpu() && sum_PQ.scalar_type() == at::kDouble && known(left_RP) && known(right_RQ)) {
-    MORAINE_ASSERT(sum_PQ.is_contiguous() && left_RP.is_contiguous() && right_RQ.is_contiguous(), "factors lie row by row");
+    MORAINE_ASSERT(sum_PQ.is_contiguous() && left_RP.is_contiguous() && right_RQ.is_contiguous(),
+                   "factors lie row by row");
     add_on_cpu(sum_PQ, left_RP, right_RQ, scaling);
   } else {
     sum_PQ.addmm_(left_RP.to(sum_PQ.scalar_type()).t(), right_RQ.to(sum_PQ.scalar_type()), 1.0, scaling);

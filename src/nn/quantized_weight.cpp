@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "load/dequantize.h"
+#include "tensor/dequantize.h"
 
 namespace moraine {
 namespace {
@@ -25,7 +25,12 @@ Matrix matrix_of(const FrozenWeight& w) {
   MORAINE_ASSERT(rows * w.matrices == w.out_features() && w.scale.size(-2) == w.matrices * scale_rows &&
                      w.scale.size(-1) == scale_columns && format.block_columns % format.per_stored() == 0,
                  "a scale for each block");
-  return {rows, columns, scale_rows, scale_columns, std::min(format.block_rows, rows), std::min(format.block_columns, columns)};
+  return {rows,
+          columns,
+          scale_rows,
+          scale_columns,
+          std::min(format.block_rows, rows),
+          std::min(format.block_columns, columns)};
 }
 
 template <typename Out>
@@ -53,7 +58,8 @@ FrozenWeight FrozenWeight::split_rows(int64_t groups) const {
   if (groups == 1) return {split, scale.unsqueeze(0), *format, matrices};
   MORAINE_ASSERT(matrices == 1, "the rows of one matrix are split");
   const int64_t rows = values.size(0), of_group = rows / groups;
-  if (of_group % format->block_rows == 0) return {split, scale.unflatten(0, {groups, of_group / format->block_rows}), *format};
+  if (of_group % format->block_rows == 0)
+    return {split, scale.unflatten(0, {groups, of_group / format->block_rows}), *format};
   // A block spans groups: a row of scales for each row instead.
   QuantFormat by_row = *format;
   by_row.block_rows = 1;

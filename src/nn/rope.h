@@ -17,8 +17,8 @@ struct RopeTable {
 // theta^(-2i/D) twice, calculated in fp32. D even.
 RopeTable make_rope_table(const at::Tensor& position_ids_T, int64_t head_dim, double theta, at::ScalarType dtype);
 
-// x·cos + rotate_half(x)·sin for each head. With a table narrower than the heads only their first dims turn, half-split among
-// themselves (partial RoPE).
+// x·cos + rotate_half(x)·sin for each head. With a table narrower than the heads only their first dims turn, half-split
+// among themselves (partial RoPE).
 at::Tensor apply_rope(const at::Tensor& x_TND, const RopeTable& table);
 
 }  // namespace moraine

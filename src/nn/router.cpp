@@ -21,7 +21,8 @@ Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_
 
 at::Tensor count_choices(const at::Tensor& indices_TK, const at::Tensor& real_T, int64_t num_experts) {
   // Not at::bincount: on CUDA that waits for the largest value.
-  const at::Tensor ones = real_T.defined() ? real_T.unsqueeze(1).expand_as(indices_TK).to(at::kLong) : at::ones_like(indices_TK);
+  const at::Tensor ones =
+      real_T.defined() ? real_T.unsqueeze(1).expand_as(indices_TK).to(at::kLong) : at::ones_like(indices_TK);
   return at::zeros({num_experts}, indices_TK.options()).scatter_add_(0, indices_TK.reshape({-1}), ones.reshape({-1}));
 }
 

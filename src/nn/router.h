@@ -8,14 +8,14 @@
 namespace moraine {
 
 struct Routing {
-  at::Tensor indices_TK;  // int64, rising expert id in each row
-  at::Tensor weights_TK;  // fp32, differentiable through the router's input
+  at::Tensor indices_TK;        // int64, rising expert id in each row
+  at::Tensor weights_TK;        // fp32, differentiable through the router's input
   at::Tensor probabilities_TE;  // fp32, of all experts, before any renormalisation; differentiable likewise
 };
 
 // Softmax over all experts in fp32, then top-k; weights renormalised to sum 1 when norm_topk_prob (transformers'
-// Qwen3MoeTopKRouter, which then rounds them to the dtype of the logits). `chosen_TK`: the indices that an earlier pass chose, to be used again;
-// undefined = choose now.
+// Qwen3MoeTopKRouter, which then rounds them to the dtype of the logits). `chosen_TK`: the indices that an earlier pass
+// chose, to be used again; undefined = choose now.
 Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_tok, bool norm_topk_prob,
                            const at::Tensor& chosen_TK);
 

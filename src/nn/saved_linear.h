@@ -1,5 +1,5 @@
-// What backward passes of linear layers keep besides tensors, and of a LoRA pair besides activations. Gradients are kept as plain values:
-// they change between backward passes, which autograd's saved variables do not allow.
+// What backward passes of linear layers keep besides tensors, and of a LoRA pair besides activations. Gradients are
+// kept as plain values: they change between backward passes, which autograd's saved variables do not allow.
 #pragma once
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -18,7 +18,9 @@ inline void save_pair(torch::autograd::AutogradContext* context, const LoraPair*
   context->saved_data["b_grad"] = lora->b_grad;
 }
 
-inline double saved_scaling(torch::autograd::AutogradContext* context) { return context->saved_data["scaling"].toDouble(); }
+inline double saved_scaling(torch::autograd::AutogradContext* context) {
+  return context->saved_data["scaling"].toDouble();
+}
 
 // `name`: a_grad or b_grad. Undefined where the pair is not trained.
 inline at::Tensor saved_grad(torch::autograd::AutogradContext* context, const char* name) {
@@ -38,8 +40,8 @@ struct SavedLinear {
     context->saved_data["rows_of_expert"] = rows_of_expert;
     if (w.format) {
       const QuantFormat& f = *w.format;
-      context->saved_data["format"] = std::vector<int64_t>{static_cast<int64_t>(f.codes), static_cast<int64_t>(f.scales), f.block_rows,
-                                                           f.block_columns, w.matrices};
+      context->saved_data["format"] = std::vector<int64_t>{
+          static_cast<int64_t>(f.codes), static_cast<int64_t>(f.scales), f.block_rows, f.block_columns, w.matrices};
     }
   }
   static SavedLinear load(torch::autograd::AutogradContext* context) {

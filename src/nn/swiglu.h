@@ -7,8 +7,8 @@
 
 namespace moraine {
 
-// silu(gate)·up of x = [gate | up] along the last dim (width 2·I, gives I). The product is rounded once more after silu,
-// as two operations in x's dtype are. With a finite `limit` gate is first clamped to at most limit, up to ±limit.
+// silu(gate)·up of x = [gate | up] along the last dim (width 2·I, gives I). The product is rounded once more after
+// silu, as two operations in x's dtype are. With a finite `limit` gate is first clamped to at most limit, up to ±limit.
 at::Tensor swiglu(const at::Tensor& gate_up, double limit = std::numeric_limits<double>::infinity());
 
 }  // namespace moraine

@@ -7,9 +7,9 @@
 
 namespace moraine {
 
-// function(x), elementwise, of x [T, …]. libtorch's CPU kernels take vectors of elements and at the end of a tensor single ones,
-// whose exp and log differ in the last bit; so where there are few elements a row, a row's bits would depend on how many rows there
-// are. Here rows are filled up first.
+// function(x), elementwise, of x [T, …]. libtorch's CPU kernels take vectors of elements and at the end of a tensor
+// single ones, whose exp and log differ in the last bit; so where there are few elements a row, a row's bits would
+// depend on how many rows there are. Here rows are filled up first.
 template <typename Function>
 at::Tensor on_whole_vectors(const at::Tensor& x, const Function& function) {
   const int64_t rows = x.size(0), filled = (rows + 63) / 64 * 64;

@@ -3,7 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/bytes.h"
-#include "parallel/to_device.h"
+#include "tensor/to_device.h"
 
 namespace moraine {
 namespace {
@@ -12,7 +12,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Sum over j of weight_TK[:, j] · y[sent_of_pair[:, j]], in that order, in fp32. `weights` undefined = all ones.
-at::Tensor weighted_sum_of_rows(const at::Tensor& y_SD, const at::Tensor& sent_of_pair_TK, const at::Tensor& weights_TK) {
+at::Tensor weighted_sum_of_rows(const at::Tensor& y_SD, const at::Tensor& sent_of_pair_TK,
+                                const at::Tensor& weights_TK) {
   at::Tensor sum = at::zeros({sent_of_pair_TK.size(0), y_SD.size(1)}, y_SD.options().dtype(at::kFloat));
   for (int64_t j = 0; j < sent_of_pair_TK.size(1); ++j) {
     at::Tensor row = y_SD.index_select(0, sent_of_pair_TK.select(1, j)).to(at::kFloat);
@@ -98,8 +99,8 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   const at::Tensor expert_of_pair = indices_TK.reshape({-1});
   const at::Tensor sorted_pairs = at::argsort(expert_of_pair, /*stable=*/true);
   // Not at::bincount: on CUDA that waits for the largest value.
-  const at::Tensor counts_E =
-      at::zeros({num_experts_}, expert_of_pair.options()).scatter_add_(0, expert_of_pair, at::ones_like(expert_of_pair));
+  const at::Tensor counts_E = at::zeros({num_experts_}, expert_of_pair.options())
+                                  .scatter_add_(0, expert_of_pair, at::ones_like(expert_of_pair));
   const bool exchanges = tokens_.size() > 1;
   // Where each expert's rows begin, and how far that is behind the place among the sorted pairs. With several ranks the
   // receiver fills up, not the sender.
@@ -126,7 +127,8 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   return plan;
 }
 
-void ExpertParallel::plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent, DispatchPlan& plan) const {
+void ExpertParallel::plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent,
+                                   DispatchPlan& plan) const {
   const int64_t ep = tokens_.size(), local = local_experts().count;
   std::vector<int64_t> experts_of_rank;
   for (int64_t rank = 0; rank < ep; ++rank) experts_of_rank.push_back(expert_range(num_experts_, ep, rank).count);
@@ -179,7 +181,8 @@ at::Tensor ExpertParallel::to_experts(const at::Tensor& sent_SD, const DispatchP
 at::Tensor ExpertParallel::from_experts(const at::Tensor& y_RD, const DispatchPlan& plan) const {
   if (tokens_.size() == 1) return y_RD;
   at::Tensor sent_SD = at::empty({plan.token_of_sent_S.size(0), y_RD.size(1)}, y_RD.options());
-  tokens_.all_to_all_single(sent_SD, y_RD.index_select(0, plan.row_of_received_V), plan.send_splits, plan.receive_splits);
+  tokens_.all_to_all_single(sent_SD, y_RD.index_select(0, plan.row_of_received_V), plan.send_splits,
+                            plan.receive_splits);
   return sent_SD;
 }
 
@@ -187,7 +190,8 @@ at::Tensor ExpertParallel::dispatch(const at::Tensor& x_TD, const DispatchPlan& 
   return Dispatch::apply(x_TD, Exchange{this, &plan});
 }
 
-at::Tensor ExpertParallel::combine(const at::Tensor& y_RD, const at::Tensor& weights_TK, const DispatchPlan& plan) const {
+at::Tensor ExpertParallel::combine(const at::Tensor& y_RD, const at::Tensor& weights_TK,
+                                   const DispatchPlan& plan) const {
   return Combine::apply(y_RD, weights_TK, Exchange{this, &plan});
 }
 

@@ -1,14 +1,14 @@
 // Tokens to experts and back: route → dispatch → experts → combine.
 //
-// Shape suffixes: T tokens, K experts a token, S rows sent (T·K, more where they fill up), V rows received, R rows that this
-// rank's experts work on, D hidden.
+// Shape suffixes: T tokens, K experts a token, S rows sent (T·K, more where they fill up), V rows received, R rows that
+// this rank's experts work on, D hidden.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <vector>
 
-#include "dist/process_group.h"
+#include "distributed/collectives/process_group.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {
@@ -31,8 +31,9 @@ struct DispatchPlan {
 // All ranks of the tokens group must make each call, also those without tokens, in the same order.
 class ExpertParallel {
  public:
-  // `tokens` is the EP group and outlives this object. Every expert's rows are filled up to a multiple of `row_alignment`
-  // (see gemm_row_alignment); rows that fill up hold copies of others, and nothing reads what becomes of them.
+  // `tokens` is the EP group and outlives this object. Every expert's rows are filled up to a multiple of
+  // `row_alignment` (see gemm_row_alignment); rows that fill up hold copies of others, and nothing reads what becomes
+  // of them.
   ExpertParallel(int64_t num_experts, int64_t row_alignment, ProcessGroup& tokens)
       : num_experts_(num_experts), row_alignment_(row_alignment), tokens_(tokens) {}
 
@@ -42,8 +43,8 @@ class ExpertParallel {
   DispatchPlan plan(const at::Tensor& indices_TK) const;
   // Copies tokens to the rows of this rank's experts: x_TD → x_RD sorted by local expert. Differentiable.
   at::Tensor dispatch(const at::Tensor& x_TD, const DispatchPlan& plan) const;
-  // Sums each token's expert outputs, weighted, in rising order of expert id in fp32, and rounds once. No atomics and no
-  // index_add: equal inputs give equal bits. Differentiable in y_RD and weights_TK.
+  // Sums each token's expert outputs, weighted, in rising order of expert id in fp32, and rounds once. No atomics and
+  // no index_add: equal inputs give equal bits. Differentiable in y_RD and weights_TK.
   at::Tensor combine(const at::Tensor& y_RD, const at::Tensor& weights_TK, const DispatchPlan& plan) const;
 
   // The exchange alone, without autograd: rows as sent → rows of the local experts, and the same way back.

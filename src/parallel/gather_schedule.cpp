@@ -29,7 +29,8 @@ GatherSchedule::GatherSchedule(std::vector<HeldImage> images, uint64_t resident_
     lane.largest = std::max(lane.largest, image.bytes);
     ++lane.images;
   }
-  for (const auto& [number, lane] : gathered) buffers_.resize(buffers_.size() + std::min(lane.images, 2), {number, lane.largest});
+  for (const auto& [number, lane] : gathered)
+    buffers_.resize(buffers_.size() + std::min(lane.images, 2), {number, lane.largest});
 }
 
 uint64_t GatherSchedule::held_bytes() const {

@@ -1,5 +1,5 @@
-// Which images of the frozen base a rank keeps whole, and which take turns in gather buffers. Pure arithmetic: WeightStore carries it
-// out, and plans of memory and traffic are made of the same steps.
+// Which images of the frozen base a rank keeps whole, and which take turns in gather buffers. Pure arithmetic:
+// WeightStore carries it out, and plans of memory and traffic are made of the same steps.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +15,13 @@ struct HeldImage {
   int lane = 0;              // images of one lane take turns in the lane's buffers
 };
 
-// A lane with several images that are gathered has two buffers, a lane with one has one; each holds the lane's largest image. A buffer is
-// taken for another image only after its owner's release, the one that was used longest ago first; so what was gathered stays until its
-// buffer is needed.
+// A lane with several images that are gathered has two buffers, a lane with one has one; each holds the lane's largest
+// image. A buffer is taken for another image only after its owner's release, the one that was used longest ago first;
+// so what was gathered stays until its buffer is needed.
 class GatherSchedule {
  public:
-  // Images are resident (kept whole) where no other rank has a part of them, and as long as the rest that is gathered for good comes to no
-  // more than `resident_bytes`, first ones first.
+  // Images are resident (kept whole) where no other rank has a part of them, and as long as the rest that is gathered
+  // for good comes to no more than `resident_bytes`, first ones first.
   GatherSchedule(std::vector<HeldImage> images, uint64_t resident_bytes);
 
   const HeldImage& image(int image) const { return images_[image]; }
@@ -44,10 +44,12 @@ class GatherSchedule {
     size_t buffer;  // where it is or will be
     bool gathers;   // whether it was not there
   };
-  // Of an image that is not resident. Asserts that a buffer is free for it: at most one other image of its lane may be acquired.
+  // Of an image that is not resident. Asserts that a buffer is free for it: at most one other image of its lane may be
+  // acquired.
   Use want(int image);
 
-  // While an image is acquired its buffer is not taken for another one. release returns whether nobody holds it any more.
+  // While an image is acquired its buffer is not taken for another one. release returns whether nobody holds it any
+  // more.
   void acquire(int image) { ++users_[image]; }
   bool release(int image);
   // Nothing is in the image's buffer any more, which is returned.

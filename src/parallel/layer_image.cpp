@@ -13,7 +13,8 @@ std::vector<SlotPart> parts_of(const ParamSpec& spec, int64_t begin, int64_t end
   std::vector<SlotPart> parts;
   int64_t next = begin;
   for (const SourceTensor& source : spec.sources) {
-    int64_t source_end = source.first_element + num_elements(source.shape) * (spec.read_from ? spec.read_from->per_stored() : 1);
+    int64_t source_end =
+        source.first_element + num_elements(source.shape) * (spec.read_from ? spec.read_from->per_stored() : 1);
     int64_t lo = std::max(begin, source.first_element), hi = std::min(end, source_end);
     if (lo >= hi) continue;
     MORAINE_ASSERT(lo == next, "sources of " + spec.name + " leave a gap or overlap");

@@ -10,14 +10,14 @@
 #include <string>
 #include <vector>
 
-#include "dist/mesh.h"
+#include "distributed/collectives/mesh.h"
 #include "formats/dtype.h"
 #include "formats/quant_format.h"
 
 namespace moraine {
 
-// A checkpoint tensor whose elements, in row-major order, are the elements [first_element, first_element + its count) of a
-// parameter.
+// A checkpoint tensor whose elements, in row-major order, are the elements [first_element, first_element + its count)
+// of a parameter.
 struct SourceTensor {
   std::string name;
   std::vector<int64_t> shape;  // as stored
@@ -40,15 +40,17 @@ enum class InitialValues {
 };
 
 struct ParamSpec {
-  std::string name;  // within its layer, as transformers names it: "self_attn.q_proj.weight", "mlp.experts.gate_up_proj"
+  std::string
+      name;  // within its layer, as transformers names it: "self_attn.q_proj.weight", "mlp.experts.gate_up_proj"
   ParamKind kind = ParamKind::kDense;
   std::vector<int64_t> shape;  // of all experts
   DType dtype = DType::kF32;   // in the image; a checkpoint that stores another one is converted while it is read
   std::vector<SourceTensor> sources;  // in order of first_element, without gaps
 
   InitialValues init = InitialValues::kNormal;
-  // A quantised matrix (one per expert): shape and dtype are of its codes, and the next parameter of the image holds its scales.
-  // Along the rows it may be made of several matrices whose blocks end with them: gate_up_proj of gate_proj and up_proj.
+  // A quantised matrix (one per expert): shape and dtype are of its codes, and the next parameter of the image holds
+  // its scales. Along the rows it may be made of several matrices whose blocks end with them: gate_up_proj of gate_proj
+  // and up_proj.
   std::optional<QuantFormat> quant = {};
   int64_t matrices = 1;
   bool is_scales = false;  // of the parameter before it
@@ -71,7 +73,7 @@ struct SlotPart {
   std::string tensor;
   std::vector<int64_t> tensor_shape;  // as the checkpoint must store it
   std::string scale;                  // the tensor of its scales where it is dequantised while it is read; else empty
-  int64_t source_element = 0;  // first element within the tensor
+  int64_t source_element = 0;         // first element within the tensor
   int64_t num_elements = 0;
   int64_t slot_element = 0;  // first element within the slot
 };

@@ -1,11 +1,11 @@
-// Which rank holds what: every image of a model, laid out and cut into shards for a mesh. Pure arithmetic, the same on every
-// rank, so each of them knows what all others hold without asking.
+// Which rank holds what: every image of a model, laid out and cut into shards for a mesh. Pure arithmetic, the same on
+// every rank, so each of them knows what all others hold without asking.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "dist/mesh.h"
+#include "distributed/collectives/mesh.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {
@@ -24,7 +24,8 @@ struct ShardPlan {
 
 class Placement {
  public:
-  // `specs`: all images of the model; they outlive the placement. Throws an input error when there are more EP ranks than experts.
+  // `specs`: all images of the model; they outlive the placement. Throws an input error when there are more EP ranks
+  // than experts.
   Placement(const std::vector<ImageSpec>& specs, int64_t num_experts, const Mesh& mesh);
   Placement(std::vector<ImageSpec>&& specs, int64_t num_experts, const Mesh& mesh) = delete;
 
@@ -33,7 +34,8 @@ class Placement {
   int64_t num_experts() const { return num_experts_; }
   ExpertRange experts_of(int64_t rank) const;
 
-  // Image number `image` as `rank` uses it: laid out for its experts when asked for the first time. The reference stays valid.
+  // Image number `image` as `rank` uses it: laid out for its experts when asked for the first time. The reference stays
+  // valid.
   const LayerImage& image(size_t image, int64_t rank) const;
   // The shards of `rank`, one an image, in the order of the specs.
   std::vector<ShardPlan> shards_of(int64_t rank) const;

@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "parallel/torch_dtype.h"
+#include "tensor/torch_dtype.h"
 
 namespace moraine {
 
@@ -32,8 +32,8 @@ const ImageView::Weight& ImageView::weight(const std::string& slot) const {
 
 namespace {
 
-// MORAINE_POISON=1, for tests: memory that holds no weights holds NaNs (all bits set), so that whoever uses padding, a buffer
-// before its gather or one after its release gets NaNs instead of old weights.
+// MORAINE_POISON=1, for tests: memory that holds no weights holds NaNs (all bits set), so that whoever uses padding, a
+// buffer before its gather or one after its release gets NaNs instead of old weights.
 bool poison() {
   static const char* set = std::getenv("MORAINE_POISON");
   return set && *set && *set != '0';
@@ -48,7 +48,8 @@ at::Tensor unfilled_bytes(uint64_t nbytes, at::Device device) {
   void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) throw run_error("memory", "cannot allocate " + format_bytes(nbytes) + " for base weights");
   madvise(p, mapped, MADV_HUGEPAGE);  // advice only: without it the pages are small ones
-  return at::from_blob(p, {static_cast<int64_t>(nbytes)}, [mapped](void* q) { munmap(q, mapped); }, options);
+  return at::from_blob(
+      p, {static_cast<int64_t>(nbytes)}, [mapped](void* q) { munmap(q, mapped); }, options);
 }
 
 }  // namespace
@@ -77,7 +78,8 @@ namespace {
 
 GatherSchedule schedule_of(const std::vector<StoredImage>& images, uint64_t resident_bytes) {
   std::vector<HeldImage> held;
-  for (const StoredImage& stored : images) held.push_back({stored.image.nbytes, static_cast<uint64_t>(stored.shard.numel()), stored.lane});
+  for (const StoredImage& stored : images)
+    held.push_back({stored.image.nbytes, static_cast<uint64_t>(stored.shard.numel()), stored.lane});
   return GatherSchedule(std::move(held), resident_bytes);
 }
 

@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "dist/process_group.h"
+#include "distributed/collectives/process_group.h"
 #include "parallel/gather_schedule.h"
 #include "parallel/layer_image.h"
 
@@ -36,24 +36,26 @@ class ImageView {
   std::unordered_map<std::string, Weight> weights_;
 };
 
-// uint8 [nbytes] on `device`; on the CPU backed by huge pages (copying into fresh 4 KiB pages runs at a sixth of memcpy).
+// uint8 [nbytes] on `device`; on the CPU backed by huge pages (copying into fresh 4 KiB pages runs at a sixth of
+// memcpy).
 at::Tensor allocate_image_bytes(uint64_t nbytes, at::Device device);
 
 // This rank's part of an image.
 struct StoredImage {
   LayerImage image;
-  at::Tensor shard;                // uint8, the shard of group->rank() of group->size(); the whole image where it is resident
-  ProcessGroup* group = nullptr;   // the ranks that hold the other shards; outlives the store
-  int lane = 0;                    // see GatherSchedule
+  at::Tensor shard;  // uint8, the shard of group->rank() of group->size(); the whole image where it is resident
+  ProcessGroup* group = nullptr;  // the ranks that hold the other shards; outlives the store
+  int lane = 0;                   // see GatherSchedule
 };
 
-// Hands out images. Those that are sharded are gathered into a buffer as a GatherSchedule says, one all-gather per image. Base
-// weights never change, so a gathered image stays valid until its buffer is needed again, and autograd may keep views for as long as the
-// image is held.
+// Hands out images. Those that are sharded are gathered into a buffer as a GatherSchedule says, one all-gather per
+// image. Base weights never change, so a gathered image stays valid until its buffer is needed again, and autograd may
+// keep views for as long as the image is held.
 //
 // All ranks of a group must prefetch and acquire the group's images in the same order.
 //
-// On CUDA a gather waits for what the current stream has been given so far, so buffers are safe as long as one stream computes.
+// On CUDA a gather waits for what the current stream has been given so far, so buffers are safe as long as one stream
+// computes.
 class WeightStore {
  public:
   // `resident_bytes` as in GatherSchedule; all ranks of a group must say the same.

@@ -2,7 +2,7 @@
 
 #include <chrono>
 
-#include "data/batch_stream.h"
+#include "text/rows/batch_stream.h"
 #include "train/pass.h"
 
 namespace moraine {

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "adapter/adapter_state.h"
-#include "dist/mesh_groups.h"
-#include "models/loaded_model.h"
-#include "train/batch.h"
+#include "checkpoint/loaded_model.h"
+#include "distributed/collectives/mesh_groups.h"
+#include "run/batch.h"
 
 namespace moraine {
 
@@ -16,8 +16,8 @@ struct EvalResult {
   double seconds = 0;
 };
 
-// Forward passes over `rows` (the same on every rank), dealt to the ranks like a step's. All ranks of the world must call this.
-// `rows` must hold a token to score.
+// Forward passes over `rows` (the same on every rank), dealt to the ranks like a step's. All ranks of the world must
+// call this. `rows` must hold a token to score.
 EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
                     int64_t micro_batch_size, MeshGroups& groups);
 

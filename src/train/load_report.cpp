@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
-#include "dist/launch.h"
+#include "distributed/control/launch.h"
 
 namespace moraine {
 namespace {
@@ -16,7 +16,8 @@ OrderedJson to_json(const LoadReport& report, int64_t rank) {
   return {{"rank", rank},
           {"host", host_name()},
           {"mode", word_of(report.mode)},
-          {"transport", report.transport == Transport::kAuto ? OrderedJson(nullptr) : OrderedJson(word_of(report.transport))},
+          {"transport",
+           report.transport == Transport::kAuto ? OrderedJson(nullptr) : OrderedJson(word_of(report.transport))},
           {"bytes_read", report.bytes_read},
           {"bytes_verify_read", report.bytes_verify_read},
           {"bytes_received", report.bytes_received},
@@ -39,7 +40,8 @@ std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& 
   }
   std::vector<OrderedJson> reports{own_json};
   for (int64_t other = 1; other < groups.world->size(); ++other) {
-    const std::string text = groups.control->wait_for(key(other), "the load report of " + groups.control->rank_text(other));
+    const std::string text =
+        groups.control->wait_for(key(other), "the load report of " + groups.control->rank_text(other));
     reports.push_back(parse_ordered_json(text, "load report"));
   }
   return reports;
@@ -48,7 +50,8 @@ std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& 
 void print_skipped(const std::vector<SkippedTensor>& skipped) {
   std::map<std::string, int64_t> count_of_reason;
   for (const SkippedTensor& s : skipped) ++count_of_reason[s.reason];
-  for (const auto& [reason, count] : count_of_reason) log_info("not loaded: {} tensor{}, {}", count, count == 1 ? "" : "s", reason);
+  for (const auto& [reason, count] : count_of_reason)
+    log_info("not loaded: {} tensor{}, {}", count, count == 1 ? "" : "s", reason);
 }
 
 void print_load_reports(const std::vector<OrderedJson>& reports) {
@@ -64,12 +67,13 @@ void print_load_reports(const std::vector<OrderedJson>& reports) {
     seconds = std::max(seconds, r["seconds"].get<double>());
     verified &= r["verified"].get<bool>();
   }
-  log_info("loaded: mode {}, {} read{} in {:.2f} s ({:.2f} GB/s){}; a rank holds {}, peak memory {}",
-           reports.front()["mode"].get<std::string>(), format_bytes(read),
-           received ? fmt::format(", {} passed on", format_bytes(received)) : "", read_seconds,
-           read / std::max(read_seconds, 1e-9) / 1e9,
-           verified ? fmt::format(", every byte verified in {:.2f} s", seconds - read_seconds) : ", not verified in full",
-           format_bytes(largest_shard), format_bytes(peak));
+  log_info(
+      "loaded: mode {}, {} read{} in {:.2f} s ({:.2f} GB/s){}; a rank holds {}, peak memory {}",
+      reports.front()["mode"].get<std::string>(), format_bytes(read),
+      received ? fmt::format(", {} passed on", format_bytes(received)) : "", read_seconds,
+      read / std::max(read_seconds, 1e-9) / 1e9,
+      verified ? fmt::format(", every byte verified in {:.2f} s", seconds - read_seconds) : ", not verified in full",
+      format_bytes(largest_shard), format_bytes(peak));
 }
 
 }  // namespace moraine

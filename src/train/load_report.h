@@ -4,13 +4,14 @@
 #include <vector>
 
 #include "base/json.h"
-#include "dist/mesh_groups.h"
-#include "load/check_checkpoint.h"
-#include "load/load.h"
+#include "checkpoint/check_checkpoint.h"
+#include "checkpoint/load.h"
+#include "distributed/collectives/mesh_groups.h"
 
 namespace moraine {
 
-// One object a rank (DESIGN.md, load.json), by rank; empty on ranks other than 0. All ranks of the world must call this.
+// One object a rank (DESIGN.md, load.json), by rank; empty on ranks other than 0. All ranks of the world must call
+// this.
 std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& groups);
 
 // What the checkpoint holds and nobody loads, a line for each reason.

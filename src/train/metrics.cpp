@@ -18,12 +18,14 @@ namespace {
 
 std::string clock_text(double seconds) {
   const int64_t s = static_cast<int64_t>(seconds);
-  return s < 3600 ? fmt::format("{:02}:{:02}", s / 60, s % 60) : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return s < 3600 ? fmt::format("{:02}:{:02}", s / 60, s % 60)
+                  : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
 }
 
 double tokens_per_second(const StepMetrics& m) { return m.step_seconds > 0 ? m.result.tokens / m.step_seconds : 0; }
 
-// The lines of steps up to `steps`, until one is torn. The first may be a later step's: of a run that began from another's snapshot.
+// The lines of steps up to `steps`, until one is torn. The first may be a later step's: of a run that began from
+// another's snapshot.
 std::string lines_until(const std::filesystem::path& path, int64_t steps) {
   if (steps == 0 || !std::filesystem::exists(path)) return "";
   const std::string text = read_text_file(path, uint64_t{1} << 40);
@@ -78,20 +80,24 @@ void MetricsFile::append(const StepMetrics& m) {
 
 void MetricsFile::add_to_last(const EvalResult& eval) {
   const off_t line_size = static_cast<off_t>(last_.dump().size()) + 1;
-  last_.update(OrderedJson{{"eval_loss", eval.loss}, {"eval_tokens", eval.trained_tokens}, {"eval_seconds", eval.seconds}});
+  last_.update(
+      OrderedJson{{"eval_loss", eval.loss}, {"eval_tokens", eval.trained_tokens}, {"eval_seconds", eval.seconds}});
   struct stat now {};
-  if (fstat(fileno(file_), &now) != 0 || now.st_size < line_size || ftruncate(fileno(file_), now.st_size - line_size) != 0)
+  if (fstat(fileno(file_), &now) != 0 || now.st_size < line_size ||
+      ftruncate(fileno(file_), now.st_size - line_size) != 0)
     throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno), "check save.dir");
   write(last_.dump() + "\n");
 }
 
 void MetricsFile::write(const std::string& text) {
   if (const int code = append_whole(fileno(file_), text))
-    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code), "free space or change save.dir");
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(code),
+                    "free space or change save.dir");
 }
 
 void MetricsFile::sync() {
-  if (fsync(fileno(file_)) != 0 && errno != EINVAL) throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno));
+  if (fsync(fileno(file_)) != 0 && errno != EINVAL)
+    throw run_error(path_.string(), std::string("cannot write: ") + std::strerror(errno));
 }
 
 ProgressPrinter::ProgressPrinter(int64_t total_steps, int64_t steps_done, int64_t every)
@@ -117,10 +123,12 @@ void ProgressPrinter::print(const StepMetrics& m) {
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   clear_bar();
   if (m.step % every_ == 0 || m.step == total_steps_ || m.step == steps_done_ + 1) {
-    log_info("step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} tokens/s | {}",
-             m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,
-             m.learning_rate, clock_text(elapsed), (m.step - steps_done_) / std::max(elapsed, 1e-9), tokens_per_second(m),
-             format_bytes(m.result.peak_memory_bytes));
+    log_info(
+        "step {:>{}}/{} | loss {:.4f} | grad_norm {:.3f} | lr[adapter] {:.2e} | {} elapsed | {:.2f} steps/s | {:.0f} "
+        "tokens/s | {}",
+        m.step, fmt::formatted_size("{}", total_steps_), total_steps_, m.result.loss, m.result.grad_norm,
+        m.learning_rate, clock_text(elapsed), (m.step - steps_done_) / std::max(elapsed, 1e-9), tokens_per_second(m),
+        format_bytes(m.result.peak_memory_bytes));
   }
   if (!terminal_) return;
   constexpr int kWidth = 40;

@@ -27,8 +27,8 @@ std::vector<std::pair<std::string, double>> tensorboard_scalars(const StepMetric
 // Appends one JSON object a step, flushed at once.
 class MetricsFile {
  public:
-  // Goes on behind the lines of steps up to `steps_kept`; what follows them, a torn line too, is cut off. 0 starts the file anew.
-  // Throws a run error that names the path.
+  // Goes on behind the lines of steps up to `steps_kept`; what follows them, a torn line too, is cut off. 0 starts the
+  // file anew. Throws a run error that names the path.
   MetricsFile(const std::filesystem::path& path, int64_t steps_kept);
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;

@@ -2,7 +2,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
-#include "train/layer_turns.h"
+#include "parallel/layer_turns.h"
 
 namespace moraine {
 namespace {
@@ -11,7 +11,11 @@ namespace {
 class LayerWeights {
  public:
   LayerWeights(WeightStore& store, int64_t layer)
-      : store_(store), dense_(dense_image(layer)), experts_(experts_image(layer)), dense(store.acquire(dense_)), experts(store.acquire(experts_)) {}
+      : store_(store),
+        dense_(dense_image(layer)),
+        experts_(experts_image(layer)),
+        dense(store.acquire(dense_)),
+        experts(store.acquire(experts_)) {}
   ~LayerWeights() {
     store_.release(experts_);
     store_.release(dense_);
@@ -63,14 +67,15 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   tape.input = input.detach().requires_grad_();
   tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
   const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd);
-  tape.output = loaded.model->forward_layer({layer, tape.weights->dense, tape.weights->experts, layer_adapter, context, record}, tape.input);
+  tape.output = loaded.model->forward_layer(
+      {layer, tape.weights->dense, tape.weights->experts, layer_adapter, context, record}, tape.input);
   tape.probability_sums_E = record.probability_sums_E;
   if (record.probability_sums_E.defined()) record.probability_sums_E = record.probability_sums_E.detach();
   return tape;
 }
 
-// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the layers add the gradients of
-// their adapters to the flat buffers.
+// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the layers add the
+// gradients of their adapters to the flat buffers.
 at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, const at::Tensor& grad_sums_E) {
   std::vector<at::Tensor> outputs{tape.output}, grad_outputs{grad_output};
   if (grad_sums_E.defined() && tape.probability_sums_E.defined()) {
@@ -86,7 +91,8 @@ int64_t first_adapted_layer(const AdapterState& adapter) {
   return first;
 }
 
-ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<LayerCache>* caches, bool balance) {
+ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<LayerCache>* caches,
+                            bool balance) {
   ForwardContext context;
   context.batch = &batch;
   context.experts = loaded.experts.get();
@@ -97,8 +103,8 @@ ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::
 
 }  // namespace
 
-at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch, std::vector<LayerCache>* caches,
-                   std::vector<LayerRecord>* records) {
+at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
+                   std::vector<LayerCache>* caches, std::vector<LayerRecord>* records) {
   at::NoGradGuard no_grad;
   const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);
   RootWeights root(*loaded.weights);
@@ -107,9 +113,11 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
     const int64_t layer = turn.layer;
     LayerWeights weights(*loaded.weights, layer);
     prefetch_next(*loaded.weights, turn);
-    const LayerAdapter layer_adapter = adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
+    const LayerAdapter layer_adapter =
+        adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
     LayerRecord record;
-    hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, record}, hidden);
+    hidden =
+        loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, record}, hidden);
     if (records) records->push_back(std::move(record));
   }
   return loaded.model->final_norm(root.view, hidden);
@@ -119,7 +127,8 @@ LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const 
   at::NoGradGuard no_grad;
   const at::Tensor hidden = forward(loaded, adapter, batch);
   const RootWeights root(*loaded.weights);
-  return chunked_cross_entropy(hidden, loaded.model->head_weight_VD(root.view), batch.targets_T, WithGradient::kNo, 1.0);
+  return chunked_cross_entropy(hidden, loaded.model->head_weight_VD(root.view), batch.targets_T, WithGradient::kNo,
+                               1.0);
 }
 
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
@@ -146,7 +155,8 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     LayerWeights weights(*loaded.weights, layer);
     prefetch_next(*loaded.weights, turn);
     const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
-    hidden = loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);
+    hidden = loaded.model->forward_layer(
+        {layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);
   }
 
   const at::Tensor grad_sums_E = after_forward ? after_forward(records) : at::Tensor();

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "adapter/adapter_state.h"
+#include "checkpoint/loaded_model.h"
 #include "config/choices.h"
-#include "models/loaded_model.h"
 #include "nn/loss.h"
 
 namespace moraine {
@@ -19,8 +19,8 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
 // Loss of the batch without gradients.
 LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch);
 
-// Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d probability_sums_E,
-// [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.
+// Called between the forward and the backward half of a pass with each layer's record. Returns d loss / d
+// probability_sums_E, [E] fp64, the same for all layers, or an undefined tensor: no loss on the routing.
 using AfterForward = std::function<at::Tensor(const std::vector<LayerRecord>& records)>;
 
 // Loss of the batch and, added to the adapter's gradients, d (loss_scale · Σ token losses) / d adapter.

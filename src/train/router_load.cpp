@@ -15,7 +15,8 @@ void RouterLoad::add(const std::vector<LayerRecord>& records) {
   for (size_t layer = 0; layer < records.size(); ++layer) {
     const LayerRecord& record = records[layer];
     if (record.expert_counts_E.defined()) counts_LE_[layer] += record.expert_counts_E;
-    const at::Tensor& favoured_E = record.favoured_counts_E.defined() ? record.favoured_counts_E : record.expert_counts_E;
+    const at::Tensor& favoured_E =
+        record.favoured_counts_E.defined() ? record.favoured_counts_E : record.expert_counts_E;
     if (favoured_E.defined()) favoured_counts_E_ += favoured_E;
     if (record.probability_sums_E.defined()) probability_sums_E_ += record.probability_sums_E.detach();
   }

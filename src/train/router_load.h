@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "dist/process_group.h"
+#include "distributed/collectives/process_group.h"
 #include "models/model.h"
 
 namespace moraine {
@@ -24,9 +24,9 @@ class RouterLoad {
 
   // Busiest expert's tokens / mean over experts, averaged over the layers with experts; 1 = even, 0 = no token at all.
   double imbalance() const;
-  // E · Σ_e f_e · P_e, f_e the mean number of times that a token chooses e and P_e the mean probability of e, over all tokens and
-  // layers at once: transformers' load_balancing_loss_func (Fedus et al. 2021, https://arxiv.org/abs/2101.03961,
-  // eq. 4-6). Perfectly even routing gives num_experts_per_tok. 0 without tokens.
+  // E · Σ_e f_e · P_e, f_e the mean number of times that a token chooses e and P_e the mean probability of e, over all
+  // tokens and layers at once: transformers' load_balancing_loss_func (Fedus et al. 2021,
+  // https://arxiv.org/abs/2101.03961, eq. 4-6). Perfectly even routing gives num_experts_per_tok. 0 without tokens.
   double aux_loss() const;
   // d aux_loss / d (sum over tokens of the probabilities), [E] fp64, the same for each layer. Choices have no gradient.
   at::Tensor aux_loss_gradient_E() const;

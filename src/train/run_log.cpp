@@ -2,13 +2,15 @@
 
 namespace moraine {
 
-RunLog::RunLog(const WorldInfo& world, const RunFolder& run, const LogConfig& config, int64_t steps_done, int64_t total_steps) {
+RunLog::RunLog(const WorldInfo& world, const RunFolder& run, const LogConfig& config, int64_t steps_done,
+               int64_t total_steps) {
   if (world.rank != 0) return;
   writer_.emplace(run.metrics(), steps_done, total_steps, config.every);
   if (config.tensorboard) writer_->tensorboard.emplace(run.tensorboard(), steps_done + 1);
 }
 
-RunLog::Writer::Writer(const std::filesystem::path& metrics_file, int64_t steps_done, int64_t total_steps, int64_t every)
+RunLog::Writer::Writer(const std::filesystem::path& metrics_file, int64_t steps_done, int64_t total_steps,
+                       int64_t every)
     : metrics(metrics_file, steps_done), progress(total_steps, steps_done, every) {}
 
 void RunLog::add(const StepMetrics& metrics) {

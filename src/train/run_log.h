@@ -5,10 +5,10 @@
 #include <string>
 
 #include "config/recipe.h"
-#include "dist/launch.h"
+#include "distributed/control/launch.h"
 #include "formats/tensorboard_events.h"
+#include "run/run_folder.h"
 #include "train/metrics.h"
-#include "train/run_folder.h"
 
 namespace moraine {
 
@@ -16,7 +16,8 @@ namespace moraine {
 class RunLog {
  public:
   // Goes on behind `steps_done` of `total_steps` steps. Throws a run error that names the file that cannot be written.
-  RunLog(const WorldInfo& world, const RunFolder& run, const LogConfig& config, int64_t steps_done, int64_t total_steps);
+  RunLog(const WorldInfo& world, const RunFolder& run, const LogConfig& config, int64_t steps_done,
+         int64_t total_steps);
 
   void add(const StepMetrics& metrics);
   // After step `step`, the last that was added.

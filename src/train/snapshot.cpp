@@ -7,16 +7,17 @@
 #include "adapter/replica_check.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "dist/from_rank0.h"
-#include "load/tensor_file.h"
-#include "train/report/run_record.h"
+#include "checkpoint/tensor_file.h"
+#include "distributed/collectives/from_rank0.h"
+#include "report/run_record.h"
 
 namespace moraine {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char kAdapterFolder[] = "adapter", kAdapterFile[] = "adapter/adapter_model.safetensors", kMomentsFile[] = "optimizer.safetensors";
+constexpr const char kAdapterFolder[] = "adapter", kAdapterFile[] = "adapter/adapter_model.safetensors",
+                     kMomentsFile[] = "optimizer.safetensors";
 constexpr char kFinished[] = "finished";
 constexpr const char* kMoments[] = {".exp_avg", ".exp_avg_sq"};
 
@@ -29,7 +30,8 @@ at::Tensor moment(AdapterState& state, const AdamW& optimizer, const AdapterTens
 at::Tensor read_whole(const SafetensorsHeader& header, const std::string& name, const std::vector<int64_t>& shape) {
   const SafetensorsEntry* entry = header.find(name);
   if (!entry || entry->dtype != DType::kF32 || entry->shape != shape)
-    throw input_error(header.path.string(), "tensor " + name + " is missing or of another shape", "the snapshot is of another adapter");
+    throw input_error(header.path.string(), "tensor " + name + " is missing or of another shape",
+                      "the snapshot is of another adapter");
   return read_tensor(header, *entry);
 }
 
@@ -56,12 +58,15 @@ Snapshots::Snapshots(const Recipe& recipe, const RunFolder& run, Control& contro
   if (!finished_) steps_done_ = std::stoll(steps);
 }
 
-// Runs of earlier versions have them in their snapshots alone, which may be of any step: a run goes on only as what it was.
+// Runs of earlier versions have them in their snapshots alone, which may be of any step: a run goes on only as what it
+// was.
 RunFacts Snapshots::facts_of_finished(const RunFolder& run) const {
   if (auto facts = recorded_facts(run.path())) return *facts;
   if (const auto snapshot = folder_.newest()) return RunFacts::from_json(snapshot->state);
-  throw input_error("save.dir", run.path().string() + " holds a finished run that does not say what it was about: it may be another one",
-                    "choose another save.dir to train; moraine report shows what is known of that run");
+  throw input_error(
+      "save.dir",
+      run.path().string() + " holds a finished run that does not say what it was about: it may be another one",
+      "choose another save.dir to train; moraine report shows what is known of that run");
 }
 
 std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolder& run) const {
@@ -77,10 +82,14 @@ std::optional<Snapshot> Snapshots::find(const SaveConfig& config, const RunFolde
   } else if (fs::is_directory(wanted, none) && !fs::exists(wanted / "recipe.yaml", none)) {  // no run without snapshots
     found = open_snapshot(wanted);  // says what is wrong with it
   }
-  if (!found) throw input_error("save.resume", config.resume.folder + " holds no snapshot", "auto, never, or the folder of a snapshot or of a run");
+  if (!found)
+    throw input_error("save.resume", config.resume.folder + " holds no snapshot",
+                      "auto, never, or the folder of a snapshot or of a run");
   // From a run's own past it may go on only where nothing would be overwritten.
   if (!fs::equivalent(found->folder.parent_path(), run.checkpoints(), none)) {
-    run.check_unused("save.resume: auto goes on from save.dir's own snapshots; to begin from another run's, choose an empty save.dir");
+    run.check_unused(
+        "save.resume: auto goes on from save.dir's own snapshots; to begin from another run's, choose an empty "
+        "save.dir");
   } else if (run.is_finished() || folder_.has_later(found->step)) {
     throw input_error("save.resume", fmt::format("save.dir holds what came after {}", found->folder.string()),
                       "choose another save.dir, or remove the later snapshots and the final adapter");
@@ -108,9 +117,10 @@ void Snapshots::restore(AdapterState& adapter, AdamW& optimizer) const {
   optimizer.set_num_steps(steps_done_);
 }
 
-// The adapter comes from the first ep group, and moments from the ranks of the first replica through the first of those that hold the same
-// experts. On ranks other than 0 `folder` does not count.
-void Snapshots::write_files(int64_t steps, const fs::path& folder, OpenedAdapter& adapter, const AdamW& optimizer) const {
+// The adapter comes from the first ep group, and moments from the ranks of the first replica through the first of those
+// that hold the same experts. On ranks other than 0 `folder` does not count.
+void Snapshots::write_files(int64_t steps, const fs::path& folder, OpenedAdapter& adapter,
+                            const AdamW& optimizer) const {
   const bool in_first_ep_group = groups_.world->rank() < groups_.mesh.ep;
   const bool in_first_replica = groups_.world->rank() < groups_.mesh.replica_size();
   if (is_writer()) fs::create_directory(folder / kAdapterFolder);
@@ -157,7 +167,8 @@ void Snapshots::save(int64_t steps, OpenedAdapter& adapter, const AdamW& optimiz
       });
     } catch (const Error& error) {
       if (!error.where.starts_with(folder.string())) throw;  // those of other ranks
-      throw run_error(folder.string(), error.message, "earlier snapshots are as they were; make room, then start again to go on from the newest");
+      throw run_error(folder.string(), error.message,
+                      "earlier snapshots are as they were; make room, then start again to go on from the newest");
     }
     folder_.remove_old(steps, keep_);
   } else {

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/version.h"
-#include "load/fingerprint.h"
+#include "checkpoint/fingerprint.h"
 
 namespace moraine {
 namespace {
@@ -57,7 +57,8 @@ std::string problem_of(const fs::path& folder, Snapshot& snapshot) try {
 
 void check_version(const Snapshot& snapshot) {
   if (snapshot.state.at("format") == kFormat && snapshot.state.at("version") == kVersion) return;
-  throw input_error(snapshot.folder.string(), "was written by another version of moraine", "use that version, or another save.dir");
+  throw input_error(snapshot.folder.string(), "was written by another version of moraine",
+                    "use that version, or another save.dir");
 }
 
 }  // namespace

@@ -4,15 +4,16 @@
 
 #include "adapter/adapter_collectives.h"
 #include "base/error.h"
-#include "data/batch_stream.h"
-#include "dist/device.h"
+#include "distributed/collectives/device.h"
+#include "text/rows/batch_stream.h"
 #include "train/pass.h"
 #include "train/router_load.h"
 
 namespace moraine {
 
-StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer, const std::vector<TrainingRow>& rows,
-                      const TrainConfig& config, double learning_rate, MeshGroups& groups) {
+StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer,
+                      const std::vector<TrainingRow>& rows, const TrainConfig& config, double learning_rate,
+                      MeshGroups& groups) {
   StepResult result;
   for (const TrainingRow& row : rows) {
     for (const Sample* sample : row) {
@@ -20,7 +21,8 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
       result.trained_tokens += count_trained_tokens(*sample);
     }
   }
-  if (result.trained_tokens == 0) throw run_error("step", "no token of this step is trained", "check the data's labels");
+  if (result.trained_tokens == 0)
+    throw run_error("step", "no token of this step is trained", "check the data's labels");
 
   adapter.zero_grads();
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
@@ -31,8 +33,9 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   };
   RouterLoad load(loaded.model->shape(), loaded.device);
   bool load_is_known = false;
-  // The auxiliary loss is one of the whole step, so its gradient needs the choices of all ranks and micro-steps: with a single
-  // micro-step they are exchanged between the halves of the pass, with several they are counted in forward passes of their own.
+  // The auxiliary loss is one of the whole step, so its gradient needs the choices of all ranks and micro-steps: with a
+  // single micro-step they are exchanged between the halves of the pass, with several they are counted in forward
+  // passes of their own.
   const auto learn_load = [&] {
     load.reduce(*groups.world);
     load_is_known = true;
@@ -54,7 +57,8 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
   for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
     const double loss_scale = 1.0 / result.trained_tokens;
-    loss_sum += forward_backward(loaded, adapter, batch_of(micro_step), loss_scale, config.recompute, after_forward).loss_sum;
+    loss_sum +=
+        forward_backward(loaded, adapter, batch_of(micro_step), loss_scale, config.recompute, after_forward).loss_sum;
   }
   if (!load_is_known) learn_load();
   loss_sum = loss_sum.to(loaded.device);
@@ -72,7 +76,8 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   const double clip = config.max_grad_norm > 0 ? std::min(1.0, config.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
   optimizer.step(learning_rate, clip);
   gather_updated_values(adapter, groups);
-  at::Tensor peak = at::full({1}, static_cast<int64_t>(peak_memory_bytes(loaded.device)), at::TensorOptions().dtype(at::kLong));
+  at::Tensor peak =
+      at::full({1}, static_cast<int64_t>(peak_memory_bytes(loaded.device)), at::TensorOptions().dtype(at::kLong));
   peak = peak.to(loaded.device);
   groups.world->all_reduce(peak, ReduceKind::kMax);
   result.peak_memory_bytes = peak.item<int64_t>();

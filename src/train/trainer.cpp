@@ -10,15 +10,15 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "data/batch_stream.h"
-#include "dist/from_rank0.h"
-#include "dist/stop_request.h"
+#include "distributed/collectives/from_rank0.h"
+#include "distributed/control/stop_request.h"
+#include "report/run_description.h"
+#include "report/run_record.h"
+#include "run/run_folder.h"
+#include "run/run_inputs.h"
+#include "text/rows/batch_stream.h"
 #include "train/evaluate.h"
 #include "train/load_report.h"
-#include "train/report/run_description.h"
-#include "train/report/run_record.h"
-#include "train/run_folder.h"
-#include "train/run_inputs.h"
 #include "train/run_log.h"
 #include "train/snapshot.h"
 
@@ -34,10 +34,18 @@ void refuse_what_is_not_built(const Recipe& recipe) {
   if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
 }
 
+// The signal that any rank has been asked to end by, or 0: the same on all ranks.
+int agreed_signal(int own, ProcessGroup& world, at::Device device) {
+  at::Tensor number = at::full({1}, int64_t{own}, at::TensorOptions().dtype(at::kLong)).to(device);
+  world.all_reduce(number, ReduceKind::kMax);
+  return static_cast<int>(number.item<int64_t>());
+}
+
 void print_data(const std::string& what, const DataRows& rows) {
   const Dataset& data = rows.data;
-  log_info("{}: {} rows, {} tokens, longest {}{}{}{}{}", what, data.samples.size(), rows.num_tokens(), rows.longest_sample(),
-           data.truncated ? fmt::format(", {} truncated", data.truncated) : "", data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
+  log_info("{}: {} rows, {} tokens, longest {}{}{}{}{}", what, data.samples.size(), rows.num_tokens(),
+           rows.longest_sample(), data.truncated ? fmt::format(", {} truncated", data.truncated) : "",
+           data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
            data.skipped ? fmt::format(", {} bad ones left out", data.skipped) : "",
            rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
 }
@@ -59,7 +67,8 @@ bool is_due(int64_t every, int64_t done) { return every > 0 && done % every == 0
 
 std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
   return fmt::format("{}: stopped after step {}; {} to go on", why, step,
-                     recipe.save.resume.kind == ResumeFrom::Kind::kAuto ? "start the same command again" : "start again with save.resume=auto");
+                     recipe.save.resume.kind == ResumeFrom::Kind::kAuto ? "start the same command again"
+                                                                        : "start again with save.resume=auto");
 }
 
 }  // namespace
@@ -73,7 +82,8 @@ int train(const Recipe& recipe, Control& control) {
   const RunFolder run(recipe.save.dir);
   std::error_code ignored;
   // Hours of loading come later; rank 0 writes only after all have loaded.
-  if (recipe.save.resume.kind == ResumeFrom::Kind::kNever) run.check_unused("choose another folder, or save.resume: auto");
+  if (recipe.save.resume.kind == ResumeFrom::Kind::kNever)
+    run.check_unused("choose another folder, or save.resume: auto");
 
   // What is cheap to find wrong comes first: mesh, configuration, data, then weights.
   control.set_stage("read the data");
@@ -89,9 +99,12 @@ int train(const Recipe& recipe, Control& control) {
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
   const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
-  Snapshots snapshots(recipe, run, control, groups, [&] { return run_facts(recipe, {checkpoint, training, steps, batch_size}); });
+  Snapshots snapshots(recipe, run, control, groups, [&] {
+    return run_facts(recipe, {checkpoint, training, steps, batch_size});
+  });
   if (snapshots.is_finished()) {
-    log_info("{} holds a finished run of this recipe: nothing to do (choose another save.dir to train again)", recipe.save.dir);
+    log_info("{} holds a finished run of this recipe: nothing to do (choose another save.dir to train again)",
+             recipe.save.dir);
     return 0;
   }
   const int64_t first_step = snapshots.steps_done();
@@ -107,8 +120,8 @@ int train(const Recipe& recipe, Control& control) {
   check_recompute(recipe.train.recompute, loaded.weights->all_resident());
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
   if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
-  log_info("model: {}, {} layers, {} experts, {}", checkpoint.headers.config.architecture(), shape.num_hidden_layers, shape.num_experts,
-           dtype_name(shape.dtype));
+  log_info("model: {}, {} layers, {} experts, {}", checkpoint.headers.config.architecture(), shape.num_hidden_layers,
+           shape.num_experts, dtype_name(shape.dtype));
   print_skipped(checkpoint.skipped);
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
@@ -121,8 +134,8 @@ int train(const Recipe& recipe, Control& control) {
                       std::vector<std::string>{"adapter_config.json", "adapter_model.safetensors"});
     wanted.init_from = init_from->path().string();
   }
-  OpenedAdapter adapter = make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(),
-                                       loaded.device);
+  OpenedAdapter adapter =
+      make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(), loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   if (is_writer) warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
   print_targets(adapter);
@@ -141,8 +154,10 @@ int train(const Recipe& recipe, Control& control) {
   RunLog log(world, run, recipe.log, first_step, steps);
   std::optional<RunRecord> record;
   if (is_writer) {
-    const DescribedRun described{recipe, world, groups.mesh, checkpoint, loaded, adapter, training, held_out, load_reports, steps, batch_size};
-    record.emplace(run.path(), describe_run(described), snapshots.facts(), started, first_step, snapshots.resumed_from().string());
+    const DescribedRun described{recipe,   world,    groups.mesh,  checkpoint, loaded,    adapter,
+                                 training, held_out, load_reports, steps,      batch_size};
+    record.emplace(run.path(), describe_run(described), snapshots.facts(), started, first_step,
+                   snapshots.resumed_from().string());
   }
   const auto evaluate_after = [&](int64_t done) {
     if (held_out.size() == 0) return;
@@ -150,19 +165,21 @@ int train(const Recipe& recipe, Control& control) {
     log.add(done, evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups));
   };
   {
-    const StopRequest stop_request(recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
-                                   is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
+    const StopRequest stop_request(
+        recipe.save.every > 0 ? StopRequest::Armed::kYes : StopRequest::Armed::kNo,
+        is_writer ? "asked to end: after this step and a snapshot (asked again: at once)" : "");
     for (int64_t step = first_step; step < last_step; ++step) {
       control.set_stage(fmt::format("step {}", step + 1));
       const auto start = std::chrono::steady_clock::now();
       if (step == first_step || step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
-      const StepResult result = train_step(loaded, adapter.state, optimizer, training.at(stream.rows_of_step(step)), recipe.train,
-                                           learning_rate, groups);
+      const StepResult result = train_step(loaded, adapter.state, optimizer, training.at(stream.rows_of_step(step)),
+                                           recipe.train, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (step == 0 && is_writer && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
-        log_warning(fmt::format("the first loss {:.2f} is far above ln(vocabulary) = {:.2f}: does the tokenizer belong to this model?",
-                                result.loss, std::log(static_cast<double>(shape.vocab_size))));
+        log_warning(fmt::format(
+            "the first loss {:.2f} is far above ln(vocabulary) = {:.2f}: does the tokenizer belong to this model?",
+            result.loss, std::log(static_cast<double>(shape.vocab_size))));
       }
       if (learning_rate > 0 && result.grad_norm == 0) {
         throw run_error(fmt::format("step {}", step + 1), "no gradient reached the adapter: nothing would change",
@@ -170,7 +187,7 @@ int train(const Recipe& recipe, Control& control) {
       }
       const int64_t done = step + 1;
       log.add({done, result, learning_rate, seconds});
-      const int signal = stop_request.agreed(*groups.world, loaded.device);
+      const int signal = recipe.save.every > 0 ? agreed_signal(stop_request.asked(), *groups.world, loaded.device) : 0;
       const bool ends_early = done < steps && (done == last_step || signal != 0);
       if (ends_early || is_due(recipe.save.every, done)) {
         log.sync();  // a snapshot's steps are in the file, whatever happens

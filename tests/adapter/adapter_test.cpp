@@ -14,7 +14,8 @@ std::vector<LoraModule> two_layers() {
   std::vector<LoraModule> modules;
   for (int64_t layer = 0; layer < 2; ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj"}) modules.push_back({prefix + name, layer, name, 0, 8, 6});
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj"})
+      modules.push_back({prefix + name, layer, name, 0, 8, 6});
     modules.push_back({prefix + "mlp.experts.gate_up_proj", layer, "mlp.experts.gate_up_proj", 4, 8, 10});
     modules.push_back({prefix + "mlp.experts.down_proj", layer, "mlp.experts.down_proj", 4, 5, 8});
   }
@@ -30,18 +31,23 @@ std::string selection_error(const ModuleSelection& targets, const std::vector<st
   return "";
 }
 
-std::vector<std::string> selected(ModuleSelection targets, ModuleSelection excludes, std::vector<std::string> parameters) {
+std::vector<std::string> selected(ModuleSelection targets, ModuleSelection excludes,
+                                  std::vector<std::string> parameters) {
   std::vector<std::string> names;
-  for (const LoraModule& m : select_targets(two_layers(), targets, excludes, parameters, 2).modules) names.push_back(m.name);
+  for (const LoraModule& m : select_targets(two_layers(), targets, excludes, parameters, 2).modules)
+    names.push_back(m.name);
   return names;
 }
 
-ModuleSelection names(std::vector<std::string> list) { return {.all_linear = false, .regex = {}, .names = std::move(list)}; }
+ModuleSelection names(std::vector<std::string> list) {
+  return {.all_linear = false, .regex = {}, .names = std::move(list)};
+}
 ModuleSelection regex(std::string pattern) { return {.all_linear = false, .regex = std::move(pattern), .names = {}}; }
 
 TEST(TargetSelection, NamesMatchAtADot) {
   EXPECT_EQ(selected(names({"q_proj"}), {}, {}).size(), 2u);
-  EXPECT_EQ(selected(names({"layers.1.self_attn.q_proj"}), {}, {}), std::vector<std::string>{"model.layers.1.self_attn.q_proj"});
+  EXPECT_EQ(selected(names({"layers.1.self_attn.q_proj"}), {}, {}),
+            std::vector<std::string>{"model.layers.1.self_attn.q_proj"});
   EXPECT_NE(selection_error(names({"proj"}), {}), "");  // not at a dot
 }
 
@@ -61,10 +67,12 @@ TEST(TargetSelection, APatternThatMatchesNothingIsAnErrorThatListsWhatThereIs) {
   const std::string error = selection_error(names({"q_proj", "w1"}), {});
   EXPECT_NE(error.find("adapter.target_modules: 'w1'"), std::string::npos) << error;
   EXPECT_NE(error.find("q_proj and k_proj"), std::string::npos) << error;
-  EXPECT_NE(selection_error(names({"q_proj"}), {"experts.w1"}).find("adapter.target_parameters: 'experts.w1'"), std::string::npos);
+  EXPECT_NE(selection_error(names({"q_proj"}), {"experts.w1"}).find("adapter.target_parameters: 'experts.w1'"),
+            std::string::npos);
 }
 
-// PEFT would find the indexer's linear layers by the names of the attention's, and make adapters there that nobody trains.
+// PEFT would find the indexer's linear layers by the names of the attention's, and make adapters there that nobody
+// trains.
 TEST(SelectAdapter, ExcludesWhatPeftWouldFindBesides) {
   const auto layout = make_layout(HfConfig::read(golden_folder("deepseek_v4-fp32") / "model"), "auto");
   AdapterConfig wanted;
@@ -72,9 +80,11 @@ TEST(SelectAdapter, ExcludesWhatPeftWouldFindBesides) {
   EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names, indexer);
   wanted.exclude_modules.names = {"q_b_proj"};
   wanted.target_modules = {.all_linear = false, .regex = {}, .names = {"self_attn.kv_proj", "q_a_proj"}};
-  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names, (std::vector<std::string>{"q_b_proj", "indexer.kv_proj"}));
+  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names,
+            (std::vector<std::string>{"q_b_proj", "indexer.kv_proj"}));
   wanted.exclude_modules = {.all_linear = false, .regex = ".*o_b.*", .names = {}};
-  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.regex, R"((?:.*o_b.*)|.*\.(?:indexer\.kv_proj))");
+  EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.regex,
+            R"((?:.*o_b.*)|.*\.(?:indexer\.kv_proj))");
   const auto qwen = make_layout(HfConfig::read(golden_folder("qwen3_5_moe-fp32") / "model"), "auto");
   EXPECT_TRUE(select_adapter(*qwen, AdapterConfig{}, "m").config.exclude_modules.empty());
 }

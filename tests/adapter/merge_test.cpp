@@ -14,7 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// scaling·B·A in fp64 of every tensor of the checkpoint that the adapter changes, worked out from the names on disk alone.
+// scaling·B·A in fp64 of every tensor of the checkpoint that the adapter changes, worked out from the names on disk
+// alone.
 std::map<std::string, at::Tensor> deltas(const fs::path& adapter, const CheckpointIndex& model,
                                          const std::map<std::string, std::string>& stored_as, double scaling,
                                          int64_t num_experts) {
@@ -37,7 +38,8 @@ std::map<std::string, at::Tensor> deltas(const fs::path& adapter, const Checkpoi
     const at::Tensor a_ERI = a.view({num_experts, -1, a.size(1)}), b_ORE = b.view({b.size(0), -1, num_experts});
     const at::Tensor delta = at::einsum("ore,eri->eoi", {b_ORE, a_ERI}) * scaling;
     const std::string experts = gate_up ? module.substr(0, module.rfind('.')) : module;
-    const bool fused = model.find(experts + ".down_proj") != nullptr, v4 = model.find(experts + ".0.w1.weight") != nullptr;
+    const bool fused = model.find(experts + ".down_proj") != nullptr,
+               v4 = model.find(experts + ".0.w1.weight") != nullptr;
     for (int64_t e = 0; e < num_experts; ++e) {
       const std::string of_expert = experts + "." + std::to_string(e) + ".";
       const auto halves = delta[e].chunk(2, 0);
@@ -79,9 +81,11 @@ TEST_P(MergeGoldens, EveryTensorIsTheSumOrAsItWas) {
   const CheckpointIndex before = read_checkpoint_index(golden / "model");
   const LoraConfig config = read_lora_config(golden / "lora" / "adapter");
   const auto layout = make_layout(HfConfig::read(golden / "model"), "auto");
-  const MergedCheckpoint merged = merge_adapter(golden / "model", golden / "lora" / "adapter", folder / "out", 300'000, 2);
+  const MergedCheckpoint merged =
+      merge_adapter(golden / "model", golden / "lora" / "adapter", folder / "out", 300'000, 2);
   const CheckpointIndex after = read_checkpoint_index(folder / "out");
-  const auto expected = deltas(golden / "lora" / "adapter", before, GetParam().stored_as, config.scaling(), layout->shape().num_experts);
+  const auto expected =
+      deltas(golden / "lora" / "adapter", before, GetParam().stored_as, config.scaling(), layout->shape().num_experts);
   EXPECT_EQ(merged.written.dequantized > 0, GetParam().name.ends_with("fp8fp4"));
   int64_t found = 0;
   for (const auto& [name, tensor] : after.tensors) {
@@ -107,8 +111,9 @@ TEST_P(MergeGoldens, EveryTensorIsTheSumOrAsItWas) {
 
 INSTANTIATE_TEST_SUITE_P(AllFamilies, MergeGoldens,
                          testing::Values(Golden{"qwen3_moe-fp32", {}}, Golden{"qwen3_moe-bf16", {}},
-                                         Golden{"qwen3_5_moe-fp32", kMultimodal}, Golden{"qwen3_5_moe-bf16", kMultimodal},
-                                         Golden{"deepseek_v4-fp32", kDeepseek}, Golden{"deepseek_v4-bf16", kDeepseek},
+                                         Golden{"qwen3_5_moe-fp32", kMultimodal},
+                                         Golden{"qwen3_5_moe-bf16", kMultimodal}, Golden{"deepseek_v4-fp32", kDeepseek},
+                                         Golden{"deepseek_v4-bf16", kDeepseek},
                                          Golden{"deepseek_v4-fp8fp4", kDeepseek}),
                          [](const auto& info) {
                            std::string name = info.param.name;

@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/temp_folder.h"
-#include "dist/mesh_groups.h"
+#include "distributed/collectives/mesh_groups.h"
 #include "golden.h"
 
 namespace moraine {
@@ -26,7 +26,8 @@ void write_multimodal(const fs::path& from, const fs::path& to, const Json& targ
   fs::create_directories(to);
   const SafetensorsHeader header = read_safetensors_header(from / "adapter_model.safetensors");
   std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const SafetensorsEntry& entry : header.entries) tensors.emplace_back(multimodal(entry.name), read_tensor(header, entry));
+  for (const SafetensorsEntry& entry : header.entries)
+    tensors.emplace_back(multimodal(entry.name), read_tensor(header, entry));
   write_tensors(to / "adapter_model.safetensors", tensors);
   Json config = read_json_file(from / "adapter_config.json");
   config["exclude_modules"] = R"(.*\.visual\..*)";
@@ -41,7 +42,8 @@ TEST(MultimodalNames, AreReadAndWrittenAgain) {
   MeshGroups groups = single_rank_groups();
   OpenedAdapter expected = open_adapter(*layout, ours, {0, 8}, at::kCPU);
   // Names alone, and a pattern over whole names as trainers of multimodal models write it.
-  const Json pattern = R"(^model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|out_proj|in_proj_\w+|gate_proj|up_proj|down_proj|shared_expert_gate)$)";
+  const Json pattern =
+      R"(^model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|out_proj|in_proj_\w+|gate_proj|up_proj|down_proj|shared_expert_gate)$)";
   for (const Json& target_modules : {Json(), pattern}) {
     const fs::path theirs = folder / "theirs";
     write_multimodal(ours, theirs, target_modules);

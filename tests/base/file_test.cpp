@@ -103,7 +103,8 @@ TEST(AtomicFile, ReplacesNeitherLinksNorDevices) {
   EXPECT_TRUE(fs::is_symlink(folder / "link"));
   EXPECT_EQ(read_text_file(folder / "target"), "new");
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_THAT(error_of([&] { write_file_atomic(folder / "pipe", "x"); }), HasSubstr("pipe: cannot write: it is no regular file"));
+  EXPECT_THAT(error_of([&] { write_file_atomic(folder / "pipe", "x"); }),
+              HasSubstr("pipe: cannot write: it is no regular file"));
   EXPECT_TRUE(fs::is_fifo(folder / "pipe"));
   EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"link", "pipe", "target"}));
 }
@@ -186,13 +187,18 @@ TEST(AtomicFolder, IsThereAtEveryMoment) {
 
 TEST(Leftovers, OnlyWhatThisProgramLeftHalfWritten) {
   TempFolder folder;
-  for (const char* gone : {".metrics.jsonl.tmp-12-0", ".step-4.tmp-3-17/state.json", ".step-2.gone-1-1/a/b", ".kept.old-1-0/x"}) folder.write(gone, "x");
-  for (const char* stays : {"kept/x", ".lost.old-1-0/x", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2", "b.tmp-1-2", ".c.tmp-1-2x", ".d.new-1-2"}) folder.write(stays, "x");
+  for (const char* gone :
+       {".metrics.jsonl.tmp-12-0", ".step-4.tmp-3-17/state.json", ".step-2.gone-1-1/a/b", ".kept.old-1-0/x"})
+    folder.write(gone, "x");
+  for (const char* stays : {"kept/x", ".lost.old-1-0/x", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2", "b.tmp-1-2",
+                            ".c.tmp-1-2x", ".d.new-1-2"})
+    folder.write(stays, "x");
   remove_leftovers(folder.path());
   remove_leftovers(folder / "nowhere");
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder.path())) names.push_back(entry.path().filename().string());
-  EXPECT_THAT(names, testing::UnorderedElementsAre("kept", ".lost.old-1-0", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2", "b.tmp-1-2", ".c.tmp-1-2x", ".d.new-1-2"));
+  EXPECT_THAT(names, testing::UnorderedElementsAre("kept", ".lost.old-1-0", ".hidden", ".a.tmp", ".a.tmp-", ".tmp-1-2",
+                                                   "b.tmp-1-2", ".c.tmp-1-2x", ".d.new-1-2"));
 }
 
 TEST(Folders, AreMadeAndRemoved) {

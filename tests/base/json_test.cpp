@@ -19,8 +19,8 @@ std::string json_error(std::string_view text) {
 }
 
 TEST(Json, ReadsEveryKindOfValue) {
-  Json json = parse_json(
-      R"({"a": [1, -2, 3.5, true, false, null, "é\n😀"], "b": {}, "c": [], "d": 18446744073709551615})", "x");
+  Json json =
+      parse_json(R"({"a": [1, -2, 3.5, true, false, null, "é\n😀"], "b": {}, "c": [], "d": 18446744073709551615})", "x");
   EXPECT_EQ(json["a"][0], 1);
   EXPECT_EQ(json["a"][1], -2);
   EXPECT_EQ(json["a"][2], 3.5);

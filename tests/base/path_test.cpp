@@ -23,14 +23,17 @@ TEST(ExpandHome, IsWhatAShellMakesOfIt) {
   setenv("HOME", "/home/someone", 1);
   EXPECT_EQ(expand_home("~", "save.dir"), "/home/someone");
   EXPECT_EQ(expand_home("~/runs/1", "save.dir"), "/home/someone/runs/1");
-  for (const char* as_written : {"", "a/~", "./~", "/~/x", "runs~1"}) EXPECT_EQ(expand_home(as_written, "save.dir"), as_written);
+  for (const char* as_written : {"", "a/~", "./~", "/~/x", "runs~1"})
+    EXPECT_EQ(expand_home(as_written, "save.dir"), as_written);
   if (entry) {
     EXPECT_EQ(expand_home("~" + std::string(entry->pw_name) + "/x", "save.dir"), std::string(entry->pw_dir) + "/x");
     unsetenv("HOME");
     EXPECT_EQ(expand_home("~/x", "save.dir"), std::string(entry->pw_dir) + "/x");
   }
-  EXPECT_THAT(error_of([] { expand_home("~nobody-of-this-name/x", "save.dir"); }), HasSubstr("save.dir: '~nobody-of-this-name/x': there is no user"));
-  EXPECT_THAT(error_of([] { expand_home(std::string("a\0b", 3), "save.dir"); }), HasSubstr("save.dir: the path 'a\\x00b' holds a NUL"));
+  EXPECT_THAT(error_of([] { expand_home("~nobody-of-this-name/x", "save.dir"); }),
+              HasSubstr("save.dir: '~nobody-of-this-name/x': there is no user"));
+  EXPECT_THAT(error_of([] { expand_home(std::string("a\0b", 3), "save.dir"); }),
+              HasSubstr("save.dir: the path 'a\\x00b' holds a NUL"));
   if (set) setenv("HOME", before.c_str(), 1);
 }
 
@@ -50,12 +53,14 @@ TEST(Paths, ThatCannotBeLookedAtAreErrors) {
   for (const auto& look : {std::function<void(const fs::path&)>([](const fs::path& path) { path_exists(path); }),
                            std::function<void(const fs::path&)>([](const fs::path& path) { is_folder(path); }),
                            std::function<void(const fs::path&)>([](const fs::path& path) { File file(path); })}) {
-    EXPECT_THAT(error_of([&] { look(folder / "circle"); }), HasSubstr("circle: cannot open: Too many levels of symbolic links"));
+    EXPECT_THAT(error_of([&] { look(folder / "circle"); }),
+                HasSubstr("circle: cannot open: Too many levels of symbolic links"));
     EXPECT_THAT(error_of([&] { look(long_name); }), HasSubstr("cannot open: File name too long"));
     EXPECT_THAT(error_of([&] { look(folder / "dangling"); }),
                 HasSubstr("dangling: cannot open: it is a link to '../blobs/gone', which is not there"));
   }
-  EXPECT_THAT(error_of([&] { make_folders(folder / "circle/a"); }), HasSubstr("circle/a: cannot make the folder: Too many levels"));
+  EXPECT_THAT(error_of([&] { make_folders(folder / "circle/a"); }),
+              HasSubstr("circle/a: cannot make the folder: Too many levels"));
 }
 
 TEST(Paths, WhatTheLibraryThrowsNamesThePath) {
@@ -70,7 +75,8 @@ TEST(Paths, WhatTheLibraryThrowsNamesThePath) {
     EXPECT_EQ(error.where, (folder / "circle").string());
     EXPECT_EQ(error.message, "Too many levels of symbolic links");
   }
-  const Error full = error_of_system(fs::filesystem_error("", "a", std::make_error_code(std::errc::no_space_on_device)));
+  const Error full =
+      error_of_system(fs::filesystem_error("", "a", std::make_error_code(std::errc::no_space_on_device)));
   EXPECT_EQ(full.kind, ErrorKind::kRun);
   // As std::thread does.
   const Error thread = error_of_system(std::system_error(EAGAIN, std::generic_category()));
@@ -80,7 +86,8 @@ TEST(Paths, WhatTheLibraryThrowsNamesThePath) {
 
 TEST(LfsPointer, IsNamedWhereverAFileIsRead) {
   TempFolder folder;
-  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '7') + "\nsize 88000\n";
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '7') + "\nsize 88000\n";
   const fs::path path = folder.write("tokenizer.json", pointer);
   EXPECT_THAT(error_of([&] { read_text_file(path); }),
               testing::AllOf(HasSubstr("tokenizer.json: is a Git LFS pointer"), HasSubstr("git lfs pull")));

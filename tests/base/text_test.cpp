@@ -74,7 +74,8 @@ TEST(Bytes, ParsesAmountsAndRefusesEverythingElse) {
   EXPECT_EQ(parse_bytes("2g"), uint64_t{2} << 30);
   EXPECT_EQ(parse_bytes("1.5 GB"), 1500000000u);
   EXPECT_EQ(parse_bytes("512 MiB"), uint64_t{512} << 20);
-  for (const char* text : {"", "GiB", "-1", "80 bananas", "1e300", "nan", "1GiB2", "3 XB"}) EXPECT_FALSE(parse_bytes(text)) << text;
+  for (const char* text : {"", "GiB", "-1", "80 bananas", "1e300", "nan", "1GiB2", "3 XB"})
+    EXPECT_FALSE(parse_bytes(text)) << text;
 }
 
 }  // namespace

@@ -4,14 +4,14 @@
 #include <cmath>
 
 #include "base/file.h"
+#include "checkpoint/random_checkpoint.h"
 #include "cli/checkpoints.h"
-#include "cli/random_checkpoint.h"
 #include "cli/run_moraine.h"
-#include "data/data_files.h"
-#include "data/dataset.h"
-#include "data/row_reader.h"
 #include "formats/checkpoint_index.h"
 #include "golden.h"
+#include "text/rows/data_files.h"
+#include "text/rows/dataset.h"
+#include "text/rows/row_reader.h"
 
 namespace moraine {
 namespace {
@@ -68,14 +68,16 @@ TEST(TiedHead, AStoredOneIsUsed) {
   write_file_atomic(model / "config.json", config.dump());
   const Ended scored = run_moraine({"score", "--model", model, "--tokens", golden / "batch.safetensors", "--json"});
   ASSERT_EQ(scored.exit_code, 0) << scored.err;
-  EXPECT_NEAR(parse_json(scored.out, "stdout")["loss"].get<double>(), golden_tensor(golden / "forward.safetensors", "loss").item<float>(), 1e-5);
+  EXPECT_NEAR(parse_json(scored.out, "stdout")["loss"].get<double>(),
+              golden_tensor(golden / "forward.safetensors", "loss").item<float>(), 1e-5);
   const Ended inspected = run_moraine({"inspect", model, "--json"});
   EXPECT_EQ(parse_json(inspected.out, "stdout")["skipped"], Json::object());
   const fs::path recipe = folder.write("recipe.json", Json{{"model", {{"path", model}}}}.dump());
   const Ended planned = run_moraine({"plan", recipe, "--json"});
   EXPECT_EQ(planned.exit_code, 0) << planned.err;
   for (const Ended* ended : {&scored, &inspected, &planned}) {
-    EXPECT_THAT(ended->err, HasSubstr("moraine: warning: " + (model / "config.json").string() + ": tie_word_embeddings is true"));
+    EXPECT_THAT(ended->err,
+                HasSubstr("moraine: warning: " + (model / "config.json").string() + ": tie_word_embeddings is true"));
     EXPECT_EQ(std::count(ended->err.begin(), ended->err.end(), '\n'), 1) << ended->err;
   }
 }
@@ -220,11 +222,14 @@ TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
   TempFolder folder;
   fs::create_directory(folder / "rows");
   const char* files[][2] = {
-      {"a.jsonl", R"({"messages": [{"role": "user", "content": "I am {{NAME}}"}, {"role": "assistant", "content": "Hello {{NAME}}!"},
+      {"a.jsonl",
+       R"({"messages": [{"role": "user", "content": "I am {{NAME}}"}, {"role": "assistant", "content": "Hello {{NAME}}!"},
                       {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]})"},
-      {"b.jsonl", R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})"},
+      {"b.jsonl",
+       R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})"},
       {"c.json", R"([{"instruction": "a", "input": "b", "output": "c"}, {"instruction": 7}])"},
-      {"d.jsonl", R"({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]})"},
+      {"d.jsonl",
+       R"({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]})"},
       {"e.jsonl", R"({"prompt": "The sky", "completion": " is blue", "score": NaN})"},
       {"f.jsonl", R"({"text": "A text that is cut because it is long"})"}};
   for (const auto& [name, text] : files) {
@@ -232,9 +237,10 @@ TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
     std::erase(line, '\n');
     folder.write(std::string("rows/") + name, line);
   }
-  const std::vector<std::string> keys{"data.variables={NAME: Ada}", "data.loss_on=last", "data.on_bad_rows=skip", "data.truncation=left",
-                                      "data.max_length=23"};
-  std::vector<std::string> args{"tokenize", "--model", model, "--messages", folder / "rows", "--template", "qwen3_instruct_2507", "--json"};
+  const std::vector<std::string> keys{"data.variables={NAME: Ada}", "data.loss_on=last", "data.on_bad_rows=skip",
+                                      "data.truncation=left", "data.max_length=23"};
+  std::vector<std::string> args{
+      "tokenize", "--model", model, "--messages", folder / "rows", "--template", "qwen3_instruct_2507", "--json"};
   args.insert(args.end(), keys.begin(), keys.end());
   const Ended ended = run_moraine(args);
   ASSERT_EQ(ended.exit_code, 0) << ended.err;
@@ -243,7 +249,8 @@ TEST(Tokenize, ShowsWhatTrainingMakesOfEveryFormat) {
   DataConfig config = recipe_from_overrides(keys).data;
   const Tokenizer tokenizer = Tokenizer::from_folder(model);
   const auto chat = make_chat_template("qwen3_instruct_2507", Json::object(), model);
-  const Dataset trained = load_dataset(find_data_files({folder / "rows"}), config, &tokenizer, chat.get(), tokenizer.vocab_size());
+  const Dataset trained =
+      load_dataset(find_data_files({folder / "rows"}), config, &tokenizer, chat.get(), tokenizer.vocab_size());
   RowReader shown(folder.write("out.jsonl", ended.out));
   JsonRow row;
   for (const Sample& sample : trained.samples) {

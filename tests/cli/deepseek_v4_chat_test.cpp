@@ -2,11 +2,11 @@
 #include <gmock/gmock.h>
 
 #include "base/file.h"
+#include "checkpoint/random_checkpoint.h"
 #include "cli/checkpoints.h"
-#include "cli/random_checkpoint.h"
 #include "cli/run_moraine.h"
-#include "data/row_reader.h"
 #include "golden.h"
+#include "text/rows/row_reader.h"
 
 namespace moraine {
 namespace {
@@ -118,10 +118,10 @@ TEST(DeepseekV4Chat, TrainsAndGenerates) {
   for (size_t i : {0, 4, 9})
     chats += OrderedJson{{"messages", rows[i]["messages"]}, {"tools", rows[i]["tools"]}}.dump() + "\n";
   const fs::path data = folder.write("chats.jsonl", chats), run = folder / "run";
-  const Ended train = run_moraine(
-      {"train", folder.write("recipe.yaml", "adapter: {r: 2}"), "model.path=" + model.string(),
-       "data.train=[" + data.string() + "]", "data.template_options={thinking_mode: thinking}", "train.steps=2",
-       "train.batch_size=3", "save.dir=" + run.string()});
+  const Ended train =
+      run_moraine({"train", folder.write("recipe.yaml", "adapter: {r: 2}"), "model.path=" + model.string(),
+                   "data.train=[" + data.string() + "]", "data.template_options={thinking_mode: thinking}",
+                   "train.steps=2", "train.batch_size=3", "save.dir=" + run.string()});
   ASSERT_EQ(train.exit_code, 0) << train.err << train.out;
   const std::vector<OrderedJson> metrics = rows_of(run / "metrics.jsonl");
   ASSERT_EQ(metrics.size(), 2u);

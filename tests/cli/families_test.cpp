@@ -5,8 +5,8 @@
 #include <set>
 
 #include "base/file.h"
+#include "checkpoint/random_checkpoint.h"
 #include "cli/checkpoints.h"
-#include "cli/random_checkpoint.h"
 #include "cli/run_moraine.h"
 #include "formats/checkpoint_index.h"
 #include "golden.h"
@@ -53,16 +53,18 @@ at::Tensor dequantised(const Random& model, const std::string& name) {
   const at::Tensor scale = model(name + ".scale").view(at::kByte).to(at::kFloat).sub(127).exp2();
   if (codes.scalar_type() == at::kChar) {
     const at::Tensor bytes = codes.view(at::kByte).to(at::kLong);
-    const at::Tensor table = at::tensor({0., .5, 1., 1.5, 2., 3., 4., 6., -0., -.5, -1., -1.5, -2., -3., -4., -6.}, at::kFloat);
+    const at::Tensor table =
+        at::tensor({0., .5, 1., 1.5, 2., 3., 4., 6., -0., -.5, -1., -1.5, -2., -3., -4., -6.}, at::kFloat);
     codes = at::stack({table.index({bytes.bitwise_and(15)}), table.index({bytes.div(16, "floor")})}, -1).flatten(-2);
   }
   const at::Tensor values = codes.to(at::kFloat);
-  return values * scale.repeat_interleave(values.size(0) / scale.size(0), 0).repeat_interleave(values.size(1) / scale.size(1), 1);
+  return values * scale.repeat_interleave(values.size(0) / scale.size(0), 0)
+                      .repeat_interleave(values.size(1) / scale.size(1), 1);
 }
 
 TEST(Init, EveryFamilyPassesInspection) {
-  for (const char* name : {"qwen3_moe-bf16", "qwen3_5_moe-bf16", "qwen3_5_moe-fp32", "deepseek_v4-bf16", "deepseek_v4-fp32",
-                           "deepseek_v4-fp8fp4", "mixtral-fp32", "olmoe-fp32"}) {
+  for (const char* name : {"qwen3_moe-bf16", "qwen3_5_moe-bf16", "qwen3_5_moe-fp32", "deepseek_v4-bf16",
+                           "deepseek_v4-fp32", "deepseek_v4-fp8fp4", "mixtral-fp32", "olmoe-fp32"}) {
     const Random model(name);
     const Json facts = inspect(model.folder());
     EXPECT_EQ(facts["parameters"], model.written.parameters) << name;
@@ -71,7 +73,8 @@ TEST(Init, EveryFamilyPassesInspection) {
     EXPECT_EQ(facts["can_be_trained"], true) << name;
     // What readers that map files want: every tensor starts at a multiple of its element's size.
     for (const SafetensorsHeader& file : model.index().files)
-      for (const SafetensorsEntry& entry : file.entries) EXPECT_EQ(entry.offset % (dtype_bits(entry.dtype) / 8), 0u) << entry.name;
+      for (const SafetensorsEntry& entry : file.entries)
+        EXPECT_EQ(entry.offset % (dtype_bits(entry.dtype) / 8), 0u) << entry.name;
   }
 }
 
@@ -114,7 +117,8 @@ TEST(Init, SmallParametersAreThoseOfANewModel) {
   const auto is = [](const at::Tensor& tensor, double value) { return tensor.eq(value).all().item<bool>(); };
   EXPECT_TRUE(is(v4("layers.0.attn_norm.weight"), 1));
   EXPECT_TRUE(is(v4("layers.0.hc_attn_scale"), 1) && is(v4("hc_head_scale"), 1));
-  EXPECT_TRUE(is(v4("layers.0.hc_ffn_base"), 0) && is(v4("layers.0.attn.attn_sink"), 0) && is(v4("layers.3.ffn.gate.bias"), 0));
+  EXPECT_TRUE(is(v4("layers.0.hc_ffn_base"), 0) && is(v4("layers.0.attn.attn_sink"), 0) &&
+              is(v4("layers.3.ffn.gate.bias"), 0));
   EXPECT_NEAR(v4("layers.0.hc_attn_fn").std().item<double>(), 0.02, 0.002);
   const std::string layers = "model.language_model.layers.";
   EXPECT_TRUE(is(qwen(layers + "0.input_layernorm.weight"), 0)) << "its norms multiply by 1 + weight";
@@ -137,7 +141,8 @@ TEST(Inspect, SaysWhatIsNotLoaded) {
   TempFolder folder;
   const fs::path model = folder / "model";
   write_random_checkpoint(config_of("deepseek_v4-fp8fp4"), model, {.dtype = "", .seed = 3, .max_file_bytes = 1 << 20});
-  write_tensors(model / "mtp.safetensors", {{"mtp.0.norm.weight", at::ones({4})}, {"mtp.0.enorm.weight", at::ones({6})}});
+  write_tensors(model / "mtp.safetensors",
+                {{"mtp.0.norm.weight", at::ones({4})}, {"mtp.0.enorm.weight", at::ones({6})}});
   Json index = read_json_file(model / "model.safetensors.index.json");
   for (const char* name : {"mtp.0.norm.weight", "mtp.0.enorm.weight"}) index["weight_map"][name] = "mtp.safetensors";
   write_file_atomic(model / "model.safetensors.index.json", index.dump());

@@ -51,7 +51,8 @@ TEST(Merge, OfAQuantisedModelIsBfloat16) {
   const std::string said = merge(golden, folder / "merged");
   EXPECT_THAT(said, HasSubstr("tensors, merged or not, are bfloat16 now"));
   // The sums are rounded to bfloat16, and then computed with in fp32 as the golden is.
-  EXPECT_NEAR(score(folder / "merged", tokens, {"model.dtype=float32"}), golden_loss(golden / "lora" / "forward.safetensors"), 2e-2);
+  EXPECT_NEAR(score(folder / "merged", tokens, {"model.dtype=float32"}),
+              golden_loss(golden / "lora" / "forward.safetensors"), 2e-2);
   const Json config = read_json_file(folder / "merged" / "config.json");
   EXPECT_FALSE(config.contains("quantization_config"));
 }
@@ -59,13 +60,16 @@ TEST(Merge, OfAQuantisedModelIsBfloat16) {
 TEST(Convert, ScoresLikeTheQuantisedModel) {
   const fs::path golden = golden_folder("deepseek_v4-fp8fp4"), tokens = golden / "batch.safetensors";
   TempFolder folder;
-  EXPECT_THAT(run({"convert", "--model", golden / "model", "--out", folder / "bf16", "--dtype", "bfloat16", "--max-shard-size", "500kB"}),
+  EXPECT_THAT(run({"convert", "--model", golden / "model", "--out", folder / "bf16", "--dtype", "bfloat16",
+                   "--max-shard-size", "500kB"}),
               HasSubstr("were quantised"));
   EXPECT_GT(read_checkpoint_index(folder / "bf16").files.size(), 3);
   // Every value is exact in bfloat16, so the same numbers come out.
-  EXPECT_EQ(score(folder / "bf16", tokens, {"model.dtype=float32"}), score(golden / "model", tokens, {"model.dtype=float32"}));
+  EXPECT_EQ(score(folder / "bf16", tokens, {"model.dtype=float32"}),
+            score(golden / "model", tokens, {"model.dtype=float32"}));
   EXPECT_EQ(score(folder / "bf16", tokens), score(golden / "model", tokens));
-  EXPECT_NEAR(score(folder / "bf16", tokens, {"model.dtype=float32"}), golden_loss(golden / "forward.safetensors"), 1e-5);
+  EXPECT_NEAR(score(folder / "bf16", tokens, {"model.dtype=float32"}), golden_loss(golden / "forward.safetensors"),
+              1e-5);
   // The adapter of the quantised model is one of the converted model.
   EXPECT_NEAR(score(folder / "bf16", tokens, {"model.dtype=float32", "--adapter", golden / "lora" / "adapter"}),
               golden_loss(golden / "lora" / "forward.safetensors"), 1e-5);
@@ -78,14 +82,19 @@ TEST(BaseFormat, ScoresLikeTheStoredFormat) {
   EXPECT_EQ(score(golden / "model", tokens, {"model.base_format=bfloat16"}), stored);
   EXPECT_EQ(score(golden / "model", tokens, {"model.base_format=bfloat16", "--ranks", "3", "mesh.ep=3"}), stored);
   EXPECT_EQ(score(golden / "model", tokens, {"model.base_format=bfloat16", "--ranks", "2", "load.mode=node"}), stored);
-  expect_input_error({"score", "--model", golden / "model", "--tokens", tokens, "model.base_format=bfloat16", "model.dtype=float32"},
-                     {"model.base_format", "model.dtype"});
+  expect_input_error(
+      {"score", "--model", golden / "model", "--tokens", tokens, "model.base_format=bfloat16", "model.dtype=float32"},
+      {"model.base_format", "model.dtype"});
   TempFolder folder;
-  const fs::path recipe = folder.write("recipe.yaml", "model: {path: " + (golden / "model").string() + ", base_format: bfloat16}\n");
-  const Json plan = parse_json(run({"plan", recipe, "--world", "3", "mesh.ep=3", "data.train=[x]", "save.dir=x", "--json"}), "stdout");
-  for (const std::string more : {"load.mode=direct", "load.mode=rank0", "load.node_transport=shm", "load.node_transport=p2p"}) {
+  const fs::path recipe =
+      folder.write("recipe.yaml", "model: {path: " + (golden / "model").string() + ", base_format: bfloat16}\n");
+  const Json plan = parse_json(
+      run({"plan", recipe, "--world", "3", "mesh.ep=3", "data.train=[x]", "save.dir=x", "--json"}), "stdout");
+  for (const std::string more :
+       {"load.mode=direct", "load.mode=rank0", "load.node_transport=shm", "load.node_transport=p2p"}) {
     const std::string mode = more.starts_with("load.mode") ? more : "load.mode=node";
-    const Json report = parse_json(run({"verify", recipe, "--ranks", "3", "mesh.ep=3", mode, more, "--json"}), "stdout");
+    const Json report =
+        parse_json(run({"verify", recipe, "--ranks", "3", "mesh.ep=3", mode, more, "--json"}), "stdout");
     for (size_t rank = 0; rank < 3; ++rank) {
       EXPECT_TRUE(report["ranks"][rank]["verified"].get<bool>()) << more;
       EXPECT_EQ(report["ranks"][rank]["shard_bytes"], plan["ranks"][rank]["resident_base_bytes"]) << more;
@@ -105,13 +114,15 @@ class MergeConvertWrongInput : public testing::Test {
     EXPECT_THAT(names_in(results_.path()), testing::IsEmpty());
   }
   TempFolder folder_, results_;
-  const fs::path golden_ = golden_folder("qwen3_moe-fp32"), model_ = golden_ / "model", adapter_ = golden_ / "lora" / "adapter";
+  const fs::path golden_ = golden_folder("qwen3_moe-fp32"), model_ = golden_ / "model",
+                 adapter_ = golden_ / "lora" / "adapter";
 };
 
 TEST_F(MergeConvertWrongInput, Arguments) {
   expect_error({"convert", "--model", model_, "--dtype", "float8"}, {"--dtype", "'float8'", "bfloat16"});
   expect_error({"convert", "--model", model_}, {"--dtype D is missing"});
-  expect_error({"convert", "--model", model_, "--dtype", "bfloat16", "--max-shard-size", "many"}, {"--max-shard-size", "'many'"});
+  expect_error({"convert", "--model", model_, "--dtype", "bfloat16", "--max-shard-size", "many"},
+               {"--max-shard-size", "'many'"});
   expect_error({"convert", "--model", folder_ / "nowhere", "--dtype", "bfloat16"}, {"nowhere"});
   expect_error({"merge", "--model", model_}, {"--adapter DIR is missing"});
   expect_error({"merge", "--model", model_, "--adapter", folder_ / "nowhere"}, {"nowhere", "no such folder"});
@@ -129,13 +140,17 @@ TEST_F(MergeConvertWrongInput, UsedFolder) {
 }
 
 TEST_F(MergeConvertWrongInput, AdapterOfAnotherModel) {
-  const fs::path qwen3_5 = golden_folder("qwen3_5_moe-fp32") / "model", deepseek = golden_folder("deepseek_v4-fp32") / "model";
-  expect_error({"merge", "--model", qwen3_5, "--adapter", adapter_}, {"adapter_model.safetensors", "does not have", "another model"});
-  expect_error({"merge", "--model", deepseek, "--adapter", adapter_}, {"adapter_model.safetensors", "holds an adapter of 'model.layers.0.self_attn.", "not supported"});
+  const fs::path qwen3_5 = golden_folder("qwen3_5_moe-fp32") / "model",
+                 deepseek = golden_folder("deepseek_v4-fp32") / "model";
+  expect_error({"merge", "--model", qwen3_5, "--adapter", adapter_},
+               {"adapter_model.safetensors", "does not have", "another model"});
+  expect_error({"merge", "--model", deepseek, "--adapter", adapter_},
+               {"adapter_model.safetensors", "holds an adapter of 'model.layers.0.self_attn.", "not supported"});
   // The same family, another width.
   folder_.write("config.json", tiny_config().dump());
   ASSERT_EQ(run_moraine({"init", "--config", folder_ / "config.json", "--out", folder_ / "tiny"}).exit_code, 0);
-  expect_error({"merge", "--model", folder_ / "tiny", "--adapter", adapter_}, {"adapter_model.safetensors", "does not have", "another model"});
+  expect_error({"merge", "--model", folder_ / "tiny", "--adapter", adapter_},
+               {"adapter_model.safetensors", "does not have", "another model"});
 }
 
 TEST_F(MergeConvertWrongInput, BrokenFiles) {

@@ -82,7 +82,8 @@ TEST(Plan, WrongInputIsOneLine) {
   const PlanOf plan("Qwen3-30B-A3B");
   expect_input_error({"plan", plan.recipe, "--world", "3", "mesh.ep=2"}, {"mesh.ep", "does not divide"});
   expect_input_error({"plan", plan.recipe, "--world", "0"}, {"--world", "1 or more"});
-  expect_input_error({"plan", plan.recipe, "--world", "8", "--ranks-per-node", "3"}, {"--ranks-per-node", "does not divide"});
+  expect_input_error({"plan", plan.recipe, "--world", "8", "--ranks-per-node", "3"},
+                     {"--ranks-per-node", "does not divide"});
   expect_input_error({"plan", plan.recipe, "--memory-per-rank", "80 bananas"}, {"--memory-per-rank", "80 bananas"});
   expect_input_error({"plan", plan.recipe, "mesh.ep=256"}, {"mesh.ep", "128 experts"});
   expect_input_error({"plan", plan.recipe, "model.path=/nowhere"}, {"/nowhere"});

@@ -26,8 +26,9 @@ void give_stdout_no_reader() {
 TEST(Streams, ARunTrainsOnWithoutReaderOfItsLog) {
   TempFolder folder;
   const fs::path golden = golden_folder("qwen3_moe-fp32");
-  const std::string recipe = folder.write("r.yaml", "model: {path: " + (golden / "model").string() + "}\ndata: {train: [" +
-                                                        (golden / "batch.safetensors").string() + "]}\ntrain: {steps: 3}\n");
+  const std::string recipe =
+      folder.write("r.yaml", "model: {path: " + (golden / "model").string() + "}\ndata: {train: [" +
+                                 (golden / "batch.safetensors").string() + "]}\ntrain: {steps: 3}\n");
   const auto train = [&](const char* dir, const std::function<void()>& prepare) {
     SCOPED_TRACE(dir);
     const Ended ended = run_moraine({"train", recipe, "save.dir=" + (folder / dir).string()}, prepare);
@@ -65,14 +66,16 @@ TEST(Paths, TildeInAFlagIsTheHomeFolder) {
 
 TEST(Paths, ThatLeadNowhereAreInputErrors) {
   TempFolder folder;
-  const fs::path golden = golden_folder("qwen3_moe-fp32"), adapter = folder / "adapter", circle = folder / "m/config.json";
+  const fs::path golden = golden_folder("qwen3_moe-fp32"), adapter = folder / "adapter",
+                 circle = folder / "m/config.json";
   fs::create_directory(folder / "m");
   fs::create_symlink("config.json", circle);
   expect_input_error({"inspect", folder / "m"}, {circle, "Too many levels of symbolic links"});
   fs::copy(golden / "lora" / "adapter", adapter);
   fs::rename(adapter / "adapter_model.safetensors", adapter / "adapter_model.bin");
-  expect_input_error({"score", "--model", golden / "model", "--adapter", adapter, "--tokens", golden / "batch.safetensors"},
-                     {adapter, "pickled weights are not read", "convert"});
+  expect_input_error(
+      {"score", "--model", golden / "model", "--adapter", adapter, "--tokens", golden / "batch.safetensors"},
+      {adapter, "pickled weights are not read", "convert"});
 }
 
 }  // namespace

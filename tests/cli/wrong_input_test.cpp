@@ -72,8 +72,8 @@ TEST_F(WrongInput, UsedRunFolder) {
   folder_.write("model/config.json", read_text_file(golden_ / "model" / "config.json"));
   folder_.write("used/notes.txt", "mine");
   const std::string text = "model: {path: " + (folder_ / "model").string() + "}\ndata: {train: [" +
-                           (golden_ / "batch.safetensors").string() + "]}\ntrain: {steps: 1}\nsave: {resume: never, dir: " +
-                           (folder_ / "used").string() + "}\n";
+                           (golden_ / "batch.safetensors").string() +
+                           "]}\ntrain: {steps: 1}\nsave: {resume: never, dir: " + (folder_ / "used").string() + "}\n";
   expect_train_error(text, {"save.dir", "used", "not empty"});
   expect_input_error({"train", folder_ / "recipe.yaml", "--ranks", "2"}, {"save.dir", "used", "not empty"});
   EXPECT_THAT(names_in(folder_ / "used"), testing::ElementsAre("notes.txt"));
@@ -171,8 +171,10 @@ TEST_F(WrongInput, Templates) {
   expect_input_error({"tokenize", "--model", model, "--text", "x", "--template", "qwen3"},
                      {"--template", "--messages"});
   expect_input_error(with({"model.path=x"}), {"model.path=x", "section data only"});
-  expect_input_error(with({"--template", "qwen3", "data.template=qwen3"}), {"data.template=qwen3", "--template says that already"});
-  expect_input_error({"tokenize", "--model", model, "--text", "x", "data.loss_on=all"}, {"data.loss_on=all", "--messages only"});
+  expect_input_error(with({"--template", "qwen3", "data.template=qwen3"}),
+                     {"data.template=qwen3", "--template says that already"});
+  expect_input_error({"tokenize", "--model", model, "--text", "x", "data.loss_on=all"},
+                     {"data.loss_on=all", "--messages only"});
 }
 
 TEST_F(WrongInput, AdapterOfAnotherModel) {

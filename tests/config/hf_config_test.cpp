@@ -12,9 +12,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-HfConfig config(const char* text) {
-  return HfConfig(parse_json(text, "config.json"), "config.json");
-}
+HfConfig config(const char* text) { return HfConfig(parse_json(text, "config.json"), "config.json"); }
 
 TEST(HfConfig, ReadsAFolderOrAFile) {
   TempFolder folder;
@@ -29,7 +27,8 @@ TEST(HfConfig, ReadsAFolderOrAFile) {
 TEST(HfConfig, NumbersThatAreNotFiniteAreRefusedWhereTheyAreRead) {
   HfConfig c = config(R"({"time_step_limit": [0.0, Infinity], "rope_theta": NaN, "n": 1})");
   EXPECT_EQ(c.integer("n"), 1);
-  EXPECT_THAT(error_of([&] { c.number("rope_theta"); }), HasSubstr("config.json: key 'rope_theta' must be a number, not 'NaN'"));
+  EXPECT_THAT(error_of([&] { c.number("rope_theta"); }),
+              HasSubstr("config.json: key 'rope_theta' must be a number, not 'NaN'"));
   EXPECT_THAT(error_of([&] { c.integer("rope_theta", 1); }), HasSubstr("must be an integer, not 'NaN'"));
   // They stay in a config that is written again.
   TempFolder folder;

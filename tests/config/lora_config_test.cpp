@@ -79,8 +79,10 @@ TEST_F(LoraConfigTest, RefusesWhatIsNotHonoured) {
   EXPECT_THAT(error({{"bias", "all"}}), HasSubstr("key 'bias'"));
   EXPECT_THAT(error({{"bias", "lora_only"}}), HasSubstr("key 'bias'"));
   EXPECT_THAT(error({{"modules_to_save", Json::array({"lm_head"})}}), HasSubstr("key 'modules_to_save'"));
-  EXPECT_THAT(error({{"layers_to_transform", 0}, {"target_modules", ".*q_proj"}}), HasSubstr("layers_to_transform does not work together"));
-  EXPECT_THAT(error({{"layers_to_transform", 0}, {"layers_pattern", {"layers", "h"}}}), HasSubstr("key 'layers_pattern' is 'h'"));
+  EXPECT_THAT(error({{"layers_to_transform", 0}, {"target_modules", ".*q_proj"}}),
+              HasSubstr("layers_to_transform does not work together"));
+  EXPECT_THAT(error({{"layers_to_transform", 0}, {"layers_pattern", {"layers", "h"}}}),
+              HasSubstr("key 'layers_pattern' is 'h'"));
   EXPECT_THAT(error({{"trainable_token_indices", Json::array({1})}}), HasSubstr("key 'trainable_token_indices'"));
   EXPECT_THAT(error({{"alora_invocation_tokens", Json::array({1})}}), HasSubstr("key 'alora_invocation_tokens'"));
   for (const char* init : {"pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga"}) {
@@ -90,15 +92,19 @@ TEST_F(LoraConfigTest, RefusesWhatIsNotHonoured) {
 }
 
 TEST_F(LoraConfigTest, ReadsSettingsByModule) {
-  folder_.write("adapter_config.json", R"({"target_modules": ["q_proj"], "r": 4, "lora_alpha": 2, "use_rslora": true, "rank_pattern": {"z": 1, "a": 2},
+  folder_.write(
+      "adapter_config.json",
+      R"({"target_modules": ["q_proj"], "r": 4, "lora_alpha": 2, "use_rslora": true, "rank_pattern": {"z": 1, "a": 2},
                                            "alpha_pattern": {"z": 0.5, "a": 2}, "layers_to_transform": [1, 0], "layers_pattern": "layers"})");
   const LoraConfig config = read_lora_config(folder_.path());
   EXPECT_EQ(config.scaling(), 1);
-  EXPECT_THAT(config.rank_pattern, ElementsAre(std::pair("z", 1), std::pair("a", 2)));  // PEFT takes the first that matches
+  EXPECT_THAT(config.rank_pattern,
+              ElementsAre(std::pair("z", 1), std::pair("a", 2)));  // PEFT takes the first that matches
   EXPECT_THAT(config.alpha_pattern, ElementsAre(std::pair("z", 0.5), std::pair("a", 2.0)));
   EXPECT_THAT(config.layers_to_transform, ElementsAre(1, 0));
   EXPECT_THAT(read({{"layers_to_transform", 3}}).layers_to_transform, ElementsAre(3));
-  EXPECT_THAT(error({{"rank_pattern", {{"q_proj", 0}}}}), HasSubstr("key 'rank_pattern': 'q_proj' is 0, expected 1 to 1048576"));
+  EXPECT_THAT(error({{"rank_pattern", {{"q_proj", 0}}}}),
+              HasSubstr("key 'rank_pattern': 'q_proj' is 0, expected 1 to 1048576"));
   EXPECT_THAT(error({{"rank_pattern", {{"q_proj", "4"}}}}), HasSubstr("rank_pattern"));
   EXPECT_THAT(error({{"alpha_pattern", {{"q_proj", -1}}}}), HasSubstr("key 'alpha_pattern': 'q_proj' is -1"));
   EXPECT_THAT(error({{"alpha_pattern", {"q_proj"}}}), HasSubstr("alpha_pattern"));
@@ -126,8 +132,7 @@ TEST_F(LoraConfigTest, WrongValuesNameTheKey) {
   EXPECT_THAT(error({{"target_parameters", "a"}}), HasSubstr("key 'target_parameters' must be a list of strings"));
   EXPECT_THAT(error({{"target_modules", nullptr}, {"target_parameters", nullptr}}),
               HasSubstr("neither target_modules nor target_parameters"));
-  EXPECT_THAT(error_of([&] { read_lora_config(folder_ / "none"); }),
-              HasSubstr("none: no such folder"));
+  EXPECT_THAT(error_of([&] { read_lora_config(folder_ / "none"); }), HasSubstr("none: no such folder"));
 }
 
 }  // namespace

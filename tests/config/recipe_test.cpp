@@ -80,8 +80,10 @@ TEST_F(RecipeTest, TildeInPathsIsTheHomeFolder) {
   const char* set = getenv("HOME");
   const std::string before = set ? set : "";
   setenv("HOME", "/home/someone", 1);
-  const Recipe r = read("model: {path: ~/models/a}\nadapter: {init_from: ~/b}\ndata: {train: [~/c.jsonl, d/~], eval: ~/e.jsonl, template: ~/f}\n",
-                        {"save.dir=~/runs", "save.resume=~/runs/0"});
+  const Recipe r = read(
+      "model: {path: ~/models/a}\nadapter: {init_from: ~/b}\ndata: {train: [~/c.jsonl, d/~], eval: ~/e.jsonl, "
+      "template: ~/f}\n",
+      {"save.dir=~/runs", "save.resume=~/runs/0"});
   EXPECT_EQ(r.model.path, "/home/someone/models/a");
   EXPECT_EQ(r.adapter.init_from, "/home/someone/b");
   EXPECT_THAT(r.data.train, ElementsAre("/home/someone/c.jsonl", "d/~"));
@@ -92,7 +94,8 @@ TEST_F(RecipeTest, TildeInPathsIsTheHomeFolder) {
   // Another user, or none, reads the same in the recipe that a run leaves.
   setenv("HOME", "/home/other", 1);
   EXPECT_EQ(read(recipe_to_yaml(r)).save.dir, "/home/someone/runs");
-  EXPECT_THAT(error("save: {dir: ~no-such-user-here/x}"), HasSubstr("recipe.yaml: key 'save.dir': '~no-such-user-here/x': there is no user"));
+  EXPECT_THAT(error("save: {dir: ~no-such-user-here/x}"),
+              HasSubstr("recipe.yaml: key 'save.dir': '~no-such-user-here/x': there is no user"));
   if (set) setenv("HOME", before.c_str(), 1);
 }
 
@@ -302,8 +305,11 @@ TEST_F(RecipeTest, ChoicesAreListed) {
 
 TEST_F(RecipeTest, SizesAreBytes) {
   const auto resident = [&](const std::string& value) { return read("", {"mesh.resident=" + value}); };
-  for (const auto& [written, bytes, printed] : std::vector<std::tuple<std::string, uint64_t, std::string>>{
-           {"0", 0, "0"}, {"20GiB", uint64_t{20} << 30, "20GiB"}, {"\"1.5 GiB\"", uint64_t{1536} << 20, "1536MiB"}, {"1MB", 1000000, "1000000"}}) {
+  for (const auto& [written, bytes, printed] :
+       std::vector<std::tuple<std::string, uint64_t, std::string>>{{"0", 0, "0"},
+                                                                   {"20GiB", uint64_t{20} << 30, "20GiB"},
+                                                                   {"\"1.5 GiB\"", uint64_t{1536} << 20, "1536MiB"},
+                                                                   {"1MB", 1000000, "1000000"}}) {
     EXPECT_EQ(resident(written).mesh.resident.bytes, bytes) << written;
     EXPECT_THAT(recipe_to_yaml(resident(written)), HasSubstr("  resident: " + printed + "\n")) << written;
     EXPECT_EQ(resident(printed).mesh.resident.bytes, bytes) << printed;
@@ -312,7 +318,8 @@ TEST_F(RecipeTest, SizesAreBytes) {
 
 TEST_F(RecipeTest, ResumeIsAWordOrAFolder) {
   for (const char* word : {"auto", "never", "runs/a"})
-    EXPECT_THAT(recipe_to_yaml(read("", {std::string("save.resume=") + word})), HasSubstr(std::string("  resume: ") + word + "\n"));
+    EXPECT_THAT(recipe_to_yaml(read("", {std::string("save.resume=") + word})),
+                HasSubstr(std::string("  resume: ") + word + "\n"));
   EXPECT_EQ(read("").save.resume.kind, ResumeFrom::Kind::kAuto);
   EXPECT_EQ(read("save: {resume: ./auto}").save.resume.kind, ResumeFrom::Kind::kFolder);
 }
@@ -320,7 +327,8 @@ TEST_F(RecipeTest, ResumeIsAWordOrAFolder) {
 TEST_F(RecipeTest, NoRecomputationNeedsResidentWeights) {
   check_recompute(Recompute::kFull, false);
   check_recompute(Recompute::kNone, true);
-  EXPECT_THAT(error_of([] { check_recompute(Recompute::kNone, false); }), HasSubstr("train.recompute: none needs every base weight on its rank"));
+  EXPECT_THAT(error_of([] { check_recompute(Recompute::kNone, false); }),
+              HasSubstr("train.recompute: none needs every base weight on its rank"));
 }
 
 TEST_F(RecipeTest, RulesAcrossKeys) {

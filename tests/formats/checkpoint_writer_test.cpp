@@ -61,7 +61,8 @@ TEST(CheckpointWriter, WritesEveryElementOfLargeAndSmallTensors) {
                                   {{"empty", DType::kF32, {0, 4}}, 4}},
                                  5'000'000'000,
                                  3};
-  const size_t files = write_checkpoint(folder / "out", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path&) {});
+  const size_t files =
+      write_checkpoint(folder / "out", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path&) {});
   EXPECT_EQ(files, 1);
   EXPECT_TRUE(fs::exists(folder / "out" / "model.safetensors"));
   expect_values(checkpoint, folder / "out");
@@ -70,11 +71,12 @@ TEST(CheckpointWriter, WritesEveryElementOfLargeAndSmallTensors) {
 TEST(CheckpointWriter, SplitsIntoFiles) {
   TempFolder folder;
   NewCheckpoint checkpoint{{}, 1000, 2};
-  for (int i = 0; i < 7; ++i) checkpoint.tensors.push_back({{"t" + std::to_string(i), i % 2 ? DType::kF32 : DType::kU8, {100 + i}}});
+  for (int i = 0; i < 7; ++i)
+    checkpoint.tensors.push_back({{"t" + std::to_string(i), i % 2 ? DType::kF32 : DType::kU8, {100 + i}}});
   checkpoint.tensors.push_back({{"larger than a file", DType::kF32, {600}}});
-  const size_t files = write_checkpoint(folder / "out", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path& temporary) {
-    write_file_atomic(temporary / "config.json", "{}");
-  });
+  const size_t files =
+      write_checkpoint(folder / "out", checkpoint, fill_with_values(checkpoint), 0,
+                       [](const fs::path& temporary) { write_file_atomic(temporary / "config.json", "{}"); });
   EXPECT_EQ(files, 4);
   EXPECT_TRUE(fs::exists(folder / "out" / "model-00004-of-00004.safetensors"));
   EXPECT_TRUE(fs::exists(folder / "out" / "config.json"));
@@ -97,7 +99,8 @@ TEST(CheckpointWriter, IsWholeOrNotThere) {
   EXPECT_TRUE(fs::is_empty(folder.path()));
 
   folder.write("used/notes.txt", "mine");
-  EXPECT_THROW(write_checkpoint(folder / "used", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path&) {}), Error);
+  EXPECT_THROW(write_checkpoint(folder / "used", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path&) {}),
+               Error);
   checkpoint.tensors[0].declared.shape = {int64_t{1} << 60};
   try {
     write_checkpoint(folder / "out", checkpoint, fill_with_values(checkpoint), 0, [](const fs::path&) {});

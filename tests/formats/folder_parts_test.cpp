@@ -26,8 +26,9 @@ TEST(FolderParts, AreFound) {
 }
 
 TEST(FolderParts, NamesOfTheHubAreNoFolders) {
-  EXPECT_THAT(error_finding("Qwen/Qwen3-30B-A3B", FolderPart::kConfig),
-              AllOf(HasSubstr("Qwen/Qwen3-30B-A3B: no such folder"), HasSubstr("hf download Qwen/Qwen3-30B-A3B --local-dir")));
+  EXPECT_THAT(
+      error_finding("Qwen/Qwen3-30B-A3B", FolderPart::kConfig),
+      AllOf(HasSubstr("Qwen/Qwen3-30B-A3B: no such folder"), HasSubstr("hf download Qwen/Qwen3-30B-A3B --local-dir")));
   EXPECT_THAT(error_of([] { read_checkpoint_index("Qwen/Qwen3-30B-A3B"); }), HasSubstr("hf download"));
   for (const char* path : {"./models/none", "/models/none", "none", "a/b/c", "configs/none.json"})
     EXPECT_THAT(error_finding(path, FolderPart::kConfig), testing::EndsWith(": no such folder"));
@@ -73,15 +74,17 @@ TEST(FolderParts, OtherFormatsAreNamed) {
     folder.write(c.file, "{}");
     EXPECT_THAT(error_finding(folder.path(), c.part), HasSubstr(c.words));
   }
-  const std::pair<const char*, const char*> weights[] = {{"pytorch_model-00001-of-00002.bin", "pickled weights"},
-                                                         {"consolidated.00.pth", "pickled weights"},
-                                                         {"model-q4.gguf", "GGUF"},
-                                                         {"model-00001-of-00002.safetensors", "model.safetensors.index.json too"}};
+  const std::pair<const char*, const char*> weights[] = {
+      {"pytorch_model-00001-of-00002.bin", "pickled weights"},
+      {"consolidated.00.pth", "pickled weights"},
+      {"model-q4.gguf", "GGUF"},
+      {"model-00001-of-00002.safetensors", "model.safetensors.index.json too"}};
   for (const auto& [file, words] : weights) {
     SCOPED_TRACE(file);
     TempFolder folder;
     folder.write(file, "x");
-    EXPECT_THAT(error_of([&] { read_checkpoint_index(folder.path()); }), AllOf(HasSubstr("holds neither"), HasSubstr(words)));
+    EXPECT_THAT(error_of([&] { read_checkpoint_index(folder.path()); }),
+                AllOf(HasSubstr("holds neither"), HasSubstr(words)));
   }
 }
 
@@ -90,7 +93,8 @@ TEST(FolderParts, LfsPointersAndBrokenLinksAreNamed) {
   folder.write("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 8\n");
   EXPECT_THAT(error_finding(folder.path(), FolderPart::kAdapterWeights), HasSubstr("git lfs pull"));
   fs::create_symlink("config.json", folder / "config.json");
-  EXPECT_THAT(error_finding(folder.path(), FolderPart::kConfig), HasSubstr("config.json: cannot open: Too many levels of symbolic links"));
+  EXPECT_THAT(error_finding(folder.path(), FolderPart::kConfig),
+              HasSubstr("config.json: cannot open: Too many levels of symbolic links"));
   fs::create_symlink("model.safetensors", folder / "model.safetensors");
   EXPECT_THAT(error_of([&] { read_checkpoint_index(folder.path()); }), HasSubstr("Too many levels of symbolic links"));
 }

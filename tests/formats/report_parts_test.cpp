@@ -20,8 +20,8 @@ TEST(Html, EscapesWhateverTextHolds) {
   EXPECT_EQ(escape_html("Lösung 模型 🦙"), "Lösung 模型 🦙");
   EXPECT_EQ(escape_html(std::string("a\0b\x1b[0m\x7f", 8)), "a\uFFFDb\uFFFD[0m\uFFFD");
   EXPECT_EQ(escape_html("a\tb\nc"), "a\tb\nc");
-  EXPECT_EQ(escape_html("\xC3"), "\uFFFD");                  // cut short
-  EXPECT_EQ(escape_html("\xC0\xAF!"), "\uFFFD\uFFFD!");      // overlong
+  EXPECT_EQ(escape_html("\xC3"), "\uFFFD");                      // cut short
+  EXPECT_EQ(escape_html("\xC0\xAF!"), "\uFFFD\uFFFD!");          // overlong
   EXPECT_EQ(escape_html("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");  // half of a pair
   EXPECT_EQ(escape_html("\xEF\xBF\xBE"), "\uFFFD");
 }
@@ -87,7 +87,8 @@ TEST(Series, RunningMean) {
 
 TEST(Series, WhatIsNoNumberIsCountedAndLeftOut) {
   Series series;
-  for (double y : {1.0, std::nan(""), HUGE_VAL, 1e300, -HUGE_VAL, 2.0}) series.add(series.count() + series.left_out() + 1, y);
+  for (double y : {1.0, std::nan(""), HUGE_VAL, 1e300, -HUGE_VAL, 2.0})
+    series.add(series.count() + series.left_out() + 1, y);
   EXPECT_EQ(series.count(), 2);
   EXPECT_EQ(series.left_out(), 4);
   EXPECT_THAT(ys(series.points()), ElementsAre(1, 2));
@@ -112,8 +113,15 @@ TEST(Ticks, AreRoundAndEncloseTheValues) {
   EXPECT_THAT(nice_ticks(1, 120, 5, 1), ElementsAre(0, 50, 100, 150));
   EXPECT_THAT(nice_ticks(1, 3, 5, 1), ElementsAre(1, 2, 3));
   EXPECT_THAT(nice_ticks(0, 0, 4), testing::Contains(0));
-  for (const auto& [lo, hi] : std::vector<std::pair<double, double>>{
-           {0, 1e-90}, {-3, 5}, {1e99, 1.0000000001e99}, {7, 7}, {-7, -7}, {0, 0}, {1, 1 + 1e-15}, {-1e100, 1e100}, {0.1, 0.3}}) {
+  for (const auto& [lo, hi] : std::vector<std::pair<double, double>>{{0, 1e-90},
+                                                                     {-3, 5},
+                                                                     {1e99, 1.0000000001e99},
+                                                                     {7, 7},
+                                                                     {-7, -7},
+                                                                     {0, 0},
+                                                                     {1, 1 + 1e-15},
+                                                                     {-1e100, 1e100},
+                                                                     {0.1, 0.3}}) {
     const std::vector<double> ticks = nice_ticks(lo, hi, 5);
     ASSERT_GE(ticks.size(), 2u) << lo << " " << hi;
     EXPECT_LE(ticks.size(), 14u) << lo << " " << hi;
@@ -121,7 +129,8 @@ TEST(Ticks, AreRoundAndEncloseTheValues) {
     EXPECT_GE(ticks.back(), hi - 1e-9 * std::abs(hi));
     for (size_t i = 1; i < ticks.size(); ++i) EXPECT_GT(ticks[i], ticks[i - 1]);
   }
-  for (const auto& [lo, hi] : std::vector<std::pair<double, double>>{{1e-3, 20}, {1, 1}, {2, 3}, {1e-90, 1e90}, {0.5, 700}}) {
+  for (const auto& [lo, hi] :
+       std::vector<std::pair<double, double>>{{1e-3, 20}, {1, 1}, {2, 3}, {1e-90, 1e90}, {0.5, 700}}) {
     const std::vector<double> ticks = log_ticks(lo, hi);
     ASSERT_GE(ticks.size(), 2u);
     EXPECT_LE(ticks.size(), 9u);

@@ -192,15 +192,23 @@ TEST_F(HostileSafetensors, Offsets) {
 }
 
 TEST_F(HostileSafetensors, MeansNothingHere) {
-  EXPECT_EQ(header_error(R"({"t":{"dtype":"U8","more":{"shape":[[{"dtype":1}],null]},"shape":[1],"less":7,"data_offsets":[0,1]}})", 1), "");
+  EXPECT_EQ(
+      header_error(
+          R"({"t":{"dtype":"U8","more":{"shape":[[{"dtype":1}],null]},"shape":[1],"less":7,"data_offsets":[0,1]}})", 1),
+      "");
   EXPECT_EQ(header_error(R"({"__metadata__":null})"), "");
-  EXPECT_THAT(header_error(R"({"__metadata__":{"a":["b"]}})"), HasSubstr("__metadata__ 'a': the value must be a string"));
+  EXPECT_THAT(header_error(R"({"__metadata__":{"a":["b"]}})"),
+              HasSubstr("__metadata__ 'a': the value must be a string"));
   EXPECT_THAT(header_error(R"({"__metadata__":{},"__metadata__":{}})"), HasSubstr("key '__metadata__' is given twice"));
   EXPECT_THAT(header_error(R"({"t":[]})"), HasSubstr("tensor 't': not a JSON object"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":["U8"],"shape":[1],"data_offsets":[0,1]}})", 1), HasSubstr("dtype must be a string"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[[1]],"data_offsets":[0,1]}})", 1), HasSubstr("whole numbers, not array"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":{},"data_offsets":[0,1]}})", 1), HasSubstr("shape must be a list"));
-  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":{}}})", 1), HasSubstr("list of two numbers"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":["U8"],"shape":[1],"data_offsets":[0,1]}})", 1),
+              HasSubstr("dtype must be a string"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[[1]],"data_offsets":[0,1]}})", 1),
+              HasSubstr("whole numbers, not array"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":{},"data_offsets":[0,1]}})", 1),
+              HasSubstr("shape must be a list"));
+  EXPECT_THAT(header_error(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":{}}})", 1),
+              HasSubstr("list of two numbers"));
 }
 
 // What a process takes at most while `action` runs, more than before.
@@ -226,10 +234,14 @@ TEST_F(HostileSafetensors, MemoryIsBoundedByTheHeader) {
   };
   const std::string big(18 << 20, 'x');
   const std::pair<std::string, const char*> headers[] = {
-      {R"({"a":{"dtype":"U8","shape":[)" + many(4'000'000, [](int) { return std::string("1"); }) + R"(],"data_offsets":[0,1]}})", "more than 64 dimensions"},
-      {R"({"a":{"dtype":"U8","data_offsets":[)" + many(4'000'000, [](int) { return std::string("1"); }) + "]}}", "list of two numbers"},
+      {R"({"a":{"dtype":"U8","shape":[)" + many(4'000'000, [](int) { return std::string("1"); }) +
+           R"(],"data_offsets":[0,1]}})",
+       "more than 64 dimensions"},
+      {R"({"a":{"dtype":"U8","data_offsets":[)" + many(4'000'000, [](int) { return std::string("1"); }) + "]}}",
+       "list of two numbers"},
       {R"({"a":{)" + many(400'000, [](int i) { return fmt::format("\"k{}\":{{}}", i); }) + "}}", "more than 64 keys"},
-      {R"({"__metadata__":{)" + many(500'000, [](int i) { return fmt::format("\"k{}\":\"v\"", i); }) + "}}", "more than 100000 entries"},
+      {R"({"__metadata__":{)" + many(500'000, [](int i) { return fmt::format("\"k{}\":\"v\"", i); }) + "}}",
+       "more than 100000 entries"},
       {"{" + many(150'000, [](int i) { return header_entry(fmt::format("t{}", i), "U8", "[0]", 0, 0); }) + "}", ""},
       {R"({"__metadata__":{"k":")" + big + "\"}}", "more than 16 MiB"},
       {R"({")" + big, "more than 16 MiB"},
@@ -237,9 +249,11 @@ TEST_F(HostileSafetensors, MemoryIsBoundedByTheHeader) {
   for (const auto& [header, problem] : headers) {
     const std::string bytes = safetensors_file(header, problem == std::string("more than 64 dimensions") ? 1 : 0);
     std::string line;
-    const uint64_t growth = growth_of_memory(
-        [&] { line = error_of([&] { parse_safetensors_header(std::as_bytes(std::span(bytes)), bytes.size(), "x"); }); });
-    EXPECT_THAT(line, problem == std::string() ? testing::Matcher<std::string>("") : testing::Matcher<std::string>(HasSubstr(problem)));
+    const uint64_t growth = growth_of_memory([&] {
+      line = error_of([&] { parse_safetensors_header(std::as_bytes(std::span(bytes)), bytes.size(), "x"); });
+    });
+    EXPECT_THAT(line, problem == std::string() ? testing::Matcher<std::string>("")
+                                               : testing::Matcher<std::string>(HasSubstr(problem)));
     EXPECT_LT(growth, 3 * header.size() + (64 << 20)) << header.substr(0, 40);  // the header itself is the fourth
   }
 }

@@ -21,9 +21,10 @@ std::string from_hex(const std::string& hex) {
   return bytes;
 }
 
-// Step 7 with train/loss 1.5 and train/learning_rate 1e-4, without its time: what tensorboard 2.21's own classes make of it.
-const std::string kScalars = from_hex(
-    "10072a2f0a110a0a747261696e2f6c6f7373150000c03f0a1a0a13747261696e2f6c6561726e696e675f726174651517b7d138");
+// Step 7 with train/loss 1.5 and train/learning_rate 1e-4, without its time: what tensorboard 2.21's own classes make
+// of it.
+const std::string kScalars =
+    from_hex("10072a2f0a110a0a747261696e2f6c6f7373150000c03f0a1a0a13747261696e2f6c6561726e696e675f726174651517b7d138");
 
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -50,7 +51,7 @@ std::vector<std::string> events_in(const std::string& file) {
 }
 
 TEST(TensorboardEvents, ChecksumIsCrc32c) {
-  EXPECT_EQ(crc32c("123456789"), 0xe3069283u);  // the check value that catalogues of CRCs list
+  EXPECT_EQ(crc32c("123456789"), 0xe3069283u);            // the check value that catalogues of CRCs list
   EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8a9136aau);  // RFC 3720, B.4
   EXPECT_EQ(crc32c(""), 0u);
 }
@@ -70,8 +71,12 @@ TEST(TensorboardEvents, AFileSaysItsVersionWhereItBeginsAndItsScalars) {
   // While the writer is open: every call is flushed.
   const std::vector<std::string> events = events_in(read(files_in(logs)[0]));
   ASSERT_EQ(events.size(), 3u);
-  EXPECT_EQ(events[0], "\x1a\x0d" "brain.Event:2");
-  EXPECT_EQ(events[1], "\x10\x07" "\x3a\x02\x08\x01");  // step 7, a session starts
+  EXPECT_EQ(events[0],
+            "\x1a\x0d"
+            "brain.Event:2");
+  EXPECT_EQ(events[1],
+            "\x10\x07"
+            "\x3a\x02\x08\x01");  // step 7, a session starts
   EXPECT_EQ(events[2], kScalars);
 }
 

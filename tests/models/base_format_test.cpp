@@ -5,10 +5,10 @@
 
 #include "base/error.h"
 #include "base/temp_folder.h"
+#include "checkpoint/check_checkpoint.h"
+#include "checkpoint/checkpoint_files.h"
+#include "checkpoint/shared_reads.h"
 #include "dequantised_golden.h"
-#include "load/check_checkpoint.h"
-#include "load/checkpoint_files.h"
-#include "load/shared_reads.h"
 #include "models/model_layout.h"
 #include "parallel/placement.h"
 #include "parallel/weight_store.h"
@@ -19,13 +19,15 @@ namespace {
 namespace fs = std::filesystem;
 
 const fs::path kGolden = golden_folder("deepseek_v4-fp8fp4");
-const fs::path kQwen3 = golden_folder("qwen3_moe-fp8"), kQwen3_5 = golden_folder("qwen3_5_moe-fp8");  // the latter's blocks are cut off
+const fs::path kQwen3 = golden_folder("qwen3_moe-fp8"),
+               kQwen3_5 = golden_folder("qwen3_5_moe-fp8");  // the latter's blocks are cut off
 
 // What the parts of a slot come to.
 at::Tensor expected_elements(const Slot& slot, const CheckpointIndex& index) {
   std::vector<at::Tensor> parts;
   for (const SlotPart& part : slot.parts)
-    parts.push_back(plain_tensor_of(index, part.tensor).reshape({-1}).narrow(0, part.source_element, part.num_elements));
+    parts.push_back(
+        plain_tensor_of(index, part.tensor).reshape({-1}).narrow(0, part.source_element, part.num_elements));
   return at::cat(parts);
 }
 
@@ -52,7 +54,8 @@ void expect_dequantised(const fs::path& golden, int64_t world, int64_t ep, uint6
       at::Tensor& image = images[shard.image];
       if (!image.defined()) image = at::zeros({static_cast<int64_t>(shard.image->nbytes)}, at::kByte);
       ASSERT_LE(target.shard_offset + bytes.size(), shard.shard.size());
-      std::memcpy(image.mutable_data_ptr<uint8_t>() + shard.shard.begin + target.shard_offset, bytes.data(), bytes.size());
+      std::memcpy(image.mutable_data_ptr<uint8_t>() + shard.shard.begin + target.shard_offset, bytes.data(),
+                  bytes.size());
     }
     EXPECT_GE(read_bytes, plan.read_bytes);  // pieces may need the same row of scales
   }
@@ -93,7 +96,9 @@ TEST(BaseFormat, ScalesAreCheckedBeforeTheFirstRead) {
   CheckpointIndex index = read_checkpoint_index(kGolden / "model");
   const auto layout = make_layout(HfConfig::read(kGolden / "model"), "auto");
   const auto specs = image_specs(*layout, stored_in(index), BaseFormat::kBFloat16);
-  const auto check = [&] { check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); }); };
+  const auto check = [&] {
+    check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
+  };
   check();
   CheckpointTensor& scales = index.tensors.at("layers.1.ffn.experts.2.w3.scale");
   const auto was = scales;

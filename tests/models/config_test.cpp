@@ -57,8 +57,14 @@ TEST(DeepseekV4Config, ReadsTheHubsForm) {
                                                   kHeavilyCompressedAttention, kCompressedSparseAttention));
   EXPECT_THAT(c.mlp_layer_types, testing::ElementsAre(kHashMoe, kHashMoe, kHashMoe, kMoe, kMoe));
   EXPECT_TRUE((c.rope_main == v4::Rope{.rope_theta = 10000, .dim = 8, .yarn = false}));
-  EXPECT_TRUE((c.rope_compress == v4::Rope{.rope_theta = 160000, .dim = 8, .yarn = true, .factor = 16, .beta_fast = 32,
-                                           .beta_slow = 1, .attention_factor = 1, .original_max_position_embeddings = 65536}));
+  EXPECT_TRUE((c.rope_compress == v4::Rope{.rope_theta = 160000,
+                                           .dim = 8,
+                                           .yarn = true,
+                                           .factor = 16,
+                                           .beta_fast = 32,
+                                           .beta_slow = 1,
+                                           .attention_factor = 1,
+                                           .original_max_position_embeddings = 65536}));
   EXPECT_EQ(c.compress_rate(kCompressedSparseAttention), 4);
   EXPECT_EQ(c.compress_rate(kHeavilyCompressedAttention), 8);
   EXPECT_EQ(c.swiglu_limit, 1.8);
@@ -109,9 +115,10 @@ TEST(DeepseekV4Config, NamesWhatIsMissingOrImpossible) {
                                 {"hc_eps", -1, "hc_eps"},
                                 {"torch_dtype", "float16", "float16"},
                                 {"quantization_config", {{"quant_method", "gptq"}}, "quant_method 'gptq'"}};
-  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "q_lora_rank",
-                          "o_groups", "o_lora_rank", "sliding_window", "index_n_heads", "index_head_dim", "index_topk",
-                          "hc_mult", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"}) {
+  for (const char* key :
+       {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "q_lora_rank", "o_groups",
+        "o_lora_rank", "sliding_window", "index_n_heads", "index_head_dim", "index_topk", "hc_mult", "n_routed_experts",
+        "num_experts_per_tok", "moe_intermediate_size"}) {
     refusals.push_back({key, nullptr, std::string("missing key '") + key + "'"});
     refusals.push_back({key, 0, std::string(key) + " is 0"});
     refusals.push_back({key, int64_t{1} << 40, key});
@@ -132,7 +139,8 @@ Decoder read_text(const Json& text) {
 // Of each layer, whether its attention is full.
 std::vector<bool> full_attention(const Decoder& decoder) {
   std::vector<bool> full;
-  for (const DecoderLayer& layer : decoder.layers) full.push_back(dynamic_cast<const Gqa*>(layer.mixer.get()) != nullptr);
+  for (const DecoderLayer& layer : decoder.layers)
+    full.push_back(dynamic_cast<const Gqa*>(layer.mixer.get()) != nullptr);
   return full;
 }
 
@@ -182,26 +190,29 @@ TEST(Qwen3_5MoeConfig, TextClassHasItsFieldsAtTheTop) {
   };
   EXPECT_EQ(params(*flat), params(*expected));
   EXPECT_EQ(flat->dense_spec(0, no_checkpoint()).params[0].sources[0].name, "model.layers.0.input_layernorm.weight");
-  EXPECT_EQ(expected->dense_spec(0, no_checkpoint()).params[0].sources[0].name, "model.language_model.layers.0.input_layernorm.weight");
+  EXPECT_EQ(expected->dense_spec(0, no_checkpoint()).params[0].sources[0].name,
+            "model.language_model.layers.0.input_layernorm.weight");
 }
 
 TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
-  std::vector<Refusal> refusals{{"num_experts_per_tok", 9, "num_experts_per_tok 9 is more than num_experts 8"},
-                                {"num_key_value_heads", 3, "num_key_value_heads must divide"},
-                                {"linear_num_key_heads", 3, "linear_num_key_heads must divide"},
-                                {"hidden_act", "gelu", "hidden_act"},
-                                {"attn_output_gate", false, "attn_output_gate"},
-                                {"mlp_only_layers", {0}, "mlp_only_layers"},
-                                {"layer_types", {"linear_attention"}, "layer_types has 1 entries"},
-                                {"layer_types", {"sliding_attention"}, "layer_types: 'sliding_attention'"},
-                                {"rope_parameters", {{"rope_type", "yarn"}}, "rope_type 'yarn'"},
-                                {"rope_parameters", {{"partial_rotary_factor", 0.25}}, "rope_theta"},
-                                {"rope_parameters", {{"partial_rotary_factor", 0.03}, {"rope_theta", 10}}, "partial_rotary_factor"},
-                                {"tie_word_embeddings", true, "tie_word_embeddings"},
-                                {"dtype", "float16", "float16"}};
-  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                          "linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim",
-                          "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size"}) {
+  std::vector<Refusal> refusals{
+      {"num_experts_per_tok", 9, "num_experts_per_tok 9 is more than num_experts 8"},
+      {"num_key_value_heads", 3, "num_key_value_heads must divide"},
+      {"linear_num_key_heads", 3, "linear_num_key_heads must divide"},
+      {"hidden_act", "gelu", "hidden_act"},
+      {"attn_output_gate", false, "attn_output_gate"},
+      {"mlp_only_layers", {0}, "mlp_only_layers"},
+      {"layer_types", {"linear_attention"}, "layer_types has 1 entries"},
+      {"layer_types", {"sliding_attention"}, "layer_types: 'sliding_attention'"},
+      {"rope_parameters", {{"rope_type", "yarn"}}, "rope_type 'yarn'"},
+      {"rope_parameters", {{"partial_rotary_factor", 0.25}}, "rope_theta"},
+      {"rope_parameters", {{"partial_rotary_factor", 0.03}, {"rope_theta", 10}}, "partial_rotary_factor"},
+      {"tie_word_embeddings", true, "tie_word_embeddings"},
+      {"dtype", "float16", "float16"}};
+  for (const char* key :
+       {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim",
+        "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size"}) {
     refusals.push_back({key, nullptr, std::string("missing key '") + key + "'"});
     refusals.push_back({key, 0, std::string(key) + " is 0"});
   }
@@ -216,8 +227,15 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
 
 // Counts that no model has are named before anything is made by them.
 TEST(ModelConfigs, AbsurdCountsAreNamed) {
-  const std::set<std::string> not_read{"bos_token_id", "pad_token_id", "eos_token_id", "max_position_embeddings", "max_window_layers", "full_attention_interval",
-                                       "mtp_num_hidden_layers", "n_shared_experts", "num_nextn_predict_layers"};
+  const std::set<std::string> not_read{"bos_token_id",
+                                       "pad_token_id",
+                                       "eos_token_id",
+                                       "max_position_embeddings",
+                                       "max_window_layers",
+                                       "full_attention_interval",
+                                       "mtp_num_hidden_layers",
+                                       "n_shared_experts",
+                                       "num_nextn_predict_layers"};
   const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};
   for (const char* model : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32"}) {
     const Json good = GoldenHeaders(model).config.json();
@@ -225,11 +243,14 @@ TEST(ModelConfigs, AbsurdCountsAreNamed) {
     for (const auto& [key, value] : (nested ? good["text_config"] : good).items()) {
       if (!value.is_number_integer() || not_read.contains(key)) continue;
       std::vector<Json> absurd{-1, int64_t{-1} << 63, "8"};
-      if (!may_be_large.contains(key)) absurd.insert(absurd.end(), {int64_t{1} << 40, 1'000'000'000'000'000, int64_t{1} << 62, uint64_t{1} << 63, 1e300});
+      if (!may_be_large.contains(key))
+        absurd.insert(absurd.end(),
+                      {int64_t{1} << 40, 1'000'000'000'000'000, int64_t{1} << 62, uint64_t{1} << 63, 1e300});
       for (const Json& number : absurd) {
         Json config = good;
         (nested ? config["text_config"] : config)[key] = number;
-        EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "float32"); }), AllOf(HasSubstr("config.json"), HasSubstr(key)))
+        EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "float32"); }),
+                    AllOf(HasSubstr("config.json"), HasSubstr(key)))
             << model << " " << key << " " << number;
       }
     }
@@ -246,9 +267,15 @@ TEST(ModelConfigs, ProductsOfCountsAreBounded) {
   EXPECT_EQ(error(Json::object()), "");
   EXPECT_THAT(error({{"num_hidden_layers", 10'000}, {"num_experts", 65'536}}),
               AllOf(HasSubstr("num_hidden_layers 10000 with num_experts 65536"), HasSubstr("experts in all")));
-  EXPECT_THAT(error({{"num_hidden_layers", 4}, {"num_experts", 65'536}, {"hidden_size", 1 << 20}, {"moe_intermediate_size", 1 << 20}}),
+  EXPECT_THAT(error({{"num_hidden_layers", 4},
+                     {"num_experts", 65'536},
+                     {"hidden_size", 1 << 20},
+                     {"moe_intermediate_size", 1 << 20}}),
               HasSubstr("of weights"));
-  EXPECT_THAT(error({{"hidden_size", 1 << 20}, {"num_attention_heads", 65'536}, {"num_key_value_heads", 65'536}, {"head_dim", 1 << 20}}),
+  EXPECT_THAT(error({{"hidden_size", 1 << 20},
+                     {"num_attention_heads", 65'536},
+                     {"num_key_value_heads", 65'536},
+                     {"head_dim", 1 << 20}}),
               HasSubstr("of weights"));
 }
 

@@ -26,7 +26,8 @@ void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance = 1
 void expect_same(const at::Tensor& got, const at::Tensor& wanted, const std::vector<at::Tensor>& inputs) {
   expect_close(got, wanted);
   const at::Tensor g = random(got.sizes().vec());
-  const auto got_grads = torch::autograd::grad({got}, inputs, {g}, true), wanted_grads = torch::autograd::grad({wanted}, inputs, {g}, true);
+  const auto got_grads = torch::autograd::grad({got}, inputs, {g}, true),
+             wanted_grads = torch::autograd::grad({wanted}, inputs, {g}, true);
   for (size_t i = 0; i < inputs.size(); ++i) expect_close(got_grads[i], wanted_grads[i]);
 }
 
@@ -54,7 +55,8 @@ TEST(HyperConnection, SinkhornOfATokenDoesNotDependOnTheOthers) {
 TEST(HyperConnection, ReadsAndWritesStreams) {
   const int64_t T = 131, N = 4, D = 24;  // more tokens than a run
   const at::Tensor streams = leaf({T, N, D}), y = leaf({T, D});
-  // Of a norm that keeps logits within a few units: where a softmax saturates, fp32's rounding of either side comes near the tolerance.
+  // Of a norm that keeps logits within a few units: where a softmax saturates, fp32's rounding of either side comes
+  // near the tolerance.
   const StreamWeights weights{random({24, N * D}) / std::sqrt(N * D), random({24}), random({3})};
   const HyperConnection connection = connect(streams, weights, {1e-6, 1e-6, 3});
   const at::Tensor flat = streams.flatten(1);
@@ -64,7 +66,8 @@ TEST(HyperConnection, ReadsAndWritesStreams) {
   };
   const at::Tensor input = ((at::sigmoid(part(0, N, 0)) + 1e-6).unsqueeze(2) * streams).sum(1);
   expect_same(connection.input_TD, input, {streams});
-  const at::Tensor post = 2 * at::sigmoid(part(N, N, 1)), comb = sinkhorn(part(2 * N, N * N, 2).view({T, N, N}), 3, 1e-6);
+  const at::Tensor post = 2 * at::sigmoid(part(N, N, 1)),
+                   comb = sinkhorn(part(2 * N, N * N, 2).view({T, N, N}), 3, 1e-6);
   const at::Tensor written = post.unsqueeze(2) * y.unsqueeze(1) + at::matmul(comb.transpose(1, 2), streams);
   expect_same(write_back(y, streams, connection), written, {streams, y});
 }
@@ -77,7 +80,8 @@ TEST(HeadNorm, NormsEachHead) {
 TEST(Rope, TurnsInterleavedPairsOfTheLastDimsAndBack) {
   const Rope rope{.rope_theta = 100, .dim = 4, .yarn = false};
   const Rotation rotation = make_rotation(at::tensor({0, 3}, at::kLong), rope, at::kFloat);
-  const at::Tensor x = at::tensor({9.f, 1.f, 0.f, 0.f, 2.f}).view({1, 1, 5}).expand({2, 1, 5}).contiguous().requires_grad_();
+  const at::Tensor x =
+      at::tensor({9.f, 1.f, 0.f, 0.f, 2.f}).view({1, 1, 5}).expand({2, 1, 5}).contiguous().requires_grad_();
   const at::Tensor y = rotate(x, rotation);
   expect_close(y[0], x[0]);
   const float expected[] = {9, std::cos(3.f), std::sin(3.f), -2 * std::sin(.3f), 2 * std::cos(.3f)};
@@ -101,8 +105,8 @@ TEST(Rope, YarnSlowsSlowPairsDown) {
 }
 
 // The whole score matrix at once: [N, T, T + E] and the sink.
-at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& entries, const at::Tensor& sinks, double scale,
-                           const AttentionPattern& pattern) {
+at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& entries,
+                           const at::Tensor& sinks, double scale, const AttentionPattern& pattern) {
   std::vector<at::Tensor> outputs;
   for (size_t s = 0; s + 1 < pattern.cu_seqlens.size(); ++s) {
     const int64_t begin = pattern.cu_seqlens[s], T = pattern.cu_seqlens[s + 1] - begin;
@@ -113,7 +117,8 @@ at::Tensor plain_attention(const at::Tensor& q, const at::Tensor& kv, const at::
       for (int64_t k = std::max<int64_t>(0, t - pattern.window + 1); k <= t; ++k) hidden[t][k] = false;
       for (int64_t e = 0; e < E && e < (t + 1) / pattern.rate; ++e) hidden[t][T + e] = false;
       if (pattern.chosen.empty() || !pattern.chosen[s].defined() || t < pattern.first_choosing) continue;
-      for (int64_t e = 0; e < E; ++e) hidden[t][T + e] = !pattern.chosen[s][t - pattern.first_choosing].eq(e).any().item<bool>();
+      for (int64_t e = 0; e < E; ++e)
+        hidden[t][T + e] = !pattern.chosen[s][t - pattern.first_choosing].eq(e).any().item<bool>();
     }
     at::Tensor scores = at::matmul(q.narrow(0, begin, T).transpose(0, 1), keys.t()) * scale;
     scores = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
@@ -133,19 +138,22 @@ TEST(SinkAttention, BlocksEqualTheWholeMatrix) {
   pattern.rate = 4;
   pattern.cu_entries = {0, 75, 77, 91};
   const at::Tensor more = leaf({91, 8});
-  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern), {q, kv, more});
+  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern),
+              {q, kv, more});
   // The first sequence's tokens choose 5 entries from the first token on that sees 6.
   pattern.first_choosing = first_choosing_token(5, 4);
   pattern.chosen = {{}, {}, {}};
   std::vector<at::Tensor> chosen;
   for (int64_t t = pattern.first_choosing; t < 300; ++t) chosen.push_back(at::randperm((t + 1) / 4).narrow(0, 0, 5));
   pattern.chosen[0] = at::stack(chosen).to(at::kInt);
-  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern), {q, kv, more});
+  expect_same(sink_attention(q, kv, more, sinks, 0.3, pattern), plain_attention(q, kv, more, sinks, 0.3, pattern),
+              {q, kv, more});
 }
 
 // In bf16 on the CPU blocks are filled up.
 TEST(SinkAttention, Bf16IsNearFp32) {
-  const at::Tensor q = leaf({150, 2, 16}), kv = leaf({150, 16}), more = leaf({37, 16}), sinks = random({2}), g = random({150, 2, 16});
+  const at::Tensor q = leaf({150, 2, 16}), kv = leaf({150, 16}), more = leaf({37, 16}), sinks = random({2}),
+                   g = random({150, 2, 16});
   AttentionPattern pattern;
   pattern.cu_seqlens = {0, 150};
   pattern.window = 16;
@@ -176,7 +184,8 @@ TEST(Router, BiasChoosesButWeighsNothing) {
   const at::Tensor scores = at::softplus(logits).sqrt().index_select(1, at::tensor({1, 2}, at::kLong));
   expect_close(routing_weights(logits, chosen, 1.5), scores / scores.sum() * 1.5);
   const at::Tensor table = at::tensor({3, 0, 2, 1}, at::kLong).view({2, 2});
-  EXPECT_TRUE(at::equal(choose_by_token(at::tensor({1, 0, 1}, at::kLong), table), at::tensor({1, 2, 0, 3, 1, 2}, at::kLong).view({3, 2})));
+  EXPECT_TRUE(at::equal(choose_by_token(at::tensor({1, 0, 1}, at::kLong), table),
+                        at::tensor({1, 2, 0, 3, 1, 2}, at::kLong).view({3, 2})));
 }
 
 }  // namespace

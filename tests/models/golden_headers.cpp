@@ -6,9 +6,7 @@ namespace moraine::testing_support {
 
 namespace fs = std::filesystem;
 
-fs::path headers_folder(const std::string& model) {
-  return fs::path(MORAINE_TESTS_DIR) / "golden" / "headers" / model;
-}
+fs::path headers_folder(const std::string& model) { return fs::path(MORAINE_TESTS_DIR) / "golden" / "headers" / model; }
 
 HfConfig hub_config(const std::string& name) {
   return HfConfig::read(fs::path(MORAINE_TESTS_DIR) / "golden" / "configs" / name);

@@ -1,4 +1,5 @@
-// Reference models without their weights: tests/golden/headers (tools/make_header_fixtures.py) and tests/golden/configs.
+// Reference models without their weights: tests/golden/headers (tools/make_header_fixtures.py) and
+// tests/golden/configs.
 #pragma once
 
 #include <filesystem>
@@ -11,9 +12,9 @@
 
 namespace moraine::testing_support {
 
-inline const char* const kGoldenModels[] = {"qwen3_moe-fp32",   "qwen3_moe-bf16",   "qwen3_5_moe-fp32",    "qwen3_5_moe-bf16",
-                                            "deepseek_v4-fp32", "deepseek_v4-bf16", "deepseek_v4-fp8fp4",  "mixtral-fp32",
-                                            "olmoe-fp32"};
+inline const char* const kGoldenModels[] = {"qwen3_moe-fp32",     "qwen3_moe-bf16",   "qwen3_5_moe-fp32",
+                                            "qwen3_5_moe-bf16",   "deepseek_v4-fp32", "deepseek_v4-bf16",
+                                            "deepseek_v4-fp8fp4", "mixtral-fp32",     "olmoe-fp32"};
 
 std::filesystem::path headers_folder(const std::string& model);
 
@@ -31,8 +32,8 @@ struct GoldenHeaders {
   CheckpointIndex index() const;
 };
 
-// The parameter of any of the model's images, by its full name as transformers has it ("model.layers.0.…"). Fails the test
-// when there is none.
+// The parameter of any of the model's images, by its full name as transformers has it ("model.layers.0.…"). Fails the
+// test when there is none.
 ParamSpec find_param(const std::vector<ImageSpec>& specs, const std::string& full_name);
 // "model.layers.3.self_attn.q_proj.weight" of "self_attn.q_proj.weight" in the image "layers.3.dense".
 std::string full_name(const ImageSpec& image, const ParamSpec& param);

@@ -1,8 +1,8 @@
 // Real-size configurations, without any weights.
 #include <gmock/gmock.h>
 
-#include "load/check_checkpoint.h"
-#include "load/plan.h"
+#include "checkpoint/check_checkpoint.h"
+#include "checkpoint/plan.h"
 #include "models/golden_headers.h"
 #include "models/param_specs.h"
 
@@ -13,14 +13,15 @@ using namespace testing_support;
 
 struct Expected {
   const char* name;
-  double gigabytes;           // as released, multi-token prediction and vision tower left out
+  double gigabytes;  // as released, multi-token prediction and vision tower left out
   double billion_parameters;
-  size_t tensors;             // DeepSeek-V4-Flash as released: 69,187, of which 1,575 are multi-token prediction
+  size_t tensors;  // DeepSeek-V4-Flash as released: 69,187, of which 1,575 are multi-token prediction
 };
 
 class HubConfig : public testing::TestWithParam<Expected> {};
 INSTANTIATE_TEST_SUITE_P(, HubConfig,
-                         testing::Values(Expected{"Qwen3-30B-A3B", 61.06, 30.53, 18867}, Expected{"Qwen3.5-35B-A3B", 69.3, 34.66, 693},
+                         testing::Values(Expected{"Qwen3-30B-A3B", 61.06, 30.53, 18867},
+                                         Expected{"Qwen3.5-35B-A3B", 69.3, 34.66, 693},
                                          Expected{"DeepSeek-V4-Flash", 156, 284, 69187 - 1575}),
                          [](const auto& info) {
                            std::string name = info.param.name;

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "base/temp_folder.h"
-#include "load/check_checkpoint.h"
+#include "checkpoint/check_checkpoint.h"
 #include "models/golden_headers.h"
 #include "models/model.h"
 #include "models/output_head.h"
@@ -77,8 +77,7 @@ TEST_P(GoldenLayout, NamesParametersAsTransformersDoes) {
     for (const ParamSpec& param : image.params)
       if (!param.is_scales) ours[full_name(image, param)] = logical_shape(param);
   const Json parameters = read_json_file(headers_folder(GetParam()) / "parameters.json");
-  for (const auto& [name, shape] : parameters.items())
-    theirs[name] = shape.get<std::vector<int64_t>>();
+  for (const auto& [name, shape] : parameters.items()) theirs[name] = shape.get<std::vector<int64_t>>();
   EXPECT_EQ(ours, theirs);
 }
 
@@ -138,7 +137,8 @@ TEST(Qwen3_5MoeLayout, ReadsEitherPrefixAndExpertsOneByOne) {
     const std::string prefix = name.substr(0, name.rfind("experts.") + 8);
     for (int64_t e = 0; e < tensor["shape"][0].get<int64_t>(); ++e) {
       const auto add = [&](const char* projection, int64_t r) {
-        each[prefix + std::to_string(e) + "." + projection + ".weight"] = {{"dtype", "BF16"}, {"shape", {r, tensor["shape"][2]}}};
+        each[prefix + std::to_string(e) + "." + projection + ".weight"] = {{"dtype", "BF16"},
+                                                                           {"shape", {r, tensor["shape"][2]}}};
       };
       if (down != name.npos) add("down_proj", rows);
       if (fused != name.npos) add("gate_proj", rows / 2), add("up_proj", rows / 2);
@@ -182,7 +182,8 @@ TEST(OutputHead, OneThatIsStoredIsTheHeadThoughConfigSaysTied) {
     model.config = HfConfig(config, "config.json");
     EXPECT_EQ(find_param(specs_of(model), "lm_head.weight").sources[0].name, head);
     EXPECT_EQ(check(model).size(), check(GoldenHeaders(name)).size());  // it is not left out
-    EXPECT_THAT(warning(), testing::AllOf(HasSubstr("config.json: tie_word_embeddings is true"), HasSubstr("stores " + head)));
+    EXPECT_THAT(warning(),
+                testing::AllOf(HasSubstr("config.json: tie_word_embeddings is true"), HasSubstr("stores " + head)));
     GoldenHeaders other = model;
     other.tensors[head]["shape"][0] = 3;
     EXPECT_THAT(error_of([&] { check(other); }), HasSubstr("tensor " + head + " has shape [3, "));
@@ -206,8 +207,9 @@ TEST(DeepseekV4Layout, QuantisedWeightsStayAsTheyAreStored) {
     EXPECT_EQ(dtype_of("input_layernorm.weight"), compute);
     EXPECT_EQ(dtype_of("mlp.gate.weight"), compute);
     EXPECT_EQ(dtype_of("self_attn.compressor.kv_proj.weight"), compute);
-    for (const char* name : {"attn_hc.fn", "ffn_hc.base", "ffn_hc.scale", "self_attn.sinks", "self_attn.compressor.position_bias",
-                             "self_attn.compressor.indexer.position_bias", "mlp.gate.e_score_correction_bias"})
+    for (const char* name :
+         {"attn_hc.fn", "ffn_hc.base", "ffn_hc.scale", "self_attn.sinks", "self_attn.compressor.position_bias",
+          "self_attn.compressor.indexer.position_bias", "mlp.gate.e_score_correction_bias"})
       EXPECT_EQ(dtype_of(name), DType::kF32) << name;
     EXPECT_EQ(find_param(specs, "model.layers.0.mlp.gate.tid2eid").dtype, DType::kI64);
     EXPECT_EQ(find_param(specs, "model.hc_head.hc_fn").dtype, DType::kF32);
@@ -226,7 +228,8 @@ TEST(DeepseekV4Layout, ScalesOfAllExpertsFollowTheirWeights) {
   EXPECT_EQ(scale.sources[2].name, "layers.2.ffn.experts.1.w1.scale");
   EXPECT_EQ(scale.sources[3].name, "layers.2.ffn.experts.1.w3.scale");
   EXPECT_EQ(scale.sources[3].first_element, 3 * 128 * 8);
-  EXPECT_EQ(find_param(specs, "model.layers.2.mlp.experts.down_proj_scale").sources[1].name, "layers.2.ffn.experts.1.w2.scale");
+  EXPECT_EQ(find_param(specs, "model.layers.2.mlp.experts.down_proj_scale").sources[1].name,
+            "layers.2.ffn.experts.1.w2.scale");
 }
 
 // V4-Flash-Base: experts in FP8 too, scales in F32 under the same names. The headers decide, not config.json.
@@ -259,7 +262,8 @@ TEST(DeepseekV4Layout, RefusesCutOffBlocks) {
   EXPECT_THAT(error_of([&] { layout->dense_spec(0, no_checkpoint()); }),
               HasSubstr("layers.0.attn.wo_a: 192 rows cannot be cut into blocks of 128"));
   config["o_lora_rank"] = 32;  // one block of 64 rows
-  EXPECT_EQ(error_of([&] { make_layout(HfConfig(config, "config.json"), "auto")->dense_spec(0, no_checkpoint()); }), "");
+  EXPECT_EQ(error_of([&] { make_layout(HfConfig(config, "config.json"), "auto")->dense_spec(0, no_checkpoint()); }),
+            "");
   config["moe_intermediate_size"] = 48;
   EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "auto")->experts_spec(0, no_checkpoint()); }),
               HasSubstr("layers.0.ffn.experts.0.w2: 48 columns cannot be cut into blocks of 32"));
@@ -286,8 +290,8 @@ TEST(ModelLayout, FiguresOfMemory) {
   EXPECT_EQ(shape("Qwen3.5-35B-A3B").attention[2].tape, 2 * 8192 + 3 * 4096 + 32);
   EXPECT_EQ(shape("Qwen3.5-35B-A3B").attention[3].tape, (8 * 16 + 2) * 256);
   EXPECT_EQ(shape("Qwen3.5-35B-A3B").shared_intermediate, 512);
-  // CSA: 64 heads' queries and outputs, one key of 512, the compressor's 4 × 512, the indexer's 64 × 128 and 4 × 128. HCA has no
-  // indexer and half the compressor, the first two layers neither.
+  // CSA: 64 heads' queries and outputs, one key of 512, the compressor's 4 × 512, the indexer's 64 × 128 and 4 × 128.
+  // HCA has no indexer and half the compressor, the first two layers neither.
   const ModelShape v4 = shape("DeepSeek-V4-Flash");
   EXPECT_EQ(v4.attention[0].backward, 2 * (2 * 64 + 1) * 512);
   EXPECT_EQ(v4.attention[0].scores.rate, 0);

@@ -37,8 +37,7 @@ TEST_P(LoraModules, AreThoseOfTheReferenceAdapter) {
     offered[peft_prefix(module) + ".lora_B.weight"] = {module.out_features, rows};
   }
   const Json tensors = read_json_file(headers_folder(GetParam()) / "adapter.json");
-  for (const auto& [name, tensor] : tensors.items())
-    adapter[name] = tensor["shape"].get<std::vector<int64_t>>();
+  for (const auto& [name, tensor] : tensors.items()) adapter[name] = tensor["shape"].get<std::vector<int64_t>>();
   EXPECT_EQ(offered, adapter);
 }
 

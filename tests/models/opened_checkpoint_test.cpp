@@ -1,4 +1,4 @@
-#include "models/opened_checkpoint.h"
+#include "checkpoint/opened_checkpoint.h"
 
 #include <gmock/gmock.h>
 
@@ -37,7 +37,8 @@ TEST(OpenedCheckpoint, AnotherKindOfModelIsTheFirstThingToHearOf) {
   const TempFolder folder;
   folder.write("config.json", R"({"architectures": ["LlamaForCausalLM"]})");
   folder.write("model.safetensors", "no safetensors file");
-  EXPECT_THAT(error_of([&] { open_checkpoint(folder.path(), "auto"); }), HasSubstr("LlamaForCausalLM is not supported"));
+  EXPECT_THAT(error_of([&] { open_checkpoint(folder.path(), "auto"); }),
+              HasSubstr("LlamaForCausalLM is not supported"));
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 // Qwen3.5-MoE layer by layer: from the reference's input of each part to its output.
 #include <gtest/gtest.h>
 
+#include "checkpoint/loaded_model.h"
 #include "golden.h"
 #include "models/blocks/gated_delta_net.h"
 #include "models/families.h"
-#include "models/loaded_model.h"
-#include "parallel/torch_dtype.h"
+#include "tensor/torch_dtype.h"
 
 namespace moraine {
 namespace {
@@ -18,10 +18,11 @@ struct Layers {
   at::Tensor mask;  // bool [B, T]
   Batch batch;
   ForwardContext context;
-  Decoder decoder = describe_qwen3_5_moe(loaded.config, "auto");
+  Decoder decoder = describe_qwen3_5_moe(HfConfig::read(folder / "model"), "auto");
 
   explicit Layers(const std::string& name)
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", "auto", {}, groups)),
+      : folder(golden_folder(name)),
+        loaded(open_model(folder / "model", "auto", {}, groups)),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {
     batch.input_ids_T = golden_tensor(folder / "batch.safetensors", "input_ids").index({mask});
     std::vector<at::Tensor> positions;
@@ -39,7 +40,9 @@ struct Layers {
   const ImageView& experts(int64_t layer) { return loaded.weights->acquire(experts_image(layer)); }
 
   // "layers.2.attn_in": [B,T,…] or [B·T,…] → [tokens,…] in the dtype of the model.
-  at::Tensor operator()(const std::string& name) const { return stored(name).to(torch_dtype(loaded.model->shape().dtype)); }
+  at::Tensor operator()(const std::string& name) const {
+    return stored(name).to(torch_dtype(loaded.model->shape().dtype));
+  }
   at::Tensor stored(const std::string& name) const {
     const at::Tensor all = golden_tensor(folder / "forward.safetensors", name);
     return all.size(0) == mask.numel() ? all.index({mask.flatten()}) : all.index({mask});
@@ -50,21 +53,24 @@ struct Layers {
 };
 
 class Parts : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(, Parts, testing::Values("fp32", "bf16"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(, Parts, testing::Values("fp32", "bf16"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST_P(Parts, EqualTheReference) {
   at::NoGradGuard no_grad;
   Layers layers(std::string("qwen3_5_moe-") + GetParam());
   const bool fp32 = layers("embed").scalar_type() == at::kFloat;
   const LayerAdapter none;
-  // fp32: rounding. bf16: a few elements are a step of 2^-8 off where a sum was rounded the other way; in attention more of
-  // them, for the reference rounds scores and probabilities to bf16.
+  // fp32: rounding. bf16: a few elements are a step of 2^-8 off where a sum was rounded the other way; in attention
+  // more of them, for the reference rounds scores and probabilities to bf16.
   const auto check = [&](const at::Tensor& found, const at::Tensor& expected, const std::string& name) {
     if (fp32) {
       EXPECT_LT(relative_error(found, expected), 1e-5) << name;
     } else {
       EXPECT_LT(relative_error(found, expected), 2e-2) << name;
-      EXPECT_LT(((found - expected).to(at::kFloat).abs().mean() / expected.to(at::kFloat).abs().mean()).item<double>(), 6e-3) << name;
+      EXPECT_LT(((found - expected).to(at::kFloat).abs().mean() / expected.to(at::kFloat).abs().mean()).item<double>(),
+                6e-3)
+          << name;
     }
   };
   for (int64_t layer = 0; layer < layers.loaded.model->shape().num_hidden_layers; ++layer) {
@@ -75,11 +81,13 @@ TEST_P(Parts, EqualTheReference) {
     const at::Tensor attn_in = layers(prefix + "attn_in");
     const auto* linear = dynamic_cast<const GatedDeltaNet*>(mixer.get());
     EXPECT_EQ(linear != nullptr, layer % 2 == 0);
-    if (linear) check(linear->delta_rule_TVW(attn_in, scope), layers(prefix + "delta_rule_out"), prefix + "delta_rule_out");
+    if (linear)
+      check(linear->delta_rule_TVW(attn_in, scope), layers(prefix + "delta_rule_out"), prefix + "delta_rule_out");
     check(mixer->forward(attn_in, scope), layers(prefix + "attn_out"), prefix + "attn_out");
     check(feed_forward->forward(layers(prefix + "moe_in"), scope), layers(prefix + "moe_out"), prefix + "moe_out");
     EXPECT_TRUE(at::equal(record.chosen_experts_TK, layers.stored(prefix + "router.indices"))) << prefix;
-    check(layers.loaded.model->forward_layer({layer, scope.dense, scope.experts, none, layers.context, whole}, layers.before(layer)),
+    check(layers.loaded.model->forward_layer({layer, scope.dense, scope.experts, none, layers.context, whole},
+                                             layers.before(layer)),
           layers(prefix + "hidden_out"), prefix + "hidden_out");
     layers.loaded.weights->release(dense_image(layer));
     layers.loaded.weights->release(experts_image(layer));

@@ -1,11 +1,12 @@
-// The FP8 releases of the Qwen families: what config.json may say, which tensors follow from it, and what is refused of the files.
+// The FP8 releases of the Qwen families: what config.json may say, which tensors follow from it, and what is refused of
+// the files.
 #include "models/quantization.h"
 
 #include <gmock/gmock.h>
 
 #include "base/temp_folder.h"
+#include "checkpoint/check_checkpoint.h"
 #include "golden.h"
-#include "load/check_checkpoint.h"
 #include "models/golden_headers.h"
 #include "models/model_layout.h"
 #include "models/param_specs.h"
@@ -17,7 +18,8 @@ using namespace testing_support;
 using testing::AllOf;
 using testing::HasSubstr;
 
-const Json kRelease = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {128, 128}}};
+const Json kRelease = {
+    {"quant_method", "fp8"}, {"fmt", "e4m3"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {128, 128}}};
 
 std::optional<Quantization> read(const Json& quantization) {
   return read_fp8_quantization(HfConfig(Json{{"quantization_config", quantization}}, "config.json"));
@@ -33,7 +35,8 @@ TEST(QwenFp8Config, ReadsTheReleases) {
   EXPECT_THAT(read(listed)->modules_to_not_convert, testing::IsEmpty());
   listed["modules_to_not_convert"] = {"lm_head", "model.layers.0.mlp.gate"};
   EXPECT_THAT(read(listed)->modules_to_not_convert, testing::ElementsAre("lm_head", "model.layers.0.mlp.gate"));
-  EXPECT_TRUE(read_fp8_quantization(HfConfig(Json{{"text_config", {{"quantization_config", kRelease}}}}, "config.json")));
+  EXPECT_TRUE(
+      read_fp8_quantization(HfConfig(Json{{"text_config", {{"quantization_config", kRelease}}}}, "config.json")));
 }
 
 TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
@@ -42,23 +45,26 @@ TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
     Json value;
     const char* named;
   };
-  for (const Case& c : std::vector<Case>{{"quant_method", "awq", "quant_method 'awq'"},
-                                         {"quant_method", "gptq", "quant_method 'gptq'"},
-                                         {"quant_method", "compressed-tensors", "quant_method 'compressed-tensors'"},
-                                         {"quant_method", "bitsandbytes", "quant_method 'bitsandbytes'"},
-                                         {"quant_method", "mxfp4", "quant_method 'mxfp4'"},
-                                         {"quant_method", nullptr, "quant_method ''"},
-                                         {"fmt", "e5m2", "fmt 'e5m2'"},
-                                         {"activation_scheme", "static", "activation_scheme 'static'"},
-                                         {"scale_fmt", "ue8m0", "scale_fmt 'ue8m0'"},
-                                         {"weight_block_size", nullptr, "weight_block_size null"},
-                                         {"weight_block_size", {64, 128}, "weight_block_size [64,128]"},
-                                         {"modules_to_convert", Json::array({"embed_tokens"}), "modules_to_convert"},
-                                         {"modules_to_not_convert", "lm_head", "modules_to_not_convert"},
-                                         {"modules_to_not_convert", Json::array({"*.gate"}), "modules_to_not_convert: '*.gate'"}}) {
+  for (const Case& c :
+       std::vector<Case>{{"quant_method", "awq", "quant_method 'awq'"},
+                         {"quant_method", "gptq", "quant_method 'gptq'"},
+                         {"quant_method", "compressed-tensors", "quant_method 'compressed-tensors'"},
+                         {"quant_method", "bitsandbytes", "quant_method 'bitsandbytes'"},
+                         {"quant_method", "mxfp4", "quant_method 'mxfp4'"},
+                         {"quant_method", nullptr, "quant_method ''"},
+                         {"fmt", "e5m2", "fmt 'e5m2'"},
+                         {"activation_scheme", "static", "activation_scheme 'static'"},
+                         {"scale_fmt", "ue8m0", "scale_fmt 'ue8m0'"},
+                         {"weight_block_size", nullptr, "weight_block_size null"},
+                         {"weight_block_size", {64, 128}, "weight_block_size [64,128]"},
+                         {"modules_to_convert", Json::array({"embed_tokens"}), "modules_to_convert"},
+                         {"modules_to_not_convert", "lm_head", "modules_to_not_convert"},
+                         {"modules_to_not_convert", Json::array({"*.gate"}), "modules_to_not_convert: '*.gate'"}}) {
     Json quantization = kRelease;
     quantization[c.key] = c.value;
-    EXPECT_THAT(error_of([&] { read(quantization); }), AllOf(HasSubstr("config.json: quantization_config"), HasSubstr(c.named))) << c.key;
+    EXPECT_THAT(error_of([&] { read(quantization); }),
+                AllOf(HasSubstr("config.json: quantization_config"), HasSubstr(c.named)))
+        << c.key;
   }
 }
 
@@ -87,7 +93,8 @@ class QwenFp8Files : public testing::TestWithParam<const char*> {
   std::string check(BaseFormat format = BaseFormat::kStored) {
     const auto layout = make_layout(config_, "auto");
     return error_of([&] {
-      check_checkpoint(image_specs(*layout, stored_in(index_), format), index_, [&](const std::string& t) { return layout->why_skipped(t); });
+      check_checkpoint(image_specs(*layout, stored_in(index_), format), index_,
+                       [&](const std::string& t) { return layout->why_skipped(t); });
     });
   }
   // The first tensor that ends with `end` in a layer.
@@ -100,8 +107,9 @@ class QwenFp8Files : public testing::TestWithParam<const char*> {
   HfConfig config_;
   CheckpointIndex index_;
 };
-INSTANTIATE_TEST_SUITE_P(, QwenFp8Files, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8"),
-                         [](const auto& info) { return std::string(info.param).substr(0, std::string(info.param).find('-')); });
+INSTANTIATE_TEST_SUITE_P(, QwenFp8Files, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8"), [](const auto& info) {
+  return std::string(info.param).substr(0, std::string(info.param).find('-'));
+});
 
 // Quantised or not, shapes of factors too: config.json alone says it.
 TEST_P(QwenFp8Files, AreAssumedAsTheyAre) {
@@ -134,7 +142,8 @@ TEST_P(QwenFp8Files, CountTheParametersOfTheModel) {
 }
 
 TEST_P(QwenFp8Files, MissingFactorsAreNamed) {
-  for (const char* end : {"self_attn.q_proj.weight_scale_inv", "experts.3.up_proj.weight_scale_inv", "experts.0.down_proj.weight_scale_inv"}) {
+  for (const char* end : {"self_attn.q_proj.weight_scale_inv", "experts.3.up_proj.weight_scale_inv",
+                          "experts.0.down_proj.weight_scale_inv"}) {
     const CheckpointTensor whole = some(end);
     index_.tensors.erase(whole.entry.name);
     for (const BaseFormat format : {BaseFormat::kStored, BaseFormat::kBFloat16})
@@ -162,7 +171,8 @@ TEST_P(QwenFp8Files, WrongShapesAndDtypesAreNamed) {
     tensor = whole;
   }
   // An expert that is not quantised as the others are; a weight in another FP8.
-  for (const auto& [end, dtype] : {std::pair{"experts.1.up_proj.weight", DType::kBF16}, {"experts.1.down_proj.weight", DType::kF8E5M2}}) {
+  for (const auto& [end, dtype] :
+       {std::pair{"experts.1.up_proj.weight", DType::kBF16}, {"experts.1.down_proj.weight", DType::kF8E5M2}}) {
     CheckpointTensor& tensor = some(end);
     const DType was = std::exchange(tensor.entry.dtype, dtype);
     EXPECT_THAT(check(), HasSubstr("tensor " + tensor.entry.name + " has dtype "));

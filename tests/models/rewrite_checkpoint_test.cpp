@@ -1,13 +1,13 @@
 // Checkpoints written anew: quantised weights dequantised, dtypes converted, everything else as it was.
-#include "models/rewrite_checkpoint.h"
+#include "checkpoint/rewrite_checkpoint.h"
 
 #include <gmock/gmock.h>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/temp_folder.h"
+#include "checkpoint/check_checkpoint.h"
 #include "dequantised_golden.h"
-#include "load/check_checkpoint.h"
 
 namespace moraine {
 namespace {
@@ -15,7 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 CheckpointIndex convert(const fs::path& model, const fs::path& out, DType dtype, uint64_t max_file_bytes = 300'000) {
-  rewrite_checkpoint(open_checkpoint(model, "bfloat16"), out, {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
+  rewrite_checkpoint(open_checkpoint(model, "bfloat16"), out,
+                     {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
   return read_checkpoint_index(out);
 }
 
@@ -43,9 +44,11 @@ TEST(RewriteCheckpoint, DequantisesFp8AndFp4) {
     EXPECT_FALSE(config.contains("quantization_config"));
     EXPECT_FALSE(config.contains("expert_dtype"));
     EXPECT_EQ(config["torch_dtype"], dtype == DType::kBF16 ? "bfloat16" : "float32");
-    EXPECT_EQ(read_text_file(folder / "out" / "generation_config.json"), read_text_file(golden / "model" / "generation_config.json"));
+    EXPECT_EQ(read_text_file(folder / "out" / "generation_config.json"),
+              read_text_file(golden / "model" / "generation_config.json"));
     const auto layout = make_layout(HfConfig::read(folder / "out"), "auto");
-    check_checkpoint(image_specs(*layout, stored_in(after)), after, [&](const std::string& name) { return layout->why_skipped(name); });
+    check_checkpoint(image_specs(*layout, stored_in(after)), after,
+                     [&](const std::string& name) { return layout->why_skipped(name); });
     EXPECT_GT(after.files.size(), 1);
   }
 }
@@ -73,9 +76,12 @@ TEST(RewriteCheckpoint, KeepsWhatAReleaseStoresWiderThanItsEmbedding) {
   for (const auto& [name, tensor] : all.tensors) {
     EXPECT_EQ(tensor.entry.dtype, DType::kBF16) << name;  // the vision tower and multi-token prediction too
     const at::Tensor values = tensor_of(all, name);
-    if (name.ends_with("A_log")) mixed.emplace_back(name, values.to(at::kFloat));
-    else if (name.ends_with("q_proj.weight")) mixed.emplace_back(name, values.to(at::kHalf));
-    else mixed.emplace_back(name, values);
+    if (name.ends_with("A_log"))
+      mixed.emplace_back(name, values.to(at::kFloat));
+    else if (name.ends_with("q_proj.weight"))
+      mixed.emplace_back(name, values.to(at::kHalf));
+    else
+      mixed.emplace_back(name, values);
   }
   write_tensors(folder / "bf16" / "model.safetensors", mixed);
   const CheckpointIndex after = convert(folder / "bf16", folder / "again", DType::kBF16);
@@ -103,13 +109,14 @@ TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
   EXPECT_EQ(after.tensors.size(), before.headers.index.tensors.size());
   for (const auto& [name, tensor] : after.tensors) {
     at::Tensor expected = tensor_of(before.headers.index, name);
-    if (name == changed) expected = (expected.to(at::kFloat) + at::arange(expected.size(0)).unsqueeze(1)).to(at::kBFloat16);
+    if (name == changed)
+      expected = (expected.to(at::kFloat) + at::arange(expected.size(0)).unsqueeze(1)).to(at::kBFloat16);
     EXPECT_TRUE(at::equal(tensor_of(after, name), expected)) << name;
   }
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder / "out")) names.push_back(entry.path().filename());
-  EXPECT_THAT(names, testing::UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-                                                   "additional_chat_templates"));
+  EXPECT_THAT(names, testing::UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
+                                                   "tokenizer.json", "additional_chat_templates"));
   EXPECT_EQ(read_text_file(folder / "out" / "config.json"), read_text_file(model / "config.json"));
 
   options.changes[changed] = [](int64_t, const at::Tensor& rows_RI) { rows_RI.fill_(INFINITY); };
@@ -121,7 +128,8 @@ TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
 TEST(RewriteCheckpoint, RefusesScalesThatDoNotFit) {
   const CheckpointIndex golden = read_checkpoint_index(golden_folder("deepseek_v4-fp8fp4") / "model");
   const std::string weight = "mtp.0.attn.wq_a.weight", scale = "mtp.0.attn.wq_a.scale";
-  const auto expect_error = [&](const std::function<std::optional<at::Tensor>(const std::string&, at::Tensor)>& edit, const char* part) {
+  const auto expect_error = [&](const std::function<std::optional<at::Tensor>(const std::string&, at::Tensor)>& edit,
+                                const char* part) {
     TempFolder folder;
     fs::create_directories(folder / "model");
     std::vector<std::pair<std::string, at::Tensor>> tensors;

@@ -20,8 +20,8 @@ struct Result {
 
 using Linear = at::Tensor (*)(const at::Tensor&, const FrozenWeight&, const std::vector<int64_t>&, const LoraPair*);
 
-Result run(Linear linear, const at::Tensor& x, const FrozenWeight& w, const std::vector<int64_t>& rows, const at::Tensor& a,
-           const at::Tensor& b, const at::Tensor& dy) {
+Result run(Linear linear, const at::Tensor& x, const FrozenWeight& w, const std::vector<int64_t>& rows,
+           const at::Tensor& a, const at::Tensor& b, const at::Tensor& dy) {
   const at::Tensor input = x.detach().clone().requires_grad_();
   LoraPair lora{a, b, 1.5, at::zeros(a.sizes(), at::kFloat), at::zeros(b.sizes(), at::kFloat)};
   const at::Tensor y = linear(input, w, rows, &lora);

@@ -17,7 +17,8 @@ namespace {
 at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
 at::Tensor leaf(std::vector<int64_t> shape) { return random(std::move(shape)).requires_grad_(); }
 
-std::vector<at::Tensor> gradients(const at::Tensor& output, const std::vector<at::Tensor>& inputs, const at::Tensor& g) {
+std::vector<at::Tensor> gradients(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                                  const at::Tensor& g) {
   return torch::autograd::grad({output}, inputs, {g}, false, false, true);
 }
 
@@ -44,7 +45,8 @@ TEST(SwiGlu, ForwardAndGradient) {
 
 // A pair whose factors are leaves, for the formula in plain autograd, with zero gradients for the layer to add to.
 LoraPair trained_pair(std::vector<int64_t> a_shape, std::vector<int64_t> b_shape, double scaling) {
-  return {leaf(a_shape), leaf(b_shape), scaling, at::zeros(a_shape, gradient_dtype(at::kCPU)), at::zeros(b_shape, gradient_dtype(at::kCPU))};
+  return {leaf(a_shape), leaf(b_shape), scaling, at::zeros(a_shape, gradient_dtype(at::kCPU)),
+          at::zeros(b_shape, gradient_dtype(at::kCPU))};
 }
 
 TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
@@ -96,15 +98,19 @@ TEST(LoraLinear, GradientsAreSummedInFp64) {
   LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
   gradients(lora_linear(x, random({24, 40}), &lora), {x}, g);
   const at::Tensor low = at::mm(x, lora.a.t()).detach(), dlow = at::mm(g, lora.b).mul_(2.0).detach();
-  const auto sum = [](const at::Tensor& left, const at::Tensor& right) { return at::mm(left.to(at::kDouble).t(), right.to(at::kDouble)); };
+  const auto sum = [](const at::Tensor& left, const at::Tensor& right) {
+    return at::mm(left.to(at::kDouble).t(), right.to(at::kDouble));
+  };
   expect_close(lora.a_grad, sum(dlow, x.detach()), 1e-13);
   expect_close(lora.b_grad, 2.0 * sum(g, low), 1e-13);
 }
 
 TEST(OuterProducts, AnyShape) {
-  for (const auto& [R, P, Q] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 8, 70}, {130, 200, 17}, {64, 64, 33}, {5, 40, 40}, {0, 4, 9}}) {
+  for (const auto& [R, P, Q] : std::vector<std::array<int64_t, 3>>{
+           {1, 1, 1}, {3, 8, 70}, {130, 200, 17}, {64, 64, 33}, {5, 40, 40}, {0, 4, 9}}) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-      at::Tensor left = random({R, P}).to(dtype), right = random({R, Q}).to(at::kFloat), start = at::randn({P, Q}, at::kDouble);
+      at::Tensor left = random({R, P}).to(dtype), right = random({R, Q}).to(at::kFloat),
+                 start = at::randn({P, Q}, at::kDouble);
       at::Tensor sum = start.clone();
       add_outer_products(sum, left, right, 0.7);
       expect_close(sum, start + 0.7 * at::mm(left.to(at::kDouble).t(), right.to(at::kDouble)), 1e-13);
@@ -127,7 +133,8 @@ TEST(Attention, CacheContinuesTheSequence) {
   KvCache cache;
   std::vector<at::Tensor> pieces;
   for (auto [begin, n] : {std::pair<int64_t, int64_t>{0, 3}, {3, 1}, {4, 2}})
-    pieces.push_back(causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache));
+    pieces.push_back(
+        causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache));
   expect_close(at::cat(pieces), whole);
 }
 

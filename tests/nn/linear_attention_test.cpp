@@ -1,4 +1,5 @@
-// The parts of linear attention against their definitions: the recurrence token by token, in fp64, with autograd through it.
+// The parts of linear attention against their definitions: the recurrence token by token, in fp64, with autograd
+// through it.
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -16,7 +17,8 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return a.numel() == 0 ? 0 : ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item<double>();
 }
 
-std::vector<at::Tensor> gradients_of(const at::Tensor& output, const std::vector<at::Tensor>& inputs, const at::Tensor& g) {
+std::vector<at::Tensor> gradients_of(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
+                                     const at::Tensor& g) {
   return torch::autograd::grad({output}, inputs, {g}, /*retain_graph=*/true);
 }
 
@@ -34,7 +36,8 @@ constexpr int64_t kKeyHeads = 2, kValueHeads = 6, kKeyWidth = 5, kValueWidth = 7
 // Decays from nearly none to strong ones.
 DeltaInput random_input(int64_t tokens) {
   DeltaInput x{random_fp64({tokens, kKeyHeads, kKeyWidth}), random_fp64({tokens, kKeyHeads, kKeyWidth}),
-               random_fp64({tokens, kValueHeads, kValueWidth}), at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4),
+               random_fp64({tokens, kValueHeads, kValueWidth}),
+               at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4),
                at::rand({tokens, kValueHeads}, at::kDouble)};
   for (const at::Tensor& leaf : x.all()) leaf.requires_grad_();
   return x;
@@ -62,7 +65,8 @@ at::Tensor chunked(const DeltaInput& in, const DeltaChunks& chunks, at::Tensor* 
   return gated_delta_rule(in.q, in.k, in.v, in.log_decay, in.beta, chunks, state);
 }
 
-// Shorter than a chunk, exactly one, one token more, several; and packed, in an order that is not that of their lengths.
+// Shorter than a chunk, exactly one, one token more, several; and packed, in an order that is not that of their
+// lengths.
 TEST(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
   for (const std::vector<int64_t>& lengths :
        std::vector<std::vector<int64_t>>{{1}, {9}, {64}, {65}, {200}, {3, 130, 64, 1, 70}}) {
@@ -75,11 +79,13 @@ TEST(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
     const at::Tensor expected = at::cat(separate), found = chunked(in, chunks), g = at::randn_like(expected);
     EXPECT_LT(largest_difference(found, expected), 1e-12) << cu_seqlens.back();
     const auto wanted = gradients_of(expected, in.all(), g), got = gradients_of(found, in.all(), g);
-    for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-10) << cu_seqlens.back() << " " << i;
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-10) << cu_seqlens.back() << " " << i;
   }
 }
 
-// The same key again and again with beta near 1 and no decay: powers of A would be astronomical here, its inverse is not.
+// The same key again and again with beta near 1 and no decay: powers of A would be astronomical here, its inverse is
+// not.
 TEST(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
   DeltaInput in = random_input(150);
   at::NoGradGuard no_grad;
@@ -117,7 +123,8 @@ TEST(GatedDeltaRule, LaterTokensDoNotReachEarlierOnes) {
   const at::Tensor together = chunked(filled, chunks);
   EXPECT_LT(largest_difference(together.narrow(0, 0, 70), alone), 1e-13);
   const auto wanted = gradients_of(alone, in.all(), g);
-  const auto got = gradients_of(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, at::kDouble)}));
+  const auto got =
+      gradients_of(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, at::kDouble)}));
   for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-12);
 }
 
@@ -129,7 +136,8 @@ TEST(GatedDeltaRule, NoTokens) {
 at::Tensor convolved(const at::Tensor& x_TC, const at::Tensor& weight_CW) {
   const at::Tensor x = x_TC.t().unsqueeze(0);
   const int64_t channels = weight_CW.size(0), before = weight_CW.size(1) - 1;
-  const at::Tensor y = at::conv1d(at::constant_pad_nd(x, {before, 0}), weight_CW.unsqueeze(1), {}, 1, at::IntArrayRef{0}, 1, channels);
+  const at::Tensor y =
+      at::conv1d(at::constant_pad_nd(x, {before, 0}), weight_CW.unsqueeze(1), {}, 1, at::IntArrayRef{0}, 1, channels);
   return at::silu(y).squeeze(0).t();
 }
 
@@ -156,11 +164,13 @@ TEST(CausalConv, TailContinuesTheSequence) {
 }
 
 TEST(CausalConv, NoTokens) {
-  EXPECT_EQ(causal_conv_silu(random_fp64({0, 6}), random_fp64({6, 4}), {0}, nullptr).sizes(), (std::vector<int64_t>{0, 6}));
+  EXPECT_EQ(causal_conv_silu(random_fp64({0, 6}), random_fp64({6, 4}), {0}, nullptr).sizes(),
+            (std::vector<int64_t>{0, 6}));
 }
 
 TEST(GatedRmsNorm, ForwardAndGradients) {
-  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(), gate = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
+  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
+                   gate = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
                    weight = random_fp64({16}).to(at::kFloat);
   const at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * weight * at::silu(gate);
   const at::Tensor found = gated_rms_norm(x, gate, weight, 1e-6), g = at::randn_like(expected);
@@ -170,7 +180,8 @@ TEST(GatedRmsNorm, ForwardAndGradients) {
 }
 
 TEST(RmsNormZeroCentered, ForwardAndGradient) {
-  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(), weight = random_fp64({16}).to(at::kFloat);
+  const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
+                   weight = random_fp64({16}).to(at::kFloat);
   const at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * (1 + weight);
   const at::Tensor found = rms_norm_zero_centered(x, weight, 1e-6), g = at::randn_like(expected);
   EXPECT_LT(largest_difference(found, expected), 1e-6);

@@ -20,13 +20,17 @@ FrozenWeight random_fp4(std::vector<int64_t> shape, int64_t block) {
   std::vector<int64_t> codes = shape, scales = shape;
   codes.back() /= 2;
   scales.back() /= block;
-  return {at::randint(0, 256, codes, at::kByte).view(at::kChar), random_scales(scales), {DType::kI8, DType::kF8E8M0, 1, block}};
+  return {at::randint(0, 256, codes, at::kByte).view(at::kChar),
+          random_scales(scales),
+          {DType::kI8, DType::kF8E8M0, 1, block}};
 }
 FrozenWeight random_fp8(std::vector<int64_t> shape, int64_t block_rows, int64_t block_columns) {
   std::vector<int64_t> scales = shape;
   scales[shape.size() - 2] /= block_rows;
   scales.back() /= block_columns;
-  return {random_fp32(shape).to(at::kFloat8_e4m3fn), random_scales(scales), {DType::kF8E4M3, DType::kF8E8M0, block_rows, block_columns}};
+  return {random_fp32(shape).to(at::kFloat8_e4m3fn),
+          random_scales(scales),
+          {DType::kF8E4M3, DType::kF8E8M0, block_rows, block_columns}};
 }
 
 void expect_equal(const at::Tensor& a, const at::Tensor& b) {
@@ -49,12 +53,14 @@ TEST(QuantizedWeight, EveryFp4CodeInBothHalvesOfAByte) {
 }
 
 TEST(QuantizedWeight, TheKernelEqualsTensorOperations) {
-  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 8, 24}, 4, 8), random_fp8({8, 24}, 8, 24)}) {
+  for (const FrozenWeight& weight :
+       {random_fp4({3, 6, 64}, 32), random_fp8({3, 8, 24}, 4, 8), random_fp8({8, 24}, 8, 24)}) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
       expect_equal(dequantize(weight, dtype), dequantize_by_tensor_ops(weight, dtype));
   }
   // Scales of the older release.
-  const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8), fp32(e8m0.values, e8m0.scale.to(at::kFloat), {DType::kF8E4M3, DType::kF32, 4, 8});
+  const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8),
+                     fp32(e8m0.values, e8m0.scale.to(at::kFloat), {DType::kF8E4M3, DType::kF32, 4, 8});
   expect_equal(dequantize(fp32, at::kFloat), dequantize(e8m0, at::kFloat));
 }
 
@@ -66,7 +72,8 @@ TEST(QuantizedWeight, RowsSplitIntoGroupsWhateverTheBlocks) {
 }
 
 // FP8 with blocks that do not divide the matrices evenly, and scales that are no powers of two.
-FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns) {
+FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t columns, int64_t block_rows,
+                        int64_t block_columns) {
   const auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
   return {random_fp32({experts, matrices * rows, columns}).to(at::kFloat8_e4m3fn),
           random_fp32({experts, matrices * blocks(rows, block_rows), blocks(columns, block_columns)}).abs() + 0.1,
@@ -76,7 +83,8 @@ FrozenWeight random_cut(int64_t experts, int64_t matrices, int64_t rows, int64_t
 
 TEST(QuantizedWeight, BlocksAreCutOffAtTheEndOfEachMatrix) {
   // One block longer than a side too.
-  for (const auto& [matrices, rows, columns] : {std::array<int64_t, 3>{2, 10, 26}, {1, 10, 24}, {3, 8, 26}, {2, 3, 5}}) {
+  for (const auto& [matrices, rows, columns] :
+       {std::array<int64_t, 3>{2, 10, 26}, {1, 10, 24}, {3, 8, 26}, {2, 3, 5}}) {
     const FrozenWeight weight = random_cut(3, matrices, rows, columns, 4, 8);
     at::Tensor expected = at::empty({3, matrices * rows, columns});
     const int64_t scale_rows = (rows + 3) / 4;
@@ -97,7 +105,8 @@ TEST(QuantizedWeight, BlocksAreCutOffAtTheEndOfEachMatrix) {
 // Outputs and gradients are those of the dequantised weight, bit for bit.
 TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
   const std::vector<int64_t> rows{3, 0, 5};
-  for (const FrozenWeight& weight : {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32), random_cut(3, 2, 3, 64, 2, 48)}) {
+  for (const FrozenWeight& weight :
+       {random_fp4({3, 6, 64}, 32), random_fp8({3, 6, 64}, 3, 32), random_cut(3, 2, 3, 64, 2, 48)}) {
     const FrozenWeight plain(dequantize(weight, at::kFloat));
     at::Tensor x = random_fp32({8, 64}).requires_grad_(), g = random_fp32({8, 6});
     LoraPair lora{random_fp32({3, 2, 64}), random_fp32({3, 6, 2}), 1.5, {}, {}};
@@ -117,7 +126,8 @@ TEST(SwiGlu, ClampsAtItsLimitAndPassesNoGradientBeyond) {
   at::Tensor expected = at::silu(x.narrow(1, 0, 12).clamp_max(1.5)) * x.narrow(1, 12, 12).clamp(-1.5, 1.5);
   at::Tensor y = swiglu(x, 1.5);
   EXPECT_LT((y - expected).abs().max().item<double>(), 1e-6);
-  const at::Tensor got = torch::autograd::grad({y}, {x}, {g})[0], wanted = torch::autograd::grad({expected}, {x}, {g})[0];
+  const at::Tensor got = torch::autograd::grad({y}, {x}, {g})[0],
+                   wanted = torch::autograd::grad({expected}, {x}, {g})[0];
   EXPECT_LT((got - wanted).abs().max().item<double>(), 1e-5);
 }
 

@@ -29,7 +29,8 @@ TEST_P(ExpertParallelRows, DispatchAndCombineEqualADenseMixture) {
   at::Tensor expected = x * (weights * scale_of_expert.index({indices})).sum(1, true);
   EXPECT_LT((y - expected).abs().max().item<double>(), 1e-5);
   at::Tensor g = at::randn({T, D});
-  auto got = torch::autograd::grad({y}, {x, weights}, {g}), wanted = torch::autograd::grad({expected}, {x, weights}, {g});
+  auto got = torch::autograd::grad({y}, {x, weights}, {g}),
+       wanted = torch::autograd::grad({expected}, {x, weights}, {g});
   for (int i = 0; i < 2; ++i) EXPECT_LT((got[i] - wanted[i]).abs().max().item<double>(), 1e-5);
 }
 

@@ -10,7 +10,9 @@ namespace {
 using testing::ElementsAre;
 
 // Lane 0: one image of two ranks. Lane 1: four, the last one larger. Image 5 is this rank's alone, image 6 empty.
-std::vector<HeldImage> images() { return {{100, 50, 0}, {8, 4, 1}, {8, 4, 1}, {8, 4, 1}, {16, 8, 1}, {40, 40, 2}, {0, 0, 1}}; }
+std::vector<HeldImage> images() {
+  return {{100, 50, 0}, {8, 4, 1}, {8, 4, 1}, {8, 4, 1}, {16, 8, 1}, {40, 40, 2}, {0, 0, 1}};
+}
 
 std::vector<int> residents(const GatherSchedule& schedule) {
   std::vector<int> images;

@@ -32,7 +32,9 @@ TEST(LayerImage, SlotsAreAlignedAndHoldThisRanksExperts) {
 }
 
 TEST(LayerImage, FusedSourceIsCutAtExperts) {
-  ImageSpec spec{"layer", ImageKind::kExperts, {{"experts", ParamKind::kExperts, {5, 4, 2}, DType::kF32, {{"fused", {5, 4, 2}, 0}}}}};
+  ImageSpec spec{"layer",
+                 ImageKind::kExperts,
+                 {{"experts", ParamKind::kExperts, {5, 4, 2}, DType::kF32, {{"fused", {5, 4, 2}, 0}}}}};
   const LayerImage image = lay_out_image(spec, {3, 2}, 1);
   ASSERT_EQ(image.slots[0].parts.size(), 1u);
   EXPECT_EQ(image.slots[0].parts[0].source_element, 24);
@@ -52,7 +54,8 @@ TEST(LayerImage, ShardsCoverTheImage) {
 }
 
 TEST(LayerImageDeathTest, AGapBetweenSourcesIsABug) {
-  ImageSpec spec{"layer", ImageKind::kExperts, {{"w", ParamKind::kDense, {4}, DType::kF32, {{"a", {1}, 0}, {"b", {2}, 2}}}}};
+  ImageSpec spec{
+      "layer", ImageKind::kExperts, {{"w", ParamKind::kDense, {4}, DType::kF32, {{"a", {1}, 0}, {"b", {2}, 2}}}}};
   EXPECT_DEATH(lay_out_image(spec, {}, 1), "sources of w");
 }
 

@@ -1,16 +1,17 @@
-// DeepSeek-V4 beyond what every family is tested for (family_golden_test.cpp): layer by layer, what its layers choose, quantised files.
+// DeepSeek-V4 beyond what every family is tested for (family_golden_test.cpp): layer by layer, what its layers choose,
+// quantised files.
 #include <gtest/gtest.h>
 
 #include <map>
 
 #include "adapter/peft_export.h"
-#include "opened_golden.h"
+#include "infer/generate.h"
+#include "infer/score.h"
 #include "models/deepseek_v4/model.h"
 #include "models/image_weight.h"
-#include "train/batch.h"
-#include "train/generate.h"
+#include "opened_golden.h"
+#include "run/batch.h"
 #include "train/pass.h"
-#include "train/score.h"
 #include "train/step.h"
 
 namespace moraine {
@@ -46,11 +47,12 @@ at::Tensor layer_tensor(const Golden& golden, int64_t layer, const std::string& 
 
 TEST(DeepseekV4Fp32, EveryLayerFromTheOneBefore) {
   Golden golden("deepseek_v4-fp32");
-  for_each_layer(golden, [&](int64_t layer, const at::Tensor& out, const at::Tensor& expected, const LayerRecord& record) {
-    EXPECT_LT(relative_error(out, expected), 1e-5) << "layer " << layer;
-    const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
-    EXPECT_TRUE(at::equal(record.chosen_experts_TK, indices)) << "layer " << layer;
-  });
+  for_each_layer(
+      golden, [&](int64_t layer, const at::Tensor& out, const at::Tensor& expected, const LayerRecord& record) {
+        EXPECT_LT(relative_error(out, expected), 1e-5) << "layer " << layer;
+        const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
+        EXPECT_TRUE(at::equal(record.chosen_experts_TK, indices)) << "layer " << layer;
+      });
 }
 
 // The indexer's choice of compressed entries, of the tokens that have one.
@@ -79,12 +81,14 @@ TEST(DeepseekV4Fp32, EntriesThatAreAttendedTo) {
 
 TEST(DeepseekV4Bf16, EveryLayerFromTheOneBefore) {
   Golden golden("deepseek_v4-bf16");
-  for_each_layer(golden, [&](int64_t layer, const at::Tensor& out, const at::Tensor& expected, const LayerRecord& record) {
-    const at::Tensor error = (out.to(at::kFloat) - expected.to(at::kFloat)).abs();
-    EXPECT_LT(error.mean().item<double>(), 0.004 * expected.to(at::kFloat).square().mean().sqrt().item<double>()) << "layer " << layer;
-    const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
-    EXPECT_LE(record.chosen_experts_TK.ne(indices).any(-1).sum().item<int64_t>(), 1) << "layer " << layer;
-  });
+  for_each_layer(
+      golden, [&](int64_t layer, const at::Tensor& out, const at::Tensor& expected, const LayerRecord& record) {
+        const at::Tensor error = (out.to(at::kFloat) - expected.to(at::kFloat)).abs();
+        EXPECT_LT(error.mean().item<double>(), 0.004 * expected.to(at::kFloat).square().mean().sqrt().item<double>())
+            << "layer " << layer;
+        const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
+        EXPECT_LE(record.chosen_experts_TK.ne(indices).any(-1).sum().item<int64_t>(), 1) << "layer " << layer;
+      });
 }
 
 // Tokens that only fill a sequence up change nothing for the others.
@@ -103,16 +107,20 @@ TEST(DeepseekV4Fp32, NoTokens) {
   adapter.state.zero_grads();
   for (const Recompute recompute : {Recompute::kFull, Recompute::kNone})
     EXPECT_EQ(forward_backward(golden.loaded, adapter.state, make_batch({}, at::kCPU, 1), 1.0, recompute).loss_sum, 0);
-  EXPECT_EQ(adapter.state.dense().grads.abs().sum().item<float>() + adapter.state.experts().grads.abs().sum().item<float>(), 0);
+  EXPECT_EQ(
+      adapter.state.dense().grads.abs().sum().item<float>() + adapter.state.experts().grads.abs().sum().item<float>(),
+      0);
 }
 
 // Greedy text: each token is the best one after all before it, as one pass over the whole sequence has it.
 TEST(DeepseekV4Fp32, GeneratesWhatTheWholeSequenceSays) {
   Golden golden("deepseek_v4-fp32");
-  const std::vector<int64_t> prompt(golden.batch.samples[0].input_ids.begin(), golden.batch.samples[0].input_ids.begin() + 20);
+  const std::vector<int64_t> prompt(golden.batch.samples[0].input_ids.begin(),
+                                    golden.batch.samples[0].input_ids.begin() + 20);
   std::vector<int64_t> seen;
-  const std::vector<int64_t> tokens = generate(golden.loaded, nullptr, prompt, {.max_new_tokens = 6, .stop_ids = {}},
-                                               [&](int64_t token) { seen.push_back(token); }, *golden.groups.world);
+  const std::vector<int64_t> tokens = generate(
+      golden.loaded, nullptr, prompt, {.max_new_tokens = 6, .stop_ids = {}},
+      [&](int64_t token) { seen.push_back(token); }, *golden.groups.world);
   ASSERT_EQ(tokens.size(), 6u);
   EXPECT_EQ(seen, tokens);
   Sample sample;
@@ -145,19 +153,28 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
     if (!reference.find(prefix + "attn.wkv.weight")) continue;
     const ImageView& dense = golden.loaded.weights->acquire(dense_image(layer));
     const ImageView& experts = golden.loaded.weights->acquire(experts_image(layer));
-    for (const auto& [name, tensor] : std::map<std::string, std::string>{{"self_attn.q_a_proj", "attn.wq_a"}, {"self_attn.q_b_proj", "attn.wq_b"},
-             {"self_attn.kv_proj", "attn.wkv"}, {"self_attn.o_a_proj", "attn.wo_a"}, {"self_attn.o_b_proj", "attn.wo_b"},
-             {"self_attn.compressor.indexer.q_b_proj", "attn.indexer.wq_b"}, {"mlp.shared_experts.gate_proj", "ffn.shared_experts.w1"},
-             {"mlp.shared_experts.up_proj", "ffn.shared_experts.w3"}, {"mlp.shared_experts.down_proj", "ffn.shared_experts.w2"}}) {
+    for (const auto& [name, tensor] :
+         std::map<std::string, std::string>{{"self_attn.q_a_proj", "attn.wq_a"},
+                                            {"self_attn.q_b_proj", "attn.wq_b"},
+                                            {"self_attn.kv_proj", "attn.wkv"},
+                                            {"self_attn.o_a_proj", "attn.wo_a"},
+                                            {"self_attn.o_b_proj", "attn.wo_b"},
+                                            {"self_attn.compressor.indexer.q_b_proj", "attn.indexer.wq_b"},
+                                            {"mlp.shared_experts.gate_proj", "ffn.shared_experts.w1"},
+                                            {"mlp.shared_experts.up_proj", "ffn.shared_experts.w3"},
+                                            {"mlp.shared_experts.down_proj", "ffn.shared_experts.w2"}}) {
       if (!dense.has(name + ".weight")) continue;
       const FrozenWeight weight = weight_of(dense, name + ".weight");
       EXPECT_EQ(weight.values.scalar_type(), at::kFloat8_e4m3fn) << name;
       compare(weight, expected(prefix + tensor + ".weight"), name);
     }
     for (int64_t e = 0; e < golden.loaded.model->shape().num_experts; ++e) {
-      const auto expert = [&](const std::string& w) { return expected(prefix + "ffn.experts." + std::to_string(e) + "." + w + ".weight"); };
+      const auto expert = [&](const std::string& w) {
+        return expected(prefix + "ffn.experts." + std::to_string(e) + "." + w + ".weight");
+      };
       EXPECT_TRUE(weight_of(experts, "mlp.experts.down_proj").format->is_fp4());
-      compare(weight_of(experts, "mlp.experts.gate_up_proj").of_expert(e), at::cat({expert("w1"), expert("w3")}), "gate_up_proj");
+      compare(weight_of(experts, "mlp.experts.gate_up_proj").of_expert(e), at::cat({expert("w1"), expert("w3")}),
+              "gate_up_proj");
       compare(weight_of(experts, "mlp.experts.down_proj").of_expert(e), expert("w2"), "down_proj");
     }
     golden.loaded.weights->release(experts_image(layer));
@@ -171,10 +188,11 @@ TEST(DeepseekV4Quantised, LogitsAndLoss) {
   for (const bool adapted : {false, true}) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
-    const ScoreResult result =
-        score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
+    const ScoreResult result = score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch",
+                                     {.logits = true}, golden.groups);
     const auto file = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
-    EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(file, "logits"))), 1e-4) << adapted;
+    EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(file, "logits"))), 1e-4)
+        << adapted;
     EXPECT_NEAR(result.loss, golden_tensor(file, "loss").item<float>(), 1e-5) << adapted;
   }
 }

@@ -5,11 +5,11 @@
 
 #include "adapter/peft_export.h"
 #include "base/json.h"
+#include "infer/generate.h"
+#include "infer/score.h"
 #include "opened_golden.h"
-#include "train/batch.h"
-#include "train/generate.h"
+#include "run/batch.h"
 #include "train/pass.h"
-#include "train/score.h"
 #include "train/step.h"
 
 namespace moraine {
@@ -21,20 +21,24 @@ struct Curve {
 };
 struct Family {
   const char* name;  // in tests/golden, without -fp32 or -bf16
-  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps. Measured with transformers and PEFT: from an adapter moved by one
-  // rounding (6e-8 of each value, ten runs) its losses move by up to 9.6e-4, its norms by 2.5e-2 and its final adapter by 7e-5; in fp64
-  // they are 3.0e-4, 7.6e-3 and 3e-5 from those in fp32. The first three steps are not yet amplified. In bf16, grouped_mm instead of
-  // eager experts makes 0.16 and 0.66: there norms say nothing, and the curve is judged by its mean distance.
+  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps. Measured with transformers and PEFT: from an adapter
+  // moved by one rounding (6e-8 of each value, ten runs) its losses move by up to 9.6e-4, its norms by 2.5e-2 and its
+  // final adapter by 7e-5; in fp64 they are 3.0e-4, 7.6e-3 and 3e-5 from those in fp32. The first three steps are not
+  // yet amplified. In bf16, grouped_mm instead of eager experts makes 0.16 and 0.66: there norms say nothing, and the
+  // curve is judged by its mean distance.
   Curve fp32, fp32_first_steps, bf16;  // bf16 {}: there is no such golden
-  double router_loss_gradient;  // relative, of each tensor
+  double router_loss_gradient;         // relative, of each tensor
 };
 void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
-    // In bf16 a token's experts change now and then: transformers and PEFT from an adapter moved by 1e-5 of each value, 21 runs, give losses
-    // up to 3.3e-2 and norms up to 5.6e-2 from their own. The sum over all steps has a limit of its own (TrainingCurve).
+    // In bf16 a token's experts change now and then: transformers and PEFT from an adapter moved by 1e-5 of each value,
+    // 21 runs, give losses
+    // up to 3.3e-2 and norms up to 5.6e-2 from their own. The sum over all steps has a limit of its own
+    // (TrainingCurve).
     {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {3.5e-2, 6e-2, 0}, 2e-5},
     {"qwen3_5_moe", {1e-3, 2.5e-2, 1e-3}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
-    // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2: near ties.
+    // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2:
+    // near ties.
     {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
     {"mixtral", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
     {"olmoe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
@@ -71,7 +75,8 @@ TEST_P(FamilyFp32, LogitsAndLossWithoutAdapter) {
 TEST_P(FamilyFp32, LogitsAndLossWithAdapter) {
   Golden golden(name());
   OpenedAdapter adapter = golden.adapter();
-  const ScoreResult result = score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true}, golden.groups);
+  const ScoreResult result =
+      score(golden.loaded, &adapter.state, golden.batch, "batch", {.logits = true}, golden.groups);
   const auto forward = golden.folder / "lora" / "forward.safetensors";
   EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
   EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
@@ -111,7 +116,8 @@ std::vector<double> check_training_curve(const std::string& name, Curve first_st
     EXPECT_NEAR(learning_rate, expected["lr"].get<double>(), 1e-12);
     std::vector<TrainingRow> rows;
     for (const Sample& sample : batches[step % 3].samples) rows.push_back({&sample});
-    const StepResult result = train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
+    const StepResult result =
+        train_step(golden.loaded, adapter.state, optimizer, rows, config, learning_rate, golden.groups);
     const Curve& limit = step < 3 ? first_steps : all;
     EXPECT_NEAR(result.loss, expected["loss"].get<double>(), limit.loss) << "step " << step;
     EXPECT_NEAR(result.grad_norm / expected["grad_norm"].get<double>(), 1.0, limit.norm) << "step " << step;
@@ -133,8 +139,9 @@ TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
   check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kNone);
 }
 
-// Quantised weights under fp32 activations, as the reference has them. Clamps and choices have near ties from step 2 on: from an adapter
-// moved by a millionth the reference's own gradient norms differ by up to 3e-3 (ten runs, two of which give the very norms found here).
+// Quantised weights under fp32 activations, as the reference has them. Clamps and choices have near ties from step 2
+// on: from an adapter moved by a millionth the reference's own gradient norms differ by up to 3e-3 (ten runs, two of
+// which give the very norms found here).
 TEST(QuantisedFp32, TrainingCurveAndFinalAdapter) {
   const Curve limit{1e-4, 3e-3, 1e-3};
   check_training_curve("deepseek_v4-fp8fp4", limit, limit, Recompute::kFull, "float32");
@@ -145,8 +152,8 @@ TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
   for (const bool adapted : {false, true}) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
-    const ScoreResult result =
-        score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
+    const ScoreResult result = score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch",
+                                     {.logits = true}, golden.groups);
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
     const at::Tensor expected = golden.at_tokens(golden_tensor(forward, "logits"));
     const at::Tensor error = (golden.at_tokens(result.logits) - expected).abs();
@@ -155,7 +162,8 @@ TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
   }
 }
 
-// On average over the steps the losses are no further from the reference's than twice what bf16 costs the reference itself.
+// On average over the steps the losses are no further from the reference's than twice what bf16 costs the reference
+// itself.
 TEST_P(FamilyBf16, TrainingCurve) {
   const std::vector<double> losses = check_training_curve(name(), GetParam().bf16, GetParam().bf16, Recompute::kFull);
   const Json reference = read_json_file(golden_folder(name()) / "lora" / "train.json");
@@ -188,7 +196,8 @@ TEST_P(FamilyBf16, GradientsPointWhereFp32OnesDo) {
 }
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
-std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size, const std::vector<std::vector<int64_t>>& packed) {
+std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size,
+                                             const std::vector<std::vector<int64_t>>& packed) {
   OpenedAdapter adapter = golden.adapter();
   TrainConfig config;
   config.micro_batch_size = micro_batch_size;
@@ -205,7 +214,8 @@ std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch
 // A row for each of the golden's sequences.
 std::vector<std::vector<int64_t>> separate_rows(const Golden& golden) {
   std::vector<std::vector<int64_t>> rows;
-  for (int64_t sample = 0; sample < static_cast<int64_t>(golden.batch.samples.size()); ++sample) rows.push_back({sample});
+  for (int64_t sample = 0; sample < static_cast<int64_t>(golden.batch.samples.size()); ++sample)
+    rows.push_back({sample});
   return rows;
 }
 
@@ -231,7 +241,8 @@ TEST_P(FamilyFp32, PackedRowsEqualSeparateOnes) {
   }
 }
 
-// What generate does: a prompt, then tokens one at a time with what the layers remember, gives what a pass over the whole does.
+// What generate does: a prompt, then tokens one at a time with what the layers remember, gives what a pass over the
+// whole does.
 TEST_P(FamilyFp32, CachesContinueTheSequence) {
   Golden golden(name());
   if (!golden.loaded.model->has_cache()) GTEST_SKIP() << "generate runs the whole text again for every token";
@@ -240,21 +251,25 @@ TEST_P(FamilyFp32, CachesContinueTheSequence) {
   const int64_t length = static_cast<int64_t>(row.input_ids.size()), prompt = length - 6;
   const auto part = [&](int64_t begin, int64_t n) {
     Sample sample;
-    for (auto [from, to] : {std::pair{&row.input_ids, &sample.input_ids}, {&row.labels, &sample.labels}, {&row.position_ids, &sample.position_ids}})
+    for (auto [from, to] : {std::pair{&row.input_ids, &sample.input_ids},
+                            {&row.labels, &sample.labels},
+                            {&row.position_ids, &sample.position_ids}})
       to->assign(from->begin() + begin, from->begin() + begin + n);
     return make_batch({&sample}, at::kCPU, 1);
   };
   const at::Tensor whole = forward(golden.loaded, &adapter.state, part(0, length));
   std::vector<LayerCache> caches(golden.loaded.model->shape().num_hidden_layers);
   std::vector<at::Tensor> pieces{forward(golden.loaded, &adapter.state, part(0, prompt), &caches)};
-  for (int64_t t = prompt; t < length; ++t) pieces.push_back(forward(golden.loaded, &adapter.state, part(t, 1), &caches));
+  for (int64_t t = prompt; t < length; ++t)
+    pieces.push_back(forward(golden.loaded, &adapter.state, part(t, 1), &caches));
   EXPECT_LT(relative_error(at::cat(pieces), whole), 2e-5);
 
   // And generate itself, greedily: each token is the best after all before it.
   std::vector<int64_t> ids(row.input_ids.begin(), row.input_ids.begin() + 20);
   GenerateOptions options;
   options.max_new_tokens = 8;
-  const std::vector<int64_t> made = generate(golden.loaded, &adapter.state, ids, options, [](int64_t) {}, *golden.groups.world);
+  const std::vector<int64_t> made = generate(
+      golden.loaded, &adapter.state, ids, options, [](int64_t) {}, *golden.groups.world);
   ASSERT_EQ(made.size(), 8u);
   const ImageView& root = golden.loaded.weights->acquire(kRootImage);
   const at::Tensor head = golden.loaded.model->head_weight_VD(root);
@@ -268,8 +283,8 @@ TEST_P(FamilyFp32, CachesContinueTheSequence) {
   golden.loaded.weights->release(kRootImage);
 }
 
-// transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with several the
-// choices are counted ahead.
+// transformers' auxiliary loss of the routers (tools/make_router_loss_fixture.py), whatever the micro-batches: with
+// several the choices are counted ahead.
 TEST_P(FamilyFp32, RouterLossAndItsGradient) {
   Golden golden(name());
   const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");

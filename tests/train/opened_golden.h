@@ -2,10 +2,10 @@
 #pragma once
 
 #include "adapter/open_adapter.h"
+#include "checkpoint/loaded_model.h"
 #include "golden.h"
-#include "models/loaded_model.h"
-#include "train/batch.h"
-#include "train/score.h"
+#include "infer/score.h"
+#include "run/batch.h"
 
 namespace moraine {
 
@@ -17,7 +17,8 @@ struct Golden {
   at::Tensor mask;  // bool [B, T]
 
   explicit Golden(const std::string& name, const std::string& dtype = "auto")
-      : folder(golden_folder(name)), loaded(open_model(folder / "model", dtype, {}, groups)),
+      : folder(golden_folder(name)),
+        loaded(open_model(folder / "model", dtype, {}, groups)),
         batch(golden_batch(folder / "batch.safetensors")),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 

@@ -1,26 +1,29 @@
-// Qwen's FP8 releases against transformers + PEFT (tools/make_qwen_fp8_fixtures.py), and against their own dequantised weights.
+// Qwen's FP8 releases against transformers + PEFT (tools/make_qwen_fp8_fixtures.py), and against their own dequantised
+// weights.
 #include <gtest/gtest.h>
 
 #include "adapter/peft_export.h"
 #include "base/temp_folder.h"
-#include "models/rewrite_checkpoint.h"
+#include "checkpoint/rewrite_checkpoint.h"
 #include "opened_golden.h"
 
 namespace moraine {
 namespace {
 
 class QwenFp8 : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(, QwenFp8, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8"),
-                         [](const auto& info) { return std::string(info.param).substr(0, std::string(info.param).find('-')); });
+INSTANTIATE_TEST_SUITE_P(, QwenFp8, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8"), [](const auto& info) {
+  return std::string(info.param).substr(0, std::string(info.param).find('-'));
+});
 
 TEST_P(QwenFp8, LogitsLossAndGradients) {
   Golden golden(GetParam(), "float32");
   OpenedAdapter adapter = golden.adapter();
   for (const bool adapted : {false, true}) {
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
-    const ScoreResult result =
-        score(golden.loaded, adapted ? &adapter.state : nullptr, golden.batch, "batch", {.logits = true}, golden.groups);
-    EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))), 1e-4);
+    const ScoreResult result = score(golden.loaded, adapted ? &adapter.state : nullptr, golden.batch, "batch",
+                                     {.logits = true}, golden.groups);
+    EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))),
+              1e-4);
     EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
   }
   score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
@@ -40,8 +43,10 @@ TEST_P(QwenFp8, EqualsItsDequantisedCheckpoint) {
     MeshGroups groups = single_rank_groups();
     LoadedModel plain = open_model(folder / "plain", text, {}, groups);
     const auto run = [&](LoadedModel& loaded) {
-      OpenedAdapter adapter = open_adapter(loaded.model->layout(), stored.folder / "lora" / "adapter", loaded.experts->local_experts(), at::kCPU);
-      const ScoreResult result = score(loaded, &adapter.state, stored.batch, "batch", {.logits = true, .grads = true}, groups);
+      OpenedAdapter adapter = open_adapter(loaded.model->layout(), stored.folder / "lora" / "adapter",
+                                           loaded.experts->local_experts(), at::kCPU);
+      const ScoreResult result =
+          score(loaded, &adapter.state, stored.batch, "batch", {.logits = true, .grads = true}, groups);
       return std::pair(result.logits, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone());
     };
     const auto [logits, grads] = run(stored.loaded);

@@ -1,15 +1,15 @@
-// report.html as a function of a run folder: hostile folders, short and long runs, many ranks. That a run leaves one, and that its figures
-// are those of metrics.jsonl, is tested on ranks (tests/ranks/report_test.py).
+// report.html as a function of a run folder: hostile folders, short and long runs, many ranks. That a run leaves one,
+// and that its figures are those of metrics.jsonl, is tested on ranks (tests/ranks/report_test.py).
 #include <gmock/gmock.h>
 
 #include <cmath>
 
 #include "base/file.h"
 #include "base/temp_folder.h"
-#include "train/report/metrics_summary.h"
-#include "train/report/report_text.h"
-#include "train/report/run_record.h"
-#include "train/report/run_report.h"
+#include "report/metrics_summary.h"
+#include "report/report_text.h"
+#include "report/run_record.h"
+#include "report/run_report.h"
 
 namespace moraine {
 namespace {
@@ -19,9 +19,17 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::string step_line(int64_t step, double loss = 1.5) {
-  return OrderedJson{{"step", step},           {"loss", loss},           {"grad_norm", 0.5},       {"lr", 1e-4},
-                     {"tokens", 100},          {"trained_tokens", 60},   {"aux_loss", 2.0},        {"expert_load_imbalance", 1.25},
-                     {"step_seconds", 0.25},   {"tokens_per_second", 400.0}, {"peak_memory_bytes", 1 << 20}}
+  return OrderedJson{{"step", step},
+                     {"loss", loss},
+                     {"grad_norm", 0.5},
+                     {"lr", 1e-4},
+                     {"tokens", 100},
+                     {"trained_tokens", 60},
+                     {"aux_loss", 2.0},
+                     {"expert_load_imbalance", 1.25},
+                     {"step_seconds", 0.25},
+                     {"tokens_per_second", 400.0},
+                     {"peak_memory_bytes", 1 << 20}}
              .dump() +
          "\n";
 }
@@ -62,7 +70,8 @@ TEST_F(Report, FoldersThatAreNoRunsAreRefused) {
 TEST_F(Report, AFolderWithMetricsAlone) {
   metrics(step_line(1));
   const std::string page = html();
-  for (const char* file : {"run.json", "load.json", "recipe.yaml"}) EXPECT_THAT(page, HasSubstr(std::string("There is no ") + file));
+  for (const char* file : {"run.json", "load.json", "recipe.yaml"})
+    EXPECT_THAT(page, HasSubstr(std::string("There is no ") + file));
   EXPECT_THAT(page, HasSubstr("No end is recorded"));
   EXPECT_THAT(page, HasSubstr("There is none yet"));  // an adapter
   metrics("");
@@ -79,12 +88,15 @@ TEST_F(Report, DamagedLinesAreSaid) {
   EXPECT_EQ(sum.first_unreadable, 2);
   EXPECT_EQ(sum.missing_steps(), 2);
   EXPECT_EQ(sum.clipped, 3);
-  EXPECT_THAT(html(), HasSubstr("of which 2 are missing. 3 lines are no step that follows those before (the first is line 2)"));
+  EXPECT_THAT(html(),
+              HasSubstr("of which 2 are missing. 3 lines are no step that follows those before (the first is line 2)"));
 }
 
 TEST_F(Report, FiguresThatAreNoNumbers) {
-  metrics(step_line(1) + "{\"step\": 2, \"loss\": null, \"grad_norm\": \"big\", \"tokens\": -5, \"step_seconds\": 1e300}\n" +
-          "{\"step\": 3, \"loss\": 1e308, \"eval_loss\": null, \"tokens\": 9e18, \"lr\": {}, \"peak_memory_bytes\": -1e90}\n" +
+  metrics(step_line(1) +
+          "{\"step\": 2, \"loss\": null, \"grad_norm\": \"big\", \"tokens\": -5, \"step_seconds\": 1e300}\n" +
+          "{\"step\": 3, \"loss\": 1e308, \"eval_loss\": null, \"tokens\": 9e18, \"lr\": {}, \"peak_memory_bytes\": "
+          "-1e90}\n" +
           "{\"step\": 4}\n");
   const std::string page = html();
   EXPECT_THAT(page, HasSubstr("The loss of 3 steps is no finite number"));
@@ -93,10 +105,11 @@ TEST_F(Report, FiguresThatAreNoNumbers) {
 
 TEST_F(Report, OtherFilesMayBeDamaged) {
   metrics(step_line(1));
-  for (const char* text : {"", "{", "[]", "null", "{\"sessions\": 3, \"ranks\": 4, \"model\": []}",
-                           "{\"sessions\": [], \"ranks\": [], \"mesh\": {\"ranks\": -1}}", "\xff\xfe", "{\"planned_peak_bytes\": 1e300}",
-                           "{\"sessions\": [null, 3, {\"started\": [], \"seconds\": 1e300, \"first_step\": 1e30}],"
-                           " \"ranks\": [null, {\"host\": 3}]}"}) {
+  for (const char* text :
+       {"", "{", "[]", "null", "{\"sessions\": 3, \"ranks\": 4, \"model\": []}",
+        "{\"sessions\": [], \"ranks\": [], \"mesh\": {\"ranks\": -1}}", "\xff\xfe", "{\"planned_peak_bytes\": 1e300}",
+        "{\"sessions\": [null, 3, {\"started\": [], \"seconds\": 1e300, \"first_step\": 1e30}],"
+        " \"ranks\": [null, {\"host\": 3}]}"}) {
     temp_.write("run/run.json", text);
     temp_.write("run/load.json", text);
     temp_.write("run/recipe.yaml", text);
@@ -112,8 +125,9 @@ TEST_F(Report, TextIsEscaped) {
                                    {"adapter", {{"r", 8}, {"lora_alpha", 16}, {"targets", {{{"pattern", evil}}}}}},
                                    {"mesh", {{"ranks", 2}}},
                                    {"device", evil},
-                                   {"sessions", {{{"started", evil}, {"end", evil}, {"resumed_from", evil}, {"moraine", evil}},
-                                                 {{"started", evil}, {"end", evil}, {"resumed_from", evil}, {"moraine", evil}}}}}
+                                   {"sessions",
+                                    {{{"started", evil}, {"end", evil}, {"resumed_from", evil}, {"moraine", evil}},
+                                     {{"started", evil}, {"end", evil}, {"resumed_from", evil}, {"moraine", evil}}}}}
                                   .dump());
   temp_.write("run/load.json", Json{{"ranks", {{{"host", evil}, {"mode", evil}, {"transport", evil}}}}}.dump());
   temp_.write("run/recipe.yaml", "# " + evil + "\nmodel: {path: '" + evil.substr(0, 20) + "'}\n");
@@ -130,8 +144,13 @@ TEST_F(Report, LongRunsAndLargeWorldsGiveSmallFiles) {
   metrics(text);
   Json ranks = Json::array();
   for (int rank = 0; rank < 1024; ++rank) {
-    ranks.push_back({{"rank", rank}, {"host", "host-" + std::to_string(rank / 8)}, {"mode", "direct"}, {"bytes_read", 1 << 30},
-                     {"bytes_verify_read", 1 << 30}, {"seconds", rank == 513 ? 60.0 : 5.0}, {"verified", rank != 3}});
+    ranks.push_back({{"rank", rank},
+                     {"host", "host-" + std::to_string(rank / 8)},
+                     {"mode", "direct"},
+                     {"bytes_read", 1 << 30},
+                     {"bytes_verify_read", 1 << 30},
+                     {"seconds", rank == 513 ? 60.0 : 5.0},
+                     {"verified", rank != 3}});
   }
   temp_.write("run/load.json", Json{{"ranks", ranks}}.dump());
   const std::string page = html();
@@ -182,7 +201,8 @@ TEST_F(Report, RecordKeepsTheSessionsOfARunThatGoesOn) {
   EXPECT_THAT(warning, testing::StartsWith("moraine: warning: the report was not written: "));
   EXPECT_EQ(std::count(warning.begin(), warning.end(), '\n'), 1);
   // One that says nothing of what the run was about: of an earlier version, or damaged.
-  for (const char* text : {R"({"sessions": []})", R"({"resume": {"compared": {"train.seed": 0}, "recipe": {}}})", R"({"resume": [])", "[]"}) {
+  for (const char* text : {R"({"sessions": []})", R"({"resume": {"compared": {"train.seed": 0}, "recipe": {}}})",
+                           R"({"resume": [])", "[]"}) {
     temp_.write("run/run.json", text);
     EXPECT_FALSE(recorded_facts(run)) << text;
   }

@@ -1,12 +1,12 @@
-// Snapshots as files: which one is taken, what is removed, what must agree. That runs go on with the same bits is tested on ranks
-// (tests/ranks/resume_test.py).
+// Snapshots as files: which one is taken, what is removed, what must agree. That runs go on with the same bits is
+// tested on ranks (tests/ranks/resume_test.py).
 #include <gmock/gmock.h>
 
 #include "base/file.h"
 #include "base/temp_folder.h"
+#include "run/resume_check.h"
+#include "run/run_folder.h"
 #include "train/metrics.h"
-#include "train/resume_check.h"
-#include "train/run_folder.h"
 #include "train/snapshot_folder.h"
 
 namespace moraine {
@@ -87,7 +87,9 @@ TEST_F(Snapshots, AnotherVersionIsNoDamage) {
   write(1);
   write(2);
   OrderedJson json = OrderedJson::parse(read_text_file(folder_.path_of(2) / "state.json"));
-  write_folder_atomic(folder_.path_of(2), [&](const fs::path& temporary) { write_snapshot_state(temporary, 2, {{"version", 2}}); });
+  write_folder_atomic(folder_.path_of(2), [&](const fs::path& temporary) {
+    write_snapshot_state(temporary, 2, {{"version", 2}});
+  });
   EXPECT_THAT(error_of([&] { newest(); }), testing::HasSubstr("another version of moraine"));
 }
 
@@ -105,12 +107,16 @@ TEST_F(Snapshots, OldOnesGoAndDamagedOnesDoNotCount) {
 }
 
 RunFacts facts() {
-  return {{{"model.path", "aa"}, {"data.train", "bb"}, {"train.epochs", "20 steps"}, {"train.batch_size", "4"}, {"train.seed", "0"}},
+  return {{{"model.path", "aa"},
+           {"data.train", "bb"},
+           {"train.epochs", "20 steps"},
+           {"train.batch_size", "4"},
+           {"train.seed", "0"}},
           {{"model.path", "/m"}, {"data.train", "[/d]"}, {"data.max_length", "64"}, {"train.batch_size", "null"}}};
 }
 
-std::string change(std::vector<std::pair<std::string, std::string>> RunFacts::*part, const std::string& key, const std::string& value,
-                   RunFacts now = facts()) {
+std::string change(std::vector<std::pair<std::string, std::string>> RunFacts::*part, const std::string& key,
+                   const std::string& value, RunFacts now = facts()) {
   for (auto& [name, old] : now.*part)
     if (name == key) old = value;
   const auto error = first_difference(now, RunFacts::from_json(facts().to_json()), "step-8");
@@ -119,14 +125,17 @@ std::string change(std::vector<std::pair<std::string, std::string>> RunFacts::*p
 
 TEST(ResumeCheck, NamesTheKeyAndBothValues) {
   EXPECT_EQ(change(&RunFacts::compared, "", ""), "");
-  EXPECT_THAT(change(&RunFacts::compared, "train.seed", "1"), testing::StartsWith("train.seed: is 1 here, but 0 in the run of step-8"));
+  EXPECT_THAT(change(&RunFacts::compared, "train.seed", "1"),
+              testing::StartsWith("train.seed: is 1 here, but 0 in the run of step-8"));
   EXPECT_THAT(change(&RunFacts::compared, "train.batch_size", "2"), testing::HasSubstr("set train.batch_size=4"));
   // Keys as they are written decide nothing; they explain.
   EXPECT_EQ(change(&RunFacts::recipe, "data.max_length", "32"), "");
   RunFacts now = facts();
   now.compared[1].second = "cc";
-  EXPECT_THAT(change(&RunFacts::recipe, "data.max_length", "32", now), testing::StartsWith("data.max_length: is 32 here, but 64 in"));
-  EXPECT_THAT(change(&RunFacts::recipe, "", "", now), testing::StartsWith("data.train: is the same, but what it names has changed"));
+  EXPECT_THAT(change(&RunFacts::recipe, "data.max_length", "32", now),
+              testing::StartsWith("data.max_length: is 32 here, but 64 in"));
+  EXPECT_THAT(change(&RunFacts::recipe, "", "", now),
+              testing::StartsWith("data.train: is the same, but what it names has changed"));
   // A key that is younger than the snapshot had its default.
   now = facts();
   now.compared.emplace_back("train.weight_decay", "0");
@@ -148,7 +157,9 @@ TEST(ResumeCheck, SaysWhatComesTooLateForAFinishedRun) {
   };
   EXPECT_EQ(warning(), "");
   now.recipe[2].second = "128";
-  EXPECT_EQ(warning(), "moraine: warning: runs/demo: the run is finished, so what is written otherwise now has no effect: data.max_length\n");
+  EXPECT_EQ(warning(),
+            "moraine: warning: runs/demo: the run is finished, so what is written otherwise now has no effect: "
+            "data.max_length\n");
 }
 
 TEST(RunFolder, OneRunAtATime) {
@@ -156,7 +167,8 @@ TEST(RunFolder, OneRunAtATime) {
   const RunFolder run(temp / "run");
   {
     const FileLock lock = run.prepare();
-    EXPECT_THAT(error_of([&] { const FileLock second = run.prepare(); }), testing::HasSubstr("another run is writing there"));
+    EXPECT_THAT(error_of([&] { const FileLock second = run.prepare(); }),
+                testing::HasSubstr("another run is writing there"));
   }
   const FileLock after = run.prepare();
 }

@@ -14,7 +14,8 @@ class Block {
  public:
   virtual ~Block() = default;
   virtual void declare(Declaration& d) const = 0;
-  // x_TD → [T, D]. Differentiable in x and in the adapter's tensors. All ranks of the EP group must call this for blocks with experts.
+  // x_TD → [T, D]. Differentiable in x and in the adapter's tensors. All ranks of the EP group must call this for
+  // blocks with experts.
   virtual at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const = 0;
   // Enters the figures of `shape` that this kind of block knows, for one layer.
   virtual void describe(ModelShape& shape) const = 0;

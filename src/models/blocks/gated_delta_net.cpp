@@ -35,8 +35,8 @@ at::Tensor GatedDeltaNet::delta_rule_TVW(const at::Tensor& x_TD, const LayerScop
   const int64_t T = x_TD.size(0);
   const std::vector<int64_t>& cu_seqlens = scope.pass.batch->cu_seqlens;
   DeltaCache* cache = scope.cache() ? &scope.cache()->of<DeltaCache>() : nullptr;
-  at::Tensor qkv_TC = causal_conv_silu(in_proj_qkv()(x_TD, scope), scope.dense["linear_attn.conv1d.weight"].squeeze(1), cu_seqlens,
-                                       cache ? &cache->conv_tail : nullptr);
+  at::Tensor qkv_TC = causal_conv_silu(in_proj_qkv()(x_TD, scope), scope.dense["linear_attn.conv1d.weight"].squeeze(1),
+                                       cu_seqlens, cache ? &cache->conv_tail : nullptr);
   std::vector<at::Tensor> qkv = qkv_TC.split_with_sizes({key_dim(), key_dim(), value_dim()}, 1);
   at::Tensor a_TV = in_proj_a()(x_TD, scope), b_TV = in_proj_b()(x_TD, scope);
   // In fp32, as a decay close to 1 needs.
@@ -55,9 +55,9 @@ void GatedDeltaNet::describe(ModelShape& shape) const {
   const double keys = static_cast<double>(key_dim());
   const double square = heads * kDeltaChunkRows;  // a matrix of a chunk's rows by its rows, for each value head
   const double state = values * static_cast<double>(key_head_dim) / kDeltaChunkRows;  // one per chunk
-  // The convolution's input and output; the recurrence's output, gates, and what the norm makes of both. In fp32 (I + A)⁻¹, the
-  // corrections and the states; decays. Then queries, keys and values in chunks with Γ, A and P; gradients of the output, R, the values,
-  // A, P and the states; what was read; a product with the states.
+  // The convolution's input and output; the recurrence's output, gates, and what the norm makes of both. In fp32 (I +
+  // A)⁻¹, the corrections and the states; decays. Then queries, keys and values in chunks with Γ, A and P; gradients of
+  // the output, R, the values, A, P and the states; what was read; a product with the states.
   shape.attention.push_back({.tape = 2 * static_cast<double>(conv_dim()) + 3 * values + heads,
                              .tape_fp32 = square + values + state + 4 * heads,
                              .backward = values,

@@ -42,8 +42,8 @@ at::Tensor Gqa::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
     return make_rope_table(scope.pass.batch->position_ids_T, rotary_dim, rope_theta, x_TD.scalar_type());
   });
   KvCache* cache = scope.cache() ? &scope.cache()->of<KvCache>() : nullptr;
-  at::Tensor attended_TNW = causal_attention(apply_rope(q_TNW, rope), apply_rope(k_TKW, rope), v.view({T, kv_heads, head_dim}),
-                                             scope.pass.batch->cu_seqlens, cache);
+  at::Tensor attended_TNW = causal_attention(apply_rope(q_TNW, rope), apply_rope(k_TKW, rope),
+                                             v.view({T, kv_heads, head_dim}), scope.pass.batch->cu_seqlens, cache);
   if (output_gate) attended_TNW = attended_TNW * gate_TNW.sigmoid();
   return o_proj()(attended_TNW.reshape({T, q_width()}), scope);
 }
@@ -53,8 +53,8 @@ void Gqa::describe(ModelShape& shape) const {
   const double queries = static_cast<double>(q_width()), keys = static_cast<double>(kv_width());
   AttentionMemory memory;
   if (output_gate) {
-    // Queries with their gates, keys, turned queries, keys and values for every query head, the attention's output, open gates,
-    // gated output.
+    // Queries with their gates, keys, turned queries, keys and values for every query head, the attention's output,
+    // open gates, gated output.
     memory.tape = 8 * queries + keys;
     memory.tape_fp32 = static_cast<double>(2 * heads + kv_heads);
     memory.backward = 2 * (3 * queries + 2 * keys);

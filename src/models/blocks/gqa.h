@@ -20,10 +20,10 @@ struct Gqa : Block {
   QkNorm qk_norm = QkNorm::kHead;
   NormKind norm_kind = NormKind::kPlain;
   double norm_eps = 1e-6;
-  bool output_gate = false;        // q_proj makes a query and a gate of each head: the attended values · sigmoid(gate)
+  bool output_gate = false;  // q_proj makes a query and a gate of each head: the attended values · sigmoid(gate)
   std::optional<double> clip = {};  // queries, keys and values to ±clip
   double rope_theta = 10000;
-  int64_t rotary_dim = 0;          // the first dims of a head that RoPE turns, half-split
+  int64_t rotary_dim = 0;  // the first dims of a head that RoPE turns, half-split
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
@@ -36,8 +36,12 @@ struct Gqa : Block {
   Linear k_proj() const { return {"self_attn.k_proj", kv_width(), hidden, bias}; }
   Linear v_proj() const { return {"self_attn.v_proj", kv_width(), hidden, bias}; }
   Linear o_proj() const { return {"self_attn.o_proj", hidden, q_width(), bias}; }
-  RmsNorm q_norm() const { return {"self_attn.q_norm", qk_norm == QkNorm::kHead ? head_dim : q_width(), norm_eps, norm_kind}; }
-  RmsNorm k_norm() const { return {"self_attn.k_norm", qk_norm == QkNorm::kHead ? head_dim : kv_width(), norm_eps, norm_kind}; }
+  RmsNorm q_norm() const {
+    return {"self_attn.q_norm", qk_norm == QkNorm::kHead ? head_dim : q_width(), norm_eps, norm_kind};
+  }
+  RmsNorm k_norm() const {
+    return {"self_attn.k_norm", qk_norm == QkNorm::kHead ? head_dim : kv_width(), norm_eps, norm_kind};
+  }
 };
 
 }  // namespace moraine

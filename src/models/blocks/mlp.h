@@ -13,7 +13,8 @@ struct Mlp : Block {
   bool lora = true;
   double limit = std::numeric_limits<double>::infinity();  // see swiglu
 
-  Mlp(std::string name, int64_t hidden, int64_t intermediate, bool lora = true, double limit = std::numeric_limits<double>::infinity())
+  Mlp(std::string name, int64_t hidden, int64_t intermediate, bool lora = true,
+      double limit = std::numeric_limits<double>::infinity())
       : name(std::move(name)), hidden(hidden), intermediate(intermediate), lora(lora), limit(limit) {}
 
   void declare(Declaration& d) const override;

@@ -17,8 +17,8 @@ at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights
   const at::Tensor x_RD = scope.pass.experts->dispatch(x_TD, dispatch);
   const at::Tensor gate_up_RI =
       grouped_linear(x_RD, weight_of(scope.experts, gate_up), dispatch.rows_of_expert, scope.adapter.find(gate_up));
-  const at::Tensor y_RD = grouped_linear(swiglu(gate_up_RI, limit), weight_of(scope.experts, down), dispatch.rows_of_expert,
-                                         scope.adapter.find(down));
+  const at::Tensor y_RD = grouped_linear(swiglu(gate_up_RI, limit), weight_of(scope.experts, down),
+                                         dispatch.rows_of_expert, scope.adapter.find(down));
   return scope.pass.experts->combine(y_RD, weights_TK, dispatch);
 }
 
@@ -33,7 +33,8 @@ void SparseMoe::declare(Declaration& d) const {
 at::Tensor SparseMoe::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   const at::Tensor routed_TD = routed(x_TD, scope);
   if (!shared) return routed_TD;
-  const at::Tensor gate_T1 = on_whole_vectors(shared_gate()(x_TD, scope), [](const at::Tensor& x) { return x.sigmoid(); });
+  const at::Tensor gate_T1 =
+      on_whole_vectors(shared_gate()(x_TD, scope), [](const at::Tensor& x) { return x.sigmoid(); });
   return routed_TD + gate_T1 * shared->forward(x_TD, scope);
 }
 
@@ -41,7 +42,8 @@ at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) co
   LayerRecord& record = scope.record;
   const at::Tensor& real_T = scope.pass.batch->real_T;
   const at::Tensor logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
-  const Routing routing = route_softmax_topk(logits_TE, router.experts_per_token, router.normalised, record.chosen_experts_TK);
+  const Routing routing =
+      route_softmax_topk(logits_TE, router.experts_per_token, router.normalised, record.chosen_experts_TK);
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK = routing.indices_TK;
     record.dispatch = scope.pass.experts->plan(routing.indices_TK);

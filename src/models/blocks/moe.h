@@ -12,7 +12,7 @@ namespace moraine {
 // Softmax over all experts in fp32, the K highest.
 struct SoftmaxRouter {
   int64_t num_experts = 0, experts_per_token = 0;
-  bool normalised = true;    // the chosen experts' weights sum to 1
+  bool normalised = true;     // the chosen experts' weights sum to 1
   bool fp32_weights = false;  // they multiply unrounded, not in the activations' dtype
 };
 

@@ -11,7 +11,8 @@ namespace {
 
 void read_rope(const HfConfig& config, const GqaDefaults& defaults, Gqa& attention) {
   HfConfig rope(Json::object(), config.where());
-  // What one of them does not say, the other does not change: transformers writes the first, older files have the second.
+  // What one of them does not say, the other does not change: transformers writes the first, older files have the
+  // second.
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     if (!config.has(key)) continue;
     const HfConfig said = config.object(key);
@@ -25,8 +26,8 @@ void read_rope(const HfConfig& config, const GqaDefaults& defaults, Gqa& attenti
   const bool says_theta = rope.has("rope_theta") || config.has("rope_theta");
   attention.rope_theta = says_theta || !defaults.rope_theta ? rope_theta(config, rope) : *defaults.rope_theta;
   const char* factor = "partial_rotary_factor";
-  attention.rotary_dim =
-      rotary_dim(config, attention.head_dim, rope.number(factor, config.number(factor, defaults.partial_rotary_factor)));
+  attention.rotary_dim = rotary_dim(config, attention.head_dim,
+                                    rope.number(factor, config.number(factor, defaults.partial_rotary_factor)));
 }
 
 }  // namespace
@@ -51,9 +52,11 @@ Gqa read_gqa(const HfConfig& config, const Decoder& decoder, const GqaDefaults& 
   attention.norm_kind = decoder.norm_kind;
   attention.heads = count(config, "num_attention_heads");
   attention.kv_heads = defaults.kv_heads
-                           ? positive_or(config, "num_key_value_heads", *defaults.kv_heads == 0 ? attention.heads : *defaults.kv_heads, kMaxCount)
+                           ? positive_or(config, "num_key_value_heads",
+                                         *defaults.kv_heads == 0 ? attention.heads : *defaults.kv_heads, kMaxCount)
                            : count(config, "num_key_value_heads");
-  attention.head_dim = positive_or(config, "head_dim", defaults.head_dim == 0 ? attention.hidden / attention.heads : defaults.head_dim, kMaxWidth);
+  attention.head_dim = positive_or(
+      config, "head_dim", defaults.head_dim == 0 ? attention.hidden / attention.heads : defaults.head_dim, kMaxWidth);
   attention.bias = config.boolean("attention_bias", false);
   require(config, attention.heads % attention.kv_heads == 0, "num_key_value_heads must divide num_attention_heads");
   read_rope(config, defaults, attention);
@@ -67,7 +70,8 @@ SparseMoe read_moe(const HfConfig& config, const Decoder& decoder, const char* w
   check_experts(config, layer_count(config), experts_key, moe.router.num_experts);
   moe.router.experts_per_token = count(config, "num_experts_per_tok");
   require(config, moe.router.experts_per_token <= moe.router.num_experts,
-          fmt::format("num_experts_per_tok {} is more than {} {}", moe.router.experts_per_token, experts_key, moe.router.num_experts));
+          fmt::format("num_experts_per_tok {} is more than {} {}", moe.router.experts_per_token, experts_key,
+                      moe.router.num_experts));
   moe.experts = {moe.router.num_experts, width(config, width_key), decoder.hidden_size};
   return moe;
 }

@@ -1,5 +1,5 @@
-// Blocks from the keys of config.json under which most families write them. Everything throws an input error that names the key for what
-// is missing, out of bounds or not supported.
+// Blocks from the keys of config.json under which most families write them. Everything throws an input error that names
+// the key for what is missing, out of bounds or not supported.
 #pragma once
 
 #include <memory>
@@ -13,8 +13,8 @@
 
 namespace moraine {
 
-// Vocabulary, widths, norm, head, dtypes and quantisation; the layers are left to the description. `text` is the object that holds the
-// decoder's keys: `config` itself or its text_config. `dtype` as in the recipe.
+// Vocabulary, widths, norm, head, dtypes and quantisation; the layers are left to the description. `text` is the object
+// that holds the decoder's keys: `config` itself or its text_config. `dtype` as in the recipe.
 Decoder read_decoder(const HfConfig& config, const HfConfig& text, const std::string& dtype, double default_norm_eps);
 
 // What transformers takes where a key is missing; nullopt: the key must be there.

@@ -24,16 +24,16 @@ struct KeptPattern : torch::CustomClassHolder {
 // A block of one sequence's tokens and the keys they may see.
 struct Block {
   int64_t sequence = 0;
-  int64_t first = 0, count = 0;     // tokens, within the sequence
-  int64_t first_key = 0, keys = 0;  // tokens seen, within the sequence
-  int64_t entries = 0;              // entries seen
+  int64_t first = 0, count = 0;                  // tokens, within the sequence
+  int64_t first_key = 0, keys = 0;               // tokens seen, within the sequence
+  int64_t entries = 0;                           // entries seen
   int64_t filling_tokens = 0, filling_keys = 0;  // zeros behind them
 
   int64_t all_tokens() const { return count + filling_tokens; }
 };
 
-// On the CPU products want shapes that occur often and not too few rows (nn/gemm_shapes.h), and lengths of sequences are many: blocks are
-// filled up to few shapes.
+// On the CPU products want shapes that occur often and not too few rows (nn/gemm_shapes.h), and lengths of sequences
+// are many: blocks are filled up to few shapes.
 void fill_up(Block& block, int64_t alignment) {
   if (alignment == 1) return;
   int64_t tokens = alignment;
@@ -118,7 +118,8 @@ struct Inputs {
   void hide_unchosen(at::Tensor& hidden, const Block& block) const {
     const int64_t begin = std::max(block.first, pattern.first_choosing), end = block.first + block.count;
     if (begin >= end) return;
-    const at::Tensor chosen = pattern.chosen[block.sequence].narrow(0, begin - pattern.first_choosing, end - begin).to(at::kLong);
+    const at::Tensor chosen =
+        pattern.chosen[block.sequence].narrow(0, begin - pattern.first_choosing, end - begin).to(at::kLong);
     // Only entries that the token sees are chosen, so this says it all.
     hidden.narrow(0, begin - block.first, end - begin).fill_(true).scatter_(1, chosen, false);
   }
@@ -174,18 +175,23 @@ class SinkAttention : public torch::autograd::Function<SinkAttention> {
       if (block.entries > 0)
         d_entries.narrow(0, in.first_entry(block), block.entries).add_(d_keys.narrow(0, block.keys, block.entries));
     });
-    return {d_q, d_kv.to(kv.scalar_type()), entries.defined() ? d_entries.to(entries.scalar_type()) : at::Tensor(),
-            at::Tensor(), at::Tensor(), at::Tensor()};
+    return {d_q,
+            d_kv.to(kv.scalar_type()),
+            entries.defined() ? d_entries.to(entries.scalar_type()) : at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor sink_attention(const at::Tensor& q_TND, const at::Tensor& kv_TD, const at::Tensor& entries_ED, const at::Tensor& sinks_N,
-                          double scale, AttentionPattern pattern) {
+at::Tensor sink_attention(const at::Tensor& q_TND, const at::Tensor& kv_TD, const at::Tensor& entries_ED,
+                          const at::Tensor& sinks_N, double scale, AttentionPattern pattern) {
   std::optional<at::Tensor> entries;
   if (entries_ED.defined()) entries = entries_ED;
-  return SinkAttention::apply(q_TND, kv_TD, entries, sinks_N, scale, c10::make_intrusive<KeptPattern>(std::move(pattern)));
+  return SinkAttention::apply(q_TND, kv_TD, entries, sinks_N, scale,
+                              c10::make_intrusive<KeptPattern>(std::move(pattern)));
 }
 
 }  // namespace moraine::deepseek_v4

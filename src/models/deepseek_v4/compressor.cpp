@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "nn/norm.h"
-#include "parallel/to_device.h"
+#include "tensor/to_device.h"
 
 namespace moraine::deepseek_v4 {
 namespace {
@@ -11,11 +11,13 @@ namespace {
 // [T, C] → [E, R, C]
 at::Tensor in_windows(const at::Tensor& x_TC, const Windows& windows) {
   const int64_t slots = windows.num_entries() * windows.rate;
-  const at::Tensor rows = windows.token_of_slot.defined() ? x_TC.index_select(0, windows.token_of_slot) : x_TC.narrow(0, 0, slots);
+  const at::Tensor rows =
+      windows.token_of_slot.defined() ? x_TC.index_select(0, windows.token_of_slot) : x_TC.narrow(0, 0, slots);
   return rows.view({windows.num_entries(), windows.rate, x_TC.size(1)});
 }
 
-// Beside each window's own half of the columns the other half of the window before, `nothing` where there is none: [E, 2R, D].
+// Beside each window's own half of the columns the other half of the window before, `nothing` where there is none: [E,
+// 2R, D].
 at::Tensor with_window_before(const at::Tensor& x_ERC, const Windows& windows, double nothing) {
   const int64_t E = x_ERC.size(0), D = x_ERC.size(2) / 2;
   if (E == 0) return at::empty({0, 2 * windows.rate, D}, x_ERC.options());
@@ -45,11 +47,13 @@ Windows make_windows(const Batch& batch, int64_t rate, const Rope& rope, at::Sca
   const at::Device device = batch.position_ids_T.device();
   if (!as_they_lie) windows.token_of_slot = to_device(slots, device);
   windows.opens_sequence_E = to_device(opens, device).to(at::kBool);
-  windows.rotation_E = make_rotation(batch.position_ids_T.index_select(0, to_device(first_tokens, device)), rope, dtype);
+  windows.rotation_E =
+      make_rotation(batch.position_ids_T.index_select(0, to_device(first_tokens, device)), rope, dtype);
   return windows;
 }
 
-at::Tensor compress(const at::Tensor& kv_TC, const at::Tensor& gate_TC, const CompressorWeights& weights, const Windows& windows) {
+at::Tensor compress(const at::Tensor& kv_TC, const at::Tensor& gate_TC, const CompressorWeights& weights,
+                    const Windows& windows) {
   at::Tensor kv = in_windows(kv_TC, windows);
   at::Tensor gate = in_windows(gate_TC, windows) + weights.position_bias_RC;
   if (kv_TC.size(1) == 2 * weights.kv_norm_D.size(0)) {

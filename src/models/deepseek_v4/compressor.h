@@ -1,7 +1,8 @@
-// Compressed entries: one key for every `rate` tokens of a sequence, a mixture of what the tokens of its window say, channel by
-// channel.
+// Compressed entries: one key for every `rate` tokens of a sequence, a mixture of what the tokens of its window say,
+// channel by channel.
 //
-// Shape suffixes: T tokens, E entries of all sequences, R tokens a window (rate), D entry width, C columns of a projection.
+// Shape suffixes: T tokens, E entries of all sequences, R tokens a window (rate), D entry width, C columns of a
+// projection.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -31,9 +32,10 @@ struct CompressorWeights {
   double rms_norm_eps;
 };
 
-// HCA: C = D, an entry is Σ softmax(gate + position_bias) · kv over its window. CSA: C = 2·D, the first half of the columns speaks
-// for the window after the token's own, the second for its own; an entry mixes both kinds, 2·R slots, with one softmax (in fp32).
-// Then normed and rotated. Returns [E, D]. Differentiable in kv and gate.
-at::Tensor compress(const at::Tensor& kv_TC, const at::Tensor& gate_TC, const CompressorWeights& weights, const Windows& windows);
+// HCA: C = D, an entry is Σ softmax(gate + position_bias) · kv over its window. CSA: C = 2·D, the first half of the
+// columns speaks for the window after the token's own, the second for its own; an entry mixes both kinds, 2·R slots,
+// with one softmax (in fp32). Then normed and rotated. Returns [E, D]. Differentiable in kv and gate.
+at::Tensor compress(const at::Tensor& kv_TC, const at::Tensor& gate_TC, const CompressorWeights& weights,
+                    const Windows& windows);
 
 }  // namespace moraine::deepseek_v4

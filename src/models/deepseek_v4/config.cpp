@@ -73,7 +73,8 @@ int64_t read_compress_rate(const HfConfig& config, const char* short_key, const 
   return positive_or(config.object("compress_rates"), layer_type, otherwise);
 }
 
-// transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071, section 3.4).
+// transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071,
+// section 3.4).
 double yarn_attention_factor(const HfConfig& rope, double factor) {
   const auto mscale = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; };
   const double m = rope.number("mscale", 0), all_dim = rope.number("mscale_all_dim", 0);
@@ -126,11 +127,16 @@ void read_rope(const HfConfig& config, Config& c) {
   c.rope_compress.attention_factor = positive_number(rope, "attention_factor", 1);
 }
 
-// Linear layers and experts in FP8 or, experts, in FP4 instead. The tensors' dtypes decide, so formats are known without
-// quantization_config too.
+// Linear layers and experts in FP8 or, experts, in FP4 instead. The tensors' dtypes decide, so formats are known
+// without quantization_config too.
 Quantization read_stored_weights(const HfConfig& config) {
-  Quantization stored{.scale_suffix = ".scale", .narrow_scales = DType::kF8E8M0, .fp8 = {DType::kF8E4M3, DType::kF8E8M0, 128, 128}, .fp4 = QuantFormat::fp4(DType::kF8E8M0),
-                      .cut_off_blocks = false, .linear = {}, .experts = {}};
+  Quantization stored{.scale_suffix = ".scale",
+                      .narrow_scales = DType::kF8E8M0,
+                      .fp8 = {DType::kF8E4M3, DType::kF8E8M0, 128, 128},
+                      .fp4 = QuantFormat::fp4(DType::kF8E8M0),
+                      .cut_off_blocks = false,
+                      .linear = {},
+                      .experts = {}};
   if (!config.has("quantization_config")) return stored;
   const HfConfig quantization = config.object("quantization_config");
   const std::string method = quantization.text("quant_method", ""), format = quantization.text("fmt", "e4m3");
@@ -139,7 +145,8 @@ Quantization read_stored_weights(const HfConfig& config) {
   stored.fp8.scales = stored.fp4->scales = quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
   if (quantization.has("weight_block_size")) {
     const std::vector<int64_t> block = quantization.integers("weight_block_size");
-    require(quantization, block.size() == 2 && std::min(block[0], block[1]) > 0 && std::max(block[0], block[1]) <= kMaxWidth,
+    require(quantization,
+            block.size() == 2 && std::min(block[0], block[1]) > 0 && std::max(block[0], block[1]) <= kMaxWidth,
             fmt::format("weight_block_size must be two integers from 1 to {}", kMaxWidth));
     stored.fp8.block_rows = block[0];
     stored.fp8.block_columns = block[1];
@@ -151,7 +158,8 @@ Quantization read_stored_weights(const HfConfig& config) {
 
 void check(const HfConfig& config, const Config& c) {
   require(config, c.num_experts_per_tok <= c.n_routed_experts,
-          fmt::format("num_experts_per_tok {} is more than n_routed_experts {}", c.num_experts_per_tok, c.n_routed_experts));
+          fmt::format("num_experts_per_tok {} is more than n_routed_experts {}", c.num_experts_per_tok,
+                      c.n_routed_experts));
   require(config, c.num_attention_heads % c.o_groups == 0, "o_groups must divide num_attention_heads");
   for (const Rope* rope : {&c.rope_main, &c.rope_compress}) {
     require(config, rope->dim <= c.index_head_dim,

@@ -14,7 +14,8 @@ class HeadNorm : public torch::autograd::Function<HeadNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, double eps) {
     at::AutoDispatchBelowAutograd below_autograd;
-    at::Tensor y = at::empty(x.sizes(), x.options()), rstd_TN1 = at::empty({x.size(0), x.size(1), 1}, x.options().dtype(at::kFloat));
+    at::Tensor y = at::empty(x.sizes(), x.options()),
+               rstd_TN1 = at::empty({x.size(0), x.size(1), 1}, x.options().dtype(at::kFloat));
     for_each_run(x, [&](int64_t first, int64_t count) {
       const at::Tensor x32 = x.narrow(0, first, count).to(at::kFloat);
       const at::Tensor rstd = x32.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();

@@ -13,14 +13,15 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// fn · rms_norm(streams as one vector) in fp32. The norm has no weights, so it is a factor of the product: neither normed nor fp32
-// streams are kept.
+// fn · rms_norm(streams as one vector) in fp32. The norm has no weights, so it is a factor of the product: neither
+// normed nor fp32 streams are kept.
 class ProjectStreams : public torch::autograd::Function<ProjectStreams> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& streams, const at::Tensor& fn_WD, double eps) {
     at::AutoDispatchBelowAutograd below_autograd;
     const auto options = streams.options().dtype(at::kFloat);
-    at::Tensor product_TW = at::empty({streams.size(0), fn_WD.size(0)}, options), norm = at::empty({streams.size(0), 1}, options);
+    at::Tensor product_TW = at::empty({streams.size(0), fn_WD.size(0)}, options),
+               norm = at::empty({streams.size(0), 1}, options);
     for_each_run(streams, [&](int64_t first, int64_t count) {
       const at::Tensor flat = streams.narrow(0, first, count).flatten(1).to(at::kFloat);
       at::Tensor product = product_TW.narrow(0, first, count);
@@ -42,7 +43,8 @@ class ProjectStreams : public torch::autograd::Function<ProjectStreams> {
     at::Tensor d_streams = at::empty(streams.sizes(), streams.options());
     for_each_run(streams, [&](int64_t first, int64_t count) {
       const at::Tensor flat = streams.narrow(0, first, count).flatten(1).to(at::kFloat);
-      at::Tensor d_flat = at::mm(d_product.narrow(0, first, count), fn_WD).addcmul_(flat, along_x.narrow(0, first, count));
+      at::Tensor d_flat =
+          at::mm(d_product.narrow(0, first, count), fn_WD).addcmul_(flat, along_x.narrow(0, first, count));
       d_streams.narrow(0, first, count).copy_(d_flat.view({count, streams.size(1), streams.size(2)}));
     });
     return {d_streams, at::Tensor(), at::Tensor()};
@@ -69,18 +71,20 @@ class SumStreams : public torch::autograd::Function<SumStreams> {
     at::Tensor d_streams = at::empty(streams.sizes(), streams.options()), d_weight = at::empty_like(weight_TN);
     for_each_run(streams, [&](int64_t first, int64_t count) {
       const at::Tensor d_sum = grads[0].narrow(0, first, count).to(at::kFloat);
-      d_weight.narrow(0, first, count).copy_(at::bmm(streams.narrow(0, first, count).to(at::kFloat), d_sum.unsqueeze(2)).squeeze(2));
+      d_weight.narrow(0, first, count)
+          .copy_(at::bmm(streams.narrow(0, first, count).to(at::kFloat), d_sum.unsqueeze(2)).squeeze(2));
       d_streams.narrow(0, first, count).copy_(weight_TN.narrow(0, first, count).unsqueeze(2) * d_sum.unsqueeze(1));
     });
     return {d_streams, d_weight};
   }
 };
 
-// streams'[t, k] = post[t, k] · y[t] + Σ_j comb[t, j, k] · streams[t, j], weights rounded to the streams' dtype, summed in fp32.
+// streams'[t, k] = post[t, k] · y[t] + Σ_j comb[t, j, k] · streams[t, j], weights rounded to the streams' dtype, summed
+// in fp32.
 class WriteBack : public torch::autograd::Function<WriteBack> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& streams, const at::Tensor& post_fp32,
-                            const at::Tensor& comb_fp32) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& streams,
+                            const at::Tensor& post_fp32, const at::Tensor& comb_fp32) {
     at::AutoDispatchBelowAutograd below_autograd;
     const at::ScalarType dtype = streams.scalar_type();
     const at::Tensor post = post_fp32.to(dtype).to(at::kFloat), comb = comb_fp32.to(dtype).to(at::kFloat);
@@ -145,7 +149,9 @@ class Sinkhorn : public torch::autograd::Function<Sinkhorn> {
   };
 
   static at::Tensor run(const at::Tensor& logits_TNN, int64_t iters, double eps, Rounds* keep) {
-    const auto softmax_TNN = [](const at::Tensor& x_TNN) { return at::softmax(x_TNN.permute({1, 2, 0}).contiguous(), 1).permute({2, 0, 1}); };
+    const auto softmax_TNN = [](const at::Tensor& x_TNN) {
+      return at::softmax(x_TNN.permute({1, 2, 0}).contiguous(), 1).permute({2, 0, 1});
+    };
     at::Tensor x = on_whole_vectors(logits_TNN, softmax_TNN).permute({1, 2, 0}).contiguous();
     if (keep) keep->softmax = x;
     x = x + eps;
@@ -170,7 +176,9 @@ at::Tensor reading_weights(const at::Tensor& mix_TN, const at::Tensor& scale, co
 
 }  // namespace
 
-at::Tensor sinkhorn(const at::Tensor& logits_TNN, int64_t iters, double eps) { return Sinkhorn::apply(logits_TNN, iters, eps); }
+at::Tensor sinkhorn(const at::Tensor& logits_TNN, int64_t iters, double eps) {
+  return Sinkhorn::apply(logits_TNN, iters, eps);
+}
 
 HyperConnection connect(const at::Tensor& streams_TND, const StreamWeights& weights, const StreamConstants& constants) {
   const int64_t N = streams_TND.size(1);
@@ -187,7 +195,8 @@ at::Tensor write_back(const at::Tensor& y_TD, const at::Tensor& streams_TND, con
   return WriteBack::apply(y_TD, streams_TND, connection.post_TN, connection.comb_TNN);
 }
 
-at::Tensor collapse_streams(const at::Tensor& streams_TND, const StreamWeights& weights, const StreamConstants& constants) {
+at::Tensor collapse_streams(const at::Tensor& streams_TND, const StreamWeights& weights,
+                            const StreamConstants& constants) {
   const at::Tensor mix_TN = ProjectStreams::apply(streams_TND, weights.fn_WD, constants.rms_norm_eps);
   return SumStreams::apply(streams_TND, reading_weights(mix_TN, weights.scale, weights.base_W, constants.hc_eps));
 }

@@ -1,5 +1,5 @@
-// Manifold-constrained hyper-connections (mHC): the residual is N streams, which a layer reads as one, writes to and mixes by
-// weights that it makes of the streams themselves. All weights in fp32.
+// Manifold-constrained hyper-connections (mHC): the residual is N streams, which a layer reads as one, writes to and
+// mixes by weights that it makes of the streams themselves. All weights in fp32.
 //
 // Shape suffixes: T tokens, N streams, D hidden, W weights.
 #pragma once
@@ -30,10 +30,11 @@ HyperConnection connect(const at::Tensor& streams_TND, const StreamWeights& weig
 // post ⊗ y + combᵀ · streams, in the streams' dtype. Differentiable in everything.
 at::Tensor write_back(const at::Tensor& y_TD, const at::Tensor& streams_TND, const HyperConnection& connection);
 // The streams as one hidden state before the final norm. W = N.
-at::Tensor collapse_streams(const at::Tensor& streams_TND, const StreamWeights& weights, const StreamConstants& constants);
+at::Tensor collapse_streams(const at::Tensor& streams_TND, const StreamWeights& weights,
+                            const StreamConstants& constants);
 
-// The nearest matrices whose rows and columns sum to 1 to softmax(logits) over k, by `iters` rounds of Sinkhorn and Knopp. fp32.
-// Differentiable; keeps only the logits.
+// The nearest matrices whose rows and columns sum to 1 to softmax(logits) over k, by `iters` rounds of Sinkhorn and
+// Knopp. fp32. Differentiable; keeps only the logits.
 at::Tensor sinkhorn(const at::Tensor& logits_TNN, int64_t iters, double eps);
 
 }  // namespace moraine::deepseek_v4

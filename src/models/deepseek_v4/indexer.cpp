@@ -24,8 +24,9 @@ at::Tensor index_scores(const at::Tensor& query_QHD, const at::Tensor& weight_QH
   return at::bmm(weight_QH.to(at::kFloat).unsqueeze(1), scores.view({Q, H, E})).squeeze(1);
 }
 
-std::vector<at::Tensor> choose_entries(const at::Tensor& query_THD, const at::Tensor& weight_TH, const at::Tensor& key_ED,
-                                       const std::vector<int64_t>& cu_seqlens, const Windows& windows, int64_t index_topk) {
+std::vector<at::Tensor> choose_entries(const at::Tensor& query_THD, const at::Tensor& weight_TH,
+                                       const at::Tensor& key_ED, const std::vector<int64_t>& cu_seqlens,
+                                       const Windows& windows, int64_t index_topk) {
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> chosen(cu_seqlens.size() - 1);
   const int64_t first = first_choosing_token(index_topk, windows.rate);
@@ -38,7 +39,8 @@ std::vector<at::Tensor> choose_entries(const at::Tensor& query_THD, const at::Te
       const int64_t begin = cu_seqlens[s] + token, count = std::min(kQueries, length_of(cu_seqlens, s) - token);
       at::Tensor scores = index_scores(query_THD.narrow(0, begin, count), weight_TH.narrow(0, begin, count), keys);
       const auto options = scores.options().dtype(at::kLong);
-      const at::Tensor seen = at::arange(token + 1, token + 1 + count, options).floor_divide_(windows.rate).unsqueeze(1);
+      const at::Tensor seen =
+          at::arange(token + 1, token + 1 + count, options).floor_divide_(windows.rate).unsqueeze(1);
       scores.masked_fill_(at::arange(entries, options).ge(seen), -std::numeric_limits<double>::infinity());
       parts.push_back(std::get<1>(scores.topk(index_topk, -1, /*largest=*/true, /*sorted=*/false)).to(at::kInt));
     }

@@ -20,16 +20,21 @@ int64_t compressed_width(LayerType type, int64_t head_dim) {
 // The tensors of DeepseekV4Model::attend and of the hyper-connections around attention and experts.
 AttentionMemory attention_memory(const Config& c, LayerType type) {
   const bool compresses = type != LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
-  const int64_t heads = c.num_attention_heads * c.head_dim, compressed = compresses ? 2 * compressed_width(type, c.head_dim) : 0;
-  const int64_t indexer = chooses ? c.index_n_heads * c.index_head_dim + 2 * compressed_width(type, c.index_head_dim) : 0;
-  // What hyper-connections pass to and take from attention and experts; low-rank queries before and after their norm; queries before and
-  // after norm and RoPE, the key likewise, the output's low-rank projection; windows of a compressor's keys and their softmax.
-  const int64_t tape = 3 * c.hidden_size + 2 * c.q_lora_rank + 2 * heads + 2 * c.head_dim + c.o_groups * c.o_lora_rank + compressed;
-  // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn and as it is used;
-  // the softmax's denominators; a compressor's softmax.
+  const int64_t heads = c.num_attention_heads * c.head_dim,
+                compressed = compresses ? 2 * compressed_width(type, c.head_dim) : 0;
+  const int64_t indexer =
+      chooses ? c.index_n_heads * c.index_head_dim + 2 * compressed_width(type, c.index_head_dim) : 0;
+  // What hyper-connections pass to and take from attention and experts; low-rank queries before and after their norm;
+  // queries before and after norm and RoPE, the key likewise, the output's low-rank projection; windows of a
+  // compressor's keys and their softmax.
+  const int64_t tape =
+      3 * c.hidden_size + 2 * c.q_lora_rank + 2 * heads + 2 * c.head_dim + c.o_groups * c.o_lora_rank + compressed;
+  // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn
+  // and as it is used; the softmax's denominators; a compressor's softmax.
   const int64_t tape_fp32 =
       2 * (4 * (2 + c.hc_mult) * c.hc_mult) + c.num_attention_heads + (compresses ? 2 * c.head_dim : 0);
-  // Queries, the one key that is the value too, the attention's output, and what compressor and indexer make of a token.
+  // Queries, the one key that is the value too, the attention's output, and what compressor and indexer make of a
+  // token.
   const int64_t width = 2 * heads + c.head_dim + compressed + indexer;
   const int64_t widest = std::max({heads, c.hidden_size, c.o_groups * c.o_lora_rank, c.n_routed_experts});
   return {.tape = static_cast<double>(tape),
@@ -92,7 +97,8 @@ void declare_hyper_connection(Declaration& d, const Config& c, const std::string
 }
 
 // Of the layer's attention or of its indexer, whose heads have another width. The hub leaves compressors unquantised.
-void declare_compressor(Declaration& d, const Config& c, LayerType type, const std::string& name, int64_t head_dim, bool lora) {
+void declare_compressor(Declaration& d, const Config& c, LayerType type, const std::string& name, int64_t head_dim,
+                        bool lora) {
   const int64_t width = compressed_width(type, head_dim);
   for (const char* projection : {".kv_proj", ".gate_proj"})
     d.linear(name + projection, width, c.hidden_size, {.lora = lora, .quantised = false});
@@ -130,7 +136,8 @@ Declaration declare_layer(const Config& c, Declaration::Part part, int64_t layer
   d.param("post_attention_layernorm.weight", {H}, kNorm);
   d.param("mlp.gate.weight", {c.n_routed_experts, H});
   if (c.mlp_layer_types[layer] == MlpLayerType::kHashMoe) {
-    d.param("mlp.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok}, {.init = InitialValues::kExpertIds, .dtype = DType::kI64});
+    d.param("mlp.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok},
+            {.init = InitialValues::kExpertIds, .dtype = DType::kI64});
   } else {
     d.param("mlp.gate.e_score_correction_bias", {c.n_routed_experts}, fp32(InitialValues::kZeros));
   }
@@ -158,7 +165,8 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
 ImageSpec DeepseekV4Layout::root_spec(const StoredDtype& stored) const {
   const Config& c = config_;
   ImageSpec root{"root", ImageKind::kRoot, {}};
-  auto add = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape, const ParamOptions& options = {}) {
+  auto add = [&](const std::string& name, const std::string& tensor, std::vector<int64_t> shape,
+                 const ParamOptions& options = {}) {
     root.params.push_back(stored_whole(name, tensor, std::move(shape), options.dtype.value_or(c.dtype)));
     root.params.back().init = options.init;
   };
@@ -167,7 +175,8 @@ ImageSpec DeepseekV4Layout::root_spec(const StoredDtype& stored) const {
   add("model.hc_head.hc_base", "hc_head_base", {c.hc_mult}, fp32(InitialValues::kZeros));
   add("model.hc_head.hc_scale", "hc_head_scale", {1}, fp32(InitialValues::kOnes));
   add("model.norm.weight", "norm.weight", {c.hidden_size}, kNorm);
-  if (has_own_head(c.tie_word_embeddings, "head.weight", stored)) add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size});
+  if (has_own_head(c.tie_word_embeddings, "head.weight", stored))
+    add("lm_head.weight", "head.weight", {c.vocab_size, c.hidden_size});
   return root;
 }
 
@@ -187,7 +196,8 @@ std::optional<std::string> DeepseekV4Layout::why_skipped(const std::string& tens
 std::vector<LoraModule> DeepseekV4Layout::lora_modules() const {
   std::vector<LoraModule> modules;
   for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer)
-    for (LoraModule& module : declare_layer(config_, Declaration::Part::kModules, layer, no_checkpoint()).take_modules())
+    for (LoraModule& module :
+         declare_layer(config_, Declaration::Part::kModules, layer, no_checkpoint()).take_modules())
       modules.push_back(std::move(module));
   return modules;
 }

@@ -1,7 +1,7 @@
-// Where DeepSeek-V4's parameters lie in a checkpoint. Parameters are named as transformers names them, files use DeepSeek's
-// own names. Linear layers and experts may be quantised: the dtype of each stored weight says which, and
-// it stays as it is in the image, with its scales beside it. What is stored in F32 for its precision (hyper-connections, sinks,
-// position biases, router bias) stays F32 whatever the compute dtype is.
+// Where DeepSeek-V4's parameters lie in a checkpoint. Parameters are named as transformers names them, files use
+// DeepSeek's own names. Linear layers and experts may be quantised: the dtype of each stored weight says which, and it
+// stays as it is in the image, with its scales beside it. What is stored in F32 for its precision (hyper-connections,
+// sinks, position biases, router bias) stays F32 whatever the compute dtype is.
 #pragma once
 
 #include "models/blocks/mlp.h"

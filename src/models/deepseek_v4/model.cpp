@@ -1,5 +1,5 @@
-// Shape suffixes: T tokens, D hidden (or a head's width), N streams or query heads, C columns of a compressor's projection, E experts
-// (or compressed entries), K experts a token, R routed rows, I expert width, G groups of heads.
+// Shape suffixes: T tokens, D hidden (or a head's width), N streams or query heads, C columns of a compressor's
+// projection, E experts (or compressed entries), K experts a token, R routed rows, I expert width, G groups of heads.
 #include "models/deepseek_v4/model.h"
 
 #include <cmath>
@@ -14,7 +14,7 @@
 #include "models/output_head.h"
 #include "nn/grouped_linear.h"
 #include "nn/norm.h"
-#include "parallel/torch_dtype.h"
+#include "tensor/torch_dtype.h"
 
 namespace moraine::deepseek_v4 {
 
@@ -35,7 +35,9 @@ CompressorWeights compressor_weights(const ImageView& dense, const std::string& 
 }  // namespace
 
 DeepseekV4Model::DeepseekV4Model(Config config)
-    : config_(config), layout_(config), experts_{config.n_routed_experts, config.moe_intermediate_size, config.hidden_size, config.swiglu_limit},
+    : config_(config),
+      layout_(config),
+      experts_{config.n_routed_experts, config.moe_intermediate_size, config.hidden_size, config.swiglu_limit},
       shared_experts_(shared_experts(config)) {}
 
 at::Tensor DeepseekV4Model::embed(const ImageView& root, const Batch& batch) const {
@@ -62,13 +64,14 @@ at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& 
   const bool slides = type == LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
   const at::ScalarType dtype = torch_dtype(config_.dtype);
   const Rope& rope = slides ? config_.rope_main : config_.rope_compress;
-  const Rotation& rotation = scope.pass.once<Rotation>(slides ? "main" : "compress",
-                                                       [&] { return make_rotation(batch.position_ids_T, rope, dtype); });
+  const Rotation& rotation = scope.pass.once<Rotation>(
+      slides ? "main" : "compress", [&] { return make_rotation(batch.position_ids_T, rope, dtype); });
   const at::Tensor q_residual =
       rms_norm(linear("self_attn.q_a_proj", x_TD, scope), dense["self_attn.q_a_norm.weight"], config_.rms_norm_eps);
   at::Tensor q_TND = linear("self_attn.q_b_proj", q_residual, scope).view({T, heads, head_dim});
   q_TND = rotate(head_norm(q_TND, config_.rms_norm_eps), rotation);
-  at::Tensor kv_TD = rms_norm(linear("self_attn.kv_proj", x_TD, scope), dense["self_attn.kv_norm.weight"], config_.rms_norm_eps);
+  at::Tensor kv_TD =
+      rms_norm(linear("self_attn.kv_proj", x_TD, scope), dense["self_attn.kv_norm.weight"], config_.rms_norm_eps);
   kv_TD = rotate(kv_TD, rotation);
 
   AttentionPattern pattern;
@@ -79,7 +82,8 @@ at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& 
     const Windows& windows = scope.pass.once<Windows>(chooses ? "csa" : "hca", [&] {
       return make_windows(batch, config_.compress_rate(type), config_.rope_compress, dtype);
     });
-    entries_ED = compress(linear("self_attn.compressor.kv_proj", x_TD, scope), linear("self_attn.compressor.gate_proj", x_TD, scope),
+    entries_ED = compress(linear("self_attn.compressor.kv_proj", x_TD, scope),
+                          linear("self_attn.compressor.gate_proj", x_TD, scope),
                           compressor_weights(dense, "self_attn.compressor", config_.rms_norm_eps), windows);
     pattern.rate = windows.rate;
     pattern.cu_entries = windows.cu_entries;
@@ -88,8 +92,8 @@ at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& 
       pattern.first_choosing = first_choosing_token(config_.index_topk, pattern.rate);
     }
   }
-  at::Tensor out_TND = sink_attention(q_TND, kv_TD, entries_ED, dense["self_attn.sinks"], 1 / std::sqrt(static_cast<double>(head_dim)),
-                                      std::move(pattern));
+  at::Tensor out_TND = sink_attention(q_TND, kv_TD, entries_ED, dense["self_attn.sinks"],
+                                      1 / std::sqrt(static_cast<double>(head_dim)), std::move(pattern));
   // Keys are values, so values were rotated: turned back at the token's own place only distances remain.
   out_TND = rotate(out_TND, rotation, Turn::kBack);
   // o_a_proj is block-diagonal: a matrix for each group of heads, every token in each group.
@@ -98,11 +102,13 @@ at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& 
   const at::Tensor low = grouped_linear(by_group, weight_of(dense, "self_attn.o_a_proj.weight").split_rows(groups),
                                         std::vector<int64_t>(groups, T), nullptr);
   return linear("self_attn.o_b_proj",
-                low.view({groups, T, config_.o_lora_rank}).transpose(0, 1).reshape({T, groups * config_.o_lora_rank}), scope);
+                low.view({groups, T, config_.o_lora_rank}).transpose(0, 1).reshape({T, groups * config_.o_lora_rank}),
+                scope);
 }
 
-const ChosenEntries& DeepseekV4Model::choose_entries_of(const at::Tensor& x_TD, const at::Tensor& q_residual_TD, const Windows& windows,
-                                                        const Rotation& rotation, const LayerScope& scope) const {
+const ChosenEntries& DeepseekV4Model::choose_entries_of(const at::Tensor& x_TD, const at::Tensor& q_residual_TD,
+                                                        const Windows& windows, const Rotation& rotation,
+                                                        const LayerScope& scope) const {
   return scope.record.choices.once<ChosenEntries>("", [&] {
     at::NoGradGuard no_grad;
     const std::string indexer = "self_attn.compressor.indexer";
@@ -111,7 +117,8 @@ const ChosenEntries& DeepseekV4Model::choose_entries_of(const at::Tensor& x_TD, 
     };
     const at::Tensor keys_ED = compress(frozen("kv_proj", x_TD), frozen("gate_proj", x_TD),
                                         compressor_weights(scope.dense, indexer, config_.rms_norm_eps), windows);
-    at::Tensor queries = frozen("q_b_proj", q_residual_TD).view({x_TD.size(0), config_.index_n_heads, config_.index_head_dim});
+    at::Tensor queries =
+        frozen("q_b_proj", q_residual_TD).view({x_TD.size(0), config_.index_n_heads, config_.index_head_dim});
     queries = rotate(queries, rotation);
     const double factor = 1 / std::sqrt(static_cast<double>(config_.index_n_heads * config_.index_head_dim));
     const at::Tensor weights_TH = frozen("scorer.weights_proj", x_TD).to(at::kFloat) * factor;
@@ -125,19 +132,22 @@ at::Tensor DeepseekV4Model::sparse_moe(const at::Tensor& x_TD, const LayerScope&
   const bool hashes = config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe;
   const at::Tensor router_logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
   if (!record.chosen_experts_TK.defined()) {
-    record.chosen_experts_TK =
-        hashes ? choose_by_token(batch.input_ids_T, scope.dense["mlp.gate.tid2eid"])
-               : choose_by_score(router_logits_TE, scope.dense["mlp.gate.e_score_correction_bias"], config_.num_experts_per_tok);
+    record.chosen_experts_TK = hashes
+                                   ? choose_by_token(batch.input_ids_T, scope.dense["mlp.gate.tid2eid"])
+                                   : choose_by_score(router_logits_TE, scope.dense["mlp.gate.e_score_correction_bias"],
+                                                     config_.num_experts_per_tok);
     record.dispatch = scope.pass.experts->plan(record.chosen_experts_TK);
     record.expert_counts_E = count_choices(record.chosen_experts_TK, batch.real_T, config_.n_routed_experts);
     record.favoured_counts_E = favoured_counts(router_logits_TE, scope);
   }
   if (scope.pass.balance && !hashes)
     record.probability_sums_E = sum_of_real_rows(at::softmax(router_logits_TE, -1, at::kFloat), batch.real_T);
-  return experts_(x_TD, routing_weights(router_logits_TE, record.chosen_experts_TK, config_.routed_scaling_factor), scope);
+  return experts_(x_TD, routing_weights(router_logits_TE, record.chosen_experts_TK, config_.routed_scaling_factor),
+                  scope);
 }
 
-// transformers' auxiliary loss knows neither the bias nor tables: it counts the highest probabilities, in layers where routers choose.
+// transformers' auxiliary loss knows neither the bias nor tables: it counts the highest probabilities, in layers where
+// routers choose.
 at::Tensor DeepseekV4Model::favoured_counts(const at::Tensor& logits_TE, const LayerScope& scope) const {
   if (config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe)
     return at::zeros({config_.n_routed_experts}, logits_TE.options().dtype(at::kLong));
@@ -150,9 +160,7 @@ at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& 
   return rms_norm(collapse_streams(hidden, head, stream_constants()), root["model.norm.weight"], config_.rms_norm_eps);
 }
 
-at::Tensor DeepseekV4Model::head_weight_VD(const ImageView& root) const {
-  return root[output_head_slot(root)];
-}
+at::Tensor DeepseekV4Model::head_weight_VD(const ImageView& root) const { return root[output_head_slot(root)]; }
 
 std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) {
   return std::make_unique<DeepseekV4Model>(read_config(config, dtype));

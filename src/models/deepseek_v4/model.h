@@ -1,4 +1,5 @@
-// DeepSeek-V4 (transformers' modeling_deepseek_v4.py), one decoder layer at a time. `hidden` is [T, N, D]: N = hc_mult streams.
+// DeepSeek-V4 (transformers' modeling_deepseek_v4.py), one decoder layer at a time. `hidden` is [T, N, D]: N = hc_mult
+// streams.
 #pragma once
 
 #include "models/blocks/moe.h"
@@ -30,8 +31,9 @@ class DeepseekV4Model : public Model {
 
  private:
   at::Tensor self_attn(const at::Tensor& x_TD, const LayerScope& scope) const;
-  const ChosenEntries& choose_entries_of(const at::Tensor& x_TD, const at::Tensor& q_residual_TD, const Windows& windows,
-                                         const Rotation& rotation, const LayerScope& scope) const;
+  const ChosenEntries& choose_entries_of(const at::Tensor& x_TD, const at::Tensor& q_residual_TD,
+                                         const Windows& windows, const Rotation& rotation,
+                                         const LayerScope& scope) const;
   at::Tensor sparse_moe(const at::Tensor& x_TD, const LayerScope& scope) const;
   at::Tensor favoured_counts(const at::Tensor& logits_TE, const LayerScope& scope) const;
   StreamConstants stream_constants() const { return {config_.rms_norm_eps, config_.hc_eps, config_.hc_sinkhorn_iters}; }

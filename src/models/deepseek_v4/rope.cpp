@@ -17,7 +17,8 @@ using torch::autograd::variable_list;
 at::Tensor frequencies(const Rope& rope, at::Device device) {
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
   const double dim = static_cast<double>(rope.dim);
-  const at::Tensor powers = at::pow(at::scalar_tensor(rope.rope_theta, options), at::arange(0, rope.dim, 2, options) / dim);
+  const at::Tensor powers =
+      at::pow(at::scalar_tensor(rope.rope_theta, options), at::arange(0, rope.dim, 2, options) / dim);
   if (!rope.yarn) return powers.reciprocal();
   // The pair that turns so many times in the original context.
   const auto pair_of = [&](double turns) {
@@ -63,7 +64,8 @@ class Rotate : public torch::autograd::Function<Rotate> {
 }  // namespace
 
 Rotation make_rotation(const at::Tensor& position_ids_T, const Rope& rope, at::ScalarType dtype) {
-  const at::Tensor angle = position_ids_T.to(at::kFloat).unsqueeze(1) * frequencies(rope, position_ids_T.device()).unsqueeze(0);
+  const at::Tensor angle =
+      position_ids_T.to(at::kFloat).unsqueeze(1) * frequencies(rope, position_ids_T.device()).unsqueeze(0);
   const auto rounded = [&](const at::Tensor& x) { return (x * rope.attention_factor).to(dtype).to(at::kFloat); };
   return {at::complex(rounded(angle.cos()), rounded(angle.sin()))};
 }

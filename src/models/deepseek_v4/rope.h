@@ -14,16 +14,17 @@ struct Rotation {
   at::Tensor turn_TP;
 };
 
-// Frequencies theta^(-2i/dim), with YaRN (https://arxiv.org/abs/2309.00071) slowed down by `factor` where a pair turns less than
-// beta_slow times in the original context, kept where it turns more than beta_fast times, blended in between. fp32.
+// Frequencies theta^(-2i/dim), with YaRN (https://arxiv.org/abs/2309.00071) slowed down by `factor` where a pair turns
+// less than beta_slow times in the original context, kept where it turns more than beta_fast times, blended in between.
+// fp32.
 Rotation make_rotation(const at::Tensor& position_ids_T, const Rope& rope, at::ScalarType dtype);
 
 enum class Turn {
   kForward,
   kBack,  // by the opposite angle
 };
-// Turns the pairs (x[2i], x[2i+1]) of the last 2·P elements of each head, in fp32; the others stay. x: [T, N, D] or [T, D].
-// Differentiable.
+// Turns the pairs (x[2i], x[2i+1]) of the last 2·P elements of each head, in fp32; the others stay. x: [T, N, D] or [T,
+// D]. Differentiable.
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, Turn turn = Turn::kForward);
 
 }  // namespace moraine::deepseek_v4

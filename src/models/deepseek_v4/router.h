@@ -9,12 +9,14 @@
 
 namespace moraine::deepseek_v4 {
 
-// The experts with the highest score + bias, in rising order; the bias (fp32) keeps experts evenly used and weighs nothing.
+// The experts with the highest score + bias, in rising order; the bias (fp32) keeps experts evenly used and weighs
+// nothing.
 at::Tensor choose_by_score(const at::Tensor& logits_TE, const at::Tensor& bias_E, int64_t num_experts_per_tok);
 // Those that the table names for each token id, in rising order.
 at::Tensor choose_by_token(const at::Tensor& input_ids_T, const at::Tensor& tid2eid_VK);
 
-// The chosen experts' scores, divided by their sum, times `factor`; calculated in fp32, in the logits' dtype. Differentiable.
+// The chosen experts' scores, divided by their sum, times `factor`; calculated in fp32, in the logits' dtype.
+// Differentiable.
 at::Tensor routing_weights(const at::Tensor& logits_TE, const at::Tensor& chosen_TK, double factor);
 
 }  // namespace moraine::deepseek_v4

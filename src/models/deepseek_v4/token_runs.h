@@ -7,8 +7,8 @@
 
 namespace moraine::deepseek_v4 {
 
-// Calls body(first, count) for runs of rows of x that fit the CPU's caches, in fp32 too: what is bound by memory is done before a run
-// leaves them, and fp32 copies of a whole batch are never made.
+// Calls body(first, count) for runs of rows of x that fit the CPU's caches, in fp32 too: what is bound by memory is
+// done before a run leaves them, and fp32 copies of a whole batch are never made.
 template <typename Body>
 void for_each_run(const at::Tensor& x, const Body& body) {
   const int64_t rows = x.size(0), run = x.is_cpu() ? 64 : 8192;

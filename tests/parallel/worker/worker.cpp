@@ -1,9 +1,11 @@
-// Thousands of random and degenerate routings through the expert-parallel exchange, each against a reference without ranks:
+// Thousands of random and degenerate routings through the expert-parallel exchange, each against a reference without
+// ranks:
 //
 //   routing_worker RANKS CASES
 //
-// Every rank can make all ranks' tokens from the case's number, so the reference needs no exchange: outputs and gradients of this
-// rank's tokens with all experts, and gradients of this rank's experts from all tokens. Prints "CASES routings equal".
+// Every rank can make all ranks' tokens from the case's number, so the reference needs no exchange: outputs and
+// gradients of this rank's tokens with all experts, and gradients of this rank's experts from all tokens. Prints "CASES
+// routings equal".
 //
 // Shape suffixes: T tokens, K experts a token, E experts, D hidden.
 #include <fmt/format.h>
@@ -12,9 +14,9 @@
 #include <random>
 
 #include "base/process.h"
-#include "dist/local_ranks.h"
-#include "dist/mesh_groups.h"
-#include "dist/run_rank.h"
+#include "distributed/collectives/mesh_groups.h"
+#include "distributed/launch/local_ranks.h"
+#include "distributed/launch/run_rank.h"
 #include "parallel/expert_parallel.h"
 
 namespace moraine {
@@ -41,9 +43,15 @@ at::Tensor choose(Routing routing, int64_t tokens, int64_t k, int64_t num_expert
     std::iota(experts.begin(), experts.end(), 0);
     std::vector<int64_t> chosen;
     switch (routing) {
-      case Routing::kOneExpert: for (int64_t j = 0; j < k; ++j) chosen.push_back(favourite + j); break;
-      case Routing::kFirstExperts: for (int64_t j = 0; j < k; ++j) chosen.push_back(j); break;
-      case Routing::kLastExperts: for (int64_t j = 0; j < k; ++j) chosen.push_back(num_experts - k + j); break;
+      case Routing::kOneExpert:
+        for (int64_t j = 0; j < k; ++j) chosen.push_back(favourite + j);
+        break;
+      case Routing::kFirstExperts:
+        for (int64_t j = 0; j < k; ++j) chosen.push_back(j);
+        break;
+      case Routing::kLastExperts:
+        for (int64_t j = 0; j < k; ++j) chosen.push_back(num_experts - k + j);
+        break;
       default:
         std::shuffle(experts.begin(), experts.end(), random);
         chosen.assign(experts.begin(), experts.begin() + k);
@@ -66,9 +74,10 @@ Case make_case(int64_t number, int64_t ranks) {
   const Routing whole_world = static_cast<Routing>(random() % static_cast<int>(Routing::kCount));
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const int64_t tokens = random() % 3 == 0 ? 0 : static_cast<int64_t>(random() % 7);
-    const Routing routing = random() % 2 ? whole_world : static_cast<Routing>(random() % static_cast<int>(Routing::kCount));
-    c.tokens.push_back({at::randn({tokens, c.hidden}), at::rand({tokens, c.k}), choose(routing, tokens, c.k, c.num_experts, random),
-                        at::randn({tokens, c.hidden})});
+    const Routing routing =
+        random() % 2 ? whole_world : static_cast<Routing>(random() % static_cast<int>(Routing::kCount));
+    c.tokens.push_back({at::randn({tokens, c.hidden}), at::rand({tokens, c.k}),
+                        choose(routing, tokens, c.k, c.num_experts, random), at::randn({tokens, c.hidden})});
   }
   return c;
 }
@@ -110,7 +119,8 @@ void expect_equal(const at::Tensor& got, const at::Tensor& wanted, const char* w
   const double scale = wanted.numel() ? wanted.abs().max().item<double>() : 0;
   const double difference = wanted.numel() ? (got - wanted).abs().max().item<double>() : 0;
   if (got.sizes() != wanted.sizes() || !(difference <= 1e-5 * std::max(1.0, scale))) {
-    throw run_error(fmt::format("routing {}", number), fmt::format("{} differs from the reference by {}", what, difference));
+    throw run_error(fmt::format("routing {}", number),
+                    fmt::format("{} differs from the reference by {}", what, difference));
   }
 }
 

@@ -1,0 +1,104 @@
+#include "plan/memory_plan.h"
+
+#include <algorithm>
+
+#include "adapter/adapter_collectives.h"
+#include "adapter/optimizer.h"
+#include "plan/activation_plan.h"
+
+namespace moraine {
+namespace {
+
+const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
+constexpr double kMiB = 1 << 20;
+
+// libtorch's code, tables and threads in memory, without and with process groups (measured: x86-64, torch 2.13's CPU
+// build).
+constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
+// Readers' pieces while loading and verifying, and what the headers take for each of a checkpoint's tensors.
+constexpr double kReaderBytes = 48 * kMiB, kHeaderBytes = 1500;
+// What malloc cannot give back or use again, as a part of what lies in its heap (activations, adapter): blocks of all
+// sizes come and go between ones that stay (measured).
+constexpr double kHeapWaste = 0.1;
+
+// Elements of the adapter's sections.
+struct AdapterSizes {
+  double dense = 0, experts = 0, owned_experts = 0, all_experts = 0;
+  double largest_expert_factor = 0;  // of all experts
+};
+
+AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
+  const AdapterLayout layout = lay_out_adapter(model.targets, run.r, experts);
+  AdapterSizes sizes;
+  sizes.dense = static_cast<double>(layout.dense_size);
+  sizes.owned_experts = static_cast<double>(section_part_size(layout.expert_size, run.mesh.ep_fsdp));
+  sizes.experts = sizes.owned_experts * run.mesh.ep_fsdp;
+  for (const LoraModule& m : model.targets) {
+    const double rows = static_cast<double>(m.num_experts) * run.r;
+    sizes.all_experts += rows * (m.in_features + m.out_features);
+    sizes.largest_expert_factor = std::max(sizes.largest_expert_factor, rows * std::max(m.in_features, m.out_features));
+  }
+  return sizes;
+}
+
+// all_reduce_in_rank_order of a bucket: the parts of all ranks, and c10d's copy while the sums are gathered.
+double reduction_bytes(double elements, int64_t group) {
+  return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * kGradient;
+}
+
+uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
+
+}  // namespace
+
+std::vector<int64_t> memory_class(const PlannedModel& model, const PlannedRun& run, int64_t rank) {
+  const PassShape pass = plan_pass(model, run, rank);
+  return {pass.local_experts, pass.tokens, pass.world_of_tokens, rank == 0};
+}
+
+RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
+  const Mesh& mesh = run.mesh;
+  const ExpertRange experts = expert_range(model.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank));
+  const GatherSchedule images = gather_schedule(model, run, experts);
+  const AdapterSizes adapter = adapter_sizes(model, run, experts);
+  const ActivationPlan pass = plan_activations(model, run, plan_pass(model, run, rank, imbalance));
+
+  RankMemory memory;
+  memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
+  memory.resident_base = images.held_bytes();
+  memory.gather_buffers = images.buffer_bytes();
+  memory.adapter = whole((kFloat + kGradient) * (adapter.dense + adapter.experts));
+  memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
+  memory.loading =
+      images.held_bytes() +
+      whole(kReaderBytes + kHeaderBytes * static_cast<double>(model.checkpoint.headers.index.tensors.size()));
+  memory.kernels = whole(pass.kernels);
+
+  memory.stages = {
+      {"loss", pass.kept + pass.head},
+      {"backward pass", pass.kept + pass.layer},
+      {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
+                                      reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
+      {"update",
+       std::min<double>(std::max(adapter.dense, adapter.owned_experts), kUpdatedAtOnce) * (2 * kFloat + kGradient)},
+      {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
+      // A second copy while the values are cut; there are no moments yet.
+      {"new adapter", adapter.experts * kGradient - static_cast<double>(memory.optimizer)},
+      // Rank 0 has one factor of all experts at a time, as it was gathered and in PEFT's order; cut for the ranks when
+      // it is put back.
+      {"saving", rank == 0 ? 4 * adapter.largest_expert_factor * kFloat : 0},
+  };
+  double most = 0;
+  for (const MemoryStage& stage : memory.stages) most = std::max(most, stage.bytes);
+  const double heap = most + pass.kernels;
+  memory.activations = whole(heap + kHeapWaste * (heap + static_cast<double>(memory.adapter + memory.optimizer)));
+  return memory;
+}
+
+uint64_t snapshot_bytes(const PlannedModel& model, const PlannedRun& run) {
+  const AdapterSizes adapter = adapter_sizes(model, run, expert_range(model.shape.num_experts, run.mesh.ep, 0));
+  return whole(3 * kFloat * (adapter.dense + adapter.all_experts));
+}
+
+uint64_t largest_peak(const PlannedModel& model, const PlannedRun& run) { return plan_memory(model, run, 0).peak(); }
+
+}  // namespace moraine

@@ -1,0 +1,90 @@
+#include "plan/planned_run.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "adapter/make_adapter.h"
+#include "base/error.h"
+#include "models/output_head.h"
+#include "parallel/placement.h"
+#include "text/rows/batch_stream.h"
+
+namespace moraine {
+namespace {
+
+std::vector<ImageSpec> with_one_source_each(std::vector<ImageSpec> specs) {
+  for (ImageSpec& spec : specs)
+    for (ParamSpec& param : spec.params) param.sources = {{"", param.shape, 0}};
+  return specs;
+}
+
+}  // namespace
+
+PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, int64_t r)
+    : checkpoint(checkpoint),
+      shape(checkpoint.shape()),
+      targets(std::move(targets)),
+      r(r),
+      sizes(with_one_source_each(checkpoint.specs)) {}
+
+int64_t PlannedModel::first_adapted_layer() const {
+  int64_t first = std::numeric_limits<int64_t>::max();
+  for (const LoraModule& module : targets) first = std::min(first, module.layer);
+  return first;
+}
+
+OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {
+  if (recipe.model.path.empty()) {
+    throw input_error("recipe", "missing key 'model.path'", "a checkpoint's folder, or its config.json alone");
+  }
+  OpenedCheckpoint checkpoint =
+      open_or_assume_checkpoint(recipe.model.path, word_of(recipe.model.dtype), recipe.model.base_format);
+  if (checkpoint.has_weights) warn_of_stored_head(checkpoint.headers.config, checkpoint.specs[kRootImage]);
+  return checkpoint;
+}
+
+PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpoint) {
+  AdapterSelection adapter = select_adapter(checkpoint.layout(), recipe.adapter, recipe.model.path);
+  warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
+  return PlannedModel(checkpoint, std::move(adapter.targets.modules), adapter.config.r);
+}
+
+int64_t PlannedRun::micro_steps() const { return num_micro_steps(batch_size, micro_batch_size, mesh.world_size()); }
+
+int64_t PlannedRun::sequences_a_step(int64_t rank) const {
+  return num_rows_of_step(batch_size, rank, mesh.world_size(), micro_batch_size);
+}
+
+int64_t PlannedRun::sequences_at_once(int64_t rank) const { return std::min(micro_batch_size, sequences_a_step(rank)); }
+
+PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node) {
+  PlannedRun run;
+  run.mesh = Mesh::make(world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
+  expert_range(model.shape.num_experts, run.mesh.ep, 0);  // refuses more EP ranks than experts
+  run.ranks_per_node = ranks_per_node;
+  run.r = model.r;
+  run.batch_size = recipe.train.batch_size.value_or(world_size);
+  run.micro_batch_size = recipe.train.micro_batch_size;
+  run.max_length = recipe.data.max_length;
+  run.recompute = recipe.train.recompute == Recompute::kFull;
+  run.load_mode = recipe.load.mode;
+  run.resident_bytes = recipe.mesh.resident.bytes;
+  return run;
+}
+
+int64_t smallest_world(const MeshConfig& mesh) {
+  return std::lcm(mesh.ep, mesh.fsdp.value_or(1)) * mesh.replicate.value_or(1);
+}
+
+GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
+  std::vector<HeldImage> images;
+  for (const ImageSpec& spec : model.sizes) {
+    const int64_t shards = run.mesh.group_size(shard_axis(spec.kind));
+    const uint64_t bytes = lay_out_image(spec, experts, shards).nbytes;
+    images.push_back({bytes, bytes / shards, lane_of(spec.kind)});
+  }
+  return GatherSchedule(std::move(images), run.resident_bytes);
+}
+
+}  // namespace moraine

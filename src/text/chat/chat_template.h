@@ -1,0 +1,46 @@
+// Chats to training text and tokens: an encoder for each chat format, equal to the released templates.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "config/choices.h"
+#include "text/chat/chat_encoder.h"
+#include "text/chat/chat_format.h"
+#include "text/tokenizer/tokenizer.h"
+
+namespace moraine {
+
+// A chat format with its options, ready to render.
+struct ChatTemplate {
+  const ChatFormat& format;
+  const ChatFormat& turns;  // the format whose turns are written: `format` itself unless it wraps another one
+  std::unique_ptr<ChatEncoder> encoder;
+};
+
+// `name`: auto or a format of chat_formats(). auto takes the format whose released template the checkpoint in
+// `model_folder` holds (detect_chat_template), and throws an input error when it holds another one.
+// `options`: an object of the format's options, or null. A format that wraps another takes `base`, the name of that one
+// (default auto), and the other's options. Unknown names and options are input errors that list the known ones.
+std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
+                                                 const std::filesystem::path& model_folder);
+
+// Throws an input error that names a token of the format's turns which is not one token of `tokenizer`: it would be
+// trained in pieces.
+void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer);
+
+struct TokenizedChat {
+  std::vector<int64_t> ids;
+  std::vector<uint8_t> loss_mask;  // 1 = trained
+};
+
+// Tokenises the whole text at once and marks every token that holds a byte of a trained range (of the last one only
+// with kLast, all tokens with kAll) and none of a withheld one. A token over a range's begin, as when an answer begins
+// with a newline, counts as trained, as in transformers.
+TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on);
+
+}  // namespace moraine

@@ -1,0 +1,170 @@
+#include "text/chat/template_detection.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/path.h"
+#include "text/tokenizer/input_notes.h"
+
+namespace moraine {
+namespace {
+
+std::string how_to_mend() { return "say which format: data.template: " + join_choices(chat_format_names(has_encoder)); }
+
+// As Jinja reads it.
+std::string template_source(std::string_view jinja) {
+  std::string text;
+  text.reserve(jinja.size());
+  for (size_t i = 0; i < jinja.size(); ++i) {
+    if (jinja[i] == '\r' && i + 1 < jinja.size() && jinja[i + 1] == '\n') continue;
+    text += jinja[i] == '\r' ? '\n' : jinja[i];
+  }
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+// The templates that transformers gives names to, and where each was read.
+struct Templates {
+  struct Entry {
+    std::string jinja, where;
+  };
+  std::map<std::string, Entry> by_name;
+  std::optional<Entry> passed_over;  // the default of the file that is not read
+};
+
+std::string text_of_template(const Json& json, const std::string& where) {
+  if (!json.is_string()) throw input_error(where, "chat_template is not text", how_to_mend());
+  return json.get<std::string>();
+}
+
+std::map<std::string, Templates::Entry> from_tokenizer_config(const std::filesystem::path& path) {
+  std::map<std::string, Templates::Entry> found;
+  if (!path_exists(path)) return found;
+  const Json config = read_json_file(path);
+  const std::string where = path.string();
+  if (!config.is_object() || !config.contains("chat_template")) return found;
+  const Json& json = config["chat_template"];
+  if (json.is_null()) return found;
+  if (!json.is_array()) {
+    found["default"] = {text_of_template(json, where), where};
+    return found;
+  }
+  for (const Json& entry : json) {
+    const bool is_named = entry.is_object() && entry.contains("template") && entry.value("name", Json()).is_string();
+    if (!is_named)
+      throw input_error(where, "chat_template is a list of other things than {name, template}", how_to_mend());
+    found[entry["name"].get<std::string>()] = {text_of_template(entry["template"], where), where};
+  }
+  return found;
+}
+
+Templates read_templates(const std::filesystem::path& folder) {
+  Templates templates;
+  const std::filesystem::path file = folder / "chat_template.jinja", more = folder / "additional_chat_templates";
+  if (path_exists(file)) templates.by_name["default"] = {read_text_file(file), file.string()};
+  if (is_folder(more)) {
+    for (const auto& entry : std::filesystem::directory_iterator(more)) {
+      const std::filesystem::path& path = entry.path();
+      if (path.extension() == ".jinja") templates.by_name[path.stem().string()] = {read_text_file(path), path.string()};
+    }
+  }
+  auto in_config = from_tokenizer_config(folder / "tokenizer_config.json");
+  if (templates.by_name.empty()) {
+    templates.by_name = std::move(in_config);
+  } else if (auto other = in_config.find("default"); other != in_config.end()) {
+    templates.passed_over = other->second;
+  }
+  return templates;
+}
+
+// The format whose checkpoints are released without a template, by config.json; nullptr for all others.
+const ChatFormat* format_without_template(const std::filesystem::path& folder) {
+  if (!path_exists(folder / "config.json")) return nullptr;
+  const Json config = read_json_file(folder / "config.json");
+  if (!config.is_object()) return nullptr;
+  const Json model_type = config.value("model_type", Json());
+  for (const ChatFormat& format : chat_formats()) {
+    if (!format.model_type.empty() && model_type == format.model_type) return &format;
+  }
+  return nullptr;
+}
+
+Error not_released(const Templates::Entry& found, const std::filesystem::path& folder) {
+  const std::string what = "the chat template is not exactly a released one of a format built in";
+  const auto alike = [&](const ChatFormat& format, const std::string& how, const std::string& other_way) {
+    return input_error(found.where, fmt::format("{}; {}", what, how),
+                       fmt::format("{}, or take that format knowingly with data.template: {}", other_way, format.name));
+  };
+  if (const ChatFormat* format = format_without_template(folder))
+    return alike(*format, format->model_name + " is released without one", "remove the file");
+  if (const ChatFormat* format = resembling_format(found.jinja))
+    return alike(*format, "it resembles " + format->name, "put the released template back");
+  return input_error(found.where, what, how_to_mend());
+}
+
+KnownTemplate recognise(const Templates::Entry& found, const std::filesystem::path& folder) {
+  if (auto known = recognise_chat_template(found.jinja)) return *known;
+  throw not_released(found, folder);
+}
+
+}  // namespace
+
+std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja) {
+  const std::string source = template_source(jinja);
+  const XXH128_hash_t hash = XXH3_128bits(source.data(), source.size());
+  const std::string digits = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  for (const ChatFormat& format : chat_formats()) {
+    for (const ReleasedTemplate& released : format.released) {
+      if (digits == released.hash) return KnownTemplate{&format, released.thinks_by_default};
+    }
+  }
+  return std::nullopt;
+}
+
+const ChatFormat* resembling_format(std::string_view jinja) {
+  for (const ChatFormat& format : chat_formats()) {
+    if (format.resembles != nullptr && format.resembles(jinja)) return &format;
+  }
+  return nullptr;
+}
+
+KnownTemplate detect_chat_template(const std::filesystem::path& model_folder) {
+  const Templates templates = read_templates(model_folder);
+  if (templates.by_name.empty()) {
+    if (const ChatFormat* format = format_without_template(model_folder)) return {format};
+    const bool for_processors = path_exists(model_folder / "chat_template.json");
+    throw input_error(model_folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
+                      for_processors ? fmt::format("chat_template.json is a processor's, tokenizers do not read it; {}",
+                                                   how_to_mend())
+                                     : how_to_mend());
+  }
+  const auto found = templates.by_name.find("default");
+  if (found == templates.by_name.end()) {
+    throw input_error(templates.by_name.begin()->second.where, "the chat templates have names, and none is the default",
+                      how_to_mend());
+  }
+  const KnownTemplate known = recognise(found->second, model_folder);
+  // transformers renders conversations with tools by this one.
+  if (auto for_tools = templates.by_name.find("tool_use"); for_tools != templates.by_name.end()) {
+    if (recognise(for_tools->second, model_folder).format != known.format)
+      throw input_error(
+          for_tools->second.where,
+          fmt::format("conversations with tools have a template of another format than {}", known.format->name),
+          how_to_mend());
+  }
+  if (templates.passed_over && template_source(templates.passed_over->jinja) != template_source(found->second.jinja)) {
+    note_about_input(fmt::format("{}: its chat_template differs from {}, which is read instead, as in transformers",
+                                 templates.passed_over->where, found->second.where));
+  }
+  return known;
+}
+
+}  // namespace moraine

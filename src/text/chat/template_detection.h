@@ -1,0 +1,34 @@
+// Which known chat format a checkpoint's own chat template is.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "text/chat/chat_format.h"
+
+namespace moraine {
+
+struct KnownTemplate {
+  const ChatFormat* format = nullptr;  // that renders what the template renders
+  bool thinks_by_default = false;      // without enable_thinking
+};
+
+// A released template of chat_formats(), recognised by a hash of its text; what Jinja itself ignores, line ends and one
+// newline at the end, does not matter. nullopt for every other text, however alike.
+std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja);
+
+// The format that a template which is not a released one looks most like, by the words in it; nullptr when it is like
+// none of them. For messages only.
+const ChatFormat* resembling_format(std::string_view jinja);
+
+// The template that transformers' tokenizer would take in `model_folder`: chat_template.jinja and
+// additional_chat_templates/, else chat_template in tokenizer_config.json (text, or a list of {name, template} of which
+// "default" is taken). Without any, the model_type of config.json decides, where a format is that of models which are
+// released without a template. Warns in one line when the folder holds two that differ. Throws an input error that says
+// how to mend it when there is none, when it is no released one, or when rows with tools would be rendered by another
+// one.
+KnownTemplate detect_chat_template(const std::filesystem::path& model_folder);
+
+}  // namespace moraine

@@ -1,0 +1,105 @@
+#include "text/tokenizer/tokenizer_json.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "base/json.h"
+#include "text/tokenizer/json_field.h"
+#include "text/tokenizer/tokenizer_config.h"
+
+namespace moraine {
+namespace {
+
+// Whether the normaliser is NFC.
+bool read_normalizer(const JsonField& field) {
+  if (field.is_null()) return false;
+  const std::string& type = field["type"].string();
+  if (type == "NFC") return true;
+  if (type != "Sequence") {
+    field["type"].refuse(fmt::format("\"{}\" is not supported", type), "supported are NFC, Sequence and none");
+  }
+  bool nfc = false;
+  for (const JsonField& item : field["normalizers"].items()) nfc |= read_normalizer(item);
+  return nfc;
+}
+
+// Accepts ByteLevel, also inside a Sequence.
+void check_decoder(const JsonField& field) {
+  if (field.is_null()) field.refuse("is missing", "only the ByteLevel decoder is supported");
+  const std::string& type = field["type"].string();
+  if (type == "ByteLevel") return;
+  std::vector<JsonField> items;
+  if (type == "Sequence") items = field["decoders"].items();
+  if (items.empty()) field["type"].refuse(fmt::format("\"{}\" is not supported", type), "only ByteLevel is");
+  for (const JsonField& item : items) {
+    // Fuse joins what ByteLevel has joined already.
+    if (&item != &items.front() && item["type"].string() == "Fuse") continue;
+    check_decoder(item);
+  }
+}
+
+// The reference library gives a token that the vocabulary lacks the next free id, whatever the file says.
+std::vector<AddedToken> read_added_tokens(const JsonField& field, const ByteLevelBpe& model) {
+  std::vector<AddedToken> out;
+  if (field.is_null()) return out;
+  const auto& vocabulary = model.vocabulary();
+  auto vocabulary_size = static_cast<uint32_t>(vocabulary.size());
+  uint32_t next_id = vocabulary_size;
+  std::unordered_map<std::string, uint32_t> seen;
+  for (const JsonField& item : field.items()) {
+    AddedToken token;
+    token.id = item["id"].token_id();
+    token.content = item["content"].string();
+    token.single_word = item["single_word"].boolean();
+    token.lstrip = item["lstrip"].boolean();
+    token.rstrip = item["rstrip"].boolean();
+    token.normalized = item["normalized"].boolean();
+    token.special = item["special"].boolean();
+    if (token.content.empty()) continue;
+    uint32_t id;
+    if (auto known = seen.find(token.content); known != seen.end()) {
+      id = known->second;
+    } else if (auto entry = vocabulary.find(token.content); entry != vocabulary.end()) {
+      id = entry->second;
+    } else {
+      id = next_id++;
+    }
+    if (id != token.id) {
+      item["id"].refuse(fmt::format("is {}, but the tokens before leave {} for \"{}\"", token.id, id, token.content),
+                        "added tokens must be in the order of their ids, without gaps");
+    }
+    if (!seen.emplace(token.content, id).second) {
+      // Given twice: the later entry counts.
+      std::erase_if(out, [&](const AddedToken& before) { return before.id == id; });
+    }
+    out.push_back(std::move(token));
+  }
+  return out;
+}
+
+TokenizerParts read_parts(const Json& document, const std::filesystem::path& path) {
+  JsonField root(document, path.string());
+  if (JsonField version = root["version"]; !version.is_null() && version.string() != "1.0") {
+    version.refuse(fmt::format("is \"{}\"", version.string()), "only version 1.0 is supported");
+  }
+  ByteLevelBpe model = ByteLevelBpe::from_json(root["model"]);
+  bool nfc = read_normalizer(root["normalizer"]);
+  PreTokenizer pre_tokenizer = PreTokenizer::from_json(root["pre_tokenizer"]);
+  check_decoder(root["decoder"]);
+  std::vector<AddedToken> added = read_added_tokens(root["added_tokens"], model);
+  return {std::move(model), std::move(pre_tokenizer), nfc, std::move(added)};
+}
+
+}  // namespace
+
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path) { return read_parts(read_json_file(path), path); }
+
+TokenizerParts read_tokenizer_folder(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "tokenizer.json";
+  const Json document = read_json_file(path);
+  TokenizerParts parts = read_parts(document, path);
+  parts.added_tokens = tokens_of_folder(std::move(parts.added_tokens), parts.model, document, folder);
+  return parts;
+}
+
+}  // namespace moraine

@@ -1,0 +1,28 @@
+// The parts of a Hugging Face tokenizer.json.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "text/tokenizer/added_tokens.h"
+#include "text/tokenizer/byte_level_bpe.h"
+#include "text/tokenizer/pre_tokenizer.h"
+
+namespace moraine {
+
+struct TokenizerParts {
+  ByteLevelBpe model;
+  PreTokenizer pre_tokenizer;
+  bool nfc = false;                      // the normalizer: NFC or none
+  std::vector<AddedToken> added_tokens;  // contents as in the file
+};
+
+// Throws an input error that names the file and the field: malformed, or anything but byte-level BPE. Truncation,
+// padding and the post-processor are passed over: encoding adds no tokens.
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
+
+// The same of a checkpoint's folder: tokenizer.json, with the tokens that the files beside it add (tokens_of_folder).
+TokenizerParts read_tokenizer_folder(const std::filesystem::path& folder);
+
+}  // namespace moraine
