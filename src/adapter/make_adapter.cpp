@@ -6,11 +6,18 @@
 #include <algorithm>
 #include <set>
 
+#include "adapter/target_names.h"
 #include "adapter/target_selection.h"
 #include "base/error.h"
 
 namespace moraine {
 namespace {
+
+std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
+  std::set<std::string> names;
+  for (const LoraModule& m : modules) names.insert(m.name);
+  return names;
+}
 
 // all-linear is saved as PEFT saves it: the names it stood for.
 ModuleSelection resolved(const ModuleSelection& selection, const std::vector<LoraModule>& selected) {
@@ -24,27 +31,19 @@ ModuleSelection resolved(const ModuleSelection& selection, const std::vector<Lor
 }
 
 // Linear layers that no adapter is offered for, but that PEFT finds by the names of selected ones: DeepSeek-V4's
-// indexer has a kv_proj as its attention has. By the last two components of their names.
-std::set<std::string> namesakes(const ModelLayout& layout, const std::vector<LoraModule>& selected) {
-  std::set<std::string> offered, wanted, found;
-  for (const LoraModule& m : layout.lora_modules()) offered.insert(m.name);
+// indexer has a kv_proj as its attention has. The ends of their names.
+std::vector<std::string> namesakes(const ModelLayout& layout, const std::vector<LoraModule>& selected) {
+  const std::set<std::string> offered = names_of(layout.lora_modules());
+  std::vector<std::string> wanted, others;
   for (const LoraModule& m : selected)
-    if (m.num_experts == 0) wanted.insert(last_component(m.name));
-  const std::string suffix = ".weight";
-  for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer) {
-    for (const ParamSpec& param : layout.dense_spec(layer, no_checkpoint()).params) {
-      if (param.shape.size() != 2 || !param.name.ends_with(suffix)) continue;
-      const std::string local = param.name.substr(0, param.name.size() - suffix.size());
-      if (offered.contains(fmt::format("model.layers.{}.{}", layer, local)) || !wanted.contains(last_component(local)))
-        continue;
-      found.insert(local.substr(local.rfind('.', local.rfind('.') - 1) + 1));
-    }
-  }
-  return found;
+    if (m.num_experts == 0) wanted.push_back(m.name);
+  for (std::string& name : linear_layers(layout, PeftClass::kText))
+    if (!offered.contains(name)) others.push_back(std::move(name));
+  return target_names(wanted, others).excluded;
 }
 
 // What the recipe excludes, and those.
-ModuleSelection excluding(ModuleSelection excluded, const std::set<std::string>& names) {
+ModuleSelection excluding(ModuleSelection excluded, const std::vector<std::string>& names) {
   if (!excluded.regex) {
     excluded.names.insert(excluded.names.end(), names.begin(), names.end());
   } else if (!names.empty()) {
@@ -53,12 +52,6 @@ ModuleSelection excluding(ModuleSelection excluded, const std::set<std::string>&
     excluded.regex = fmt::format("(?:{})|.*\\.(?:{})", *excluded.regex, any);
   }
   return excluded;
-}
-
-std::set<std::string> names_of(const std::vector<LoraModule>& modules) {
-  std::set<std::string> names;
-  for (const LoraModule& m : modules) names.insert(m.name);
-  return names;
 }
 
 void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const AdapterSelection& read) {

@@ -17,20 +17,24 @@
 namespace moraine {
 namespace {
 
+struct Factors {
+  at::Tensor a_ERI, b_EOR;
+};
+
 // The factors of the modules that were asked for last: a layer's tensors follow each other in a checkpoint, so there
 // are only few at a time, and a module of experts is large.
 class RecentFactors {
  public:
   explicit RecentFactors(const PeftWeights& weights) : weights_(weights) {}
 
-  std::shared_ptr<const PeftWeights::Factors> of(size_t module) {
+  std::shared_ptr<const Factors> of(size_t module) {
     const std::lock_guard lock(mutex_);
     const auto found =
         std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == module; });
     if (found != recent_.end()) {
       recent_.splice(recent_.begin(), recent_, found);
     } else {
-      recent_.emplace_front(module, std::make_shared<PeftWeights::Factors>(read(module)));
+      recent_.emplace_front(module, std::make_shared<Factors>(read(module)));
       if (recent_.size() > kKept) recent_.pop_back();
     }
     return recent_.front().second;
@@ -39,20 +43,20 @@ class RecentFactors {
  private:
   static constexpr size_t kKept = 4;
 
-  PeftWeights::Factors read(size_t module) const {
-    PeftWeights::Factors factors = weights_.read(module);
-    if (factors.a.dim() == 2) return {factors.a.unsqueeze(0), factors.b.unsqueeze(0)};
-    return factors;
+  Factors read(size_t module) const {
+    const at::Tensor a = weights_.read_a(module), b = weights_.read_b(module);
+    if (a.dim() == 2) return {a.unsqueeze(0), b.unsqueeze(0)};
+    return {a, b.contiguous()};
   }
 
   const PeftWeights& weights_;
   std::mutex mutex_;
-  std::list<std::pair<size_t, std::shared_ptr<const PeftWeights::Factors>>> recent_;
+  std::list<std::pair<size_t, std::shared_ptr<const Factors>>> recent_;
 };
 
 // Adds scaling·B·A to rows of the module's weights [E·O, I], those from `first` on.
-void add_product(const PeftWeights::Factors& factors, double scaling, int64_t first, const at::Tensor& rows_NI) {
-  const at::Tensor &a_ERI = factors.a, &b_EOR = factors.b;
+void add_product(const Factors& factors, double scaling, int64_t first, const at::Tensor& rows_NI) {
+  const auto& [a_ERI, b_EOR] = factors;
   const int64_t rows_of_expert = b_EOR.size(1);
   for (int64_t done = 0; done < rows_NI.size(0);) {
     const int64_t expert = (first + done) / rows_of_expert, row = (first + done) % rows_of_expert;
@@ -78,7 +82,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
   check_new_folder(out);
   const OpenedCheckpoint checkpoint = open_checkpoint(model, "bfloat16");
   const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
-  const PeftWeights weights(adapter, selection.targets.modules, selection.config.r);
+  const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules, selection.config.r);
   warn_of_unmatched_targets(selection.unmatched, adapter);
   const double scaling = selection.config.scaling();
   RecentFactors recent(weights);

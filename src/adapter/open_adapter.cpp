@@ -8,7 +8,9 @@
 #include <set>
 
 #include "adapter/peft_import.h"
+#include "adapter/per_expert_layout.h"
 #include "adapter/plain_lora.h"
+#include "adapter/target_names.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -61,6 +63,16 @@ std::vector<LoraModule> modules_as(PeftClass peft_class, const ModelLayout& layo
   return modules;
 }
 
+// What select_targets refuses, as a mistake of an adapter_config.json.
+template <typename Select>
+TargetSelection at_config(const std::string& where, const Select& select) {
+  try {
+    return select();
+  } catch (const Error& error) {
+    throw input_error(where, error.where + ": " + error.message, "the adapter was made for another model");
+  }
+}
+
 }  // namespace
 
 TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout,
@@ -75,26 +87,104 @@ TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layou
   return selection;
 }
 
+namespace {
+
+// The configuration that PEFT's own layout has of an adapter of `modules`: like `config`, which is a plain one.
+LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
+                         const std::vector<LoraModule>& modules) {
+  std::vector<std::string> adapted;
+  std::map<std::string, int64_t> parameters;  // how many layers offer each, less those that adapt it
+  for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += module.num_experts > 0;
+  for (const LoraModule& module : modules) {
+    if (module.num_experts == 0)
+      adapted.push_back(module_name_in(peft_class, module.name));
+    else
+      --parameters[module.local_name];
+  }
+  TargetNames names = target_names(adapted, linear_layers(layout, peft_class));
+  config.target_modules = only(std::move(names.targets));
+  config.exclude_modules = only(std::move(names.excluded));
+  std::set<std::string> of_experts;
+  for (const LoraModule& module : modules)
+    if (module.num_experts > 0)
+      of_experts.insert(parameters[module.local_name] == 0 ? module.local_name
+                                                           : module_name_in(peft_class, module.name));
+  config.target_parameters.assign(of_experts.begin(), of_experts.end());
+  return config;
+}
+
+// Of an adapter in the per-expert layout, whose patterns mean the checkpoint's names.
+AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelection selection,
+                                      const SafetensorsHeader& weights, const std::string& where) {
+  LoraConfig& config = selection.config;
+  const std::string layout_is = "the tensors are of the layout with linear layers for each expert";
+  if (!config.target_parameters.empty())
+    throw input_error(where, "key 'target_parameters' is set", layout_is + ": target_modules names them");
+  if (config.use_rslora)
+    throw input_error(where, "use_rslora is not supported", layout_is + ", in which programs differ about its scaling");
+  const std::vector<LoraModule> offered = layout.lora_modules();
+  const std::vector<PerExpertModule> stored = per_expert_modules(layout, selection.peft_class, offered);
+  std::vector<LoraModule> matrices;
+  for (size_t i = 0; i < offered.size(); ++i) {
+    for (const std::string& name : stored[i].matrices)
+      matrices.push_back(
+          {name, offered[i].layer, name, 0, offered[i].in_features, offered[i].out_features / stored[i].projections});
+  }
+  check_adapted_modules(weights, matrices);
+  drop_unmatched(config.target_modules.names, "target_modules", matrices, /*experts=*/false, selection.unmatched);
+  std::vector<LoraModule> selected =
+      at_config(where, [&] {
+        return select_targets(matrices, config.target_modules, config.exclude_modules, {}, config.r);
+      }).modules;
+  selected = in_transformed_layers(config, std::move(selected), PeftClass::kText);
+  config = plain_lora(std::move(config), selected, PeftClass::kText, where, selection.unmatched);
+  config.layers_to_transform.clear();
+
+  std::set<std::string> names;
+  for (const LoraModule& matrix : selected) names.insert(matrix.name);
+  std::vector<LoraModule> modules;
+  for (size_t i = 0; i < offered.size(); ++i) {
+    const auto is_selected = [&](const std::string& name) { return names.contains(name); };
+    const auto missing = std::find_if_not(stored[i].matrices.begin(), stored[i].matrices.end(), is_selected);
+    const auto found = std::find_if(stored[i].matrices.begin(), stored[i].matrices.end(), is_selected);
+    if (found == stored[i].matrices.end()) continue;
+    if (missing != stored[i].matrices.end())
+      throw input_error(where, fmt::format("targets {} but not {}", *found, *missing),
+                        "they are parts of one parameter here, " + offered[i].name);
+    modules.push_back(offered[i]);
+  }
+  config = in_peft_names(layout, selection.peft_class, std::move(config), modules);
+  if (config.lora_dropout != 0 && !config.target_parameters.empty())
+    throw input_error(where, "lora_dropout does not work together with adapters of experts", "set lora_dropout to 0");
+  selection.targets = select_targets_as(selection.peft_class, layout, config.target_modules, config.exclude_modules,
+                                        config.target_parameters, config.r);
+  MORAINE_ASSERT(selection.targets.modules.size() == modules.size(),
+                 "the names of an adapter's modules mean these modules");
+  return selection;
+}
+
+}  // namespace
+
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
   AdapterSelection selection{read_lora_config(folder), {}};
   LoraConfig& config = selection.config;
+  const std::string where = (folder / "adapter_config.json").string();
   std::optional<SafetensorsHeader> weights;
   if (const auto file = folder / "adapter_model.safetensors"; path_exists(file)) {
     weights = read_safetensors_header(file);
     selection.peft_class = peft_class_of(*weights);
   }
+  if (weights && is_per_expert(layout, *weights))
+    return per_expert_selection(layout, std::move(selection), *weights, where);
   const std::vector<LoraModule> offered = modules_as(selection.peft_class, layout);
   if (weights) check_adapted_modules(*weights, offered);
   drop_unmatched(config.target_modules.names, "target_modules", offered, /*experts=*/false, selection.unmatched);
   drop_unmatched(config.target_parameters, "target_parameters", offered, /*experts=*/true, selection.unmatched);
-  const std::string where = (folder / "adapter_config.json").string();
   const auto select = [&] {
-    try {
+    return at_config(where, [&] {
       return select_targets_as(selection.peft_class, layout, config.target_modules, config.exclude_modules,
                                config.target_parameters, config.r);
-    } catch (const Error& error) {
-      throw input_error(where, error.where + ": " + error.message, "the adapter was made for another model");
-    }
+    });
   };
   const std::vector<LoraModule> of_all_layers = select().modules;
   const std::vector<LoraModule> modules = in_transformed_layers(config, of_all_layers, selection.peft_class);
@@ -123,7 +213,7 @@ OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::pat
   const LoraConfig& config = selection.config;
   OpenedAdapter opened{config, AdapterState(selection.targets.modules, config.r, config.lora_alpha, experts, device),
                        selection.targets.patterns, selection.unmatched};
-  import_adapter(opened.state, folder);
+  import_adapter(layout, opened.state, folder);
   return opened;
 }
 

@@ -1,81 +1,158 @@
+// Shape suffixes: E experts, R rank, O output features, I input features.
 #include "adapter/peft_import.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <set>
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
-#include "adapter/peft_layout.h"
+#include "adapter/peft_keys.h"
+#include "adapter/per_expert_layout.h"
 #include "base/error.h"
 #include "checkpoint/tensor_file.h"
 #include "formats/folder_parts.h"
+#include "tensor/torch_dtype.h"
 
 namespace moraine {
 namespace {
 
-void check_factor(const SafetensorsHeader& header, const std::string& name, const std::vector<int64_t>& shape) {
-  const SafetensorsEntry* entry = header.find(name);
-  const std::string file = header.path.string();
-  if (!entry) throw input_error(file, "tensor " + name + " is missing", "adapter_config.json implies it");
-  if (entry->shape != shape) {
+void check_factor(const std::string& file, const std::string& name, const SafetensorsEntry& entry,
+                  const std::vector<int64_t>& shape) {
+  if (entry.shape != shape) {
     throw input_error(file,
-                      fmt::format("tensor {} has shape [{}], expected [{}]", name, fmt::join(entry->shape, ", "),
+                      fmt::format("tensor {} has shape [{}], expected [{}]", name, fmt::join(entry.shape, ", "),
                                   fmt::join(shape, ", ")),
                       "the adapter was made for another model, another r, or by PEFT older than 0.19.1");
   }
-  if (entry->dtype != DType::kF32 && entry->dtype != DType::kBF16 && entry->dtype != DType::kF16) {
-    throw input_error(file, fmt::format("tensor {} has dtype {}", name, dtype_name(entry->dtype)),
+  if (entry.dtype != DType::kF32 && entry.dtype != DType::kBF16 && entry.dtype != DType::kF16) {
+    throw input_error(file, fmt::format("tensor {} has dtype {}", name, dtype_name(entry.dtype)),
                       "expected F32, BF16 or F16");
   }
 }
 
+// Other dtypes than F32 a few rows at a time: no second copy of a large tensor.
+at::Tensor read_fp32(const SafetensorsHeader& header, const SafetensorsEntry& entry) {
+  if (entry.dtype == DType::kF32) return read_tensor(header, entry);
+  constexpr int64_t kElements = int64_t{1} << 20;
+  const at::Tensor values = at::empty(entry.shape, at::kFloat), flat = values.view({-1});
+  const int64_t bytes = static_cast<int64_t>(entry.nbytes) / std::max<int64_t>(flat.numel(), 1);
+  for (int64_t first = 0; first < flat.numel(); first += kElements) {
+    const int64_t count = std::min(kElements, flat.numel() - first);
+    SafetensorsEntry piece = entry;
+    piece.shape = {count};
+    piece.offset += first * bytes;
+    piece.nbytes = count * bytes;
+    flat.narrow(0, first, count).copy_(read_tensor(header, piece));
+  }
+  return values;
+}
+
 }  // namespace
 
-PeftWeights::PeftWeights(const std::filesystem::path& folder, std::vector<LoraModule> modules, int64_t r)
+PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder,
+                         std::vector<LoraModule> modules, int64_t r)
     : header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))),
       modules_(std::move(modules)),
       peft_class_(peft_class_of(header_)),
-      names_(peft_names(modules_, peft_class_)) {
-  std::set<std::string> used;
-  for (size_t i = 0; i < modules_.size(); ++i) {
-    const LoraModule& m = modules_[i];
-    const int64_t copies = std::max<int64_t>(m.num_experts, 1);
-    check_factor(header_, names_[i].lora_a, {copies * r, m.in_features});
-    check_factor(header_, names_[i].lora_b, {m.out_features, copies * r});
-    used.insert(names_[i].lora_a);
-    used.insert(names_[i].lora_b);
+      r_(r) {
+  const std::string file = header_.path.string();
+  std::unordered_map<std::string_view, const SafetensorsEntry*> entries;
+  for (const SafetensorsEntry& entry : header_.entries) entries.emplace(entry.name, &entry);
+  std::unordered_set<std::string_view> used;
+  const auto find = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const auto found = entries.find(name);
+    if (found == entries.end())
+      throw input_error(file, "tensor " + name + " is missing", "adapter_config.json implies it");
+    check_factor(file, name, *found->second, shape);
+    used.insert(found->first);
+    return found->second;
+  };
+  if (is_per_expert(layout, header_)) {
+    const std::vector<PerExpertModule> per_expert = per_expert_modules(layout, peft_class_, modules_);
+    for (size_t i = 0; i < modules_.size(); ++i) {
+      const LoraModule& m = modules_[i];
+      Stored stored;
+      if (m.num_experts > 0) stored.projections = per_expert[i].projections;
+      for (const std::string& matrix : per_expert[i].matrices) {
+        const PeftNames keys = factor_keys(matrix);
+        stored.a.push_back(find(keys.lora_a, {r, m.in_features}));
+        stored.b.push_back(find(keys.lora_b, {m.out_features / per_expert[i].projections, r}));
+      }
+      stored_.push_back(std::move(stored));
+    }
+  } else {
+    const std::vector<PeftNames> names = peft_names(modules_, peft_class_);
+    for (size_t i = 0; i < modules_.size(); ++i) {
+      const LoraModule& m = modules_[i];
+      const int64_t copies = std::max<int64_t>(m.num_experts, 1);
+      const SafetensorsEntry* a = find(names[i].lora_a, {copies * r, m.in_features});
+      stored_.push_back({{a}, {find(names[i].lora_b, {m.out_features, copies * r})}, 0});
+    }
   }
   for (const SafetensorsEntry& entry : header_.entries) {
     if (!used.contains(entry.name)) {
-      throw input_error(header_.path.string(), "unexpected tensor " + entry.name,
+      throw input_error(file, "unexpected tensor " + entry.name,
                         "adapter_config.json and adapter_model.safetensors do not belong together");
     }
   }
 }
 
-PeftWeights::Factors PeftWeights::read(size_t module) const {
-  const int64_t num_experts = modules_[module].num_experts;
-  const at::Tensor a = read_tensor(header_, *header_.find(names_[module].lora_a)).to(at::kFloat);
-  const at::Tensor b = read_tensor(header_, *header_.find(names_[module].lora_b)).to(at::kFloat);
-  if (num_experts == 0) return {a, b};
-  return {experts_a_from_peft(a, num_experts), experts_b_from_peft(b, num_experts)};
+at::Tensor PeftWeights::read_a(size_t module) const {
+  const LoraModule& m = modules_[module];
+  const Stored& stored = stored_[module];
+  if (stored.projections == 0) {
+    const at::Tensor a = read_fp32(header_, *stored.a.front());
+    return m.num_experts == 0 ? a : experts_a_from_peft(a, m.num_experts);
+  }
+  const at::Tensor a_ERI = at::empty({m.num_experts, r_, m.in_features}, at::kFloat);
+  for (size_t i = 0; i < stored.a.size(); ++i) {
+    const at::Tensor a_RI = read_fp32(header_, *stored.a[i]), of_expert_RI = a_ERI[i / stored.projections];
+    if (i % stored.projections == 0) {
+      of_expert_RI.copy_(a_RI);
+    } else if (!at::equal(a_RI, of_expert_RI)) {
+      throw input_error(header_.path.string(),
+                        fmt::format("tensor {} differs from {}", stored.a[i]->name, stored.a[i - 1]->name),
+                        "gate and up are one parameter here, with one lora_A for both; merge that adapter into its "
+                        "model with other tools");
+    }
+  }
+  return a_ERI;
 }
 
-void import_adapter(AdapterState& state, const std::filesystem::path& folder) {
+at::Tensor PeftWeights::read_b(size_t module) const {
+  const LoraModule& m = modules_[module];
+  const Stored& stored = stored_[module];
+  if (m.num_experts == 0) return read_fp32(header_, *stored.b.front());
+  at::Tensor b_ORE;
+  if (stored.projections == 0) {
+    b_ORE = read_fp32(header_, *stored.b.front()).view({m.out_features, r_, m.num_experts});
+  } else {
+    b_ORE = at::empty({m.out_features, r_, m.num_experts}, at::kFloat);
+    const int64_t rows = m.out_features / stored.projections;
+    for (size_t i = 0; i < stored.b.size(); ++i) {
+      const int64_t expert = static_cast<int64_t>(i) / stored.projections,
+                    projection = static_cast<int64_t>(i) % stored.projections;
+      b_ORE.narrow(0, projection * rows, rows).select(2, expert).copy_(read_fp32(header_, *stored.b[i]));
+    }
+  }
+  return b_ORE.permute({2, 0, 1});
+}
+
+void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
   std::vector<LoraModule> modules;
   for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const PeftWeights weights(folder, std::move(modules), state.r());
+  const PeftWeights weights(layout, folder, std::move(modules), state.r());
   state.set_peft_class(weights.peft_class());
   const ExpertRange experts = state.expert_range();
+  const auto mine = [&](const AdapterEntry& entry, const at::Tensor& factor) {
+    return entry.module.num_experts > 0 ? factor.narrow(0, experts.first, experts.count) : factor;
+  };
   for (size_t i = 0; i < state.entries().size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];
-    auto [a, b] = weights.read(i);
-    if (entry.module.num_experts > 0) {
-      a = a.narrow(0, experts.first, experts.count);
-      b = b.narrow(0, experts.first, experts.count);
-    }
-    state.a(entry).copy_(a);
-    state.b(entry).copy_(b);
+    state.a(entry).copy_(mine(entry, weights.read_a(i)));
+    state.b(entry).copy_(mine(entry, weights.read_b(i)));
   }
 }
 

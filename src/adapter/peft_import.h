@@ -1,4 +1,4 @@
-// Reads a PEFT adapter folder.
+// Reads the tensors of an adapter folder, PEFT's own or one in the per-expert layout.
 #pragma once
 
 #include <filesystem>
@@ -15,27 +15,35 @@ class PeftWeights {
  public:
   // `modules`: all of the adapter, in the model's order. Throws an input error that names file and tensor: missing,
   // unexpected or wrong-shaped tensors, other dtypes than F32, BF16, F16.
-  PeftWeights(const std::filesystem::path& folder, std::vector<LoraModule> modules, int64_t r);
+  PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder, std::vector<LoraModule> modules,
+              int64_t r);
+  PeftWeights(const PeftWeights&) = delete;
+  PeftWeights& operator=(const PeftWeights&) = delete;
 
   const std::vector<LoraModule>& modules() const { return modules_; }
   PeftClass peft_class() const { return peft_class_; }
 
-  struct Factors {
-    at::Tensor a, b;
-  };
-  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them. From any
-  // thread.
-  Factors read(size_t module) const;
+  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them. Each is a
+  // view of memory in PEFT's layout, and takes no more than that. From any thread. Throws an input error that names the
+  // tensor where gate's A is not up's.
+  at::Tensor read_a(size_t module) const;
+  at::Tensor read_b(size_t module) const;
 
  private:
+  struct Stored {
+    std::vector<const SafetensorsEntry*> a, b;  // one, or those of the per-expert layout's matrices
+    int64_t projections = 0;                    // 0: one tensor
+  };
+
   SafetensorsHeader header_;
   std::vector<LoraModule> modules_;
   PeftClass peft_class_;
-  std::vector<PeftNames> names_;
+  int64_t r_;
+  std::vector<Stored> stored_;
 };
 
 // Fills `state` (laid out for the adapter's own targets) from FOLDER/adapter_model.safetensors; what is written of it
 // later has the names found there (PeftClass). Throws input errors as PeftWeights does.
-void import_adapter(AdapterState& state, const std::filesystem::path& folder);
+void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder);
 
 }  // namespace moraine

@@ -5,33 +5,30 @@
 #include <algorithm>
 #include <map>
 
+#include "adapter/peft_keys.h"
+
 namespace moraine {
 namespace {
-
-constexpr const char* kPrefix = "base_model.model.";
-
-constexpr const char* kOurStem = "model.";
-constexpr const char* kMultimodalStem = "model.language_model.";
 
 std::string parent_module(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
 }  // namespace
 
 PeftClass peft_class_of(const SafetensorsHeader& weights) {
-  const std::string prefix = fmt::format("{}{}", kPrefix, kMultimodalStem);
+  const std::string prefix = fmt::format("{}{}", kPeftPrefix, kMultimodalStem);
   const bool multimodal = std::any_of(weights.entries.begin(), weights.entries.end(),
                                       [&](const SafetensorsEntry& entry) { return entry.name.starts_with(prefix); });
   return multimodal ? PeftClass::kMultimodal : PeftClass::kText;
 }
 
 std::string module_name_in(PeftClass peft_class, const std::string& module) {
-  if (peft_class == PeftClass::kText || !module.starts_with(kOurStem)) return module;
-  return kMultimodalStem + module.substr(std::string(kOurStem).size());
+  if (peft_class == PeftClass::kText || !module.starts_with(kTextStem)) return module;
+  return kMultimodalStem + module.substr(std::string(kTextStem).size());
 }
 
 std::string adapted_module(const std::string& tensor) {
-  const size_t begin = std::string(kPrefix).size(), end = tensor.rfind(".lora_");
-  if (!tensor.starts_with(kPrefix) || end == tensor.npos || end < begin) return "";
+  const size_t begin = std::string(kPeftPrefix).size(), end = tensor.rfind(".lora_");
+  if (!tensor.starts_with(kPeftPrefix) || end == tensor.npos || end < begin) return "";
   std::string module = tensor.substr(begin, end - begin);
   const std::string wrapped = ".base_layer";
   while (module.ends_with(wrapped)) module.resize(module.size() - wrapped.size());
@@ -45,12 +42,13 @@ std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftCl
   std::vector<PeftNames> names;
   for (const LoraModule& m : modules) {
     const std::string name = module_name_in(peft_class, m.name);
-    std::string path = kPrefix + name;
-    if (m.num_experts > 0) {
-      path = kPrefix + parent_module(name);
-      for (int64_t depth = --wrappers_left[parent_module(m.name)]; depth > 0; --depth) path += ".base_layer";
+    if (m.num_experts == 0) {
+      names.push_back(factor_keys(name));
+      continue;
     }
-    names.push_back({path + ".lora_A.weight", path + ".lora_B.weight"});
+    std::string wrapper = parent_module(name);
+    for (int64_t depth = --wrappers_left[parent_module(m.name)]; depth > 0; --depth) wrapper += ".base_layer";
+    names.push_back(factor_keys(wrapper));
   }
   return names;
 }

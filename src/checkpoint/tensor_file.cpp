@@ -58,8 +58,9 @@ void TensorFileWriter::finish() {
   const SafetensorsHeader header = read_safetensors_header(path_);
   const File file(path_);
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    const SafetensorsEntry* entry = header.find(tensors_[i].name);
-    if (!entry || hash_range(file, entry->offset, entry->nbytes) != hashes_[i]) {
+    const SafetensorsEntry& entry =
+        header.entries.at(i);  // none is empty, so they follow each other as they were declared
+    if (entry.name != tensors_[i].name || hash_range(file, entry.offset, entry.nbytes) != hashes_[i]) {
       throw run_error(path_.string(), "tensor " + tensors_[i].name + " read back differs from the one written",
                       "the storage is faulty; save.dir elsewhere");
     }

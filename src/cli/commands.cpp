@@ -200,6 +200,23 @@ Command merge_command() {
   return c;
 }
 
+Command export_command() {
+  Command c{"export", "write an adapter in the layout that a library or a server reads",
+            "--model DIR --adapter DIR --layout L --out DIR"};
+  c.flags = {{"--model", "DIR", "the checkpoint that the adapter is for; its config.json is enough",
+              &CommandArgs::model, true},
+             {"--adapter", "DIR", "the adapter, in PEFT's layout or the per-expert one", &CommandArgs::adapter, true},
+             {"--layout", "L",
+              "peft, per-expert (2-D factors for each expert and projection), vllm or sglang (the one that it reads of "
+              "this family)",
+              &CommandArgs::layout, true},
+             {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true}};
+  c.examples = {
+      "moraine export --model Qwen3-30B-A3B --adapter runs/short/adapter --layout vllm --out adapter-for-vllm"};
+  c.run = run_export;
+  return c;
+}
+
 Command convert_command() {
   Command c{"convert", "write a checkpoint in another dtype, FP8 and FP4 weights dequantised",
             "--model DIR --out DIR --dtype bfloat16"};
@@ -226,7 +243,8 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 const std::vector<Command>& commands() {
   static const std::vector<Command> table{train_command(),    recipe_command(),   plan_command(),   verify_command(),
                                           score_command(),    generate_command(), report_command(), inspect_command(),
-                                          tokenize_command(), init_command(),     merge_command(),  convert_command()};
+                                          tokenize_command(), init_command(),     merge_command(),  export_command(),
+                                          convert_command()};
   return table;
 }
 

@@ -1,0 +1,123 @@
+// Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features.
+#include "adapter/convert_adapter.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "adapter/peft_import.h"
+#include "adapter/peft_keys.h"
+#include "adapter/per_expert_layout.h"
+#include "adapter/target_names.h"
+#include "base/file.h"
+#include "checkpoint/tensor_file.h"
+#include "formats/checkpoint_writer.h"
+
+namespace moraine {
+namespace {
+
+// The tensors of a file one after another, and what appends them: a step appends those of one factor.
+struct Conversion {
+  std::vector<TensorFileWriter::Declared> declared;
+  std::vector<std::function<void(TensorFileWriter&)>> steps;
+  LoraConfig config;
+};
+
+Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection) {
+  struct Factor {
+    std::string key;
+    size_t module;
+    bool is_a;
+  };
+  const std::vector<PeftNames> names = peft_names(weights.modules(), weights.peft_class());
+  std::vector<Factor> factors;
+  for (size_t i = 0; i < names.size(); ++i)
+    factors.insert(factors.end(), {{names[i].lora_a, i, true}, {names[i].lora_b, i, false}});
+  std::sort(factors.begin(), factors.end(), [](const Factor& a, const Factor& b) { return a.key < b.key; });
+  Conversion conversion{{}, {}, selection.config};
+  for (const Factor& factor : factors) {
+    const LoraModule& m = weights.modules()[factor.module];
+    const int64_t rows = std::max<int64_t>(m.num_experts, 1) * selection.config.r;
+    conversion.declared.push_back(
+        {factor.key, factor.is_a ? std::vector{rows, m.in_features} : std::vector{m.out_features, rows}});
+    conversion.steps.push_back([&weights, factor](TensorFileWriter& file) {
+      const at::Tensor values = factor.is_a ? weights.read_a(factor.module) : weights.read_b(factor.module);
+      if (values.dim() == 2) return file.append(values);
+      file.append(factor.is_a ? experts_a_to_peft(values)
+                              : experts_b_to_peft(values));  // views, as read_a and read_b are
+    });
+  }
+  return conversion;
+}
+
+void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t projections) {
+  for (const at::Tensor& a_RI : a_ERI.unbind())
+    for (int64_t p = 0; p < projections; ++p) file.append(a_RI);
+}
+
+// `b_EOR` lies as [O, R, E] in memory: a few experts are copied together.
+void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
+  constexpr int64_t kElements = int64_t{1} << 23;
+  const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
+  const int64_t together = std::clamp<int64_t>(kElements / of_expert, 1, num_experts);
+  for (int64_t first = 0; first < num_experts; first += together) {
+    const at::Tensor some_EOR = b_EOR.narrow(0, first, std::min(together, num_experts - first)).contiguous();
+    for (const at::Tensor& b_OR : some_EOR.unbind())
+      for (const at::Tensor& rows : b_OR.chunk(projections)) file.append(rows);
+  }
+}
+
+Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection) {
+  const int64_t r = selection.config.r;
+  const std::vector<LoraModule>& modules = weights.modules();
+  const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
+  Conversion conversion{{}, {}, selection.config};
+  std::vector<std::string> adapted;
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const LoraModule& m = modules[i];
+    const int64_t projections = stored[i].projections;
+    adapted.insert(adapted.end(), stored[i].matrices.begin(), stored[i].matrices.end());
+    for (const std::string& matrix : stored[i].matrices)
+      conversion.declared.push_back({factor_keys(matrix).lora_a, {r, m.in_features}});
+    for (const std::string& matrix : stored[i].matrices)
+      conversion.declared.push_back({factor_keys(matrix).lora_b, {m.out_features / projections, r}});
+    const bool is_experts = m.num_experts > 0;
+    conversion.steps.push_back([&weights, i, projections, is_experts](TensorFileWriter& file) {
+      is_experts ? append_experts_a(file, weights.read_a(i), projections) : file.append(weights.read_a(i));
+    });
+    conversion.steps.push_back([&weights, i, projections, is_experts](TensorFileWriter& file) {
+      is_experts ? append_experts_b(file, weights.read_b(i), projections) : file.append(weights.read_b(i));
+    });
+  }
+  // PEFT finds experts' matrices that are not adapted by the names of a shared expert's.
+  std::vector<std::string> others = per_expert_linear_layers(layout, weights.peft_class());
+  for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), layout.lora_modules()))
+    others.insert(others.end(), module.matrices.begin(), module.matrices.end());
+  TargetNames names = target_names(adapted, others);
+  conversion.config.target_modules = only(std::move(names.targets));
+  conversion.config.exclude_modules = only(std::move(names.excluded));
+  conversion.config.target_parameters.clear();
+  return conversion;
+}
+
+}  // namespace
+
+ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesystem::path& folder,
+                                 const AdapterSelection& selection, AdapterFormat format,
+                                 const std::filesystem::path& out) {
+  check_new_folder(out);
+  const PeftWeights weights(layout, folder, selection.targets.modules, selection.config.r);
+  const Conversion conversion =
+      format == AdapterFormat::kPeft ? to_peft(weights, selection) : to_per_expert(layout, weights, selection);
+  ConvertedAdapter converted{.tensors = conversion.declared.size()};
+  for (const TensorFileWriter::Declared& tensor : conversion.declared)
+    converted.bytes += num_elements(tensor.shape) * sizeof(float);
+  write_folder_atomic(out, [&](const std::filesystem::path& temporary) {
+    TensorFileWriter file(temporary / "adapter_model.safetensors", conversion.declared, {{"format", "pt"}});
+    for (const auto& step : conversion.steps) step(file);
+    file.finish();
+    write_file_atomic(temporary / "adapter_config.json", lora_config_to_json(conversion.config));
+  });
+  return converted;
+}
+
+}  // namespace moraine

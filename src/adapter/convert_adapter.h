@@ -1,0 +1,27 @@
+// An adapter folder written in another layout: the same numbers under other names.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "adapter/open_adapter.h"
+
+namespace moraine {
+
+enum class AdapterFormat {
+  kPeft,       // A and B of all experts in a tensor each: target_parameters of PEFT 0.19.1 or later
+  kPerExpert,  // adapter/per_expert_layout
+};
+
+struct ConvertedAdapter {
+  uint64_t tensors = 0, bytes = 0;
+};
+
+// Writes `out` (missing or empty) whole or not at all: the adapter in `folder`, of which `selection` was read
+// (read_adapter_selection), its factors in fp32. No more of them is in memory than the largest tensor of either folder
+// and 32 MiB. Throws input errors as PeftWeights does and for a used `out`, run errors where it cannot be written.
+ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesystem::path& folder,
+                                 const AdapterSelection& selection, AdapterFormat format,
+                                 const std::filesystem::path& out);
+
+}  // namespace moraine

@@ -1,0 +1,27 @@
+// Which layout of adapters a server reads, for each family: what their source code says, in the versions named here. No
+// test runs a server.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "adapter/convert_adapter.h"
+
+namespace moraine {
+
+// "vllm" and "sglang".
+std::vector<std::string> server_names();
+
+struct ServerLayout {
+  AdapterFormat format;
+  std::string version;    // "vLLM 0.33.0"
+  std::string arguments;  // of its command, up to the adapter's folder
+};
+
+// Throws an input error that names the adapter's folder where the server does not read the family's adapters, or not
+// this one.
+ServerLayout server_layout(const std::string& server, const std::string& family, const ModelLayout& layout,
+                           const std::filesystem::path& folder, const AdapterSelection& selection);
+
+}  // namespace moraine
