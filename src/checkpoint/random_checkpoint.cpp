@@ -37,7 +37,7 @@ RandomTensors checkpoint_tensors(const std::vector<ImageSpec>& images, const HfC
       const auto format = [](const ParamSpec* quantised) {
         return quantised && quantised->quant ? &*quantised->quant : nullptr;
       };
-      const RandomFill fill{param.init, format(&param), format(scaled_param(image, param))};
+      const RandomFill fill{param.init, format(&param), format(scaled_param(param))};
       const uint64_t elements = num_elements(param.shape), parameters = count_parameters(param);
       for (const SourceTensor& source : param.sources) {
         const auto nbytes = tensor_bytes(param.dtype, source.shape);

@@ -24,9 +24,7 @@ ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, c
   return param;
 }
 
-const ParamSpec* scaled_param(const ImageSpec&, const ParamSpec& param) {
-  return param.is_scales ? &param - 1 : nullptr;
-}
+const ParamSpec* scaled_param(const ParamSpec& param) { return param.is_scales ? &param - 1 : nullptr; }
 
 ImageSpec dequantized_while_read(ImageSpec image) {
   std::vector<ParamSpec> params;

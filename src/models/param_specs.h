@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,8 +17,8 @@ ParamSpec stored_whole(const std::string& name, const std::string& tensor, std::
 ParamSpec stored_by_expert(const std::string& name, const std::string& prefix, const std::vector<std::string>& suffixes,
                            int64_t num_experts, int64_t rows, int64_t columns, DType dtype);
 
-// The parameter whose scales `param`, which is one of `image`, holds; nullptr for all else.
-const ParamSpec* scaled_param(const ImageSpec& image, const ParamSpec& param);
+// The parameter whose scales `param`, which is one of an image's, holds: the one before it. nullptr for all else.
+const ParamSpec* scaled_param(const ParamSpec& param);
 // The image as it is with base_format bfloat16: quantised parameters in BF16, dequantised while they are read, and no
 // scales.
 ImageSpec dequantized_while_read(ImageSpec image);

@@ -81,7 +81,7 @@ class LayerCounter {
   double dequantized(const ImageSpec& image) const {
     double most = 0;
     for (const ParamSpec& scale : image.params) {
-      const ParamSpec* param = scaled_param(image, scale);
+      const ParamSpec* param = scaled_param(scale);
       if (!param) continue;
       const bool experts = param->kind == ParamKind::kExperts;
       const int64_t copies = experts ? param->shape[0] : 1;
@@ -183,7 +183,7 @@ double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const Pass
   std::set<std::string> expert_weights, adapted;
   for (const ImageSpec& spec : model.sizes)
     for (const ParamSpec& param : spec.params)
-      if (param.kind == ParamKind::kExperts && param.shape.size() == 3 && !scaled_param(spec, param))
+      if (param.kind == ParamKind::kExperts && param.shape.size() == 3 && !scaled_param(param))
         expert_weights.insert(param.name);
   for (const LoraModule& module : model.targets)
     if (module.num_experts > 0) adapted.insert(module.local_name);
