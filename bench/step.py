@@ -7,7 +7,7 @@ the ratios to PEFT and to twinkle on as many ranks. PEFT runs in one process; mo
 twinkle-kit 0.5.1; left out, it is not run) on 1 and 2 ranks with the experts split between them and the threads shared out. CPU
 seconds a step are the whole command's over its steps; twinkle's, whose start costs as much as several steps, of its steps alone.
 Contenders alternate and each is run `--rounds` times, because a shared machine's speed moves. bf16, LoRA r 8 on linear layers and
-experts, AdamW, 2 rows of 256 tokens a step and rank.
+experts, AdamW, 2 rows of 256 tokens per step and rank.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ import tempfile
 
 from presets import PRESETS, PYTHON_ENVIRONMENT, make_model
 
-TOKENS, ROWS = 256, 2  # of a sequence; sequences a step and rank
+TOKENS, ROWS = 256, 2  # of a sequence; sequences per step and rank
 PEFT = "transformers + PEFT, grouped_mm"
 HERE = pathlib.Path(__file__).parent
 

@@ -1,4 +1,4 @@
-// Reads files into fresh memory of huge pages, a share a process, says so with a line, and holds the memory until
+// Reads files into fresh memory of huge pages, one share per process, says so with a line, and holds the memory until
 // standard input ends: so that the page cache and a virtual machine's memory are there for what load.py measures next.
 //
 //   warm_memory PROCESSES FILE...

@@ -60,6 +60,8 @@ install_packages() {
 
 has_package() { compgen -G "$1/lib/python3*/site-packages/$2.dist-info/RECORD" >/dev/null; }  # RECORD: pip writes it last
 pip_in() { "$1/bin/python" -m pip --disable-pip-version-check --no-input "${@:2}" </dev/null; }
+# Python compiles a module when it is first imported; most of torch's never are.
+pip_install() { pip_in "$1" install -qq --no-compile "${@:2}"; }
 
 make_venv() {
   [[ -x $1/bin/python ]] && "$1/bin/python" -m pip --version >/dev/null 2>&1 && return
@@ -72,24 +74,31 @@ install_torch() {
   has_package "$1" "torch-$torch_version*" && return
   make_venv "$1"
   say "installing torch $torch_version (CPU) into $1"
-  pip_in "$1" install -qq "torch==$torch_version+cpu" numpy 2>/dev/null && return
+  pip_install "$1" "torch==$torch_version+cpu" numpy 2>/dev/null && return
   local resolved
   resolved=$(pip_in "$1" install -qq --dry-run --report - "torch==$torch_version" 2>&1) ||
     die "pip cannot install torch $torch_version: $(tail -n 1 <<<"$resolved") (an existing torch can be used: MORAINE_TORCH_DIR=DIR)"
   if grep -qE '"name": "(nvidia|cuda)' <<<"$resolved"; then
     die "pip's index has only the CUDA build of torch $torch_version, gigabytes that are not needed here: set PIP_EXTRA_INDEX_URL to the index of CPU wheels that torch's install page names, or MORAINE_TORCH_DIR to an existing CPU torch or libtorch" 2
   fi
-  pip_in "$1" install -qq "torch==$torch_version" numpy || die "pip could not install torch $torch_version"
+  pip_install "$1" "torch==$torch_version" numpy || die "pip could not install torch $torch_version"
 }
 
+# The reference packages use the torch of .venv, if it is there: a .pth file puts its folder on their path.
 install_reference() {
-  local venv=.venv-reference package
-  install_torch "$venv"
+  local venv=.venv-reference package packages
+  if has_package .venv "torch-$torch_version*"; then
+    make_venv "$venv"
+    packages=$(compgen -G "$PWD/.venv/lib/python3*/site-packages")
+    has_package "$venv" "torch-$torch_version*" || echo "$packages" >"$venv/${packages#"$PWD/.venv/"}/torch_of_venv.pth"
+  else
+    install_torch "$venv"
+  fi
   for package in "${reference_packages[@]}"; do
     [[ $package == *==* ]] || package+="-*"
     if ! has_package "$venv" "${package/==/-}"; then
       say "installing ${reference_packages[*]} into $venv"
-      pip_in "$venv" install -qq "${reference_packages[@]}" || die "pip could not install the reference packages"
+      pip_install "$venv" "${reference_packages[@]}" || die "pip could not install the reference packages"
       return
     fi
   done

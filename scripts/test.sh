@@ -8,4 +8,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
-exec ctest --preset release -j "${CTEST_PARALLEL_LEVEL:-2}" "$@"
+# One test more than there are cores: many wait for ranks to start, to end or to be found dead.
+exec ctest --preset release -j "${CTEST_PARALLEL_LEVEL:-$(($(nproc) + 1))}" "$@"

@@ -15,7 +15,7 @@ MESHES = [(1, {}), (8, {"ep": 8}), (64, {"ep": 8}), (1024, {"ep": 8, "replicate"
 INTRODUCTION = """# Plans of real models
 
 Made by `tools/plan_table.py` from config.json alone: `moraine plan` with LoRA r 8 on all linear layers and experts, one sequence of 2,048
-tokens a rank and step, 8 ranks a node. Bytes of a rank are those of the fullest one. *Read*: from files in `load.mode` direct.
+tokens per rank and step, 8 ranks per node. Bytes of a rank are those of the fullest one. *Read*: from files in `load.mode` direct.
 *Base*: shards kept all the time. *Buffers*: two gathered layers. *Peak* includes libtorch itself. *A step*: what a rank receives over
 the network. *Load*: what crosses a network or shared memory in the modes node (within nodes) and rank0 (from rank 0); in mode direct
 nothing does. FP8 and FP4 weights stay as they are stored.

@@ -57,7 +57,7 @@ Command plan_command() {
   c.positionals = {{"RECIPE.yaml", "the run; neither weights nor data need to be there, config.json is enough",
                     &CommandArgs::recipe}};
   c.flags = {{"--world", "N", "ranks (default: the fewest that the recipe's mesh fits)", &CommandArgs::world},
-             {"--ranks-per-node", "M", "ranks a machine (default: up to 8)", &CommandArgs::ranks_per_node},
+             {"--ranks-per-node", "M", "ranks per machine (default: up to 8)", &CommandArgs::ranks_per_node},
              {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB",
               &CommandArgs::memory_per_rank},
              json_flag("print one JSON object alone: a row for every rank")};
@@ -162,7 +162,7 @@ Command tokenize_command() {
       {"--template", "NAME", "chat format: auto (default), " + join_choices(formats), &CommandArgs::template_name},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
-      json_flag("print one JSON object a row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
+      json_flag("print one JSON object per row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
   c.takes_overrides = true;
   c.examples = {
       "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",

@@ -70,7 +70,7 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
-// Neighbours that hold the same, a row each.
+// Neighbours that hold the same, one row each.
 std::string memory_table(const RunPlan& plan) {
   std::vector<std::vector<std::string>> rows{
       {"a rank", "reads", "base", "gather buffers", "adapter", "moments", "activations", "libtorch", "peak"}};
@@ -188,7 +188,7 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
       model.checkpoint.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
   text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes,
                       nodes == 1 ? "" : "s");
-  text += fmt::format("batch: {} sequences of {} tokens a step, {} at a time on a rank, {} micro-step{}\n\n",
+  text += fmt::format("batch: {} sequences of {} tokens per step, {} at a time on a rank, {} micro-step{}\n\n",
                       run.batch_size, run.max_length, run.micro_batch_size, run.micro_steps(),
                       run.micro_steps() == 1 ? "" : "s");
   text += memory_table(plan) + "\n" + step_table(plan) + "\n" + load_table(plan) + "\n";

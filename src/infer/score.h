@@ -22,7 +22,7 @@ struct ScoreOptions {
   bool grads = false;  // leaves d loss / d adapter in the adapter's gradients
 };
 
-// All ranks of the world must call this with the same tokens: rows are dealt out in order, a row a rank at a time.
+// All ranks of the world must call this with the same tokens: rows are dealt out in order, one row per rank at a time.
 // `adapter` may be null unless grads are asked for; its gradients are then reduced as in training. Throws an input
 // error when no token is trained.
 ScoreResult score(LoadedModel& loaded, AdapterState* adapter, const TokensFile& tokens, const std::string& where,

@@ -97,7 +97,7 @@ std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
   check_text(quantization, "scale_fmt", "float", "float");
   const Json& json = quantization.json();
   const auto block = json.find("weight_block_size");
-  // Left out it is transformers' default; null means one scale a tensor.
+  // Left out it is transformers' default; null means one scale per tensor.
   if (block != json.end() && *block != Json({128, 128}))
     refuse(quantization, fmt::format("weight_block_size {} is not supported: [128, 128]", block->dump(-1, ' ', true)));
   if (!quantization.texts("modules_to_convert").empty())

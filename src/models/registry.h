@@ -1,4 +1,4 @@
-// The families of models, a row each.
+// The families of models, one row each.
 #pragma once
 
 #include <memory>

@@ -41,7 +41,7 @@ class CausalConvSilu : public torch::autograd::Function<CausalConvSilu> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_TC, const at::Tensor& weight_CW,
                             std::vector<int64_t> cu_seqlens) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({x_TC, weight_CW});
     context->saved_data["cu_seqlens"] = cu_seqlens;
     at::Tensor y_TC = before_silu(x_TC, weight_CW, cu_seqlens);
@@ -49,7 +49,7 @@ class CausalConvSilu : public torch::autograd::Function<CausalConvSilu> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x_TC = saved[0], &weight_CW = saved[1];
     const std::vector<int64_t> cu_seqlens = context->saved_data["cu_seqlens"].toIntVector();

@@ -111,7 +111,7 @@ at::Tensor inverse_of_unit_lower(const at::Tensor& a_CKGLL) {
   const at::Tensor a = a_CKGLL.flatten(0, 2), identity = at::eye(a.size(-1), a.options()).expand_as(a);
   at::Tensor inverse = at::empty_like(a);
   const auto solve = [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowAutograd below_autograd;  // thread-local
+    at::AutoDispatchBelowADInplaceOrView below_autograd;  // thread-local
     at::Tensor part = inverse.narrow(0, begin, end - begin);
     at::linalg_solve_triangular_out(part, a.narrow(0, begin, end - begin), identity.narrow(0, begin, end - begin),
                                     /*upper=*/false, /*left=*/true, /*unitriangular=*/true);
@@ -157,7 +157,7 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q_TKD, const at::Tensor& k_TKD,
                             const at::Tensor& v_TVW, const at::Tensor& log_decay_TV, const at::Tensor& beta_TV,
                             const DeltaChunks* chunks, at::Tensor* state) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const ChunkedInput in(q_TKD, k_TKD, v_TVW, log_decay_TV, beta_TV, *chunks);
     const int64_t width = v_TVW.size(2);
     const at::Tensor inverse_CKGLL = inverse_of_unit_lower(in.a_CKGLL);
@@ -199,7 +199,7 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &q_TKD = saved[0], &k_TKD = saved[1], &v_TVW = saved[2], &log_decay_TV = saved[3],
                      &beta_TV = saved[4], &inverse_CKGLL = saved[5], &u_CKGLW = saved[6], &s_CKDX = saved[7];

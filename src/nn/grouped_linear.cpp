@@ -39,7 +39,7 @@ void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vec
     if (w.quantized())
       for (int64_t i = first; i < last; ++i) dequantize_into(buffer[i - first], w.of_expert(busy[i][0]));
     auto run = [&](int64_t begin, int64_t end) {
-      at::AutoDispatchBelowAutograd below_autograd;  // thread-local: worker threads do not inherit the caller's
+      at::AutoDispatchBelowADInplaceOrView below_autograd;  // thread-local: worker threads do not inherit the caller's
       for (int64_t i = begin; i < end; ++i) {
         const auto& [expert, first_row, num_rows] = busy[i];
         body(expert, w.quantized() ? buffer[i - first] : w.values[expert], first_row, num_rows);
@@ -58,7 +58,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const FrozenWeight& w, const LoraPair* lora,
                             std::vector<int64_t> rows_of_expert) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor a = lora ? lora->a.to(x.scalar_type()) : at::Tensor();
     const at::Tensor b = lora ? lora->b.to(x.scalar_type()) : at::Tensor();
     at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
@@ -78,7 +78,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const SavedLinear saved = SavedLinear::load(context);
     const auto& [x, w, a, b, low, rows_of_expert] = saved;
     const double scaling = saved_scaling(context);
@@ -107,7 +107,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
 class AddLora : public torch::autograd::Function<AddLora> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& x, const LoraPair* lora) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::ScalarType master = lora->a.scalar_type();
     const at::Tensor low = at::mm(x.to(master), lora->a.t());
     context->save_for_backward({x, lora->a, lora->b, low});
@@ -116,7 +116,7 @@ class AddLora : public torch::autograd::Function<AddLora> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3];
     const double scaling = saved_scaling(context);
@@ -135,7 +135,7 @@ class AddLora : public torch::autograd::Function<AddLora> {
 
 at::Tensor grouped_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
                           const LoraPair* lora) {
-  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
+  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count per expert");
   MORAINE_ASSERT(w_EOI.quantized() || x_RI.scalar_type() == w_EOI.values.scalar_type(),
                  "activations and weights differ in dtype");
   if (rows_of_expert.size() > 1 && grouped_mm_is_faster(x_RI, w_EOI))

@@ -69,7 +69,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const FrozenWeight& w, const LoraPair* lora,
                             std::vector<int64_t> rows_of_expert) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::Tensor a, b, low;  // of rank r filled up with zeros
     if (lora) {
       const int64_t r = lora->a.size(1), more = static_cast<int64_t>(round_up(r, kAligned)) - r;
@@ -91,7 +91,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const SavedLinear saved = SavedLinear::load(context);
     const auto& [x, w, a, b, low, rows_of_expert] = saved;
     const double scaling = saved_scaling(context);
@@ -122,7 +122,7 @@ bool grouped_mm_is_faster(const at::Tensor& x_RI, const FrozenWeight& w_EOI) {
 
 at::Tensor grouped_mm_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI,
                              const std::vector<int64_t>& rows_of_expert, const LoraPair* lora) {
-  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count an expert");
+  MORAINE_ASSERT(static_cast<int64_t>(rows_of_expert.size()) == w_EOI.values.size(0), "one row count per expert");
   return GroupedMm::apply(x_RI.contiguous(), w_EOI, lora, rows_of_expert);
 }
 

@@ -25,7 +25,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps,
                             Centre centre) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::Tensor x32 = x.to(at::kFloat);
     at::Tensor rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, weight, rstd});
@@ -36,7 +36,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
     const at::Tensor weight32 = weight.to(at::kFloat);
@@ -47,12 +47,12 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   }
 };
 
-// Keeps its inputs for the backward pass, and a number a row.
+// Keeps its inputs for the backward pass, and one number per row.
 class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& gate,
                             const at::Tensor& weight, double eps) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor x32 = x.to(at::kFloat), rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, gate, weight, rstd});
     const at::Tensor normed = (x32 * rstd).to(x.scalar_type()).mul_(weight);
@@ -60,7 +60,7 @@ class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &gate = saved[1], &weight = saved[2], &rstd = saved[3];
     const at::Tensor x32 = x.to(at::kFloat), gate32 = gate.to(at::kFloat), g = grads[0].to(at::kFloat);

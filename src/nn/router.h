@@ -1,6 +1,6 @@
 // Which experts a token goes to.
 //
-// Shape suffixes: T tokens, E experts, K experts a token (top-k).
+// Shape suffixes: T tokens, E experts, K experts per token (top-k).
 #pragma once
 
 #include <ATen/ATen.h>

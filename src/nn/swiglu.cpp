@@ -28,7 +28,7 @@ struct Halves {
 class SwiGlu : public torch::autograd::Function<SwiGlu> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate_up, double limit) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({gate_up});
     context->saved_data["limit"] = limit;
     const Halves x(gate_up, limit);
@@ -36,7 +36,7 @@ class SwiGlu : public torch::autograd::Function<SwiGlu> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor gate_up = context->get_saved_variables()[0];
     const double limit = context->saved_data["limit"].toDouble();
     const int64_t width = gate_up.size(-1) / 2;

@@ -44,12 +44,12 @@ struct Exchange {
 class Dispatch : public torch::autograd::Function<Dispatch> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_TD, Exchange exchange) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     exchange.save(context);
     return exchange.experts->to_experts(x_TD.index_select(0, exchange.plan->token_of_sent_S), *exchange.plan);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const Exchange exchange = Exchange::load(context);
     const at::Tensor d_sent = exchange.experts->from_experts(grads[0], *exchange.plan);
     return {weighted_sum_of_rows(d_sent, exchange.plan->sent_of_pair_TK, {}), at::Tensor()};
@@ -60,14 +60,14 @@ class Combine : public torch::autograd::Function<Combine> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y_RD, const at::Tensor& weights_TK,
                             Exchange exchange) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor y_SD = exchange.experts->from_experts(y_RD, *exchange.plan);
     exchange.save(context);
     context->save_for_backward({y_SD, weights_TK});
     return weighted_sum_of_rows(y_SD, exchange.plan->sent_of_pair_TK, weights_TK);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const Exchange exchange = Exchange::load(context);
     const DispatchPlan& plan = *exchange.plan;
     const variable_list saved = context->get_saved_variables();

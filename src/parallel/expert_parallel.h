@@ -1,7 +1,7 @@
 // Tokens to experts and back: route → dispatch → experts → combine.
 //
-// Shape suffixes: T tokens, K experts a token, S rows sent (T·K, more where they fill up), V rows received, R rows that
-// this rank's experts work on, D hidden.
+// Shape suffixes: T tokens, K experts per token, S rows sent (T·K, more where they fill up), V rows received, R rows
+// that this rank's experts work on, D hidden.
 #pragma once
 
 #include <ATen/ATen.h>

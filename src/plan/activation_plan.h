@@ -15,7 +15,7 @@ namespace moraine {
 struct PassShape {
   int64_t tokens = 0;           // of this rank, each sequence filled up to the alignment of matrix products
   int64_t world_of_tokens = 0;  // of all ranks of its EP group
-  double sent_rows = 0;         // tokens × experts a token
+  double sent_rows = 0;         // tokens × experts per token
   double received_rows = 0;     // for this rank's experts, from all ranks of the EP group
   double expert_rows = 0;       // the same with the rows that only fill up
   int64_t local_experts = 0;

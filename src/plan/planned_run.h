@@ -39,7 +39,7 @@ struct PlannedRun {
   Mesh mesh;
   int64_t ranks_per_node = 1;  // neighbours share a node
   int64_t r = 8;
-  int64_t batch_size = 1;        // sequences a step, the whole world's
+  int64_t batch_size = 1;        // sequences per step, the whole world's
   int64_t micro_batch_size = 1;  // of which a rank takes so many at a time
   int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
   bool recompute = true;         // train.recompute: full

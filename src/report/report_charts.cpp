@@ -61,7 +61,7 @@ std::vector<double> resumed_after(const ReportInputs& inputs) {
 
 Figure loss_figure(const ReportInputs& inputs) {
   const MetricsSummary& m = inputs.metrics;
-  Figure figure = figure_of("Loss", "nats a token", m.loss, Chart::Scale::kLinear);
+  Figure figure = figure_of("Loss", "nats per token", m.loss, Chart::Scale::kLinear);
   figure.wide = true;
   figure.chart.width = 960;
   figure.chart.height = 300;

@@ -87,7 +87,7 @@ std::string data_lines(const Json& run) {
   return joined({"<strong>" + count_words(*rows, "sequence", "sequences") + "</strong>" +
                      (packed < *rows ? ", packed into " + count_words(packed, "row", "rows") : ""),
                  joined({counted(run, "data.tokens", "tokens"), counted(run, "data.longest", "in the longest")}, ", "),
-                 counted(run, "batch_size", "rows a step"), held_out > 0 ? whole_text(held_out) + " held out" : ""},
+                 counted(run, "batch_size", "rows per step"), held_out > 0 ? whole_text(held_out) + " held out" : ""},
                 "<br/>");
 }
 

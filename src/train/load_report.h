@@ -10,7 +10,7 @@
 
 namespace moraine {
 
-// One object a rank (DESIGN.md, load.json), by rank; empty on ranks other than 0. All ranks of the world must call
+// One object per rank (DESIGN.md, load.json), by rank; empty on ranks other than 0. All ranks of the world must call
 // this.
 std::vector<OrderedJson> gather_load_reports(const LoadReport& own, MeshGroups& groups);
 

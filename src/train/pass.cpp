@@ -106,6 +106,7 @@ ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
                    std::vector<LayerCache>* caches, std::vector<LayerRecord>* records) {
   at::NoGradGuard no_grad;
+  at::AutoDispatchBelowADInplaceOrView no_autograd;
   const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);
   RootWeights root(*loaded.weights);
   at::Tensor hidden = loaded.model->embed(root.view, batch);
@@ -155,6 +156,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     LayerWeights weights(*loaded.weights, layer);
     prefetch_next(*loaded.weights, turn);
     const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
+    at::AutoDispatchBelowADInplaceOrView no_autograd;
     hidden = loaded.model->forward_layer(
         {layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);
   }

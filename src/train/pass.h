@@ -11,7 +11,7 @@
 
 namespace moraine {
 
-// The input of the output head, [T, D], without gradients. `adapter` may be null; `caches` (one a layer) only when
+// The input of the output head, [T, D], without gradients. `adapter` may be null; `caches` (one per layer) only when
 // generating. `records`, when wanted, takes what each layer tells of its routing.
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
                    std::vector<LayerCache>* caches = nullptr, std::vector<LayerRecord>* records = nullptr);

@@ -8,6 +8,7 @@
 #include "checkpoint/random_checkpoint.h"
 #include "cli/checkpoints.h"
 #include "cli/run_moraine.h"
+#include "families.h"
 #include "formats/checkpoint_index.h"
 #include "golden.h"
 
@@ -63,8 +64,7 @@ at::Tensor dequantised(const Random& model, const std::string& name) {
 }
 
 TEST(Init, EveryFamilyPassesInspection) {
-  for (const char* name : {"qwen3_moe-bf16", "qwen3_5_moe-bf16", "qwen3_5_moe-fp32", "deepseek_v4-bf16",
-                           "deepseek_v4-fp32", "deepseek_v4-fp8fp4", "mixtral-fp32", "olmoe-fp32"}) {
+  for (const std::string& name : testing_support::golden_models()) {
     const Random model(name);
     const Json facts = inspect(model.folder());
     EXPECT_EQ(facts["parameters"], model.written.parameters) << name;

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "cli/checkpoints.h"
 #include "cli/run_moraine.h"
+#include "families.h"
 #include "formats/checkpoint_index.h"
 #include "golden.h"
 
@@ -33,7 +34,7 @@ std::string merge(const fs::path& golden, const fs::path& out) {
 double golden_loss(const fs::path& file) { return golden_tensor(file, "loss").item<float>(); }
 
 TEST(Merge, ScoresLikeTheModelWithTheAdapter) {
-  for (const char* name : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32"}) {
+  for (const std::string& name : testing_support::golden_models({"fp32"})) {
     const fs::path golden = golden_folder(name), tokens = golden / "batch.safetensors";
     TempFolder folder;
     const std::string said = merge(golden, folder / "merged");

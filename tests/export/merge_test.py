@@ -16,6 +16,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+sys.path.insert(0, str(ROOT / "tests"))
+from families import golden_models  # noqa: E402
 SKIPPED = 77
 
 
@@ -38,15 +40,9 @@ except ImportError as error:
     print("SKIPPED: transformers/peft not installed")
     sys.exit(SKIPPED)
 
-MERGED = {  # golden: dtype it is loaded in
-    "qwen3_moe-fp32": torch.float32,
-    "qwen3_5_moe-fp32": torch.float32,
-    "deepseek_v4-fp32": torch.float32,
-    "mixtral-fp32": torch.float32,
-    "olmoe-fp32": torch.float32,
-    "qwen3_moe-bf16": torch.bfloat16,
-    "qwen3_5_moe-bf16": torch.bfloat16,
-}
+# golden: dtype it is loaded in
+MERGED = {golden: torch.float32 for golden in golden_models("fp32")}
+MERGED |= {golden: torch.bfloat16 for golden in ("qwen3_moe-bf16", "qwen3_5_moe-bf16")}
 FP32_TOLERANCE = 2**-21  # of the largest element: a few last bits, for other BLAS kernels
 failures = 0
 

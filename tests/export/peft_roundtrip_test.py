@@ -16,6 +16,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+sys.path.insert(0, str(ROOT / "tests"))
+from families import golden_models  # noqa: E402
 TOLERANCE = 1e-5
 SKIPPED = 77
 
@@ -54,7 +56,7 @@ CASES = {
 # (golden, name, adapter keys, more arguments)
 ALL_CASES = [(QWEN3, title, *case) for title, case in CASES.items()]
 ALL_CASES += [(golden, "all-linear and experts, 2 ranks", {"r": 4, "lora_alpha": 8}, ["--ranks", "2", "mesh.ep=2"])
-              for golden in ("qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32")]
+              for golden in golden_models("fp32") if golden != QWEN3]
 
 
 def run(program, *arguments):

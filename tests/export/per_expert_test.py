@@ -15,6 +15,8 @@ import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+sys.path.insert(0, str(ROOT / "tests"))
+from families import facts_of, golden_models  # noqa: E402
 TOLERANCE = 1e-5
 SKIPPED = 77
 
@@ -38,7 +40,7 @@ except ImportError as error:
     print("SKIPPED: transformers/peft not installed")
     sys.exit(SKIPPED)
 
-READ_BY_PEFT = {"qwen3_moe-fp32": True, "mixtral-fp32": True, "olmoe-fp32": True, "qwen3_5_moe-fp32": False, "deepseek_v4-fp32": False}
+READ_BY_PEFT = {golden: facts_of(golden)["peft_reads_per_expert"] for golden in golden_models("fp32")}
 
 
 def peft_loss(golden, adapter):

@@ -237,7 +237,7 @@ TEST(ModelConfigs, AbsurdCountsAreNamed) {
                                        "n_shared_experts",
                                        "num_nextn_predict_layers"};
   const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};
-  for (const char* model : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32", "mixtral-fp32", "olmoe-fp32"}) {
+  for (const std::string& model : golden_models({"fp32"})) {
     const Json good = GoldenHeaders(model).config.json();
     const bool nested = good.contains("text_config");
     for (const auto& [key, value] : (nested ? good["text_config"] : good).items()) {

@@ -7,14 +7,11 @@
 #include <string>
 
 #include "base/json.h"
+#include "families.h"
 #include "formats/checkpoint_index.h"
 #include "models/model_layout.h"
 
 namespace moraine::testing_support {
-
-inline const char* const kGoldenModels[] = {"qwen3_moe-fp32",     "qwen3_moe-bf16",   "qwen3_5_moe-fp32",
-                                            "qwen3_5_moe-bf16",   "deepseek_v4-fp32", "deepseek_v4-bf16",
-                                            "deepseek_v4-fp8fp4", "mixtral-fp32",     "olmoe-fp32"};
 
 std::filesystem::path headers_folder(const std::string& model);
 

@@ -40,12 +40,9 @@ void rename_prefix(Json& tensors, const std::string& from, const std::string& to
   tensors = std::move(renamed);
 }
 
-class GoldenLayout : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(, GoldenLayout, testing::ValuesIn(kGoldenModels), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+class GoldenLayout : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(, GoldenLayout, testing::ValuesIn(golden_models()),
+                         [](const auto& info) { return test_name(info.param); });
 
 TEST_P(GoldenLayout, ExplainsEveryTensor) {
   const GoldenHeaders model(GetParam());
@@ -167,9 +164,9 @@ TEST(Qwen3_5MoeLayout, TextClassAloneAndTiedHead) {
 
 // transformers ties the two only where no head is stored, or an equal one.
 TEST(OutputHead, OneThatIsStoredIsTheHeadThoughConfigSaysTied) {
-  for (const char* name : {"qwen3_moe-fp32", "qwen3_5_moe-fp32", "deepseek_v4-fp32"}) {
+  for (const std::string& name : golden_models({"fp32"})) {
     GoldenHeaders model(name);
-    const std::string head = std::string(name).starts_with("deepseek") ? "head.weight" : "lm_head.weight";
+    const std::string head = name.starts_with("deepseek") ? "head.weight" : "lm_head.weight";
     const auto warning = [&] {
       testing::internal::CaptureStderr();
       warn_of_stored_head(model.config, specs_of(model).front());

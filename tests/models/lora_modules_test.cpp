@@ -10,12 +10,9 @@ namespace {
 
 using namespace testing_support;
 
-class LoraModules : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(, LoraModules, testing::ValuesIn(kGoldenModels), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+class LoraModules : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(, LoraModules, testing::ValuesIn(golden_models()),
+                         [](const auto& info) { return test_name(info.param); });
 
 // PEFT wraps the parameters of one module inside each other: down_proj, the last one, is outermost.
 std::string peft_prefix(const LoraModule& module) {

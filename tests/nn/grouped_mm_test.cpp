@@ -73,7 +73,7 @@ TEST(GroupedMm, QuantisedWeights) {
   const at::Tensor codes = at::randint(0, 64, {4, kOut, kIn}, at::kByte).view(at::kFloat8_e4m3fn);
   const at::Tensor scale = at::randint(120, 126, {4, kOut / 8, kIn / 8}, at::kByte).view(at::kFloat8_e8m0fnu);
   expect_same(FrozenWeight(codes, scale, {DType::kF8E4M3, DType::kF8E8M0, 8, 8}), {2, 6, 0, 3}, 8);
-  // Blocks of 16 × 16 of two matrices an expert, cut off at 12 rows and 40 columns.
+  // Blocks of 16 × 16 of two matrices per expert, cut off at 12 rows and 40 columns.
   const at::Tensor factors = at::rand({4, 2, 3}).add_(0.1).mul_(0.1).to(at::kBFloat16);
   expect_same(FrozenWeight(codes, factors, {DType::kF8E4M3, DType::kBF16, 16, 16}, 2), {2, 6, 0, 3}, 8);
 }

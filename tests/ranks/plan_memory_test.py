@@ -33,7 +33,7 @@ V4_SHAPES = {
     "v4": (6, 512, 16, 4, 384, 16000),
     "v4-quantised": (6, 512, 32, 4, 768, 16000),
 }
-# shape, dtype, tokens a sequence, ranks, ep, further keys
+# shape, dtype, tokens per sequence, ranks, ep, further keys
 CASES = [("small", "float32", 256, 2, 2, []), ("small", "bfloat16", 256, 2, 2, []), ("small", "float32", 512, 4, 4, []),
          ("hybrid", "float32", 1024, 1, 1, []), ("v4-quantised", "float32", 512, 2, 2, []), ("small-fp8", "float32", 256, 2, 2, [])]
 MORE = [("small", "float32", 256, 1, 1, []), ("small", "float32", 256, 2, 1, []), ("small", "float32", 256, 4, 2, []),

@@ -53,7 +53,7 @@ def check_figures(what, out):
         check(f"{what}: chart {title}", title in page.figures, str(list(page.figures)))
     curve = page.figures["Loss"].find(f".//{HTML}svg/{HTML}polyline")
     points = [tuple(map(float, point.split(","))) for point in curve.get("points").split()]
-    check(f"{what}: a point a step", len(points) == len(steps) and all(a[0] < b[0] for a, b in zip(points, points[1:])), str(points))
+    check(f"{what}: a point per step", len(points) == len(steps) and all(a[0] < b[0] for a, b in zip(points, points[1:])), str(points))
     order = sorted(range(len(steps)), key=lambda i: losses[i])
     heights = [points[i][1] for i in order]  # down is small
     check(f"{what}: the curve is as high as the loss", all(a >= b - 0.11 for a, b in zip(heights, heights[1:])), str(points))

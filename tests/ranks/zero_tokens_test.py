@@ -3,7 +3,7 @@
   python3 zero_tokens_test.py PROGRAM     (standard library only)
 
 A copy of the golden checkpoint whose router sends every token to one of the experts 0 to 2, so that with ep 4 most ranks'
-experts never see a token; and one row a step for four ranks, so that three ranks have no rows of their own.
+experts never see a token; and one row per step for four ranks, so that three ranks have no rows of their own.
 """
 import array
 import json
@@ -36,7 +36,7 @@ def edit_tensors(path, edit):
 
 def force_routing(name, shape, values):
     """The first three rows of each router's weight add up to zero, so the largest of their logits is never negative; the others
-    are zero. With one expert a token, only the first three are chosen; main() checks that."""
+    are zero. With one expert per token, only the first three are chosen; main() checks that."""
     if not name.endswith("mlp.gate.weight"):
         return None
     experts, hidden = shape

@@ -5,6 +5,7 @@
 
 #include "adapter/peft_export.h"
 #include "base/json.h"
+#include "families.h"
 #include "infer/generate.h"
 #include "infer/score.h"
 #include "opened_golden.h"
@@ -15,52 +16,36 @@
 namespace moraine {
 namespace {
 
+using testing_support::families;
+using testing_support::golden_models;
+
 // How far a training curve may be from the reference's: losses, gradient norms (relative), and the adapter after it.
 struct Curve {
   double loss, norm, adapter;
 };
-struct Family {
-  const char* name;  // in tests/golden, without -fp32 or -bf16
-  // The tiny Qwen3.5 amplifies rounding a hundredfold in 12 steps. Measured with transformers and PEFT: from an adapter
-  // moved by one rounding (6e-8 of each value, ten runs) its losses move by up to 9.6e-4, its norms by 2.5e-2 and its
-  // final adapter by 7e-5; in fp64 they are 3.0e-4, 7.6e-3 and 3e-5 from those in fp32. The first three steps are not
-  // yet amplified. In bf16, grouped_mm instead of eager experts makes 0.16 and 0.66: there norms say nothing, and the
-  // curve is judged by its mean distance.
-  Curve fp32, fp32_first_steps, bf16;  // bf16 {}: there is no such golden
-  double router_loss_gradient;         // relative, of each tensor
-};
-void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
-constexpr Family kFamilies[] = {
-    // In bf16 a token's experts change now and then: transformers and PEFT from an adapter moved by 1e-5 of each value,
-    // 21 runs, give losses
-    // up to 3.3e-2 and norms up to 5.6e-2 from their own. The sum over all steps has a limit of its own
-    // (TrainingCurve).
-    {"qwen3_moe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {3.5e-2, 6e-2, 0}, 2e-5},
-    {"qwen3_5_moe", {1e-3, 2.5e-2, 1e-3}, {1e-5, 1e-4, 0}, {1e-1, std::numeric_limits<double>::infinity(), 0}, 1e-4},
-    // From an adapter moved by less than bf16 can tell (1e-3) the reference's own bf16 losses differ by up to 5e-2:
-    // near ties.
-    {"deepseek_v4", {1e-4, 1e-4, 1e-3}, {1e-4, 1e-4, 0}, {5e-2, 5e-2, 0}, 2e-5},
-    {"mixtral", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
-    {"olmoe", {1e-4, 1e-4, 1e-3}, {1e-5, 1e-4, 0}, {}, 2e-5},
-};
-
-class FamilyFp32 : public testing::TestWithParam<Family> {
- protected:
-  std::string name() const { return std::string(GetParam().name) + "-fp32"; }
-};
-class FamilyBf16 : public testing::TestWithParam<Family> {
- protected:
-  std::string name() const { return std::string(GetParam().name) + "-bf16"; }
-};
-const auto kName = [](const auto& info) { return std::string(info.param.name); };
-INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(kFamilies), kName);
-std::vector<Family> families_in_bf16() {
-  std::vector<Family> families;
-  for (const Family& family : kFamilies)
-    if (family.bf16.loss > 0) families.push_back(family);
-  return families;
+// As tests/golden/families.json says, with the reasons.
+Curve curve_of(const std::string& family, const char* which) {
+  const Json& curve = families()[family]["curves"][which];
+  return {curve[0], curve[1], curve[2]};
 }
-INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(families_in_bf16()), kName);
+
+// The parameter: a family's name.
+class FamilyFp32 : public testing::TestWithParam<std::string> {
+ protected:
+  std::string name() const { return GetParam() + "-fp32"; }
+};
+class FamilyBf16 : public testing::TestWithParam<std::string> {
+ protected:
+  std::string name() const { return GetParam() + "-bf16"; }
+};
+std::vector<std::string> families_in(const std::string& storage) {
+  std::vector<std::string> names;
+  for (const std::string& golden : golden_models({storage})) names.push_back(golden.substr(0, golden.rfind('-')));
+  return names;
+}
+const auto kName = [](const auto& info) { return info.param; };
+INSTANTIATE_TEST_SUITE_P(, FamilyFp32, testing::ValuesIn(families_in("fp32")), kName);
+INSTANTIATE_TEST_SUITE_P(, FamilyBf16, testing::ValuesIn(families_in("bf16")), kName);
 
 const Json read_train_json(const Golden& golden) { return read_json_file(golden.folder / "lora" / "train.json"); }
 
@@ -132,11 +117,13 @@ std::vector<double> check_training_curve(const std::string& name, Curve first_st
 }
 
 TEST_P(FamilyFp32, TrainingCurveAndFinalAdapter) {
-  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kFull);
+  check_training_curve(name(), curve_of(GetParam(), "fp32 first steps"), curve_of(GetParam(), "fp32"),
+                       Recompute::kFull);
 }
 
 TEST_P(FamilyFp32, TrainingCurveWithoutRecompute) {
-  check_training_curve(name(), GetParam().fp32_first_steps, GetParam().fp32, Recompute::kNone);
+  check_training_curve(name(), curve_of(GetParam(), "fp32 first steps"), curve_of(GetParam(), "fp32"),
+                       Recompute::kNone);
 }
 
 // Quantised weights under fp32 activations, as the reference has them. Clamps and choices have near ties from step 2
@@ -165,7 +152,8 @@ TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
 // On average over the steps the losses are no further from the reference's than twice what bf16 costs the reference
 // itself.
 TEST_P(FamilyBf16, TrainingCurve) {
-  const std::vector<double> losses = check_training_curve(name(), GetParam().bf16, GetParam().bf16, Recompute::kFull);
+  const Curve limit = curve_of(GetParam(), "bf16");
+  const std::vector<double> losses = check_training_curve(name(), limit, limit, Recompute::kFull);
   const Json reference = read_json_file(golden_folder(name()) / "lora" / "train.json");
   double distance = 0, cost_of_bf16 = 0;
   for (size_t step = 0; step < losses.size(); ++step) {
@@ -289,6 +277,7 @@ TEST_P(FamilyFp32, RouterLossAndItsGradient) {
   Golden golden(name());
   const Json expected = read_json_file(golden.folder / "lora" / "router_loss.json");
   const SafetensorsHeader grads = read_safetensors_header(golden.folder / "lora" / "router_loss_grads.safetensors");
+  const double limit = families()[GetParam()]["router_loss_gradient"];
   for (const Recompute recompute : {Recompute::kFull, Recompute::kNone}) {
     for (int64_t micro_batch_size : {3, 1}) {
       OpenedAdapter adapter = golden.adapter();
@@ -304,7 +293,7 @@ TEST_P(FamilyFp32, RouterLossAndItsGradient) {
       EXPECT_NEAR(result.loss, expected["loss"].get<double>(), 1e-5);
       EXPECT_GT(result.expert_load_imbalance, 1.0);
       for (const auto& [name, grad] : peft_tensors(adapter.state, AdapterPart::kGrads, *golden.groups.ep))
-        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), GetParam().router_loss_gradient) << name;
+        EXPECT_LT(relative_error(grad, read_tensor(grads, *grads.find(name))), limit) << name;
     }
   }
 }

@@ -53,7 +53,7 @@ std::vector<int64_t> byte_splits(const at::Tensor& tensor, std::vector<int64_t> 
     MORAINE_ASSERT(rows % group_size == 0, "equal parts of all_to_all_single need rows that the group divides");
     splits.assign(group_size, rows / group_size);
   }
-  MORAINE_ASSERT(static_cast<int64_t>(splits.size()) == group_size, "all_to_all_single takes one split a rank");
+  MORAINE_ASSERT(static_cast<int64_t>(splits.size()) == group_size, "all_to_all_single takes one split per rank");
   MORAINE_ASSERT(std::accumulate(splits.begin(), splits.end(), int64_t{0}) == rows &&
                      std::all_of(splits.begin(), splits.end(), [](int64_t n) { return n >= 0; }),
                  "splits of all_to_all_single must add up to the rows");
@@ -259,7 +259,7 @@ void ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceKind kind) {
 void ProcessGroup::reduce_scatter_tensor(const at::Tensor& output, const at::Tensor& input) {
   MORAINE_ASSERT(input.numel() == size() * output.numel() && input.scalar_type() == output.scalar_type() &&
                      input.is_contiguous() && output.is_contiguous(),
-                 "reduce_scatter_tensor takes one output-sized part a rank");
+                 "reduce_scatter_tensor takes one output-sized part per rank");
   if (size() == 1) {
     output.detach().copy_(input.detach().view_as(output));
     return;
@@ -286,7 +286,7 @@ void ProcessGroup::broadcast(const at::Tensor& tensor, int64_t root) { broadcast
 // gather and scatter are all-to-alls in which only the root receives or sends: so their sizes may differ between ranks.
 void ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tensor& input, int64_t root) {
   MORAINE_ASSERT(static_cast<int64_t>(outputs.size()) == (rank_ == root ? size() : 0),
-                 "gather takes one output a rank on its root and none elsewhere");
+                 "gather takes one output per rank on its root and none elsewhere");
   if (size() == 1) {
     bytes_of(outputs[0]).copy_(bytes_of(input));
     return;
@@ -306,7 +306,7 @@ void ProcessGroup::gather(const std::vector<at::Tensor>& outputs, const at::Tens
 
 void ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tensor>& inputs, int64_t root) {
   MORAINE_ASSERT(static_cast<int64_t>(inputs.size()) == (rank_ == root ? size() : 0),
-                 "scatter takes one input a rank on its root and none elsewhere");
+                 "scatter takes one input per rank on its root and none elsewhere");
   if (size() == 1) {
     bytes_of(output).copy_(bytes_of(inputs[0]));
     return;

@@ -80,7 +80,7 @@ struct Control::Impl {
 
   bool serves() const { return server != nullptr; }
   milliseconds poll_period() const {
-    // Bounds the load on the store's host: at most about 4,000 polls a second over all ranks.
+    // Bounds the load on the store's host: at most about 4,000 polls per second over all ranks.
     if (end_signal != 0) return milliseconds(20);  // not for long
     const milliseconds base = std::min(milliseconds(250), options.heartbeat_period);
     return std::max(base, milliseconds(world.world_size / 4));

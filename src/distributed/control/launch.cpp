@@ -111,7 +111,7 @@ WorldInfo slurm_world(const Variables& variables) {
   world.num_nodes = variables.number(nodes_name, 1, kMaxRanks).value_or(world.node_rank + 1);
   require_below("SLURM_NODEID", world.node_rank, nodes_name, world.num_nodes);
   world.local_rank = variables.number("SLURM_LOCALID", 0, kMaxRanks).value_or(0);
-  // "2(x3),1" counts tasks a node; only the even case can be told without expanding it, so LOCALID bounds the rest.
+  // "2(x3),1" counts tasks per node; only the even case can be told without expanding it, so LOCALID bounds the rest.
   world.local_world_size = std::max(world.local_rank + 1, world.world_size / world.num_nodes);
   if (!world.distributed()) return world;
   if (auto addr = variables.text("MASTER_ADDR")) {

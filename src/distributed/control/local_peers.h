@@ -22,7 +22,7 @@ struct LocalPeer {
   pid_t pid = 0;
   uint64_t start = 0;  // tells a later process with the same id apart
 
-  // "RANK PID START\n", one a rank, appended to each other under one key a place.
+  // "RANK PID START\n", one per rank, appended to each other under one key per place.
   static std::string own_line(int64_t rank);
 };
 

@@ -130,7 +130,7 @@ class SinkAttention : public torch::autograd::Function<SinkAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& kv,
                             const std::optional<at::Tensor>& entries, const at::Tensor& sinks, double scale,
                             c10::intrusive_ptr<KeptPattern> kept) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor entries_ED = entries.value_or(at::Tensor());
     const Inputs in{q, kv, entries_ED, sinks, scale, kept->pattern};
     at::Tensor out = at::empty_like(q);
@@ -151,7 +151,7 @@ class SinkAttention : public torch::autograd::Function<SinkAttention> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &q = saved[0], &kv = saved[1], &entries = saved[2], &sinks = saved[3], &log_sum_TN = saved[4];
     const auto kept = c10::static_intrusive_pointer_cast<KeptPattern>(context->saved_data["pattern"].toCapsule());

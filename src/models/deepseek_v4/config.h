@@ -36,8 +36,8 @@ struct Rope {
 
 struct Config {
   int64_t vocab_size, hidden_size, num_hidden_layers;
-  std::vector<LayerType> layer_types;         // one a layer
-  std::vector<MlpLayerType> mlp_layer_types;  // one a layer
+  std::vector<LayerType> layer_types;         // one per layer
+  std::vector<MlpLayerType> mlp_layer_types;  // one per layer
   double rms_norm_eps;
   // Attention: low-rank queries, one head that is key and value at once, a sink for each head, an output projection of
   // o_groups blocks.

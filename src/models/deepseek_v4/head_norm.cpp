@@ -13,7 +13,7 @@ using torch::autograd::variable_list;
 class HeadNorm : public torch::autograd::Function<HeadNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, double eps) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::Tensor y = at::empty(x.sizes(), x.options()),
                rstd_TN1 = at::empty({x.size(0), x.size(1), 1}, x.options().dtype(at::kFloat));
     for_each_run(x, [&](int64_t first, int64_t count) {
@@ -26,7 +26,7 @@ class HeadNorm : public torch::autograd::Function<HeadNorm> {
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &rstd_TN1 = saved[1];
     at::Tensor d_x = at::empty(x.sizes(), x.options());

@@ -18,7 +18,7 @@ using torch::autograd::variable_list;
 class ProjectStreams : public torch::autograd::Function<ProjectStreams> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& streams, const at::Tensor& fn_WD, double eps) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const auto options = streams.options().dtype(at::kFloat);
     at::Tensor product_TW = at::empty({streams.size(0), fn_WD.size(0)}, options),
                norm = at::empty({streams.size(0), 1}, options);
@@ -33,7 +33,7 @@ class ProjectStreams : public torch::autograd::Function<ProjectStreams> {
     return product_TW * rstd;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &streams = saved[0], &fn_WD = saved[1], &product_TW = saved[2], &rstd = saved[3];
     // d rstd / d x = -rstd³ · x / n
@@ -55,7 +55,7 @@ class ProjectStreams : public torch::autograd::Function<ProjectStreams> {
 class SumStreams : public torch::autograd::Function<SumStreams> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& streams, const at::Tensor& weight_TN) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({streams, weight_TN});
     at::Tensor sum_TD = at::empty({streams.size(0), streams.size(2)}, streams.options());
     for_each_run(streams, [&](int64_t first, int64_t count) {
@@ -65,7 +65,7 @@ class SumStreams : public torch::autograd::Function<SumStreams> {
     return sum_TD;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &streams = saved[0], &weight_TN = saved[1];
     at::Tensor d_streams = at::empty(streams.sizes(), streams.options()), d_weight = at::empty_like(weight_TN);
@@ -85,7 +85,7 @@ class WriteBack : public torch::autograd::Function<WriteBack> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& streams,
                             const at::Tensor& post_fp32, const at::Tensor& comb_fp32) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::ScalarType dtype = streams.scalar_type();
     const at::Tensor post = post_fp32.to(dtype).to(at::kFloat), comb = comb_fp32.to(dtype).to(at::kFloat);
     context->save_for_backward({y, streams, post, comb});
@@ -98,7 +98,7 @@ class WriteBack : public torch::autograd::Function<WriteBack> {
     return out;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &y = saved[0], &streams = saved[1], &post = saved[2], &comb = saved[3];
     at::Tensor d_y = at::empty(y.sizes(), y.options()), d_streams = at::empty(streams.sizes(), streams.options());
@@ -119,14 +119,14 @@ class WriteBack : public torch::autograd::Function<WriteBack> {
 class Sinkhorn : public torch::autograd::Function<Sinkhorn> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& logits_TNN, int64_t iters, double eps) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({logits_TNN});
     context->saved_data["iters"] = iters;
     context->saved_data["eps"] = eps;
     return run(logits_TNN, iters, eps, nullptr).permute({2, 0, 1}).contiguous();
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor logits_TNN = context->get_saved_variables()[0];
     Rounds rounds;
     run(logits_TNN, context->saved_data["iters"].toInt(), context->saved_data["eps"].toDouble(), &rounds);

@@ -1,5 +1,5 @@
 // Shape suffixes: T tokens, D hidden (or a head's width), N streams or query heads, C columns of a compressor's
-// projection, E experts (or compressed entries), K experts a token, R routed rows, I expert width, G groups of heads.
+// projection, E experts (or compressed entries), K experts per token, R routed rows, I expert width, G groups of heads.
 #include "models/deepseek_v4/model.h"
 
 #include <cmath>

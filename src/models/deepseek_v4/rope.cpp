@@ -50,12 +50,12 @@ at::Tensor turned(const at::Tensor& x, const at::Tensor& turn_TP) {
 class Rotate : public torch::autograd::Function<Rotate> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& turn_TP) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({turn_TP});
     return turned(x, turn_TP);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    at::AutoDispatchBelowAutograd below_autograd;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::Tensor turn_TP = context->get_saved_variables()[0];
     return {turned(grads[0], turn_TP.conj().resolve_conj()), at::Tensor()};
   }

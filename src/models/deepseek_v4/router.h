@@ -1,6 +1,6 @@
 // DeepSeek-V4's routers: scores √softplus(logits), experts by score and correction bias or by a table of token ids.
 //
-// Shape suffixes: T tokens, E experts, K experts a token, V vocabulary.
+// Shape suffixes: T tokens, E experts, K experts per token, V vocabulary.
 #pragma once
 
 #include <ATen/ATen.h>

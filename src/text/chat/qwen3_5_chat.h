@@ -1,5 +1,5 @@
 // Qwen3.5's chat format, equal to the chat_template.jinja released with it: ChatML turns as Qwen3's, calls as XML with
-// a block a parameter, every text without white space at its ends.
+// one block per parameter, every text without white space at its ends.
 #pragma once
 
 #include <memory>

@@ -7,7 +7,7 @@
 // gradients of this rank's tokens with all experts, and gradients of this rank's experts from all tokens. Prints "CASES
 // routings equal".
 //
-// Shape suffixes: T tokens, K experts a token, E experts, D hidden.
+// Shape suffixes: T tokens, K experts per token, E experts, D hidden.
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -34,7 +34,7 @@ struct Case {
 
 enum class Routing { kRandom, kOneExpert, kFirstExperts, kLastExperts, kCount };
 
-// `k` different experts a token, rising.
+// `k` different experts per token, rising.
 at::Tensor choose(Routing routing, int64_t tokens, int64_t k, int64_t num_experts, std::mt19937_64& random) {
   at::Tensor indices = at::empty({tokens, k}, at::kLong);
   std::vector<int64_t> experts(num_experts);
