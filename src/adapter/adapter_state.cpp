@@ -5,19 +5,21 @@
 #include <algorithm>
 #include <cmath>
 
+#include "adapter/target_selection.h"
 #include "base/error.h"
 #include "base/random.h"
+#include "nn/dropout.h"
 
 namespace moraine {
 
-AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts) {
+AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, ExpertRange experts) {
   constexpr double kMost = 0x1p50;  // elements; far below where int64 ends
   AdapterLayout layout;
   double elements = 0;
   for (LoraModule& module : modules) {
     const bool is_experts = module.num_experts > 0;
     int64_t& size = is_experts ? layout.expert_size : layout.dense_size;
-    const int64_t copies = is_experts ? experts.count : 1;
+    const int64_t copies = is_experts ? experts.count : 1, r = module.r;
     elements += static_cast<double>(copies) * static_cast<double>(r) *
                 static_cast<double>(module.in_features + module.out_features);
     if (elements > kMost)
@@ -31,10 +33,9 @@ AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, Expert
   return layout;
 }
 
-AdapterState::AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts,
-                           at::Device device)
-    : r_(r), scaling_(lora_alpha / static_cast<double>(r)), expert_range_(experts) {
-  AdapterLayout layout = lay_out_adapter(std::move(modules), r, experts);
+AdapterState::AdapterState(std::vector<LoraModule> modules, ExpertRange experts, at::Device device)
+    : expert_range_(experts) {
+  AdapterLayout layout = lay_out_adapter(std::move(modules), experts);
   entries_ = std::move(layout.entries);
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
   for (auto [section, size] : {std::pair{&dense_, layout.dense_size}, std::pair{&experts_, layout.expert_size}}) {
@@ -55,10 +56,7 @@ void AdapterState::shard_experts(SectionShard shard) {
 
 int64_t AdapterState::num_parameters() const {
   int64_t sum = 0;
-  for (const AdapterEntry& entry : entries_) {
-    const LoraModule& m = entry.module;
-    sum += std::max<int64_t>(m.num_experts, 1) * r_ * (m.in_features + m.out_features);
-  }
+  for (const AdapterEntry& entry : entries_) sum += lora_parameters(entry.module);
   return sum;
 }
 
@@ -66,7 +64,7 @@ void AdapterState::initialize(uint64_t seed) {
   for (const AdapterEntry& entry : entries_) {
     at::Tensor values = at::empty_like(a(entry), at::TensorOptions().device(at::kCPU)).contiguous();
     float* p = values.mutable_data_ptr<float>();
-    const int64_t elements = r_ * entry.module.in_features;
+    const int64_t elements = entry.module.r * entry.module.in_features;
     const int64_t first = entry.module.num_experts > 0 ? expert_range_.first : 0;
     const double bound = 1.0 / std::sqrt(static_cast<double>(entry.module.in_features));
     const CounterRandom random(seed, entry.module.name + ".lora_A");
@@ -81,8 +79,9 @@ void AdapterState::initialize(uint64_t seed) {
 at::Tensor AdapterState::view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const {
   const bool is_experts = entry.module.num_experts > 0;
   const AdapterSection& section = is_experts ? experts_ : dense_;
-  std::vector<int64_t> shape = factor == Factor::kA ? std::vector<int64_t>{r_, entry.module.in_features}
-                                                    : std::vector<int64_t>{entry.module.out_features, r_};
+  const LoraModule& m = entry.module;
+  std::vector<int64_t> shape =
+      factor == Factor::kA ? std::vector<int64_t>{m.r, m.in_features} : std::vector<int64_t>{m.out_features, m.r};
   if (is_experts) shape.insert(shape.begin(), expert_range_.count);
   return (grad ? section.grads : section.values).narrow(0, offset, num_elements(shape)).view(shape);
 }
@@ -92,14 +91,16 @@ void AdapterState::zero_grads() {
   experts_.grads.zero_();
 }
 
-LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients) const {
+LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients, const at::Tensor& dropout_keys_T) const {
   LayerAdapter adapter;
   for (const AdapterEntry& entry : entries_) {
-    if (entry.module.layer != layer) continue;
+    const LoraModule& m = entry.module;
+    if (m.layer != layer) continue;
     const bool add = gradients == Gradients::kAdd;
-    adapter.pairs.emplace(
-        entry.module.local_name,
-        LoraPair{a(entry), b(entry), scaling_, add ? a_grad(entry) : at::Tensor(), add ? b_grad(entry) : at::Tensor()});
+    LoraPair pair{a(entry), b(entry), m.scaling, add ? a_grad(entry) : at::Tensor(),
+                  add ? b_grad(entry) : at::Tensor()};
+    if (dropout_ > 0 && dropout_keys_T.defined()) pair.dropout = {dropout_, dropout_layer_key(m.name), dropout_keys_T};
+    adapter.pairs.emplace(m.local_name, std::move(pair));
   }
   return adapter;
 }

@@ -25,8 +25,8 @@ struct SectionShard {
   int64_t index = 0, count = 1;
 };
 
-// One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); E counts this
-// rank's experts.
+// One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); R is the module's
+// own r, and E counts this rank's experts.
 struct AdapterEntry {
   LoraModule module;
   int64_t a_offset = 0, b_offset = 0;  // elements within the section
@@ -37,16 +37,16 @@ struct AdapterLayout {
   std::vector<AdapterEntry> entries;
   int64_t dense_size = 0, expert_size = 0;  // elements of the sections
 };
-// `experts`: the expert ids this rank holds. Throws an input error for an r that makes it larger than any memory.
-AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, int64_t r, ExpertRange experts);
+// `experts`: the expert ids this rank holds. Throws an input error for ranks that make it larger than any memory.
+AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, ExpertRange experts);
 
 // Elements of one of `count` equal parts of a section; the section is padded to `count` such parts.
 inline int64_t section_part_size(int64_t elements, int64_t count) { return (elements + count - 1) / count; }
 
 class AdapterState {
  public:
-  // Lays out `modules` with zero values. `experts`: the expert ids this rank holds.
-  AdapterState(std::vector<LoraModule> modules, int64_t r, double lora_alpha, ExpertRange experts, at::Device device);
+  // Lays out `modules`, which have their ranks, with zero values. `experts`: the expert ids this rank holds.
+  AdapterState(std::vector<LoraModule> modules, ExpertRange experts, at::Device device);
 
   // Splits the experts' section into equal parts, of which this rank updates one. Call before an optimizer is made.
   void shard_experts(SectionShard shard);
@@ -60,7 +60,6 @@ class AdapterState {
   AdapterSection& experts() { return experts_; }
   const std::vector<AdapterEntry>& entries() const { return entries_; }
   ExpertRange expert_range() const { return expert_range_; }
-  int64_t r() const { return r_; }
   // Whose names the files have that this adapter is read from and written to.
   PeftClass peft_class() const { return peft_class_; }
   void set_peft_class(PeftClass peft_class) { peft_class_ = peft_class; }
@@ -77,16 +76,19 @@ class AdapterState {
   void zero_grads();
 
   // A layer's adapters for a pass: views, with those of the gradients if its backward pass shall add to them.
+  // `dropout_keys_T`: Batch's.
   enum class Gradients { kNo, kAdd };
-  LayerAdapter layer_adapter(int64_t layer, Gradients gradients) const;
+  LayerAdapter layer_adapter(int64_t layer, Gradients gradients, const at::Tensor& dropout_keys_T = {}) const;
+  // The rate of dropout in passes over batches with keys for it; at first 0.
+  double dropout() const { return dropout_; }
+  void set_dropout(double rate) { dropout_ = rate; }
 
  private:
   enum class Factor { kA, kB };
   at::Tensor view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const;
 
-  int64_t r_;
-  double scaling_;
   PeftClass peft_class_ = PeftClass::kText;
+  double dropout_ = 0;
   ExpertRange expert_range_;
   std::vector<AdapterEntry> entries_;
   AdapterSection dense_, experts_;

@@ -46,7 +46,7 @@ std::vector<AdapterTensor> adapter_tensors(const AdapterState& state) {
   const std::vector<PeftNames> names = peft_names(modules, state.peft_class());
   std::vector<AdapterTensor> tensors;
   for (size_t i = 0; i < modules.size(); ++i) {
-    const int64_t rows = std::max<int64_t>(modules[i].num_experts, 1) * state.r();
+    const int64_t rows = std::max<int64_t>(modules[i].num_experts, 1) * modules[i].r;
     tensors.push_back({names[i].lora_a, {rows, modules[i].in_features}, i, true});
     tensors.push_back({names[i].lora_b, {modules[i].out_features, rows}, i, false});
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
 #include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
@@ -36,7 +37,7 @@ Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection
   Conversion conversion{{}, {}, selection.config};
   for (const Factor& factor : factors) {
     const LoraModule& m = weights.modules()[factor.module];
-    const int64_t rows = std::max<int64_t>(m.num_experts, 1) * selection.config.r;
+    const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
     conversion.declared.push_back(
         {factor.key, factor.is_a ? std::vector{rows, m.in_features} : std::vector{m.out_features, rows}});
     conversion.steps.push_back([&weights, factor](TensorFileWriter& file) {
@@ -67,19 +68,23 @@ void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t p
 }
 
 Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection) {
-  const int64_t r = selection.config.r;
   const std::vector<LoraModule>& modules = weights.modules();
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
   Conversion conversion{{}, {}, selection.config};
   std::vector<std::string> adapted;
+  std::vector<LoraModule> matrices;
   for (size_t i = 0; i < modules.size(); ++i) {
     const LoraModule& m = modules[i];
     const int64_t projections = stored[i].projections;
+    for (const std::string& matrix : stored[i].matrices) {
+      matrices.push_back(m);
+      matrices.back().name = matrix;
+    }
     adapted.insert(adapted.end(), stored[i].matrices.begin(), stored[i].matrices.end());
     for (const std::string& matrix : stored[i].matrices)
-      conversion.declared.push_back({factor_keys(matrix).lora_a, {r, m.in_features}});
+      conversion.declared.push_back({factor_keys(matrix).lora_a, {m.r, m.in_features}});
     for (const std::string& matrix : stored[i].matrices)
-      conversion.declared.push_back({factor_keys(matrix).lora_b, {m.out_features / projections, r}});
+      conversion.declared.push_back({factor_keys(matrix).lora_b, {m.out_features / projections, m.r}});
     const bool is_experts = m.num_experts > 0;
     conversion.steps.push_back([&weights, i, projections, is_experts](TensorFileWriter& file) {
       is_experts ? append_experts_a(file, weights.read_a(i), projections) : file.append(weights.read_a(i));
@@ -92,6 +97,7 @@ Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, 
   std::vector<std::string> others = per_expert_linear_layers(layout, weights.peft_class());
   for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), layout.lora_modules()))
     others.insert(others.end(), module.matrices.begin(), module.matrices.end());
+  conversion.config = with_ranks_of(selection.config, matrices);
   TargetNames names = target_names(adapted, others);
   conversion.config.target_modules = only(std::move(names.targets));
   conversion.config.exclude_modules = only(std::move(names.excluded));
@@ -105,7 +111,7 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out) {
   check_new_folder(out);
-  const PeftWeights weights(layout, folder, selection.targets.modules, selection.config.r);
+  const PeftWeights weights(layout, folder, selection.targets.modules);
   const Conversion conversion =
       format == AdapterFormat::kPeft ? to_peft(weights, selection) : to_per_expert(layout, weights, selection);
   ConvertedAdapter converted{.tensors = conversion.declared.size()};

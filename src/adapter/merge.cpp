@@ -82,9 +82,8 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
   check_new_folder(out);
   const OpenedCheckpoint checkpoint = open_checkpoint(model, "bfloat16");
   const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
-  const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules, selection.config.r);
+  const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules);
   warn_of_unmatched_targets(selection.unmatched, adapter);
-  const double scaling = selection.config.scaling();
   RecentFactors recent(weights);
 
   MergedCheckpoint merged;
@@ -97,7 +96,8 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
         adapted_param(checkpoint.specs[is_experts ? experts_image(module.layer) : dense_image(module.layer)], module);
     for (const SourceTensor& source : param.sources) {
       const int64_t first = source.first_element / param.shape.back();  // of the module's rows
-      options.changes[source.name] = [&recent, i, scaling, first](int64_t first_row, const at::Tensor& rows_NI) {
+      options.changes[source.name] = [&recent, i, scaling = module.scaling, first](int64_t first_row,
+                                                                                   const at::Tensor& rows_NI) {
         add_product(*recent.of(i), scaling, first + first_row, rows_NI);
       };
     }

@@ -7,9 +7,9 @@
 #include <optional>
 #include <set>
 
+#include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
 #include "adapter/per_expert_layout.h"
-#include "adapter/plain_lora.h"
 #include "adapter/target_names.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -75,11 +75,11 @@ TargetSelection at_config(const std::string& where, const Select& select) {
 
 }  // namespace
 
-TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout,
-                                  const ModuleSelection& target_modules, const ModuleSelection& exclude_modules,
-                                  const std::vector<std::string>& target_parameters, int64_t r) {
+TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout, const LoraConfig& config) {
+  std::vector<LoraModule> offered = modules_as(peft_class, layout);
+  set_ranks(offered, config);
   TargetSelection selection =
-      select_targets(modules_as(peft_class, layout), target_modules, exclude_modules, target_parameters, r);
+      select_targets(offered, config.target_modules, config.exclude_modules, config.target_parameters);
   std::map<std::string, std::string> our_name;
   for (const LoraModule& module : layout.lora_modules())
     our_name[module_name_in(peft_class, module.name)] = module.name;
@@ -87,11 +87,22 @@ TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layou
   return selection;
 }
 
+TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout, LoraConfig& config) {
+  TargetSelection of_all_layers = select_targets_as(peft_class, layout, config);
+  const std::vector<LoraModule> modules = in_transformed_layers(config, of_all_layers.modules, peft_class);
+  config.layers_to_transform.clear();
+  if (modules.size() == of_all_layers.modules.size()) return of_all_layers;
+  config.target_modules = only({});
+  for (const LoraModule& module : modules)
+    if (module.num_experts == 0) config.target_modules.names.push_back(module_name_in(peft_class, module.name));
+  return select_targets_as(peft_class, layout, config);
+}
+
 namespace {
 
-// The configuration that PEFT's own layout has of an adapter of `modules`: like `config`, which is a plain one.
+// The configuration that PEFT's own layout has of an adapter of `modules`, with their ranks: else like `config`.
 LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
-                         const std::vector<LoraModule>& modules) {
+                         std::vector<LoraModule> modules) {
   std::vector<std::string> adapted;
   std::map<std::string, int64_t> parameters;  // how many layers offer each, less those that adapt it
   for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += module.num_experts > 0;
@@ -110,7 +121,8 @@ LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraCo
       of_experts.insert(parameters[module.local_name] == 0 ? module.local_name
                                                            : module_name_in(peft_class, module.name));
   config.target_parameters.assign(of_experts.begin(), of_experts.end());
-  return config;
+  for (LoraModule& module : modules) module.name = module_name_in(peft_class, module.name);
+  return with_ranks_of(std::move(config), modules);
 }
 
 // Of an adapter in the per-expert layout, whose patterns mean the checkpoint's names.
@@ -134,30 +146,46 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   drop_unmatched(config.target_modules.names, "target_modules", matrices, /*experts=*/false, selection.unmatched);
   std::vector<LoraModule> selected =
       at_config(where, [&] {
-        return select_targets(matrices, config.target_modules, config.exclude_modules, {}, config.r);
+        set_ranks(matrices, config);
+        return select_targets(matrices, config.target_modules, config.exclude_modules, {});
       }).modules;
   selected = in_transformed_layers(config, std::move(selected), PeftClass::kText);
-  config = plain_lora(std::move(config), selected, PeftClass::kText, where, selection.unmatched);
+  for (std::string& pattern : take_unmatched_patterns(config, selected))
+    selection.unmatched.push_back(std::move(pattern));
   config.layers_to_transform.clear();
 
-  std::set<std::string> names;
-  for (const LoraModule& matrix : selected) names.insert(matrix.name);
+  std::map<std::string, const LoraModule*> by_name;
+  for (const LoraModule& matrix : selected) by_name[matrix.name] = &matrix;
   std::vector<LoraModule> modules;
   for (size_t i = 0; i < offered.size(); ++i) {
-    const auto is_selected = [&](const std::string& name) { return names.contains(name); };
+    const auto is_selected = [&](const std::string& name) { return by_name.contains(name); };
     const auto missing = std::find_if_not(stored[i].matrices.begin(), stored[i].matrices.end(), is_selected);
     const auto found = std::find_if(stored[i].matrices.begin(), stored[i].matrices.end(), is_selected);
     if (found == stored[i].matrices.end()) continue;
     if (missing != stored[i].matrices.end())
       throw input_error(where, fmt::format("targets {} but not {}", *found, *missing),
                         "they are parts of one parameter here, " + offered[i].name);
-    modules.push_back(offered[i]);
+    const LoraModule& first = *by_name.at(*found);
+    for (const std::string& name : stored[i].matrices) {
+      const LoraModule& matrix = *by_name.at(name);
+      if (matrix.r == first.r && matrix.scaling == first.scaling) continue;
+      const bool rank_differs = matrix.r != first.r;
+      throw input_error(
+          where,
+          fmt::format("{} gives {} {} to {} and {} to {}", rank_differs ? "rank_pattern" : "alpha_pattern",
+                      rank_differs ? "r" : "lora_alpha", rank_differs ? first.r : first.lora_alpha, first.name,
+                      rank_differs ? matrix.r : matrix.lora_alpha, matrix.name),
+          "they are parts of one parameter here, " + offered[i].name);
+    }
+    LoraModule& module = modules.emplace_back(offered[i]);
+    module.r = first.r;
+    module.lora_alpha = first.lora_alpha;
+    module.scaling = first.scaling;
   }
   config = in_peft_names(layout, selection.peft_class, std::move(config), modules);
   if (config.lora_dropout != 0 && !config.target_parameters.empty())
     throw input_error(where, "lora_dropout does not work together with adapters of experts", "set lora_dropout to 0");
-  selection.targets = select_targets_as(selection.peft_class, layout, config.target_modules, config.exclude_modules,
-                                        config.target_parameters, config.r);
+  selection.targets = select_targets_as(selection.peft_class, layout, config);
   MORAINE_ASSERT(selection.targets.modules.size() == modules.size(),
                  "the names of an adapter's modules mean these modules");
   return selection;
@@ -181,21 +209,12 @@ AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::fi
   drop_unmatched(config.target_modules.names, "target_modules", offered, /*experts=*/false, selection.unmatched);
   drop_unmatched(config.target_parameters, "target_parameters", offered, /*experts=*/true, selection.unmatched);
   const auto select = [&] {
-    return at_config(where, [&] {
-      return select_targets_as(selection.peft_class, layout, config.target_modules, config.exclude_modules,
-                               config.target_parameters, config.r);
-    });
+    return at_config(where, [&] { return select_in_layers(selection.peft_class, layout, config); });
   };
-  const std::vector<LoraModule> of_all_layers = select().modules;
-  const std::vector<LoraModule> modules = in_transformed_layers(config, of_all_layers, selection.peft_class);
-  config = plain_lora(std::move(config), modules, selection.peft_class, where, selection.unmatched);
-  config.layers_to_transform.clear();
-  if (modules.size() < of_all_layers.size()) {
-    config.target_modules.names.clear();
-    for (const LoraModule& module : modules)
-      if (module.num_experts == 0)
-        config.target_modules.names.push_back(module_name_in(selection.peft_class, module.name));
-  }
+  std::vector<LoraModule> modules = select().modules;
+  for (LoraModule& module : modules) module.name = module_name_in(selection.peft_class, module.name);
+  for (std::string& pattern : take_unmatched_patterns(config, modules))
+    selection.unmatched.push_back(std::move(pattern));
   selection.targets = select();
   return selection;
 }
@@ -211,8 +230,8 @@ OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::pat
                            at::Device device) {
   AdapterSelection selection = read_adapter_selection(layout, folder);
   const LoraConfig& config = selection.config;
-  OpenedAdapter opened{config, AdapterState(selection.targets.modules, config.r, config.lora_alpha, experts, device),
-                       selection.targets.patterns, selection.unmatched};
+  OpenedAdapter opened{config, AdapterState(selection.targets.modules, experts, device), selection.targets.patterns,
+                       selection.unmatched};
   import_adapter(layout, opened.state, folder);
   return opened;
 }

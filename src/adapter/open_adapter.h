@@ -19,10 +19,11 @@ struct AdapterSelection {
       {};  // of a folder's config: targets and patterns that match nothing here, each with its key
 };
 
-// select_targets among a model's modules under that class's names; those selected have ours.
-TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout,
-                                  const ModuleSelection& target_modules, const ModuleSelection& exclude_modules,
-                                  const std::vector<std::string>& target_parameters, int64_t r);
+// What `config` selects among a model's modules, in all layers, with its ranks. Its patterns mean that class's names;
+// those selected have ours.
+TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layout, const LoraConfig& config);
+// The same in the layers of layers_to_transform, in whose place `config` then names the modules one by one.
+TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout, LoraConfig& config);
 
 struct OpenedAdapter {
   LoraConfig config;
@@ -34,10 +35,10 @@ struct OpenedAdapter {
 // One warning that lists `unmatched` of the adapter in `folder`, if there is any. For one rank to call.
 void warn_of_unmatched_targets(const std::vector<std::string>& unmatched, const std::filesystem::path& folder);
 
-// What `folder`'s adapter_config.json selects, as a plain configuration (see plain_lora) without the targets that match
-// nothing: in PEFT one may match nothing while another one does. Throws input errors that name the file: options that
-// are not honoured, targets that this model does not have, and tensors of adapters of what cannot be adapted here (the
-// output head, a router).
+// What `folder`'s adapter_config.json selects; the configuration is without layers_to_transform, whose modules it then
+// names, and without targets and patterns that match nothing: in PEFT one may match nothing while another one does.
+// Throws input errors that name the file: options that are not honoured, targets that this model does not have, and
+// tensors of adapters of what cannot be adapted here (the output head, a router).
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder);
 
 // With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or

@@ -2,7 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
+
+#include "adapter/module_pattern.h"
+#include "base/error.h"
+#include "base/text.h"
 
 namespace moraine {
 namespace {
@@ -10,6 +15,21 @@ namespace {
 template <typename Body>
 void for_each_chunk(int64_t n, const Body& body) {
   for (int64_t begin = 0; begin < n; begin += kUpdatedAtOnce) body(begin, std::min(kUpdatedAtOnce, n - begin));
+}
+
+constexpr const char* kRateKey = "train.learning_rate_pattern";
+
+void check_rate_patterns(const AdapterState& adapter, const PatternMap<double>& map) {
+  const ModulePattern<double> pattern(map, kRateKey);
+  std::vector<bool> used(map.size());
+  for (const AdapterEntry& entry : adapter.entries())
+    if (const auto found = pattern.find(module_name_in(adapter.peft_class(), entry.module.name))) used[*found] = true;
+  const auto unused = std::find(used.begin(), used.end(), false);
+  if (unused != used.end())
+    throw input_error(kRateKey,
+                      quote_text(map[unused - used.begin()].first) +
+                          " matches no adapted weight, or only ones that a key before it matches",
+                      "keys are regular expressions over the ends of names");
 }
 
 }  // namespace
@@ -28,9 +48,29 @@ double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t 
 
 AdamW::AdamW(AdapterState& adapter, const TrainConfig& config)
     : betas_(config.betas), eps_(config.eps), weight_decay_(config.weight_decay) {
-  for (AdapterSection* section : {&adapter.dense(), &adapter.experts()})
+  check_rate_patterns(adapter, config.learning_rate_pattern);
+  for (AdapterSection* section : {&adapter.dense(), &adapter.experts()}) {
     moments_.push_back({section, at::zeros({section->owned_size}, section->values.options()),
                         at::zeros({section->owned_size}, section->values.options())});
+    rates_.push_back(rates_of(adapter, section == &adapter.experts(), config));
+  }
+}
+
+std::vector<AdamW::Rate> AdamW::rates_of(const AdapterState& adapter, bool experts, const TrainConfig& config) {
+  const ModulePattern<double> factors(config.learning_rate_pattern, kRateKey);
+  std::vector<Rate> rates;
+  const auto add = [&](int64_t begin, int64_t count, double factor) {
+    if (rates.empty() || rates.back().factor != factor) rates.push_back({begin, 0, factor});
+    rates.back().end = begin + count;
+  };
+  for (const AdapterEntry& entry : adapter.entries()) {
+    if ((entry.module.num_experts > 0) != experts) continue;
+    const double factor = factors.of(module_name_in(adapter.peft_class(), entry.module.name), 1);
+    add(entry.a_offset, adapter.a(entry).numel(), factor);
+    add(entry.b_offset, adapter.b(entry).numel(), factor * config.learning_rate_b_ratio);
+  }
+  if (!rates.empty()) rates.back().end = std::numeric_limits<int64_t>::max();  // the section's padding
+  return rates;
 }
 
 const AdamW::Moments& AdamW::moments_of(const AdapterSection& section) const {
@@ -40,21 +80,30 @@ const AdamW::Moments& AdamW::moments_of(const AdapterSection& section) const {
 void AdamW::step(double learning_rate, double grad_scale) {
   at::NoGradGuard no_grad;
   ++num_steps_;
+  for (size_t i = 0; i < moments_.size(); ++i) {
+    const int64_t first = moments_[i].section->owned_begin, last = first + moments_[i].section->owned_size;
+    for (const Rate& rate : rates_[i]) {
+      const int64_t begin = std::max(first, rate.begin), end = std::min(last, rate.end);
+      for_each_chunk(end - begin, [&](int64_t done, int64_t n) {
+        update(moments_[i], begin - first + done, n, learning_rate * rate.factor, grad_scale);
+      });
+    }
+  }
+}
+
+// `begin` counts the elements that this rank owns.
+void AdamW::update(Moments& m, int64_t begin, int64_t n, double learning_rate, double grad_scale) {
   const auto [beta1, beta2] = betas_;
   const double step_size = learning_rate / (1.0 - std::pow(beta1, num_steps_));
   const double correction2_sqrt = std::sqrt(1.0 - std::pow(beta2, num_steps_));
-  for (Moments& m : moments_) {
-    for_each_chunk(m.section->owned_size, [&](int64_t begin, int64_t n) {
-      at::Tensor value = m.section->values.narrow(0, m.section->owned_begin + begin, n);
-      at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
-      const at::Tensor grad =
-          at::mul(m.section->grads.narrow(0, m.section->owned_begin + begin, n), grad_scale).to(at::kFloat);
-      value.mul_(1.0 - learning_rate * weight_decay_);
-      exp_avg.lerp_(grad, 1.0 - beta1);
-      exp_avg_sq.mul_(beta2).addcmul_(grad, grad, 1.0 - beta2);
-      value.addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(correction2_sqrt).add_(eps_), -step_size);
-    });
-  }
+  at::Tensor value = m.section->values.narrow(0, m.section->owned_begin + begin, n);
+  at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
+  const at::Tensor grad =
+      at::mul(m.section->grads.narrow(0, m.section->owned_begin + begin, n), grad_scale).to(at::kFloat);
+  value.mul_(1.0 - learning_rate * weight_decay_);
+  exp_avg.lerp_(grad, 1.0 - beta1);
+  exp_avg_sq.mul_(beta2).addcmul_(grad, grad, 1.0 - beta2);
+  value.addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(correction2_sqrt).add_(eps_), -step_size);
 }
 
 }  // namespace moraine

@@ -20,12 +20,15 @@ double scheduled_learning_rate(const TrainConfig& config, int64_t step, int64_t 
 inline constexpr int64_t kUpdatedAtOnce = int64_t{1} << 20;
 
 // Decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), element for element as
-// torch.optim.AdamW computes it.
+// torch.optim.AdamW computes it. The factors B may have another learning rate (LoRA+, Hayou et al. 2024,
+// https://arxiv.org/abs/2402.12354), and so may modules by name; weight decay is by an element's own rate.
 class AdamW {
  public:
+  // Throws an input error for a key of train.learning_rate_pattern that is no regular expression or matches no module.
   AdamW(AdapterState& adapter, const TrainConfig& config);
 
   // One update of the elements that this rank owns, with gradients multiplied by `grad_scale` (clipping).
+  // `learning_rate` is that of A where no pattern matches.
   void step(double learning_rate, double grad_scale);
 
   // What a snapshot holds: the number of updates so far, and for each section of the adapter the moments of the
@@ -39,7 +42,16 @@ class AdamW {
   void set_num_steps(int64_t steps) { num_steps_ = steps; }
 
  private:
+  // Elements [begin, end) of a section, whose learning rate has this factor. Neighbours differ in it.
+  struct Rate {
+    int64_t begin, end;
+    double factor;
+  };
+  static std::vector<Rate> rates_of(const AdapterState& adapter, bool experts, const TrainConfig& config);
+  void update(Moments& moments, int64_t begin, int64_t count, double learning_rate, double grad_scale);
+
   std::vector<Moments> moments_;
+  std::vector<std::vector<Rate>> rates_;  // of each of them
   std::array<double, 2> betas_;
   double eps_, weight_decay_;
   int64_t num_steps_ = 0;

@@ -52,11 +52,10 @@ at::Tensor read_fp32(const SafetensorsHeader& header, const SafetensorsEntry& en
 }  // namespace
 
 PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder,
-                         std::vector<LoraModule> modules, int64_t r)
+                         std::vector<LoraModule> modules)
     : header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))),
       modules_(std::move(modules)),
-      peft_class_(peft_class_of(header_)),
-      r_(r) {
+      peft_class_(peft_class_of(header_)) {
   const std::string file = header_.path.string();
   std::unordered_map<std::string_view, const SafetensorsEntry*> entries;
   for (const SafetensorsEntry& entry : header_.entries) entries.emplace(entry.name, &entry);
@@ -77,8 +76,8 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
       if (m.num_experts > 0) stored.projections = per_expert[i].projections;
       for (const std::string& matrix : per_expert[i].matrices) {
         const PeftNames keys = factor_keys(matrix);
-        stored.a.push_back(find(keys.lora_a, {r, m.in_features}));
-        stored.b.push_back(find(keys.lora_b, {m.out_features / per_expert[i].projections, r}));
+        stored.a.push_back(find(keys.lora_a, {m.r, m.in_features}));
+        stored.b.push_back(find(keys.lora_b, {m.out_features / per_expert[i].projections, m.r}));
       }
       stored_.push_back(std::move(stored));
     }
@@ -86,9 +85,9 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     const std::vector<PeftNames> names = peft_names(modules_, peft_class_);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
-      const int64_t copies = std::max<int64_t>(m.num_experts, 1);
-      const SafetensorsEntry* a = find(names[i].lora_a, {copies * r, m.in_features});
-      stored_.push_back({{a}, {find(names[i].lora_b, {m.out_features, copies * r})}, 0});
+      const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
+      const SafetensorsEntry* a = find(names[i].lora_a, {rows, m.in_features});
+      stored_.push_back({{a}, {find(names[i].lora_b, {m.out_features, rows})}, 0});
     }
   }
   for (const SafetensorsEntry& entry : header_.entries) {
@@ -106,7 +105,7 @@ at::Tensor PeftWeights::read_a(size_t module) const {
     const at::Tensor a = read_fp32(header_, *stored.a.front());
     return m.num_experts == 0 ? a : experts_a_from_peft(a, m.num_experts);
   }
-  const at::Tensor a_ERI = at::empty({m.num_experts, r_, m.in_features}, at::kFloat);
+  const at::Tensor a_ERI = at::empty({m.num_experts, m.r, m.in_features}, at::kFloat);
   for (size_t i = 0; i < stored.a.size(); ++i) {
     const at::Tensor a_RI = read_fp32(header_, *stored.a[i]), of_expert_RI = a_ERI[i / stored.projections];
     if (i % stored.projections == 0) {
@@ -127,9 +126,9 @@ at::Tensor PeftWeights::read_b(size_t module) const {
   if (m.num_experts == 0) return read_fp32(header_, *stored.b.front());
   at::Tensor b_ORE;
   if (stored.projections == 0) {
-    b_ORE = read_fp32(header_, *stored.b.front()).view({m.out_features, r_, m.num_experts});
+    b_ORE = read_fp32(header_, *stored.b.front()).view({m.out_features, m.r, m.num_experts});
   } else {
-    b_ORE = at::empty({m.out_features, r_, m.num_experts}, at::kFloat);
+    b_ORE = at::empty({m.out_features, m.r, m.num_experts}, at::kFloat);
     const int64_t rows = m.out_features / stored.projections;
     for (size_t i = 0; i < stored.b.size(); ++i) {
       const int64_t expert = static_cast<int64_t>(i) / stored.projections,
@@ -143,7 +142,7 @@ at::Tensor PeftWeights::read_b(size_t module) const {
 void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
   std::vector<LoraModule> modules;
   for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const PeftWeights weights(layout, folder, std::move(modules), state.r());
+  const PeftWeights weights(layout, folder, std::move(modules));
   state.set_peft_class(weights.peft_class());
   const ExpertRange experts = state.expert_range();
   const auto mine = [&](const AdapterEntry& entry, const at::Tensor& factor) {

@@ -13,10 +13,9 @@ namespace moraine {
 // FOLDER/adapter_model.safetensors, its header checked against what it is for; factors are read a module at a time.
 class PeftWeights {
  public:
-  // `modules`: all of the adapter, in the model's order. Throws an input error that names file and tensor: missing,
-  // unexpected or wrong-shaped tensors, other dtypes than F32, BF16, F16.
-  PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder, std::vector<LoraModule> modules,
-              int64_t r);
+  // `modules`: all of the adapter with their ranks, in the model's order. Throws an input error that names file and
+  // tensor: missing, unexpected or wrong-shaped tensors, other dtypes than F32, BF16, F16.
+  PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder, std::vector<LoraModule> modules);
   PeftWeights(const PeftWeights&) = delete;
   PeftWeights& operator=(const PeftWeights&) = delete;
 
@@ -38,7 +37,6 @@ class PeftWeights {
   SafetensorsHeader header_;
   std::vector<LoraModule> modules_;
   PeftClass peft_class_;
-  int64_t r_;
   std::vector<Stored> stored_;
 };
 

@@ -105,7 +105,9 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
                       "merge it into its model, or write another layout");
   check_modules(*server, *rule, layout, selection, where);
   if (rule->all_expert_parameters) check_expert_parameters(*server, layout, selection, where);
-  const int64_t rank = reserved_rank(*server, selection.config.r, where);
+  int64_t highest = 0;
+  for (const LoraModule& module : selection.targets.modules) highest = std::max(highest, module.r);
+  const int64_t rank = reserved_rank(*server, highest, where);
   return {rule->format, server->version, fmt::format(fmt::runtime(server->arguments), rank)};
 }
 

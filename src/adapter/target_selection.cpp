@@ -46,8 +46,14 @@ std::string offered_names(const std::vector<LoraModule>& offered, bool experts) 
   return names.empty() ? "none" : join_words(names);
 }
 
-int64_t lora_parameters(const LoraModule& m, int64_t r) {
-  return std::max<int64_t>(m.num_experts, 1) * r * (m.in_features + m.out_features);
+// The row of `module` among `rows`, those of one pattern.
+TargetSelection::Pattern& row_of(const LoraModule& module, std::vector<TargetSelection::Pattern>& rows,
+                                 const std::string& pattern) {
+  const auto found = std::find_if(rows.begin(), rows.end(), [&](const TargetSelection::Pattern& row) {
+    return row.r == module.r && row.scaling == module.scaling;
+  });
+  if (found != rows.end()) return *found;
+  return rows.emplace_back(TargetSelection::Pattern{pattern, module.r, module.lora_alpha, module.scaling, 0, 0});
 }
 
 }  // namespace
@@ -56,25 +62,26 @@ std::string last_component(const std::string& name) { return name.substr(name.rf
 
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
                                const ModuleSelection& exclude_modules,
-                               const std::vector<std::string>& target_parameters, int64_t r) {
+                               const std::vector<std::string>& target_parameters) {
   TargetSelection selection;
   const Matcher excluded(exclude_modules, "adapter.exclude_modules");
   std::set<std::string> selected;
   auto add_pattern = [&](const std::string& pattern, const std::string& key, bool experts, auto&& matches) {
-    TargetSelection::Pattern row{pattern, 0, 0};
+    std::vector<TargetSelection::Pattern> rows;
     for (const LoraModule& m : offered) {
       if ((m.num_experts > 0) != experts || !matches(m.name)) continue;
       if (!experts && !exclude_modules.empty() && excluded.matches(m.name)) continue;
+      TargetSelection::Pattern& row = row_of(m, rows, pattern);
       row.matched += 1;
-      row.parameters += lora_parameters(m, r);
+      row.parameters += lora_parameters(m);
       selected.insert(m.name);
     }
-    if (row.matched == 0) {
+    if (rows.empty()) {
       throw input_error(key, fmt::format("'{}' matches nothing that can be adapted", pattern),
                         fmt::format("linear layers (target_modules): {}; experts (target_parameters): {}",
                                     offered_names(offered, false), offered_names(offered, true)));
     }
-    selection.patterns.push_back(row);
+    selection.patterns.insert(selection.patterns.end(), rows.begin(), rows.end());
   };
 
   if (target_modules.all_linear) {

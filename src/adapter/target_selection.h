@@ -1,6 +1,7 @@
 // Which weights get an adapter: PEFT's matching rules over the modules a model offers.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -12,11 +13,18 @@ namespace moraine {
 // "q_proj" of "model.layers.0.self_attn.q_proj".
 std::string last_component(const std::string& name);
 
+// Trainable elements of a module's adapter.
+inline int64_t lora_parameters(const LoraModule& m) {
+  return std::max<int64_t>(m.num_experts, 1) * m.r * (m.in_features + m.out_features);
+}
+
 struct TargetSelection {
   std::vector<LoraModule> modules;  // selected, in the model's order
-  // For the table at the start of a run.
+  // For the table at the start of a run: those of one rank and scaling that a pattern matched.
   struct Pattern {
     std::string pattern;
+    int64_t r = 0;
+    double lora_alpha = 0, scaling = 0;
     int64_t matched = 0;     // tensors (modules or parameters)
     int64_t parameters = 0;  // trainable elements
   };
@@ -25,10 +33,10 @@ struct TargetSelection {
 
 // PEFT 0.21: a name matches a module when it is the module's name or its end after a dot; a regex must match the whole
 // name; exclude_modules wins; target_parameters match like names. all-linear = every linear layer but the output head;
-// 3-D experts are not linear layers. Throws an input error that names the recipe key for a pattern that matches nothing
-// that can be adapted, and when nothing at all is selected.
+// 3-D experts are not linear layers. `offered` have their ranks (set_ranks). Throws an input error that names the
+// recipe key for a pattern that matches nothing that can be adapted, and when nothing at all is selected.
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,
                                const ModuleSelection& exclude_modules,
-                               const std::vector<std::string>& target_parameters, int64_t r);
+                               const std::vector<std::string>& target_parameters);
 
 }  // namespace moraine

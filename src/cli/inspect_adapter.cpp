@@ -20,6 +20,13 @@ OrderedJson selection_json(const ModuleSelection& selection) {
   return selection.names;
 }
 
+template <typename T>
+OrderedJson pattern_json(const PatternMap<T>& pattern) {
+  OrderedJson json = OrderedJson::object();
+  for (const auto& [key, value] : pattern) json[key] = value;
+  return json;
+}
+
 bool is_zero(const SafetensorsHeader& header, const SafetensorsEntry& entry) {
   return read_tensor(header, entry).to(at::kFloat).count_nonzero().item<int64_t>() == 0;
 }
@@ -52,6 +59,9 @@ OrderedJson inspect_adapter(const std::filesystem::path& folder) {
   facts["r"] = config.r;
   facts["lora_alpha"] = config.lora_alpha;
   facts["scaling"] = config.scaling();
+  facts["use_rslora"] = config.use_rslora;
+  facts["rank_pattern"] = pattern_json(config.rank_pattern);
+  facts["alpha_pattern"] = pattern_json(config.alpha_pattern);
   facts["target_modules"] = selection_json(config.target_modules);
   facts["target_parameters"] = config.target_parameters;
   facts["exclude_modules"] = selection_json(config.exclude_modules);
@@ -79,6 +89,8 @@ std::string describe_adapter(const OrderedJson& facts) {
       {"dtypes", describe_sums(facts["stored_dtypes"])},
       {"base model", facts["base_model_name_or_path"].get<std::string>()},
       {"PEFT version", text_or(facts["peft_version"], "not said")}};
+  for (const char* key : {"rank_pattern", "alpha_pattern"})
+    if (!facts[key].empty()) lines.insert(lines.begin() + 1, {key, facts[key].dump()});
   const uint64_t zero_b = count("lora_b_zero"), all_b = count("lora_b_tensors");
   if (zero_b > 0) {
     lines.emplace_back("warning",

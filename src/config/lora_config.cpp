@@ -142,10 +142,28 @@ void read_layers(const HfConfig& file, LoraConfig& config) {
                       "say the layers in its pattern");
 }
 
-Json selection_to_json(const ModuleSelection& selection) {
+OrderedJson selection_to_json(const ModuleSelection& selection) {
   if (selection.all_linear) return "all-linear";
   if (selection.regex) return *selection.regex;
   return selection.names;
+}
+
+// As PEFT writes them.
+OrderedJson number_to_json(double number) {
+  const bool whole = number == std::floor(number) && std::abs(number) < 1e15;
+  return whole ? OrderedJson(static_cast<int64_t>(number)) : OrderedJson(number);
+}
+
+OrderedJson pattern_to_json(const PatternMap<int64_t>& pattern) {
+  OrderedJson json = OrderedJson::object();
+  for (const auto& [key, r] : pattern) json[key] = r;
+  return json;
+}
+
+OrderedJson pattern_to_json(const PatternMap<double>& pattern) {
+  OrderedJson json = OrderedJson::object();
+  for (const auto& [key, alpha] : pattern) json[key] = number_to_json(alpha);
+  return json;
 }
 
 }  // namespace
@@ -192,39 +210,36 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
 }
 
 std::string lora_config_to_json(const LoraConfig& config) {
-  MORAINE_ASSERT(!config.use_rslora && config.rank_pattern.empty() && config.alpha_pattern.empty() &&
-                     config.layers_to_transform.empty(),
-                 "only a plain configuration is written");
-  // Keys in the order of the alphabet and numbers as PEFT writes them.
-  double alpha = config.lora_alpha;
-  bool whole = alpha == std::floor(alpha) && std::abs(alpha) < 1e15;
-  Json json = {
-      {"alpha_pattern", Json::object()},
+  MORAINE_ASSERT(config.layers_to_transform.empty(), "a configuration that is written names its modules");
+  const auto or_null = [](bool given, OrderedJson value) { return given ? std::move(value) : OrderedJson(nullptr); };
+  // In the order of the alphabet, as PEFT writes them, except within a pattern.
+  const OrderedJson json = {
+      {"alpha_pattern", pattern_to_json(config.alpha_pattern)},
       {"auto_mapping", nullptr},
       {"base_model_name_or_path", config.base_model_name_or_path},
       {"bias", "none"},
-      {"exclude_modules", config.exclude_modules.empty() ? Json(nullptr) : selection_to_json(config.exclude_modules)},
+      {"exclude_modules", or_null(!config.exclude_modules.empty(), selection_to_json(config.exclude_modules))},
       {"fan_in_fan_out", false},
       {"inference_mode", true},
       {"init_lora_weights", true},
       {"layer_replication", nullptr},
       {"layers_pattern", nullptr},
       {"layers_to_transform", nullptr},
-      {"lora_alpha", whole ? Json(static_cast<int64_t>(alpha)) : Json(alpha)},
+      {"lora_alpha", number_to_json(config.lora_alpha)},
       {"lora_bias", false},
       {"lora_dropout", config.lora_dropout},
       {"modules_to_save", nullptr},
       {"peft_type", "LORA"},
       {"peft_version", config.peft_version.empty() ? kPeftVersion : config.peft_version},
       {"r", config.r},
-      {"rank_pattern", Json::object()},
+      {"rank_pattern", pattern_to_json(config.rank_pattern)},
       {"revision", nullptr},
       {"target_modules", selection_to_json(config.target_modules)},
-      {"target_parameters", config.target_parameters.empty() ? Json(nullptr) : Json(config.target_parameters)},
+      {"target_parameters", or_null(!config.target_parameters.empty(), config.target_parameters)},
       {"task_type", "CAUSAL_LM"},
       {"trainable_token_indices", nullptr},
       {"use_dora", false},
-      {"use_rslora", false},
+      {"use_rslora", config.use_rslora},
   };
   return json.dump(2) + "\n";
 }

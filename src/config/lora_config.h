@@ -22,16 +22,17 @@ struct LoraConfig {
   std::string peft_version;  // "" when the file has none; lora_config_to_json then writes the version it follows
   double lora_dropout = 0;
 
-  // What makes r, lora_alpha or the targets other than they are written above; adapter/plain_lora says what it comes
-  // to.
+  // What makes r, lora_alpha or the targets other than they are written above: adapter/module_settings.
   bool use_rslora = false;
-  std::vector<std::pair<std::string, int64_t>> rank_pattern;  // in the file's order
-  std::vector<std::pair<std::string, double>> alpha_pattern;
+  PatternMap<int64_t> rank_pattern;
+  PatternMap<double> alpha_pattern;
   std::vector<int64_t> layers_to_transform;  // empty: all
 
-  double scaling() const {
-    return lora_alpha / (use_rslora ? std::sqrt(static_cast<double>(r)) : static_cast<double>(r));
+  // What the product of a module with this rank and lora_alpha is multiplied by.
+  double scaling(int64_t of_r, double of_alpha) const {
+    return of_alpha / (use_rslora ? std::sqrt(static_cast<double>(of_r)) : static_cast<double>(of_r));
   }
+  double scaling() const { return scaling(r, lora_alpha); }
 };
 
 // Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
@@ -41,8 +42,8 @@ struct LoraConfig {
 // 0.19.1 together with target_parameters (it stored A and B of 3-D experts the other way round).
 LoraConfig read_lora_config(const std::filesystem::path& folder);
 
-// The text of an adapter_config.json that plain PEFT 0.21 reads. `config` must be a plain one: without patterns,
-// use_rslora and layers_to_transform (asserted).
+// The text of an adapter_config.json that plain PEFT 0.21 reads. `config` names its modules one by one: it is without
+// layers_to_transform (asserted).
 std::string lora_config_to_json(const LoraConfig& config);
 
 }  // namespace moraine

@@ -60,7 +60,7 @@ std::string normalise_json(std::string text) {
   size_t first = text.find_first_not_of(" \t\r\n");
   if (first == text.npos || text[first] != '{') return text;
   try {
-    return parse_json(text, "").dump();
+    return parse_ordered_json(text, "").dump();
   } catch (const Error&) {
     return text;  // YAML in braces, or an error that the YAML parser will name
   }
@@ -127,6 +127,12 @@ void check(const Recipe& recipe, const Settings& settings) {
     throw input_error(where("adapter.lora_dropout"),
                       "adapter.lora_dropout does not work together with adapter.target_parameters",
                       "set adapter.lora_dropout: 0, or adapter.target_parameters: [] to leave the experts out");
+  }
+  if (!recipe.adapter.layers_to_transform.empty() && recipe.adapter.target_modules.regex) {
+    throw input_error(where("adapter.layers_to_transform"),
+                      "adapter.layers_to_transform does not work together with a regular expression in "
+                      "adapter.target_modules",
+                      "say the layers in the expression");
   }
   if (recipe.adapter.init_from.empty() && recipe.adapter.target_modules.empty() &&
       recipe.adapter.target_parameters.empty()) {
@@ -199,7 +205,16 @@ void check_recompute(Recompute recompute, bool all_weights_resident) {
 std::string recipe_to_yaml(const Recipe& recipe) {
   Recipe filled = recipe;
   if (!filled.train.steps && !filled.train.epochs) filled.train.epochs = 1;
-  static const std::set<std::string> kFixedByInitFrom{"r", "lora_alpha", "target_modules", "exclude_modules",
+  static const std::set<std::string> kFixedByInitFrom{"r",
+                                                      "expert_r",
+                                                      "lora_alpha",
+                                                      "use_rslora",
+                                                      "rank_pattern",
+                                                      "alpha_pattern",
+                                                      "lora_dropout",
+                                                      "target_modules",
+                                                      "exclude_modules",
+                                                      "layers_to_transform",
                                                       "target_parameters"};
   std::string yaml, section;
   visit_recipe(std::as_const(filled), [&](const std::string& key, const auto& field, const auto& rule, const char*) {

@@ -29,12 +29,21 @@ struct ModuleSelection {
   bool empty() const { return !all_linear && !regex && names.empty(); }
 };
 
+// Values by patterns over names, in the order in which they are written: the first pattern that matches counts.
+template <typename T>
+using PatternMap = std::vector<std::pair<std::string, T>>;
+
 struct AdapterConfig {
   int64_t r = 8;
+  std::optional<int64_t> expert_r;  // none: r
   double lora_alpha = 16;
+  bool use_rslora = false;
+  PatternMap<int64_t> rank_pattern;
+  PatternMap<double> alpha_pattern;
   double lora_dropout = 0;
   ModuleSelection target_modules{.all_linear = true, .regex = {}, .names = {}};
   ModuleSelection exclude_modules;
+  std::vector<int64_t> layers_to_transform;  // empty: all
   std::vector<std::string> target_parameters{"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
   std::string init_from;  // empty = none
   uint64_t seed = 0;
@@ -81,6 +90,8 @@ struct TrainConfig {
   std::optional<int64_t> batch_size;  // sequences per step, over all ranks; default: the number of ranks
   int64_t micro_batch_size = 1;       // sequences per rank and pass
   double learning_rate = 1e-4;
+  double learning_rate_b_ratio = 1;
+  PatternMap<double> learning_rate_pattern;
   Scheduler scheduler = Scheduler::kCosine;
   int64_t warmup_steps = 0;
   std::array<double, 2> betas{0.9, 0.999};

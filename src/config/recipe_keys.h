@@ -48,16 +48,32 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "dequantises while they are "
         "loaded.");
 
-  visit("adapter.r", recipe.adapter.r, Whole{1, 1 << 20}, "Rank of the LoRA factors.");
+  const Whole rank{1, 1 << 20};
+  visit("adapter.r", recipe.adapter.r, rank, "Rank of the LoRA factors.");
+  visit("adapter.expert_r", recipe.adapter.expert_r, rank,
+        "Rank of the experts' factors where it is not r, for example r divided by the experts of a token; lora_alpha "
+        "stays what it is, so their product is scaled by lora_alpha / expert_r. Written as rank_pattern, behind its "
+        "keys.");
   visit("adapter.lora_alpha", recipe.adapter.lora_alpha, positive,
         "The adapter's product is scaled by lora_alpha / r.");
+  visit("adapter.use_rslora", recipe.adapter.use_rslora, AnyValue{},
+        "Scale by lora_alpha / √r instead (rank-stabilised LoRA).");
+  visit("adapter.rank_pattern", recipe.adapter.rank_pattern, rank,
+        "Other ranks by regular expressions over the ends of names, PEFT's rules: the first one counts that matches a "
+        "whole name or what follows one of its dots, for example {o_proj: 4, 'layers\\.0\\..*': 16}.");
+  visit("adapter.alpha_pattern", recipe.adapter.alpha_pattern, positive, "Other values of lora_alpha, likewise.");
   visit("adapter.lora_dropout", recipe.adapter.lora_dropout, Real{0, 1},
-        "Dropout before the adapter; training supports 0 only.");
+        "The part of a linear layer's input that is left out on its way to the adapter, other elements in each step; "
+        "not with adapters of experts.");
   visit("adapter.target_modules", recipe.adapter.target_modules, Modules{true},
         "Linear layers that get an adapter: all-linear, a list of names, or one regular expression over full names, by "
         "PEFT's rules.");
   visit("adapter.exclude_modules", recipe.adapter.exclude_modules, Modules{false},
         "Linear layers to leave out: a list of names or one regular expression.");
+  visit("adapter.layers_to_transform", recipe.adapter.layers_to_transform, Whole{0},
+        "Layers whose linear layers get an adapter, counted from 0; [] is all. Experts are what target_parameters "
+        "says, and "
+        "a regular expression in target_modules says its layers itself.");
   visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{},
         "Expert weights that get an adapter per expert; [] trains the linear layers alone.");
   visit("adapter.init_from", recipe.adapter.init_from, PathValue{},
@@ -115,6 +131,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1, kLargestBatch},
         "Rows per rank and pass; a step sums as many passes as it needs.");
   visit("train.learning_rate", recipe.train.learning_rate, not_negative, "Highest learning rate of AdamW.");
+  visit("train.learning_rate_b_ratio", recipe.train.learning_rate_b_ratio, positive,
+        "LoRA+: the learning rate of the factors B divided by that of the factors A, which is train.learning_rate.");
+  visit("train.learning_rate_pattern", recipe.train.learning_rate_pattern, not_negative,
+        "Factors on the learning rate by regular expressions over the ends of names, matched as adapter.rank_pattern "
+        "is.");
   visit("train.scheduler", recipe.train.scheduler, AnyValue{}, "Course of the learning rate after the warm-up.");
   visit("train.warmup_steps", recipe.train.warmup_steps, Whole{0}, "Steps over which the learning rate rises from 0.");
   visit("train.betas", recipe.train.betas, Real{0, 1}, "AdamW's decay rates of the two moments.");
@@ -122,7 +143,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.weight_decay", recipe.train.weight_decay, not_negative, "AdamW's decoupled weight decay.");
   visit("train.max_grad_norm", recipe.train.max_grad_norm, not_negative,
         "Gradients are scaled down to this norm; 0 turns clipping off.");
-  visit("train.seed", recipe.train.seed, AnyValue{}, "Seed of the order of rows.");
+  visit("train.seed", recipe.train.seed, AnyValue{}, "Seed of the order of rows and of adapter.lora_dropout.");
   visit("train.recompute", recipe.train.recompute, AnyValue{},
         "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: "
         "faster, more memory.");

@@ -66,6 +66,18 @@ OrderedJson schema_of(const std::vector<std::string>&, const Rule&) {
   return texts_schema();
 }
 
+OrderedJson schema_of(const std::vector<int64_t>&, const Whole& rule) {
+  OrderedJson schema = schema_of(int64_t{}, rule);
+  schema["items"] = schema;
+  schema["type"] = {"array", "integer"};
+  return schema;
+}
+
+template <typename T, typename Rule>
+OrderedJson schema_of(const PatternMap<T>&, const Rule& rule) {
+  return {{"type", "object"}, {"additionalProperties", schema_of(T{}, rule)}};
+}
+
 OrderedJson schema_of(const ModuleSelection&, Modules rule) {
   return rule.or_all_linear ? or_word("all-linear", texts_schema()) : texts_schema();
 }

@@ -1,6 +1,7 @@
 #include "config/recipe_values.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -58,6 +59,35 @@ double parse_real_in(const Setting& setting, const YAML::Node& node, const Real&
   bool fits = value && (rule.above_least ? *value > rule.least : *value >= rule.least) && *value < rule.below;
   if (fits) return *value;
   throw mismatch(setting, node, expected_value(double{}, rule));
+}
+
+int64_t parse_whole_in(const Setting& setting, const YAML::Node& node, const Whole& rule, const std::string& expected) {
+  const std::optional<int64_t> value = parse_whole<int64_t>(node);
+  if (!value || *value < rule.least) throw mismatch(setting, node, expected);
+  if (*value > rule.most) throw mismatch(setting, node, fmt::format("at most {}", rule.most));
+  return *value;
+}
+
+// Calls add(pattern, node of its value) for each of a map, in the order in which they are written.
+template <typename Add>
+void parse_map(const Setting& setting, const std::string& expected, const Add& add) {
+  if (!setting.node.IsMap()) throw mismatch(setting, setting.node, expected);
+  std::set<std::string> seen;
+  for (const auto& item : setting.node) {
+    if (!item.first.IsScalar() || item.first.Scalar().empty()) throw mismatch(setting, item.first, expected);
+    const std::string& pattern = item.first.Scalar();
+    if (!seen.insert(pattern).second)
+      throw input_error(setting.where, fmt::format("key '{}' holds {} twice", setting.key, quote_text(pattern)));
+    add(pattern, item.second);
+  }
+}
+
+template <typename T, typename Print>
+std::string print_map(const PatternMap<T>& map, const Print& print) {
+  std::string text;
+  for (const auto& [pattern, value] : map)
+    text += (text.empty() ? "" : ", ") + Json(pattern).dump() + ": " + print(value);
+  return "{" + text + "}";
 }
 
 std::string parse_text(const Setting& setting, const YAML::Node& node, const std::string& expected) {
@@ -135,6 +165,15 @@ std::string expected_value(const std::array<double, 2>&, const Real&) { return "
 std::string expected_value(bool, AnyValue) { return "true or false"; }
 std::string expected_value(const std::vector<std::string>&, AnyValue) { return "a list of strings"; }
 std::string expected_value(const std::vector<std::string>&, PathValue) { return "a list of paths"; }
+std::string expected_value(const std::vector<int64_t>&, const Whole& rule) {
+  return fmt::format("a list of whole numbers of at least {}", rule.least);
+}
+std::string expected_value(const PatternMap<int64_t>&, const Whole& rule) {
+  return fmt::format("a map of whole numbers of at least {}", rule.least);
+}
+std::string expected_value(const PatternMap<double>&, const Real& rule) {
+  return fmt::format("a map of numbers {} {}", rule.above_least ? "above" : "of at least", rule.least);
+}
 std::string expected_value(const ModuleSelection&, Modules rule) {
   return std::string(rule.or_all_linear ? "all-linear, " : "") + "a list of names or a regular expression";
 }
@@ -171,12 +210,7 @@ size_t parse_word(const Setting& setting, const std::vector<std::string>& words)
 }
 
 void parse_value(const Setting& setting, int64_t& field, const Whole& rule) {
-  std::optional<int64_t> value = parse_whole<int64_t>(setting.node);
-  if (!value || *value < rule.least) {
-    throw mismatch(setting, setting.node, expected_value(std::optional<int64_t>(), rule));
-  }
-  if (*value > rule.most) throw mismatch(setting, setting.node, fmt::format("at most {}", rule.most));
-  field = *value;
+  field = parse_whole_in(setting, setting.node, rule, expected_value(std::optional<int64_t>(), rule));
 }
 
 void parse_value(const Setting& setting, std::optional<int64_t>& field, const Whole& rule) {
@@ -225,6 +259,28 @@ void parse_value(const Setting& setting, std::vector<std::string>& field, AnyVal
 void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue rule) {
   field = parse_texts(setting, expected_value(field, rule));
   for (std::string& path : field) path = expand_home(path, where_of(setting));
+}
+
+void parse_value(const Setting& setting, std::vector<int64_t>& field, const Whole& rule) {
+  const std::string expected = expected_value(field, rule);
+  field.clear();
+  if (!setting.node.IsSequence()) field.push_back(parse_whole_in(setting, setting.node, rule, expected));
+  for (const YAML::Node& item : setting.node) field.push_back(parse_whole_in(setting, item, rule, expected));
+}
+
+void parse_value(const Setting& setting, PatternMap<int64_t>& field, const Whole& rule) {
+  const std::string expected = expected_value(field, rule);
+  field.clear();
+  parse_map(setting, expected, [&](const std::string& pattern, const YAML::Node& value) {
+    field.emplace_back(pattern, parse_whole_in(setting, value, rule, expected));
+  });
+}
+
+void parse_value(const Setting& setting, PatternMap<double>& field, const Real& rule) {
+  field.clear();
+  parse_map(setting, expected_value(field, rule), [&](const std::string& pattern, const YAML::Node& value) {
+    field.emplace_back(pattern, parse_real_in(setting, value, rule));
+  });
 }
 
 void parse_value(const Setting& setting, ModuleSelection& field, Modules rule) {
@@ -297,6 +353,16 @@ std::string print_value(const std::vector<std::string>& list) {
   std::string text;
   for (const std::string& item : list) text += (text.empty() ? "" : ", ") + print_value(item);
   return "[" + text + "]";
+}
+
+std::string print_value(const std::vector<int64_t>& list) { return fmt::format("[{}]", fmt::join(list, ", ")); }
+
+std::string print_value(const PatternMap<int64_t>& map) {
+  return print_map(map, [](int64_t value) { return print_value(value); });
+}
+
+std::string print_value(const PatternMap<double>& map) {
+  return print_map(map, [](double value) { return print_value(value); });
 }
 
 std::string print_value(const std::array<double, 2>& pair) {

@@ -31,6 +31,9 @@ std::string expected_value(const std::array<double, 2>& field, const Real& rule)
 std::string expected_value(bool field, AnyValue);
 std::string expected_value(const std::vector<std::string>& field, AnyValue);
 std::string expected_value(const std::vector<std::string>& field, PathValue);
+std::string expected_value(const std::vector<int64_t>& field, const Whole& rule);
+std::string expected_value(const PatternMap<int64_t>& field, const Whole& rule);
+std::string expected_value(const PatternMap<double>& field, const Real& rule);
 std::string expected_value(const ModuleSelection& field, Modules rule);
 std::string expected_value(const Json& field, AnyValue);
 std::string expected_value(const Json& field, TextMap);
@@ -64,6 +67,9 @@ void parse_value(const Setting& setting, std::array<double, 2>& field, const Rea
 void parse_value(const Setting& setting, bool& field, AnyValue);
 void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue);  // one string is a list of one
 void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue);
+void parse_value(const Setting& setting, std::vector<int64_t>& field, const Whole& rule);  // one is a list of one
+void parse_value(const Setting& setting, PatternMap<int64_t>& field, const Whole& rule);
+void parse_value(const Setting& setting, PatternMap<double>& field, const Real& rule);
 void parse_value(const Setting& setting, ModuleSelection& field, Modules rule);
 void parse_value(const Setting& setting, Json& field, AnyValue);
 void parse_value(const Setting& setting, Json& field, TextMap);
@@ -79,6 +85,9 @@ std::string print_value(uint64_t number);
 std::string print_value(double number);
 std::string print_value(bool value);
 std::string print_value(const std::vector<std::string>& list);
+std::string print_value(const std::vector<int64_t>& list);
+std::string print_value(const PatternMap<int64_t>& map);
+std::string print_value(const PatternMap<double>& map);
 std::string print_value(const std::array<double, 2>& pair);
 std::string print_value(const ModuleSelection& selection);
 std::string print_value(const Json& map);

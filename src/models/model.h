@@ -26,7 +26,8 @@ struct Batch {
   at::Tensor position_ids_T;  // int64
   at::Tensor targets_T;       // int64: the token to be predicted at each position, -100 = not trained
   std::vector<int64_t> cu_seqlens{0};
-  at::Tensor real_T;  // bool: false for tokens that only fill a sequence up; undefined = all are real
+  at::Tensor real_T;          // bool: false for tokens that only fill a sequence up; undefined = all are real
+  at::Tensor dropout_keys_T;  // int64: a random number for each token (nn/dropout.h); undefined = no dropout
   int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 

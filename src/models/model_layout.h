@@ -54,6 +54,10 @@ struct LoraModule {
   std::string local_name;   // within the layer, as LayerAdapter finds it: "self_attn.q_proj"
   int64_t num_experts = 0;  // 0 = a linear layer; else a 3-D expert parameter
   int64_t in_features = 0, out_features = 0;
+  // Of the adapter that it gets (adapter/module_settings): its rank, and what its product is multiplied by. 0 in what a
+  // layout offers.
+  int64_t r = 0;
+  double lora_alpha = 0, scaling = 0;
 };
 
 // The dtype that a tensor is stored in, nullopt when the checkpoint lacks it. Decides between the ways in which a

@@ -4,8 +4,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
+#include <bit>
 
 #include "base/error.h"
+#include "nn/dropout.h"
 #include "nn/grouped_mm.h"
 #include "nn/matmul.h"
 #include "nn/outer_products.h"
@@ -103,15 +105,21 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
   }
 };
 
-// y + s · (x·Aᵀ)·Bᵀ in the dtype of the factors, rounded once.
+at::Tensor dropped(const at::Tensor& x, const LoraDropout& dropout) {
+  return dropout.on() ? x * dropout_factors_TI(dropout, x.size(1)) : x;
+}
+
+// y + s · (x·Aᵀ)·Bᵀ in the dtype of the factors, rounded once; x with dropout.
 class AddLora : public torch::autograd::Function<AddLora> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& x, const LoraPair* lora) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::ScalarType master = lora->a.scalar_type();
-    const at::Tensor low = at::mm(x.to(master), lora->a.t());
-    context->save_for_backward({x, lora->a, lora->b, low});
+    const at::Tensor low = at::mm(dropped(x.to(master), lora->dropout), lora->a.t());
+    context->save_for_backward({x, lora->a, lora->b, low, lora->dropout.token_keys_T});
     save_pair(context, lora);
+    context->saved_data["dropout_rate"] = lora->dropout.rate;
+    context->saved_data["dropout_layer_key"] = std::bit_cast<int64_t>(lora->dropout.layer_key);
     return at::addmm(y.to(master), low, lora->b.t(), 1.0, lora->scaling).to(y.scalar_type());
   }
 
@@ -123,11 +131,16 @@ class AddLora : public torch::autograd::Function<AddLora> {
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].to(a.scalar_type()).contiguous();
     const at::Tensor dlow = at::mm(dy, b).mul_(scaling);
+    const LoraDropout dropout{context->saved_data["dropout_rate"].toDouble(),
+                              std::bit_cast<uint64_t>(context->saved_data["dropout_layer_key"].toInt()), saved[4]};
+    const at::Tensor factors_TI = dropout.on() ? dropout_factors_TI(dropout, x.size(1)) : at::Tensor();
     if (a_grad.defined()) {
       add_outer_products(b_grad, dy, low, scaling);
-      add_outer_products(a_grad, dlow, x, 1.0);
+      add_outer_products(a_grad, dlow, dropout.on() ? x.to(a.scalar_type()) * factors_TI : x, 1.0);
     }
-    return {grads[0], at::mm(dlow, a).to(x.scalar_type()), at::Tensor()};
+    at::Tensor dx = at::mm(dlow, a);
+    if (dropout.on()) dx.mul_(factors_TI);
+    return {grads[0], dx.to(x.scalar_type()), at::Tensor()};
   }
 };
 

@@ -5,21 +5,32 @@
 
 #include <ATen/ATen.h>
 
+#include <cstdint>
 #include <string>
 #include <unordered_map>
 
 namespace moraine {
+
+// Dropout of a linear layer's input on its way to the adapter. Which elements are left out is a function of both keys
+// (nn/dropout.h), so a recomputation leaves out the same ones.
+struct LoraDropout {
+  double rate = 0;          // the probability that an element is left out; the others are divided by 1 - rate
+  uint64_t layer_key = 0;   // of the adapted layer
+  at::Tensor token_keys_T;  // int64, one for each row of the layer's input; undefined = no dropout
+  bool on() const { return rate > 0 && token_keys_T.defined(); }
+};
 
 // The two factors of one adapted weight. A linear layer's are [R, I] and [O, R]; an expert parameter's [E, R, I] and
 // [E, O, R]. Any floating dtype; layers cast to their compute dtype.
 struct LoraPair {
   at::Tensor a;
   at::Tensor b;
-  double scaling = 1.0;  // lora_alpha / r
+  double scaling = 1.0;
   // Of the same shapes, in gradient_dtype. A backward pass through a layer adds the factors' gradients here, whichever
   // pass and however many; autograd sees only activations. Undefined = not trained.
   at::Tensor a_grad;
   at::Tensor b_grad;
+  LoraDropout dropout = {};  // of linear layers only
 };
 
 // What the factors' gradients, which are sums over all tokens of a step, are summed in. In fp64 the order of such a sum

@@ -37,11 +37,10 @@ struct LayerMemory {
 
 class LayerCounter {
  public:
-  LayerCounter(const PlannedModel& model, const PlannedRun& run, const PassShape& pass)
+  LayerCounter(const PlannedModel& model, const PassShape& pass)
       : model_(model),
         shape_(model.shape),
         pass_(pass),
-        r_(run.r),
         size_(dtype_bits(model.shape.dtype) / 8.0),
         casts_(size_ != kFloat) {}
 
@@ -122,7 +121,7 @@ class LayerCounter {
     for (const ParamSpec& param : dense_of(layer).params)
       if (param.name == "mlp.down_proj.weight") elements += 3 * param.shape[1] + H;  // a layer without experts
     for_each_adapter(layer, [&](const LoraModule& module, int64_t) {
-      if (module.num_experts == 0) singles += r_;  // the product with A
+      if (module.num_experts == 0) singles += module.r;  // the product with A
     });
     return tokens(elements * size_ + singles * kFloat);
   }
@@ -133,8 +132,8 @@ class LayerCounter {
     double bytes = (pass_.expert_rows * (H + 3 * I) + pass_.sent_rows * H) * size_;
     for_each_adapter(layer, [&](const LoraModule& module, int64_t copies) {
       if (module.num_experts == 0) return;
-      bytes += pass_.expert_rows * r_ * size_;  // the product with A
-      if (casts_) bytes += static_cast<double>(copies) * r_ * (module.in_features + module.out_features) * size_;
+      bytes += pass_.expert_rows * module.r * size_;  // the product with A
+      if (casts_) bytes += static_cast<double>(copies * module.r) * (module.in_features + module.out_features) * size_;
     });
     return bytes;
   }
@@ -160,7 +159,7 @@ class LayerCounter {
   const PlannedModel& model_;
   const ModelShape& shape_;
   const PassShape& pass_;
-  double r_, size_;
+  double size_;
   bool casts_;  // from the adapter's fp32 to the compute dtype
 };
 
@@ -228,7 +227,7 @@ PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t ra
 ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run, const PassShape& pass) {
   const ModelShape& shape = model.shape;
   const double size = dtype_bits(shape.dtype) / 8.0;
-  const LayerCounter counter(model, run, pass);
+  const LayerCounter counter(model, pass);
   ActivationPlan plan;
   LayerMemory widest;
   double tapes = 0;

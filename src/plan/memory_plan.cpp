@@ -28,13 +28,13 @@ struct AdapterSizes {
 };
 
 AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
-  const AdapterLayout layout = lay_out_adapter(model.targets, run.r, experts);
+  const AdapterLayout layout = lay_out_adapter(model.targets, experts);
   AdapterSizes sizes;
   sizes.dense = static_cast<double>(layout.dense_size);
   sizes.owned_experts = static_cast<double>(section_part_size(layout.expert_size, run.mesh.ep_fsdp));
   sizes.experts = sizes.owned_experts * run.mesh.ep_fsdp;
   for (const LoraModule& m : model.targets) {
-    const double rows = static_cast<double>(m.num_experts) * run.r;
+    const double rows = static_cast<double>(m.num_experts * m.r);
     sizes.all_experts += rows * (m.in_features + m.out_features);
     sizes.largest_expert_factor = std::max(sizes.largest_expert_factor, rows * std::max(m.in_features, m.out_features));
   }

@@ -21,11 +21,10 @@ std::vector<ImageSpec> with_one_source_each(std::vector<ImageSpec> specs) {
 
 }  // namespace
 
-PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, int64_t r)
+PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets)
     : checkpoint(checkpoint),
       shape(checkpoint.shape()),
       targets(std::move(targets)),
-      r(r),
       sizes(with_one_source_each(checkpoint.specs)) {}
 
 int64_t PlannedModel::first_adapted_layer() const {
@@ -47,7 +46,7 @@ OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {
 PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpoint) {
   AdapterSelection adapter = select_adapter(checkpoint.layout(), recipe.adapter, recipe.model.path);
   warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
-  return PlannedModel(checkpoint, std::move(adapter.targets.modules), adapter.config.r);
+  return PlannedModel(checkpoint, std::move(adapter.targets.modules));
 }
 
 int64_t PlannedRun::micro_steps() const { return num_micro_steps(batch_size, micro_batch_size, mesh.world_size()); }
@@ -63,7 +62,6 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   run.mesh = Mesh::make(world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   expert_range(model.shape.num_experts, run.mesh.ep, 0);  // refuses more EP ranks than experts
   run.ranks_per_node = ranks_per_node;
-  run.r = model.r;
   run.batch_size = recipe.train.batch_size.value_or(world_size);
   run.micro_batch_size = recipe.train.micro_batch_size;
   run.max_length = recipe.data.max_length;

@@ -17,13 +17,12 @@ inline constexpr int64_t kFloat = 4;  // bytes of an fp32 value
 
 // Nothing here depends on the mesh.
 struct PlannedModel {
-  // `checkpoint` outlives the plan; `targets` are the adapted weights.
-  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, int64_t r);
+  // `checkpoint` outlives the plan; `targets` are the adapted weights with their ranks.
+  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets);
 
   const OpenedCheckpoint& checkpoint;
   const ModelShape& shape;  // the checkpoint's
   std::vector<LoraModule> targets;
-  int64_t r = 8;
   // The checkpoint's images with one source per parameter: laid out a thousand times faster, for who needs sizes only.
   std::vector<ImageSpec> sizes;
 
@@ -37,8 +36,7 @@ PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpo
 
 struct PlannedRun {
   Mesh mesh;
-  int64_t ranks_per_node = 1;  // neighbours share a node
-  int64_t r = 8;
+  int64_t ranks_per_node = 1;    // neighbours share a node
   int64_t batch_size = 1;        // sequences per step, the whole world's
   int64_t micro_batch_size = 1;  // of which a rank takes so many at a time
   int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows

@@ -128,7 +128,7 @@ const StepTrafficPlanner::Sizes& StepTrafficPlanner::sizes_of(ExpertRange expert
   std::map<int, double> gathered = gathered_in_micro_step(model_, run_, experts);
   sizes.dense_shards = gathered[lane_of(ImageKind::kDense)];
   sizes.expert_shards = gathered[lane_of(ImageKind::kExperts)];
-  const AdapterLayout adapter = lay_out_adapter(model_.targets, run_.r, experts);
+  const AdapterLayout adapter = lay_out_adapter(model_.targets, experts);
   sizes.dense_elements = adapter.dense_size;
   sizes.owned_experts = section_part_size(adapter.expert_size, run_.mesh.ep_fsdp);
   return sizes;

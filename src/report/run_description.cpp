@@ -34,7 +34,12 @@ OrderedJson model_facts(const DescribedRun& run) {
 OrderedJson adapter_facts(const OpenedAdapter& adapter) {
   OrderedJson targets = OrderedJson::array();
   for (const auto& target : adapter.patterns)
-    targets.push_back({{"pattern", target.pattern}, {"matched", target.matched}, {"parameters", target.parameters}});
+    targets.push_back({{"pattern", target.pattern},
+                       {"matched", target.matched},
+                       {"r", target.r},
+                       {"lora_alpha", target.lora_alpha},
+                       {"scaling", target.scaling},
+                       {"parameters", target.parameters}});
   return {{"r", adapter.config.r},
           {"lora_alpha", adapter.config.lora_alpha},
           {"parameters", adapter.state.num_parameters()},
@@ -73,7 +78,7 @@ OrderedJson describe_run(const DescribedRun& run) {
   if (!run.loaded.device.is_cpu()) return facts;  // plans are of a process's memory, which a device's is not
   std::vector<LoraModule> targets;
   for (const AdapterEntry& entry : run.adapter.state.entries()) targets.push_back(entry.module);
-  const PlannedModel model(run.checkpoint, std::move(targets), run.adapter.config.r);
+  const PlannedModel model(run.checkpoint, std::move(targets));
   facts["planned_peak_bytes"] =
       largest_peak(model, planned_run(run.recipe, model, run.world.world_size, run.world.local_world_size));
   return facts;

@@ -19,9 +19,7 @@ using Values = std::vector<std::pair<std::string, std::string>>;
 // of the recipe is compared, those too that do not exist yet.
 bool is_compared_as_written(const std::string& key) {
   for (const char* section : {"model.", "adapter.", "data.", "mesh.", "load.", "save.", "dist.", "log."})
-    if (key.starts_with(section))
-      return key == "model.base_format" || key == "adapter.lora_dropout" || key == "adapter.seed" ||
-             key == "data.shuffle";
+    if (key.starts_with(section)) return key == "model.base_format" || key == "adapter.seed" || key == "data.shuffle";
   for (const char* other :
        {"steps", "epochs", "stop_after", "batch_size", "micro_batch_size", "recompute", "eval_every"})
     if (key == std::string("train.") + other) return false;
@@ -32,6 +30,8 @@ bool is_compared_as_written(const std::string& key) {
 const std::vector<std::pair<std::string, std::vector<std::string>>>& hashed_keys() {
   static const std::vector<std::pair<std::string, std::vector<std::string>>> keys{
       {"model.path", {"model.path"}},
+      {"adapter.rank_pattern",
+       {"adapter.rank_pattern", "adapter.alpha_pattern", "adapter.expert_r", "adapter.use_rslora", "adapter."}},
       {"adapter.target_modules", {"adapter.target", "adapter.exclude", "adapter."}},
       {"adapter.init_from", {"adapter.init_from"}},
       {"data.train", {"data.", "model.path"}},
@@ -52,6 +52,18 @@ std::string sample_weights(const CheckpointIndex& index) {
     }
   }
   return hash_text(hashes);
+}
+
+// "{}", the default of adapter.rank_pattern, where all have config.r and config.lora_alpha / config.r.
+std::string ranks_hash(const AdapterSelection& selection) {
+  const LoraConfig& config = selection.config;
+  std::string text;
+  bool differ = false;
+  for (const LoraModule& m : selection.targets.modules) {
+    text += fmt::format("{} {} {}\n", module_name_in(selection.peft_class, m.name), m.r, m.scaling);
+    differ |= m.r != config.r || m.scaling != config.lora_alpha / static_cast<double>(config.r);
+  }
+  return differ ? hash_text(text) : "{}";
 }
 
 std::string adapter_tensors_hash(const AdapterSelection& selection) {
@@ -108,6 +120,8 @@ RunFacts run_facts(const Recipe& recipe, const RunShape& shape) {
   add("model.dtype", shape.checkpoint.shape().dtype == DType::kBF16 ? "bfloat16" : "float32");
   add("adapter.r", fmt::format("{}", adapter.config.r));
   add("adapter.lora_alpha", fmt::format("{}", adapter.config.lora_alpha));
+  add("adapter.lora_dropout", fmt::format("{}", adapter.config.lora_dropout));
+  add("adapter.rank_pattern", ranks_hash(adapter));
   add("adapter.target_modules", adapter_tensors_hash(adapter));
   const std::filesystem::path init_from = recipe.adapter.init_from;
   add("adapter.init_from",

@@ -66,7 +66,8 @@ LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_
   LayerTape tape;
   tape.input = input.detach().requires_grad_();
   tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
-  const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd);
+  const LayerAdapter layer_adapter =
+      adapter.layer_adapter(layer, AdapterState::Gradients::kAdd, context.batch->dropout_keys_T);
   tape.output = loaded.model->forward_layer(
       {layer, tape.weights->dense, tape.weights->experts, layer_adapter, context, record}, tape.input);
   tape.probability_sums_E = record.probability_sums_E;
@@ -115,7 +116,7 @@ at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch
     LayerWeights weights(*loaded.weights, layer);
     prefetch_next(*loaded.weights, turn);
     const LayerAdapter layer_adapter =
-        adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo) : LayerAdapter{};
+        adapter ? adapter->layer_adapter(layer, AdapterState::Gradients::kNo, batch.dropout_keys_T) : LayerAdapter{};
     LayerRecord record;
     hidden =
         loaded.model->forward_layer({layer, weights.dense, weights.experts, layer_adapter, context, record}, hidden);
@@ -155,7 +156,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     if (layer >= first_trained) inputs[layer] = hidden;
     LayerWeights weights(*loaded.weights, layer);
     prefetch_next(*loaded.weights, turn);
-    const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
+    const LayerAdapter layer_adapter = adapter.layer_adapter(layer, AdapterState::Gradients::kNo, batch.dropout_keys_T);
     at::AutoDispatchBelowADInplaceOrView no_autograd;
     hidden = loaded.model->forward_layer(
         {layer, weights.dense, weights.experts, layer_adapter, context, records[layer]}, hidden);

@@ -5,11 +5,26 @@
 #include "adapter/adapter_collectives.h"
 #include "base/error.h"
 #include "distributed/collectives/device.h"
+#include "nn/dropout.h"
 #include "text/rows/batch_stream.h"
 #include "train/pass.h"
 #include "train/router_load.h"
 
 namespace moraine {
+namespace {
+
+// Of the sequences in `own` rows: a sequence's number is its place in the whole step.
+std::vector<uint64_t> dropout_keys(const std::vector<TrainingRow>& rows, RowRange own, uint64_t seed, int64_t step) {
+  std::vector<uint64_t> keys;
+  int64_t sequence = 0;
+  for (int64_t row = 0; row < own.end; ++row) {
+    for (size_t i = 0; i < rows[row].size(); ++i, ++sequence)
+      if (row >= own.begin) keys.push_back(dropout_sequence_key(seed, step, sequence));
+  }
+  return keys;
+}
+
+}  // namespace
 
 StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer,
                       const std::vector<TrainingRow>& rows, const TrainConfig& config, double learning_rate,
@@ -28,8 +43,14 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
   const int64_t micro_steps = num_micro_steps(rows.size(), config.micro_batch_size, world_size);
   const auto batch_of = [&](int64_t micro_step) {
+    std::vector<uint64_t> keys;
+    if (adapter.dropout() > 0) {
+      const RowRange own =
+          rows_of_micro_step(static_cast<int64_t>(rows.size()), micro_step, rank, world_size, config.micro_batch_size);
+      keys = dropout_keys(rows, own, config.seed, optimizer.num_steps());
+    }
     return make_batch(samples_of_micro_step(rows, micro_step, rank, world_size, config.micro_batch_size), loaded.device,
-                      loaded.row_alignment);
+                      loaded.row_alignment, keys);
   };
   RouterLoad load(loaded.model->shape(), loaded.device);
   bool load_is_known = false;

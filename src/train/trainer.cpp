@@ -29,11 +29,6 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kReplicaCheckEvery = 100;  // steps; the first and the end are looked at too
 
-void refuse_what_is_not_built(const Recipe& recipe) {
-  auto refuse = [](const std::string& key, const std::string& hint) { throw input_error(key, "not built yet", hint); };
-  if (recipe.adapter.lora_dropout != 0) refuse("adapter.lora_dropout", "set it to 0");
-}
-
 // The signal that any rank has been asked to end by, or 0: the same on all ranks.
 int agreed_signal(int own, ProcessGroup& world, at::Device device) {
   at::Tensor number = at::full({1}, int64_t{own}, at::TensorOptions().dtype(at::kLong)).to(device);
@@ -52,10 +47,11 @@ void print_data(const std::string& what, const DataRows& rows) {
 
 void print_targets(const OpenedAdapter& adapter) {
   log_info("adapter: r {}, lora_alpha {}", adapter.config.r, adapter.config.lora_alpha);
-  log_info("  {:<32} {:>8} {:>14}", "pattern", "matched", "parameters");
-  for (const auto& pattern : adapter.patterns)
-    log_info("  {:<32} {:>8} {:>14}", pattern.pattern, pattern.matched, pattern.parameters);
-  log_info("  {:<32} {:>8} {:>14}", "trainable", adapter.state.entries().size(), adapter.state.num_parameters());
+  log_info("  {:<32} {:>8} {:>6} {:>8} {:>8} {:>14}", "pattern", "matched", "r", "alpha", "scaling", "parameters");
+  for (const auto& p : adapter.patterns)
+    log_info("  {:<32} {:>8} {:>6} {:>8.6g} {:>8.4g} {:>14}", p.pattern, p.matched, p.r, p.lora_alpha, p.scaling,
+             p.parameters);
+  log_info("  {:<32} {:>8} {:>39}", "trainable", adapter.state.entries().size(), adapter.state.num_parameters());
 }
 
 int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size) {
@@ -76,7 +72,6 @@ std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& rec
 int train(const Recipe& recipe, Control& control) {
   const auto started = std::chrono::system_clock::now();
   require_for_training(recipe);
-  refuse_what_is_not_built(recipe);
   const WorldInfo& world = control.world();
   const bool is_writer = world.rank == 0;
   const RunFolder run(recipe.save.dir);

@@ -19,12 +19,17 @@ std::vector<LoraModule> two_layers() {
     modules.push_back({prefix + "mlp.experts.gate_up_proj", layer, "mlp.experts.gate_up_proj", 4, 8, 10});
     modules.push_back({prefix + "mlp.experts.down_proj", layer, "mlp.experts.down_proj", 4, 5, 8});
   }
+  for (LoraModule& module : modules) {
+    module.r = 2;
+    module.lora_alpha = 4;
+    module.scaling = 2;
+  }
   return modules;
 }
 
 std::string selection_error(const ModuleSelection& targets, const std::vector<std::string>& parameters) {
   try {
-    select_targets(two_layers(), targets, {}, parameters, 2);
+    select_targets(two_layers(), targets, {}, parameters);
   } catch (const Error& error) {
     return error.what();
   }
@@ -34,7 +39,7 @@ std::string selection_error(const ModuleSelection& targets, const std::vector<st
 std::vector<std::string> selected(ModuleSelection targets, ModuleSelection excludes,
                                   std::vector<std::string> parameters) {
   std::vector<std::string> names;
-  for (const LoraModule& m : select_targets(two_layers(), targets, excludes, parameters, 2).modules)
+  for (const LoraModule& m : select_targets(two_layers(), targets, excludes, parameters).modules)
     names.push_back(m.name);
   return names;
 }
@@ -112,7 +117,7 @@ TEST(PeftLayout, AIsExpertMajorAndBIsRankMajor) {
 }
 
 TEST(AdapterState, InitialValuesDoNotDependOnHowExpertsAreSplit) {
-  AdapterState whole(two_layers(), 2, 4, {0, 4}, at::kCPU), part(two_layers(), 2, 4, {1, 2}, at::kCPU);
+  AdapterState whole(two_layers(), {0, 4}, at::kCPU), part(two_layers(), {1, 2}, at::kCPU);
   whole.initialize(7);
   part.initialize(7);
   for (size_t i = 0; i < whole.entries().size(); ++i) {

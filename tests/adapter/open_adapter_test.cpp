@@ -41,13 +41,20 @@ class OpenAdapter : public testing::Test {
   std::string error(const Json& changes) {
     return error_of([&] { open_adapter(*layout_, write(changes), {0, 8}, at::kCPU); });
   }
+  // Every module has r 4 and scaling 2, and what is written says the same.
   void expect_plain(const Json& changes) {
-    const AdapterSelection selection = select(changes);
-    EXPECT_EQ(selection.config.r, 4) << changes;
-    EXPECT_EQ(selection.config.lora_alpha, 8) << changes;
-    EXPECT_EQ(selection.config.scaling(), 2) << changes;
-    lora_config_to_json(selection.config);  // asserts that it is plain
     EXPECT_EQ(error(changes), "") << changes;
+    OpenedAdapter opened = open_adapter(*layout_, folder_.path(), {0, 8}, at::kCPU);
+    MeshGroups groups = single_rank_groups();
+    fs::remove_all(folder_ / "written");
+    export_adapter(opened.state, opened.config, folder_ / "written", *groups.ep);
+    const OpenedAdapter written = open_adapter(*layout_, folder_ / "written", {0, 8}, at::kCPU);
+    for (const OpenedAdapter* adapter : std::initializer_list<const OpenedAdapter*>{&opened, &written}) {
+      for (const AdapterEntry& entry : adapter->state.entries()) {
+        EXPECT_EQ(entry.module.r, 4) << changes << entry.module.name;
+        EXPECT_EQ(entry.module.scaling, 2) << changes << entry.module.name;
+      }
+    }
   }
 
   const fs::path golden_ = golden_folder("qwen3_moe-fp32");
@@ -71,15 +78,104 @@ TEST_F(OpenAdapter, SettingsThatMeanAPlainAdapter) {
               ElementsAre("rank_pattern 'w1'", "alpha_pattern 'w2'"));
 }
 
-TEST_F(OpenAdapter, SeveralRanksOrScalingsAreRefusedByKey) {
-  EXPECT_THAT(
-      error({{"rank_pattern", {{"k_proj", 8}}}}),
-      AllOf(HasSubstr("adapter_config.json: rank_pattern gives r 4 to model.layers.0.self_attn.q_proj and r 8 to "
-                      "model.layers.0.self_attn.k_proj"),
-            HasSubstr("merge_and_unload")));
-  EXPECT_THAT(error({{"alpha_pattern", {{"o_proj", 16}}}}), HasSubstr("alpha_pattern gives lora_alpha 8 to"));
+// What PEFT's get_pattern_key finds: the first key, in the file's order, that matches the end of a name at a dot.
+TEST_F(OpenAdapter, RanksAndScalingsByPattern) {
+  for (auto& [name, tensor] : tensors_) {
+    const bool grows = name.find("layers.1.self_attn.k_proj") != std::string::npos ||
+                       name.find("layers.2.mlp.experts.lora") != std::string::npos;  // down_proj's
+    if (grows) tensor = at::cat({tensor, tensor}, name.find("lora_A") != std::string::npos ? 0 : 1);
+  }
+  const Json config{{"r", 4},
+                    {"lora_alpha", 8},
+                    {"use_rslora", true},
+                    {"rank_pattern", {{R"(layers\.1\..*k_proj)", 8}, {R"(2\.mlp\.experts\.down_proj)", 8}}},
+                    {"alpha_pattern", {{"[qk]_proj", 3}, {"q_proj", 5}, {"none", 5}}}};
+  EXPECT_EQ(error(config), "");
+  const OpenedAdapter opened = open_adapter(*layout_, folder_.path(), {0, 8}, at::kCPU);
+  EXPECT_THAT(opened.unmatched, ElementsAre("alpha_pattern 'none'", "alpha_pattern 'q_proj'"));
+  for (const AdapterEntry& entry : opened.state.entries()) {
+    const std::string& name = entry.module.name;
+    const bool wide = name == "model.layers.1.self_attn.k_proj" || name == "model.layers.2.mlp.experts.down_proj";
+    const bool weak = name.ends_with("q_proj") || name.ends_with("k_proj");
+    EXPECT_EQ(entry.module.r, wide ? 8 : 4) << name;
+    EXPECT_EQ(entry.module.scaling, (weak ? 3.0 : 8.0) / std::sqrt(wide ? 8.0 : 4.0)) << name;
+  }
+  const Json written = parse_json(lora_config_to_json(opened.config), "written");
+  EXPECT_EQ(written["rank_pattern"], config["rank_pattern"]);
+  EXPECT_EQ(written["alpha_pattern"], Json({{"[qk]_proj", 3}}));
+  EXPECT_EQ(written["use_rslora"], true);
+  // A table row for each rank and scaling that a pattern has.
+  int64_t parameters = 0;
+  for (const auto& row : opened.patterns) parameters += row.parameters;
+  EXPECT_EQ(parameters, opened.state.num_parameters());
+  EXPECT_EQ(opened.patterns.size(), 6u + 2);  // k_proj of layer 1, down_proj of layer 2
+}
+
+TEST_F(OpenAdapter, PatternsAreCheckedWithTheTensors) {
+  EXPECT_THAT(error({{"rank_pattern", {{"k_proj", 8}}}}),
+              AllOf(HasSubstr("k_proj.lora_A.weight has shape [4, "), HasSubstr("expected [8, ")));
   EXPECT_THAT(error({{"rank_pattern", {{"(k_proj", 8}}}}),
               AllOf(HasSubstr("adapter_config.json"), HasSubstr("regular expression")));
+}
+
+// adapter.expert_r is rank_pattern in the file, and keys that start from a folder must agree with it.
+TEST_F(OpenAdapter, RanksOfARecipe) {
+  AdapterConfig wanted;
+  wanted.expert_r = 2;
+  wanted.rank_pattern = {{"o_proj", 3}, {R"(layers\.3\.mlp\.experts\.down_proj)", 5}};
+  const AdapterSelection made = select_adapter(*layout_, wanted, "model");
+  for (const LoraModule& module : made.targets.modules) {
+    const int64_t r = module.name == "model.layers.3.mlp.experts.down_proj" ? 5
+                      : module.num_experts > 0                              ? 2
+                      : module.name.ends_with("o_proj")                     ? 3
+                                                                            : 8;
+    EXPECT_EQ(module.r, r) << module.name;
+    EXPECT_EQ(module.scaling, 16.0 / r) << module.name;
+  }
+  EXPECT_THAT(made.config.rank_pattern,
+              ElementsAre(std::pair("o_proj", 3), std::pair(R"(layers\.3\.mlp\.experts\.down_proj)", 5),
+                          std::pair("mlp.experts.gate_up_proj", 2), std::pair("mlp.experts.down_proj", 2)));
+  MeshGroups groups = single_rank_groups();
+  const OpenedAdapter adapter = make_adapter(*layout_, wanted, "model", {0, 8}, at::kCPU);
+  export_adapter(adapter.state, adapter.config, folder_ / "ranks", *groups.ep);
+  const auto from_folder = [&](auto&& change, std::vector<std::string> given) {
+    AdapterConfig again;
+    again.init_from = folder_ / "ranks";
+    again.given = std::move(given);
+    change(again);
+    return error_of([&] { select_adapter(*layout_, again, "model"); });
+  };
+  EXPECT_EQ(from_folder([](AdapterConfig&) {}, {}), "");
+  const auto as_made = [&](AdapterConfig& a) {
+    a.expert_r = wanted.expert_r;
+    a.rank_pattern = wanted.rank_pattern;
+  };
+  EXPECT_EQ(from_folder(as_made, {"expert_r", "rank_pattern"}), "");
+  EXPECT_THAT(from_folder([](AdapterConfig& a) { a.expert_r = 3; }, {"expert_r"}),
+              HasSubstr("adapter.expert_r: a rank or scaling disagrees with"));
+  EXPECT_THAT(from_folder(
+                  [](AdapterConfig& a) {
+                    a.rank_pattern = {{"o_proj", 4}};
+                  },
+                  {"rank_pattern"}),
+              HasSubstr("adapter.rank_pattern: a rank or scaling disagrees with"));
+  EXPECT_THAT(from_folder([](AdapterConfig& a) { a.use_rslora = true; }, {"use_rslora"}),
+              HasSubstr("adapter.use_rslora: a rank or scaling disagrees with"));
+  wanted.layers_to_transform = {0, 4};
+  EXPECT_THAT(error_of([&] { select_adapter(*layout_, wanted, "model"); }),
+              HasSubstr("adapter.layers_to_transform: there is no layer 4 (this model's layers are 0 to 3)"));
+  wanted.layers_to_transform = {2};
+  EXPECT_THAT(select_adapter(*layout_, wanted, "model").config.target_modules.names,
+              ElementsAre("model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.k_proj",
+                          "model.layers.2.self_attn.v_proj", "model.layers.2.self_attn.o_proj"));
+  wanted.layers_to_transform.clear();
+  wanted.rank_pattern = {{"w1", 3}};
+  EXPECT_THAT(error_of([&] { select_adapter(*layout_, wanted, "model"); }),
+              HasSubstr("adapter.rank_pattern 'w1': matches no adapted weight"));
+  wanted.rank_pattern.clear();
+  wanted.target_parameters.clear();
+  EXPECT_THAT(error_of([&] { select_adapter(*layout_, wanted, "model"); }),
+              HasSubstr("adapter.expert_r: is set, but no experts are adapted"));
 }
 
 // What is written again names its modules one by one.

@@ -227,9 +227,41 @@ TEST_F(BrokenPerExpert, ConfigurationsAreNamed) {
   EXPECT_THAT(with({{"target_modules", {"q_proj", "k_proj", "v_proj", "o_proj"}}}), HasSubstr("unexpected tensor"));
   EXPECT_THAT(with({{"target_parameters", {"mlp.experts.down_proj"}}}), HasSubstr("key 'target_parameters' is set"));
   EXPECT_THAT(with({{"use_rslora", true}}), HasSubstr("use_rslora is not supported"));
-  EXPECT_THAT(with({{"rank_pattern", {{"down_proj", 8}}}}),
-              HasSubstr("rank_pattern gives r 4 to model.layers.0.self_attn.q_proj and r 8"));
+  EXPECT_THAT(with({{"rank_pattern", {{"gate_proj", 8}}}}),
+              HasSubstr("rank_pattern gives r 8 to model.layers.0.mlp.experts.0.gate_proj and 4 to "
+                        "model.layers.0.mlp.experts.0.up_proj (they are parts of one parameter here"));
+  EXPECT_THAT(with({{"alpha_pattern", {{R"(experts\.3\..*)", 2}}}}),
+              HasSubstr("alpha_pattern gives lora_alpha 8 to model.layers.0.mlp.experts.0.gate_proj and 2 to "
+                        "model.layers.0.mlp.experts.3.gate_proj"));
   EXPECT_EQ(with({{"target_modules", R"(.*\.(self_attn\..*|experts\.\d+\..*))"}}), "");
+}
+
+// Experts' rank is the configuration's r there, so PEFT, which knows experts one by one only by r, finds it.
+TEST(PerExpertRanks, AreThoseOfTheModules) {
+  const fs::path golden = golden_folder("qwen3_moe-fp32");
+  const auto layout = layout_of(golden);
+  MeshGroups groups = single_rank_groups();
+  TempFolder folder;
+  AdapterConfig wanted;
+  wanted.expert_r = 2;
+  wanted.use_rslora = true;
+  wanted.rank_pattern = {{"layers\\.1\\..*q_proj", 4}, {"k_proj", 3}};
+  wanted.alpha_pattern = {{"down_proj", 4}};
+  const OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, 8}, at::kCPU);
+  export_adapter(made.state, made.config, folder / "adapter", *groups.ep);
+  convert(*layout, folder / "adapter", AdapterFormat::kPerExpert, folder / "per_expert");
+  convert(*layout, folder / "per_expert", AdapterFormat::kPeft, folder / "peft");
+  EXPECT_EQ(read_text_file(folder / "peft" / "adapter_model.safetensors"),
+            read_text_file(folder / "adapter" / "adapter_model.safetensors"));
+  const Json config = read_json_file(folder / "per_expert" / "adapter_config.json");
+  EXPECT_EQ(config["r"], 2);
+  EXPECT_EQ(config["rank_pattern"]["k_proj"], 3);
+  EXPECT_EQ(config["rank_pattern"]["model.layers.1.self_attn.q_proj"], 4);
+  EXPECT_FALSE(config["rank_pattern"].contains("gate_proj"));
+  EXPECT_EQ(config["use_rslora"], false);
+  const OpenedAdapter back = open_adapter(*layout, folder / "peft", {0, 8}, at::kCPU);
+  for (size_t i = 0; i < back.state.entries().size(); ++i)
+    EXPECT_NEAR(back.state.entries()[i].module.scaling, made.state.entries()[i].module.scaling, 1e-15);
 }
 
 // An adapter of some layers' experts alone, and of a shared expert's namesakes: the lists say exactly that.

@@ -199,7 +199,36 @@ TEST_F(RecipeTest, YamlShowsEveryDefault) {
 
 TEST_F(RecipeTest, WhatInitFromDecidesIsNotPrinted) {
   std::string yaml = recipe_to_yaml(read("adapter: {init_from: a, lora_alpha: 4}"));
-  EXPECT_THAT(yaml, HasSubstr("adapter:\n  lora_alpha: 4\n  lora_dropout: 0\n  init_from: a\n"));
+  EXPECT_THAT(yaml, HasSubstr("adapter:\n  lora_alpha: 4\n  init_from: a\n"));
+}
+
+TEST_F(RecipeTest, PatternsKeepTheirOrder) {
+  const std::string text =
+      "adapter:\n  expert_r: 2\n  use_rslora: true\n"
+      "  rank_pattern: {z_proj: 4, 'layers\\.0\\..*': 16, a: 1}\n"
+      "  alpha_pattern: {b: 0.5, \"a\": 2}\n  layers_to_transform: 3\n"
+      "train: {learning_rate_b_ratio: 16, learning_rate_pattern: {o_proj: 0}}";
+  Recipe first = read(text);
+  EXPECT_THAT(first.adapter.rank_pattern,
+              ElementsAre(std::pair("z_proj", 4), std::pair("layers\\.0\\..*", 16), std::pair("a", 1)));
+  EXPECT_THAT(first.adapter.alpha_pattern, ElementsAre(std::pair("b", 0.5), std::pair("a", 2.0)));
+  EXPECT_THAT(first.adapter.layers_to_transform, ElementsAre(3));
+  EXPECT_THAT(first.train.learning_rate_pattern, ElementsAre(std::pair("o_proj", 0.0)));
+  Recipe second = read(recipe_to_yaml(first));
+  EXPECT_EQ(second.adapter.rank_pattern, first.adapter.rank_pattern);
+  EXPECT_EQ(second.adapter.alpha_pattern, first.adapter.alpha_pattern);
+  EXPECT_EQ(second.adapter.layers_to_transform, first.adapter.layers_to_transform);
+  EXPECT_EQ(second.adapter.expert_r, 2);
+  EXPECT_EQ(second.train.learning_rate_b_ratio, 16);
+  EXPECT_THAT(read(R"({"adapter": {"rank_pattern": {"z": 4, "a": 1}}})").adapter.rank_pattern,
+              ElementsAre(std::pair("z", 4), std::pair("a", 1)));
+  EXPECT_THAT(error("adapter: {rank_pattern: {a: 0}}"),
+              HasSubstr("key 'adapter.rank_pattern' is '0', expected a map of whole numbers of at least 1"));
+  EXPECT_THAT(error("adapter: {rank_pattern: {a: 1, a: 2}}"), HasSubstr("holds 'a' twice"));
+  EXPECT_THAT(error("adapter: {alpha_pattern: [a]}"), HasSubstr("is a list, expected a map of numbers above 0"));
+  EXPECT_THAT(error("adapter: {layers_to_transform: [0], target_modules: '.*q_proj'}"),
+              HasSubstr("does not work together with a regular expression"));
+  EXPECT_THAT(error("adapter: {layers_to_transform: [0, x]}"), HasSubstr("is 'x', expected a list of whole numbers"));
 }
 
 TEST_F(RecipeTest, ReadsJson) {

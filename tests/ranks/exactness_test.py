@@ -39,14 +39,20 @@ def mesh_flags(mesh):
     return flags + (["--ranks", str(ranks)] if ranks > 1 else [])
 
 
-def train(program, folder, model, adapter, mesh, recompute, packing, micro_batch, aux):
-    out = folder / f"{mesh}-{recompute}-{packing}-{micro_batch}-{aux}".replace(" ", "")
+# LoRA's variants, each several at once: adapter keys and the ratio of learning rates.
+VARIANTS = [{"r": 4, "target_parameters": [], "lora_dropout": 0.2, "rank_pattern": {"o_proj": 6}, "use_rslora": True},
+            {"r": 4, "expert_r": 3, "alpha_pattern": {"down_proj": 8}, "use_rslora": True}]
+
+
+def train(program, folder, model, adapter, mesh, recompute, packing, micro_batch, aux, ratio=1):
+    """`adapter`: the folder that it starts from, or keys of a new one."""
+    out = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "run"
     recipe = folder / "recipe.json"
     recipe.write_text(json.dumps({
-        "model": {"path": str(model)}, "adapter": {"init_from": str(adapter)},
+        "model": {"path": str(model)}, "adapter": adapter if isinstance(adapter, dict) else {"init_from": str(adapter)},
         "data": {"train": [str(folder / "tokens.safetensors")], "packing": packing, "max_length": 80},
         "train": {"steps": STEPS, "batch_size": 3 if packing else 6, "micro_batch_size": micro_batch, "learning_rate": 1e-3,
-                  "recompute": recompute, "aux_loss_coef": aux}, "save": {"dir": str(out)}}))
+                  "learning_rate_b_ratio": ratio, "recompute": recompute, "aux_loss_coef": aux}, "save": {"dir": str(out)}}))
     resident = ["mesh.resident=1GiB"] if recompute == "none" else []
     run([program, "train", recipe, *mesh_flags(mesh), *resident])
     return ([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()],
@@ -161,6 +167,10 @@ def main():
                     continue
                 report.run(f"{mesh} recompute {recompute}, packing {packing}, micro-batch {micro_batch}, router loss {aux}",
                            train(a.program, folder, *start, mesh, recompute, packing, micro_batch, aux), reference)
+        for adapter in VARIANTS if a.golden == "qwen3_moe-fp32" else []:
+            reference = train(a.program, folder, start[0], adapter, (1, 1, 1), "full", False, 1, 0.1, 4)
+            report.run(f"(2, 2, 1) recompute none, micro-batch 3, router loss 0.1, {adapter}",
+                       train(a.program, folder, start[0], adapter, (2, 2, 1), "none", False, 3, 0.1, 4), reference)
     sys.exit(report.end())
 
 

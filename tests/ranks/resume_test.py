@@ -140,6 +140,18 @@ def check_parts(runs, meshes, chains):
                f"{'same bits' if all_same else 'as near as straight runs on them'}", problem)
 
 
+def check_variants(runs):
+    """Dropout goes on with the step it was stopped at; ratios of learning rates cut the experts' moments into pieces."""
+    all_same = same_numbers(runs.straight(FOUR), runs.straight(ONE))
+    for keys in (["adapter.target_parameters=[]", "adapter.lora_dropout=0.2", "adapter.rank_pattern={o_proj: 2}"],
+                 ["adapter.expert_r=2", "adapter.use_rslora=true", "train.learning_rate_b_ratio=4"]):
+        whole = runs.out()
+        runs.run(whole, ONE, *keys)
+        found = in_parts(runs, [(ONE, 5), (FOUR, STEPS)], *keys)
+        problem = None if same_numbers(found, result(whole)) else difference(found, result(whole), all_same)
+        report(f"{' '.join(keys)}, {ONE} to 5 → {FOUR}", problem)
+
+
 def check_kills(runs, rounds, mesh):
     """kill -9 at random moments; with a snapshot each step most of them fall into saving."""
     wanted = runs.straight(mesh)
@@ -221,10 +233,11 @@ def check_damage(runs, base, full):
 def check_agreement(runs, base):
     changes = {"train.learning_rate": "0.004", "train.seed": "1", "adapter.seed": "1", "adapter.r": "8", "data.shuffle": "false",
                "train.steps": "21", "train.scheduler": "linear", "data.train": f"[{runs.folder / 'other.safetensors'}]",
-               "model.dtype": "bfloat16", "adapter.target_modules": "[q_proj]", "data.packing": "true"}
+               "model.dtype": "bfloat16", "adapter.target_modules": "[q_proj]", "data.packing": "true",
+               "adapter.rank_pattern": "{o_proj: 2}", "train.learning_rate_b_ratio": "2"}
     for key, value in changes.items():
         ended = runs.run(base, ONE, f"{key}={value}", code=2)
-        shown = value.strip("[]") if key != "adapter.target_modules" else "q_proj"
+        shown = {"adapter.target_modules": "q_proj", "adapter.rank_pattern": "o_proj"}.get(key, value.strip("[]"))
         good = len(ended.err.splitlines()) == 1 and f"error: {key}: is " in ended.err and shown in ended.err
         report(f"changed {key} is refused: {ended.err.strip()[:150]}", None if good else ended.err)
     recipe = json.loads(runs.recipe.read_text())
@@ -350,6 +363,7 @@ def main():
         report("save.every and save.keep", None if kept == ["step-12", "step-4", "step-8"] else str(kept))
         check_damage(runs, base, a.full)
         check_agreement(runs, base)
+        check_variants(runs)
         check_folders(runs, base)
         check_full_disk(runs, base)
         saved = runs.out()

@@ -14,9 +14,9 @@ int run(Control& control, const std::vector<std::string>& args) {
   const WorldInfo& world = control.world();
   BackendFactory backends(world, BackendKind::kGloo, control.timeout());
   MeshGroups groups = make_mesh_groups(control, backends, Mesh::make(world.world_size, {.ep = std::stoll(args[2])}));
-  const std::vector<LoraModule> modules{{"q_proj", 0, "q_proj", 0, 6, 4},
-                                        {"experts.down_proj", 0, "experts.down_proj", 5, 4, 6}};
-  AdapterState adapter(modules, 2, 4, expert_range(5, groups.mesh.ep, groups.ep->rank()), at::kCPU);
+  const std::vector<LoraModule> modules{{"q_proj", 0, "q_proj", 0, 6, 4, 2, 4, 2},
+                                        {"experts.down_proj", 0, "experts.down_proj", 5, 4, 6, 3, 3, 1}};
+  AdapterState adapter(modules, expert_range(5, groups.mesh.ep, groups.ep->rank()), at::kCPU);
   adapter.initialize(1);
   check_replicas(adapter, groups);
   if (args.size() > 3 && world.rank == std::stoll(args[3])) {

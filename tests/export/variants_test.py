@@ -1,0 +1,151 @@
+"""LoRA's variants train as in PEFT: losses, gradient norms and adapters of 12 steps side by side, fp32, to 1e-4.
+
+    variants_test.py MORAINE_PROGRAM [--write]
+
+Each case is trained twice on tests/golden/qwen3_moe-fp32, by moraine and by transformers + PEFT, which starts from the adapter that moraine
+writes after a step with learning rate 0 and so reads its adapter_config.json. PEFT's dropout draws from torch's generator; here it is given
+the factors of src/nn/dropout.h, computed anew. --write stores PEFT's curves in tests/golden/variants.json, which
+tests/train/variants_test.cpp compares with where PEFT is not installed. Skipped (exit 77) as peft_roundtrip_test.py is.
+"""
+import json
+import pathlib
+import sys
+import tempfile
+import warnings
+
+from peft_roundtrip_test import GOLDEN, QWEN3, run, torch  # starts again under the interpreter that has PEFT, or skips
+
+import numpy
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+
+STORED = GOLDEN / "variants.json"
+TOLERANCE = 1e-4
+TRAINING = ["train.steps=12", "train.batch_size=2", "train.learning_rate=0.005", "train.warmup_steps=2", "train.weight_decay=0.01"]
+LORA_PLUS = 4
+# Overrides of a recipe.
+CASES = {
+    "ranks, rslora, LoRA+": [
+        "adapter.r=4", "adapter.expert_r=2", "adapter.lora_alpha=6", "adapter.use_rslora=true",
+        r"adapter.rank_pattern={o_proj: 6, 'layers\.1\..*experts\.down_proj': 3}", "adapter.alpha_pattern={'[qk]_proj': 3}",
+        f"train.learning_rate_b_ratio={LORA_PLUS}"],
+    "dropout, layers": [
+        "adapter.r=4", "adapter.lora_alpha=8", "adapter.target_parameters=[]", "adapter.lora_dropout=0.3",
+        "adapter.target_modules=[q_proj, v_proj, o_proj]", "adapter.layers_to_transform=[1, 3]", "adapter.rank_pattern={v_proj: 2}",
+        "train.seed=5"],
+}
+
+
+def mix64(x):
+    x = x + numpy.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+    return x ^ (x >> numpy.uint64(31))
+
+
+def words(*values):
+    return numpy.array(values, dtype=numpy.uint64)
+
+
+def named_bits(seed, name, index):
+    key = mix64(words(seed))
+    for byte in name.encode():
+        key = mix64(key ^ words(byte))
+    return mix64(key + mix64(words(index)))
+
+
+class CounterDropout(torch.nn.Module):
+    """nn.Dropout whose choices are those of src/nn/dropout.h in optimizer step `step`."""
+    step = 0
+
+    def __init__(self, name, rate, seed):
+        super().__init__()
+        self.layer_key, self.rate, self.seed = named_bits(0, name, 0), rate, seed
+
+    def forward(self, x):
+        rows, tokens, width = x.shape
+        of_step = named_bits(self.seed, "dropout", CounterDropout.step)
+        sequences = mix64(of_step + mix64(numpy.arange(rows, dtype=numpy.uint64)))
+        keys = mix64(sequences[:, None] + mix64(numpy.arange(tokens, dtype=numpy.uint64))[None, :])
+        of_row = mix64(self.layer_key ^ keys)
+        draws = mix64(of_row[..., None] + mix64(numpy.arange((width + 1) // 2, dtype=numpy.uint64)))
+        halves = numpy.stack([draws & numpy.uint64(0xFFFFFFFF), draws >> numpy.uint64(32)], -1).reshape(rows, tokens, -1)[..., :width]
+        kept = torch.from_numpy(halves >= round(self.rate * 2**32))
+        return x * (kept * (1 / (1 - self.rate)))
+
+
+def trained_by_peft(folder, batches, plus, seed):
+    """([[loss, gradient norm] of each step], the adapter's tensors at the end)."""
+    base = AutoModelForCausalLM.from_pretrained(GOLDEN / QWEN3 / "model", dtype=torch.float32, attn_implementation="eager",
+                                                experts_implementation="eager")
+    model = PeftModel.from_pretrained(base, folder, is_trainable=True).train()
+    for name, module in model.base_model.model.named_modules():
+        dropout = getattr(module, "lora_dropout", {})
+        if "default" in dropout and isinstance(dropout["default"], torch.nn.Dropout):
+            dropout["default"] = CounterDropout(name, dropout["default"].p, seed)
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=0.005, loraplus_lr_ratio=plus, loraplus_weight_decay=0.01,
+                                          foreach=False)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 2, 12)
+    parameters, steps = [p for p in model.parameters() if p.requires_grad], []
+    for step in range(12):
+        CounterDropout.step = step
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(**batches[step % 3], use_cache=False).loss
+        loss.backward()
+        steps.append([loss.item(), torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()])
+        optimizer.step()
+        schedule.step()
+    return steps, get_peft_model_state_dict(model)
+
+
+def largest_difference(found, wanted):
+    if found.keys() != wanted.keys():
+        sys.exit(f"FAILED: names differ from PEFT's: {sorted(found.keys() ^ wanted.keys())[:6]}")
+    return max(((found[name] - value).abs().max() / value.abs().max()).item() for name, value in wanted.items())
+
+
+def main():
+    program, write = pathlib.Path(sys.argv[1]).resolve(), "--write" in sys.argv
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    rows = load_file(GOLDEN / QWEN3 / "lora" / "train_batches.safetensors")
+    batches = [{key: rows[f"{index}.{key}"] for key in ("input_ids", "attention_mask", "labels")} for index in range(3)]
+    width = max(batch["input_ids"].shape[1] for batch in batches)
+    failures, stored = 0, {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        save_file({key: torch.cat([torch.nn.functional.pad(batch[key], (0, width - batch[key].shape[1]), value=padding) for batch in batches])
+                   for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}, folder / "tokens.safetensors")
+        for index, (title, overrides) in enumerate(CASES.items()):
+            recipe = folder / "recipe.json"
+            recipe.write_text(json.dumps({
+                "model": {"path": str(GOLDEN / QWEN3 / "model"), "dtype": "float32"},
+                "data": {"train": [str(folder / "tokens.safetensors")], "format": "tokens", "shuffle": False},
+                "log": {"tensorboard": False}}))
+            start, end = folder / f"start-{index}", folder / f"end-{index}"
+            keys = [*overrides, *TRAINING]
+            run(program, "train", recipe, *keys, f"save.dir={start}", "train.learning_rate=0", "train.steps=1", "train.warmup_steps=0")
+            run(program, "train", recipe, *keys, f"save.dir={end}")
+            ours = [json.loads(line) for line in (end / "metrics.jsonl").read_text().splitlines()]
+            plus = next((float(key.split("=")[1]) for key in keys if key.startswith("train.learning_rate_b_ratio")), 1)
+            seed = next((int(key.split("=")[1]) for key in keys if key.startswith("train.seed")), 0)
+            steps, adapter = trained_by_peft(start / "adapter", batches, plus, seed)
+            stored[title] = {"overrides": keys, "steps": steps}
+            loss = max(abs(line["loss"] - wanted) for line, (wanted, _) in zip(ours, steps))
+            norm = max(abs(line["grad_norm"] / wanted - 1) for line, (_, wanted) in zip(ours, steps))
+            weights = largest_difference(load_file(end / "adapter" / "adapter_model.safetensors"), adapter)
+            learned = steps[0][0] - steps[-3][0]  # of the same batch
+            good = len(ours) == 12 and loss <= TOLERANCE and norm <= TOLERANCE and weights <= 1e-3 and learned > 1e-3
+            failures += not good
+            print(f"{'ok' if good else 'FAILED'}: {title}: loss within {loss:.1e}, gradient norm {norm:.1e}, adapter {weights:.1e}; "
+                  f"the loss fell by {learned:.1e}")
+    if write and not failures:
+        STORED.write_text(json.dumps(stored, indent=1) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
