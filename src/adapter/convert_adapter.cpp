@@ -8,6 +8,7 @@
 #include "adapter/peft_import.h"
 #include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/target_kind.h"
 #include "adapter/target_names.h"
 #include "base/file.h"
 #include "checkpoint/tensor_file.h"
@@ -95,7 +96,9 @@ Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, 
   }
   // PEFT finds experts' matrices that are not adapted by the names of a shared expert's.
   std::vector<std::string> others = per_expert_linear_layers(layout, weights.peft_class());
-  for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), layout.lora_modules()))
+  std::vector<LoraModule> offered = layout.lora_modules();
+  std::erase_if(offered, is_router);
+  for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), offered))
     others.insert(others.end(), module.matrices.begin(), module.matrices.end());
   conversion.config = with_ranks_of(selection.config, matrices);
   TargetNames names = target_names(adapted, others);
@@ -111,6 +114,7 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out) {
   check_new_folder(out);
+  if (format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
   const PeftWeights weights(layout, folder, selection.targets.modules);
   const Conversion conversion =
       format == AdapterFormat::kPeft ? to_peft(weights, selection) : to_per_expert(layout, weights, selection);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adapter/module_settings.h"
+#include "adapter/target_kind.h"
 #include "adapter/target_names.h"
 #include "adapter/target_selection.h"
 #include "base/error.h"
@@ -25,7 +26,7 @@ ModuleSelection resolved(const ModuleSelection& selection, const std::vector<Lor
   if (!selection.all_linear) return selection;
   std::set<std::string> names;
   for (const LoraModule& m : selected)
-    if (m.num_experts == 0) names.insert(last_component(m.name));
+    if (!is_parameter(m)) names.insert(last_component(m.name));
   ModuleSelection list;
   list.names.assign(names.begin(), names.end());
   return list;
@@ -37,7 +38,7 @@ std::vector<std::string> namesakes(const ModelLayout& layout, const std::vector<
   const std::set<std::string> offered = names_of(layout.lora_modules());
   std::vector<std::string> wanted, others;
   for (const LoraModule& m : selected)
-    if (m.num_experts == 0) wanted.push_back(m.name);
+    if (!is_parameter(m)) wanted.push_back(m.name);
   for (std::string& name : linear_layers(layout, PeftClass::kText))
     if (!offered.contains(name)) others.push_back(std::move(name));
   return target_names(wanted, others).excluded;
@@ -59,12 +60,13 @@ bool given_key(const AdapterConfig& wanted, const char* key) {
   return std::find(wanted.given.begin(), wanted.given.end(), key) != wanted.given.end();
 }
 
-// In PEFT the factors of experts are products with weights, not with activations that could be left out.
+// In PEFT the factors of parameters are added to weights: there are no activations that could be left out.
 void check_dropout(const AdapterSelection& selection) {
   const std::vector<LoraModule>& modules = selection.targets.modules;
   if (selection.config.lora_dropout == 0) return;
-  if (std::any_of(modules.begin(), modules.end(), [](const LoraModule& module) { return module.num_experts > 0; }))
-    throw input_error("adapter.lora_dropout", "does not work together with adapters of experts", "set it to 0");
+  if (std::any_of(modules.begin(), modules.end(), is_parameter))
+    throw input_error("adapter.lora_dropout", "does not work together with adapters of experts or routers",
+                      "set it to 0");
 }
 
 void check_patterns_match(LoraConfig config, const std::vector<LoraModule>& modules) {
@@ -77,7 +79,8 @@ void check_patterns_match(LoraConfig config, const std::vector<LoraModule>& modu
 
 // adapter.expert_r as PEFT knows it. Keys that are written themselves come first.
 void add_expert_r(LoraConfig& config, int64_t r) {
-  for (const std::string& parameter : config.target_parameters) config.rank_pattern.emplace_back(parameter, r);
+  for (const std::string& parameter : config.target_parameters)
+    if (last_component(parameter) != "weight") config.rank_pattern.emplace_back(parameter, r);  // not of a router
 }
 
 void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const AdapterSelection& read) {

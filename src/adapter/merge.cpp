@@ -8,6 +8,7 @@
 
 #include "adapter/open_adapter.h"
 #include "adapter/peft_import.h"
+#include "adapter/target_kind.h"
 #include "base/error.h"
 #include "formats/checkpoint_writer.h"
 #include "models/param_specs.h"
@@ -68,7 +69,7 @@ void add_product(const Factors& factors, double scaling, int64_t first, const at
 }
 
 const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module) {
-  const std::string name = module.num_experts > 0 ? module.local_name : module.local_name + ".weight";
+  const std::string name = is_parameter(module) ? module.local_name : module.local_name + ".weight";
   const auto found = std::find_if(image.params.begin(), image.params.end(),
                                   [&](const ParamSpec& param) { return param.name == name; });
   MORAINE_ASSERT(found != image.params.end(), "a module that LoRA can adapt has a parameter: " + module.name);

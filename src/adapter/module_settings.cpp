@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "adapter/module_pattern.h"
+#include "adapter/target_kind.h"
 #include "adapter/target_selection.h"
 #include "base/text.h"
 
@@ -85,8 +86,8 @@ std::vector<LoraModule> in_transformed_layers(const LoraConfig& config, std::vec
     return std::find(list.begin(), list.end(), value) != list.end();
   };
   std::erase_if(selected, [&](const LoraModule& module) {
-    // Neither experts nor modules with their whole name in the list are asked for their layer.
-    return module.num_experts == 0 && !holds(config.layers_to_transform, module.layer) &&
+    // Neither parameters nor modules with their whole name in the list are asked for their layer.
+    return !is_parameter(module) && !holds(config.layers_to_transform, module.layer) &&
            !holds(config.target_modules.names, module_name_in(peft_class, module.name));
   });
   return selected;

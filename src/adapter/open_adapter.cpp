@@ -10,6 +10,7 @@
 #include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/target_kind.h"
 #include "adapter/target_names.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -22,10 +23,10 @@ namespace {
 // PEFT's lists often name layers of other families too ("gate_proj" where all layers have experts): they are moved from
 // `names` to `unmatched`, because select_targets takes them for mistakes.
 void drop_unmatched(std::vector<std::string>& names, const std::string& key, const std::vector<LoraModule>& offered,
-                    bool experts, std::vector<std::string>& unmatched) {
+                    bool parameters, std::vector<std::string>& unmatched) {
   std::erase_if(names, [&](const std::string& name) {
     const bool matches = std::any_of(offered.begin(), offered.end(), [&](const LoraModule& module) {
-      return (module.num_experts > 0) == experts && (module.name == name || module.name.ends_with("." + name));
+      return is_parameter(module) == parameters && (module.name == name || module.name.ends_with("." + name));
     });
     if (!matches) unmatched.push_back(key + " " + quote_text(name));
     return !matches;
@@ -36,12 +37,10 @@ void drop_unmatched(std::vector<std::string>& names, const std::string& key, con
 void check_adapted_modules(const SafetensorsHeader& weights, const std::vector<LoraModule>& offered) {
   std::set<std::string> modules, last_parts, shown;
   for (const LoraModule& module : offered) {
-    const bool is_experts = module.num_experts > 0;
-    const std::string name =
-        is_experts ? module.name.substr(0, module.name.rfind('.')) : module.name;  // as its tensors have it
+    const std::string name = adapted_name(module);
     modules.insert(name);
     last_parts.insert(last_component(name));
-    shown.insert(is_experts ? module.local_name : last_component(name));
+    shown.insert(is_parameter(module) ? module.local_name : last_component(name));
   }
   for (const SafetensorsEntry& entry : weights.entries) {
     const std::string module = adapted_module(entry.name);
@@ -94,7 +93,7 @@ TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout
   if (modules.size() == of_all_layers.modules.size()) return of_all_layers;
   config.target_modules = only({});
   for (const LoraModule& module : modules)
-    if (module.num_experts == 0) config.target_modules.names.push_back(module_name_in(peft_class, module.name));
+    if (!is_parameter(module)) config.target_modules.names.push_back(module_name_in(peft_class, module.name));
   return select_targets_as(peft_class, layout, config);
 }
 
@@ -134,7 +133,8 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
     throw input_error(where, "key 'target_parameters' is set", layout_is + ": target_modules names them");
   if (config.use_rslora)
     throw input_error(where, "use_rslora is not supported", layout_is + ", in which programs differ about its scaling");
-  const std::vector<LoraModule> offered = layout.lora_modules();
+  std::vector<LoraModule> offered = layout.lora_modules();
+  std::erase_if(offered, is_router);  // has no name of its own there
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, selection.peft_class, offered);
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < offered.size(); ++i) {
@@ -143,7 +143,7 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
           {name, offered[i].layer, name, 0, offered[i].in_features, offered[i].out_features / stored[i].projections});
   }
   check_adapted_modules(weights, matrices);
-  drop_unmatched(config.target_modules.names, "target_modules", matrices, /*experts=*/false, selection.unmatched);
+  drop_unmatched(config.target_modules.names, "target_modules", matrices, /*parameters=*/false, selection.unmatched);
   std::vector<LoraModule> selected =
       at_config(where, [&] {
         set_ranks(matrices, config);
@@ -206,8 +206,8 @@ AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::fi
     return per_expert_selection(layout, std::move(selection), *weights, where);
   const std::vector<LoraModule> offered = modules_as(selection.peft_class, layout);
   if (weights) check_adapted_modules(*weights, offered);
-  drop_unmatched(config.target_modules.names, "target_modules", offered, /*experts=*/false, selection.unmatched);
-  drop_unmatched(config.target_parameters, "target_parameters", offered, /*experts=*/true, selection.unmatched);
+  drop_unmatched(config.target_modules.names, "target_modules", offered, /*parameters=*/false, selection.unmatched);
+  drop_unmatched(config.target_parameters, "target_parameters", offered, /*parameters=*/true, selection.unmatched);
   const auto select = [&] {
     return at_config(where, [&] { return select_in_layers(selection.peft_class, layout, config); });
   };

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "adapter/peft_keys.h"
+#include "adapter/target_kind.h"
 
 namespace moraine {
 namespace {
@@ -43,7 +44,7 @@ std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftCl
   for (const LoraModule& m : modules) {
     const std::string name = module_name_in(peft_class, m.name);
     if (m.num_experts == 0) {
-      names.push_back(factor_keys(name));
+      names.push_back(factor_keys(is_router(m) ? parent_module(name) : name));
       continue;
     }
     std::string wrapper = parent_module(name);

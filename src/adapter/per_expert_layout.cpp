@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "adapter/peft_keys.h"
+#include "adapter/target_kind.h"
 #include "base/error.h"
 
 namespace moraine {
@@ -50,6 +51,13 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
   return found;
 }
 
+void check_per_expert(const std::vector<LoraModule>& modules, const std::string& where) {
+  const auto router = std::find_if(modules.begin(), modules.end(), is_router);
+  if (router != modules.end())
+    throw input_error(where, "adapts the router " + router->name + ", which servers do not",
+                      "merge the adapter into its model");
+}
+
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class) {
   std::vector<std::string> names;
   for (int64_t layer = 0; layer < layout.shape().num_hidden_layers; ++layer)
@@ -61,7 +69,8 @@ std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, Pef
 
 bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights) {
   const PeftClass peft_class = peft_class_of(weights);
-  const std::vector<LoraModule> offered = layout.lora_modules();
+  std::vector<LoraModule> offered = layout.lora_modules();
+  std::erase_if(offered, is_router);  // whose names are the same in both
   std::unordered_set<std::string> of_peft, stored;
   for (const LoraModule& module : offered) {
     const std::string name = module_name_in(peft_class, module.name);

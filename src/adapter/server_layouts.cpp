@@ -103,6 +103,7 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
     throw input_error(where,
                       fmt::format("is an adapter of {}, of which {} is not known to read any", family, server->version),
                       "merge it into its model, or write another layout");
+  check_per_expert(selection.targets.modules, where);
   check_modules(*server, *rule, layout, selection, where);
   if (rule->all_expert_parameters) check_expert_parameters(*server, layout, selection, where);
   int64_t highest = 0;

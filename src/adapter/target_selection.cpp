@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adapter/full_match.h"
+#include "adapter/target_kind.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -35,12 +36,12 @@ class Matcher {
   std::optional<FullMatch> regex_;
 };
 
-std::string offered_names(const std::vector<LoraModule>& offered, bool experts) {
+std::string offered_names(const std::vector<LoraModule>& offered, bool parameters) {
   std::vector<std::string> names;
   std::set<std::string> seen;
   for (const LoraModule& m : offered) {
-    if ((m.num_experts > 0) != experts) continue;
-    std::string name = experts ? m.local_name : last_component(m.name);
+    if (is_parameter(m) != parameters) continue;
+    std::string name = parameters ? m.local_name : last_component(m.name);
     if (seen.insert(name).second) names.push_back(name);
   }
   return names.empty() ? "none" : join_words(names);
@@ -66,11 +67,11 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
   TargetSelection selection;
   const Matcher excluded(exclude_modules, "adapter.exclude_modules");
   std::set<std::string> selected;
-  auto add_pattern = [&](const std::string& pattern, const std::string& key, bool experts, auto&& matches) {
+  auto add_pattern = [&](const std::string& pattern, const std::string& key, bool parameters, auto&& matches) {
     std::vector<TargetSelection::Pattern> rows;
     for (const LoraModule& m : offered) {
-      if ((m.num_experts > 0) != experts || !matches(m.name)) continue;
-      if (!experts && !exclude_modules.empty() && excluded.matches(m.name)) continue;
+      if (is_parameter(m) != parameters || !matches(m.name)) continue;
+      if (!parameters && !exclude_modules.empty() && excluded.matches(m.name)) continue;
       TargetSelection::Pattern& row = row_of(m, rows, pattern);
       row.matched += 1;
       row.parameters += lora_parameters(m);
@@ -78,7 +79,7 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
     }
     if (rows.empty()) {
       throw input_error(key, fmt::format("'{}' matches nothing that can be adapted", pattern),
-                        fmt::format("linear layers (target_modules): {}; experts (target_parameters): {}",
+                        fmt::format("linear layers (target_modules): {}; experts and routers (target_parameters): {}",
                                     offered_names(offered, false), offered_names(offered, true)));
     }
     selection.patterns.insert(selection.patterns.end(), rows.begin(), rows.end());

@@ -43,7 +43,8 @@ void refuse_unsupported(const HfConfig& file) {
   for (const auto& [key, value] : file.json().items()) {
     if ((!kHarmlessKeys.contains(key) || key == "bias") && !is_off(value)) {
       throw input_error(
-          where, fmt::format("key {} = {} is not supported", quote_text(key), quote_text(value.dump(-1, ' ', true))));
+          where, fmt::format("key {} = {} is not supported", quote_text(key), quote_text(value.dump(-1, ' ', true))),
+          key == "modules_to_save" ? kNoModulesToSave : "");
     }
   }
   // These take something out of the base weights and put it into A and B: on the plain base the adapter means another

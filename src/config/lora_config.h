@@ -11,6 +11,11 @@
 
 namespace moraine {
 
+// Why whole weights are not trained, and what does instead.
+inline constexpr const char* kNoModulesToSave =
+    "whole weights are not trained: give them adapters, linear layers by target_modules and routers by "
+    "target_parameters [mlp.gate.weight]";
+
 // What an adapter folder says about itself. Field names are PEFT's.
 struct LoraConfig {
   int64_t r = 8;

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "config/lora_config.h"
 #include "config/recipe_keys.h"
 #include "config/recipe_values.h"
 
@@ -158,6 +159,8 @@ Recipe build(const Settings& settings) {
 }  // namespace
 
 Error unknown_recipe_key(const std::string& where, const std::string& key) {
+  if (key == "adapter.modules_to_save")
+    return input_error(where, "adapter.modules_to_save is not supported", kNoModulesToSave);
   std::vector<std::string> candidates = known_keys();
   if (key.find('.') == key.npos) {
     for (const std::string& known : known_keys()) {

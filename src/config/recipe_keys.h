@@ -75,7 +75,9 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "says, and "
         "a regular expression in target_modules says its layers itself.");
   visit("adapter.target_parameters", recipe.adapter.target_parameters, AnyValue{},
-        "Expert weights that get an adapter per expert; [] trains the linear layers alone.");
+        "Expert weights that get an adapter per expert, and with mlp.gate.weight the routers; [] trains the linear "
+        "layers "
+        "alone.");
   visit("adapter.init_from", recipe.adapter.init_from, PathValue{},
         "Folder of a PEFT adapter to start from; adapter keys that are not written then follow that adapter.");
   visit("adapter.seed", recipe.adapter.seed, AnyValue{}, "Seed of the adapter's initial values.");

@@ -50,6 +50,11 @@ void Declaration::linear(const std::string& module, int64_t out, int64_t in, con
   if (options.bias) param(module + ".bias", {out}, {.init = InitialValues::kZeros});
 }
 
+void Declaration::router(const std::string& module, int64_t num_experts, int64_t hidden) {
+  param(module + ".weight", {num_experts, hidden});
+  add_module(module + ".weight", 0, hidden, num_experts);
+}
+
 void Declaration::experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden) {
   const std::string gate_up = module + ".gate_up_proj", down = module + ".down_proj";
   add_module(gate_up, num_experts, hidden, 2 * intermediate);

@@ -7,6 +7,7 @@
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
 #include "adapter/replica_check.h"
+#include "adapter/target_kind.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -45,13 +46,18 @@ void print_data(const std::string& what, const DataRows& rows) {
            rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
 }
 
-void print_targets(const OpenedAdapter& adapter) {
+void print_targets(const OpenedAdapter& adapter, const ModelLayout& layout) {
   log_info("adapter: r {}, lora_alpha {}", adapter.config.r, adapter.config.lora_alpha);
   log_info("  {:<32} {:>8} {:>6} {:>8} {:>8} {:>14}", "pattern", "matched", "r", "alpha", "scaling", "parameters");
   for (const auto& p : adapter.patterns)
     log_info("  {:<32} {:>8} {:>6} {:>8.6g} {:>8.4g} {:>14}", p.pattern, p.matched, p.r, p.lora_alpha, p.scaling,
              p.parameters);
   log_info("  {:<32} {:>8} {:>39}", "trainable", adapter.state.entries().size(), adapter.state.num_parameters());
+  const std::vector<LoraModule> offered = layout.lora_modules();
+  const std::vector<AdapterEntry>& entries = adapter.state.entries();
+  const auto routers = std::count_if(offered.begin(), offered.end(), is_router);
+  const auto trained = std::count_if(entries.begin(), entries.end(), [](const auto& e) { return is_router(e.module); });
+  if (trained < routers) log_info("  {} of {} routers stay frozen", routers - trained, routers);
 }
 
 int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size) {
@@ -133,7 +139,7 @@ int train(const Recipe& recipe, Control& control) {
       make_adapter(loaded.model->layout(), wanted, recipe.model.path, loaded.experts->local_experts(), loaded.device);
   adapter.state.shard_experts({groups.ep_fsdp->rank(), groups.ep_fsdp->size()});
   if (is_writer) warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
-  print_targets(adapter);
+  print_targets(adapter, loaded.model->layout());
 
   std::optional<FileLock> lock;
   if (is_writer) {

@@ -202,7 +202,7 @@ TEST_F(OpenAdapter, LayersToTransform) {
 TEST_F(OpenAdapter, AdaptersOfWhatCannotBeAdaptedAreNamed) {
   const std::vector<std::pair<std::string, at::Tensor>> plain = tensors_;
   const at::Tensor some = at::zeros({4, 4});
-  for (const char* module : {"lm_head", "model.embed_tokens", "model.layers.0.mlp.gate",
+  for (const char* module : {"lm_head", "model.embed_tokens", "model.layers.0.mlp.norm",
                              "model.layers.0.mlp.experts.3.gate_proj", "model.layers.9.self_attn.q_proj"}) {
     const bool embedding = std::string(module).ends_with("embed_tokens");
     const std::string stem = std::string("base_model.model.") + module;
@@ -220,6 +220,33 @@ TEST_F(OpenAdapter, AdaptersOfWhatCannotBeAdaptedAreNamed) {
                               : "not supported (this model's adapters can be of k_proj, mlp.experts.down_proj")));
     }
   }
+}
+
+// As PEFT has it: an adapter of a router is one of its parameter, stored under its module's name.
+TEST_F(OpenAdapter, RoutersAreParameters) {
+  AdapterConfig wanted;
+  wanted.target_parameters = {"mlp.gate.weight", "mlp.experts.down_proj"};
+  wanted.layers_to_transform = {1};  // linear layers'
+  wanted.rank_pattern = {{"gate.weight", 3}};
+  wanted.expert_r = 2;
+  const OpenedAdapter made = make_adapter(*layout_, wanted, "model", {0, 8}, at::kCPU);
+  MeshGroups groups = single_rank_groups();
+  export_adapter(made.state, made.config, folder_ / "routers", *groups.ep);
+  const SafetensorsHeader header = read_safetensors_header(folder_ / "routers" / "adapter_model.safetensors");
+  EXPECT_EQ(header.entries.size(), 2u * (4 + 4 + 4));
+  const SafetensorsEntry* b = header.find("base_model.model.model.layers.3.mlp.gate.lora_B.weight");
+  ASSERT_NE(b, nullptr);
+  EXPECT_THAT(b->shape, ElementsAre(8, 3));
+  EXPECT_EQ(error_of([&] { open_adapter(*layout_, folder_ / "routers", {0, 8}, at::kCPU); }), "");
+  wanted.lora_dropout = 0.1;
+  wanted.target_parameters = {"mlp.gate.weight"};
+  wanted.expert_r.reset();
+  EXPECT_THAT(error_of([&] { select_adapter(*layout_, wanted, "model"); }),
+              HasSubstr("adapter.lora_dropout: does not work together with adapters of experts or routers"));
+  wanted.target_modules = {.all_linear = false, .regex = {}, .names = {"mlp.gate"}};
+  EXPECT_THAT(error_of([&] { select_adapter(*layout_, wanted, "model"); }),
+              AllOf(HasSubstr("adapter.target_modules: 'mlp.gate' matches nothing"),
+                    HasSubstr("experts and routers (target_parameters): mlp.gate.weight, mlp.experts.gate_up_proj")));
 }
 
 TEST_F(OpenAdapter, TargetsThatMatchNothingAreSaid) {

@@ -78,7 +78,8 @@ TEST_F(LoraConfigTest, RefusesWhatIsNotHonoured) {
   }
   EXPECT_THAT(error({{"bias", "all"}}), HasSubstr("key 'bias'"));
   EXPECT_THAT(error({{"bias", "lora_only"}}), HasSubstr("key 'bias'"));
-  EXPECT_THAT(error({{"modules_to_save", Json::array({"lm_head"})}}), HasSubstr("key 'modules_to_save'"));
+  EXPECT_THAT(error({{"modules_to_save", Json::array({"lm_head"})}}),
+              AllOf(HasSubstr("key 'modules_to_save'"), HasSubstr("give them adapters")));
   EXPECT_THAT(error({{"layers_to_transform", 0}, {"target_modules", ".*q_proj"}}),
               HasSubstr("layers_to_transform does not work together"));
   EXPECT_THAT(error({{"layers_to_transform", 0}, {"layers_pattern", {"layers", "h"}}}),

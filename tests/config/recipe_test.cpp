@@ -226,6 +226,8 @@ TEST_F(RecipeTest, PatternsKeepTheirOrder) {
               HasSubstr("key 'adapter.rank_pattern' is '0', expected a map of whole numbers of at least 1"));
   EXPECT_THAT(error("adapter: {rank_pattern: {a: 1, a: 2}}"), HasSubstr("holds 'a' twice"));
   EXPECT_THAT(error("adapter: {alpha_pattern: [a]}"), HasSubstr("is a list, expected a map of numbers above 0"));
+  EXPECT_THAT(error("adapter: {modules_to_save: [mlp.gate]}"),
+              HasSubstr("adapter.modules_to_save is not supported (whole weights are not trained: give them adapters"));
   EXPECT_THAT(error("adapter: {layers_to_transform: [0], target_modules: '.*q_proj'}"),
               HasSubstr("does not work together with a regular expression"));
   EXPECT_THAT(error("adapter: {layers_to_transform: [0, x]}"), HasSubstr("is 'x', expected a list of whole numbers"));

@@ -55,7 +55,9 @@ CASES = {
 }
 # (golden, name, adapter keys, more arguments)
 ALL_CASES = [(QWEN3, title, *case) for title, case in CASES.items()]
-ALL_CASES += [(golden, "all-linear and experts, 2 ranks", {"r": 4, "lora_alpha": 8}, ["--ranks", "2", "mesh.ep=2"])
+PARAMETERS = ["mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+ALL_CASES += [(golden, "all-linear, routers and experts of another rank, 2 ranks",
+               {"r": 4, "expert_r": 2, "lora_alpha": 8, "target_parameters": PARAMETERS}, ["--ranks", "2", "mesh.ep=2"])
               for golden in golden_models("fp32") if golden != QWEN3]
 
 

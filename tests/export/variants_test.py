@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 
-from peft_roundtrip_test import GOLDEN, QWEN3, run, torch  # starts again under the interpreter that has PEFT, or skips
+from peft_roundtrip_test import GOLDEN, QWEN3, reference_loss, run, torch  # starts again under the interpreter that has PEFT, or skips
 
 import numpy
 from peft import PeftModel
@@ -36,6 +36,10 @@ CASES = {
         "adapter.r=4", "adapter.lora_alpha=8", "adapter.target_parameters=[]", "adapter.lora_dropout=0.3",
         "adapter.target_modules=[q_proj, v_proj, o_proj]", "adapter.layers_to_transform=[1, 3]", "adapter.rank_pattern={v_proj: 2}",
         "train.seed=5"],
+    "routers": [
+        "adapter.r=4", "adapter.lora_alpha=8", "adapter.target_modules=[q_proj]", "adapter.rank_pattern={gate.weight: 2}",
+        "adapter.target_parameters=[mlp.gate.weight, mlp.experts.down_proj]",
+        "train.learning_rate_pattern={q_proj: 0.5}"],
 }
 
 
@@ -77,8 +81,19 @@ class CounterDropout(torch.nn.Module):
         return x * (kept * (1 / (1 - self.rate)))
 
 
-def trained_by_peft(folder, batches, plus, seed):
+def slow_down(optimizer, model, part, factor):
+    """Another learning rate for the parameters with `part` in their names."""
+    slow = {id(parameter) for name, parameter in model.named_parameters() if part in name}
+    for group in list(optimizer.param_groups):
+        chosen = [parameter for parameter in group["params"] if id(parameter) in slow]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in slow]
+        optimizer.add_param_group({**group, "params": chosen, "lr": group["lr"] * factor})
+
+
+def trained_by_peft(folder, batches, keys):
     """([[loss, gradient norm] of each step], the adapter's tensors at the end)."""
+    plus = next((float(key.split("=")[1]) for key in keys if key.startswith("train.learning_rate_b_ratio")), 1)
+    seed = next((int(key.split("=")[1]) for key in keys if key.startswith("train.seed")), 0)
     base = AutoModelForCausalLM.from_pretrained(GOLDEN / QWEN3 / "model", dtype=torch.float32, attn_implementation="eager",
                                                 experts_implementation="eager")
     model = PeftModel.from_pretrained(base, folder, is_trainable=True).train()
@@ -88,6 +103,8 @@ def trained_by_peft(folder, batches, plus, seed):
             dropout["default"] = CounterDropout(name, dropout["default"].p, seed)
     optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=0.005, loraplus_lr_ratio=plus, loraplus_weight_decay=0.01,
                                           foreach=False)
+    if "train.learning_rate_pattern={q_proj: 0.5}" in keys:
+        slow_down(optimizer, model, "q_proj", 0.5)
     schedule = get_cosine_schedule_with_warmup(optimizer, 2, 12)
     parameters, steps = [p for p in model.parameters() if p.requires_grad], []
     for step in range(12):
@@ -114,15 +131,16 @@ def main():
     rows = load_file(GOLDEN / QWEN3 / "lora" / "train_batches.safetensors")
     batches = [{key: rows[f"{index}.{key}"] for key in ("input_ids", "attention_mask", "labels")} for index in range(3)]
     width = max(batch["input_ids"].shape[1] for batch in batches)
-    failures, stored = 0, {}
+    failures, stored, model = 0, {}, GOLDEN / QWEN3 / "model"
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        save_file({key: torch.cat([torch.nn.functional.pad(batch[key], (0, width - batch[key].shape[1]), value=padding) for batch in batches])
-                   for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}, folder / "tokens.safetensors")
+        tokens = {key: torch.cat([torch.nn.functional.pad(batch[key], (0, width - batch[key].shape[1]), value=padding) for batch in batches])
+                  for key, padding in (("input_ids", 2), ("attention_mask", 0), ("labels", -100))}
+        save_file(tokens, folder / "tokens.safetensors")
         for index, (title, overrides) in enumerate(CASES.items()):
             recipe = folder / "recipe.json"
             recipe.write_text(json.dumps({
-                "model": {"path": str(GOLDEN / QWEN3 / "model"), "dtype": "float32"},
+                "model": {"path": str(model), "dtype": "float32"},
                 "data": {"train": [str(folder / "tokens.safetensors")], "format": "tokens", "shuffle": False},
                 "log": {"tensorboard": False}}))
             start, end = folder / f"start-{index}", folder / f"end-{index}"
@@ -130,9 +148,7 @@ def main():
             run(program, "train", recipe, *keys, f"save.dir={start}", "train.learning_rate=0", "train.steps=1", "train.warmup_steps=0")
             run(program, "train", recipe, *keys, f"save.dir={end}")
             ours = [json.loads(line) for line in (end / "metrics.jsonl").read_text().splitlines()]
-            plus = next((float(key.split("=")[1]) for key in keys if key.startswith("train.learning_rate_b_ratio")), 1)
-            seed = next((int(key.split("=")[1]) for key in keys if key.startswith("train.seed")), 0)
-            steps, adapter = trained_by_peft(start / "adapter", batches, plus, seed)
+            steps, adapter = trained_by_peft(start / "adapter", batches, keys)
             stored[title] = {"overrides": keys, "steps": steps}
             loss = max(abs(line["loss"] - wanted) for line, (wanted, _) in zip(ours, steps))
             norm = max(abs(line["grad_norm"] / wanted - 1) for line, (_, wanted) in zip(ours, steps))
@@ -142,6 +158,15 @@ def main():
             failures += not good
             print(f"{'ok' if good else 'FAILED'}: {title}: loss within {loss:.1e}, gradient norm {norm:.1e}, adapter {weights:.1e}; "
                   f"the loss fell by {learned:.1e}")
+            # What was written is read back as PEFT reads it, and merged with every module's own scaling.
+            merged = folder / f"merged-{index}"
+            run(program, "merge", "--model", model, "--adapter", end / "adapter", "--out", merged)
+            score = ["score", "--tokens", folder / "tokens.safetensors", "--json", "--model"]
+            losses = [json.loads(run(program, *score, *which))["loss"] for which in ([model, "--adapter", end / "adapter"], [merged])]
+            expected, _ = reference_loss(QWEN3, tokens, end / "adapter")
+            good = max(abs(loss - expected) for loss in losses) <= 1e-5
+            failures += not good
+            print(f"{'ok' if good else 'FAILED'}: {title}: score, merged and in PEFT: {losses[0]:.6f}, {losses[1]:.6f}, {expected:.6f}")
     if write and not failures:
         STORED.write_text(json.dumps(stored, indent=1) + "\n")
     return 1 if failures else 0

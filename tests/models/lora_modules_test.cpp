@@ -29,6 +29,7 @@ TEST_P(LoraModules, AreThoseOfTheReferenceAdapter) {
   std::map<std::string, std::vector<int64_t>> offered, adapter;
   for (const LoraModule& module : GoldenHeaders(GetParam()).layout()->lora_modules()) {
     EXPECT_EQ(module.name, "model.layers." + std::to_string(module.layer) + "." + module.local_name);
+    if (module.local_name == "mlp.gate.weight") continue;  // is not in these adapters
     const int64_t rows = kRank * std::max<int64_t>(module.num_experts, 1);
     offered[peft_prefix(module) + ".lora_A.weight"] = {rows, module.in_features};
     offered[peft_prefix(module) + ".lora_B.weight"] = {module.out_features, rows};

@@ -41,7 +41,8 @@ def mesh_flags(mesh):
 
 # LoRA's variants, each several at once: adapter keys and the ratio of learning rates.
 VARIANTS = [{"r": 4, "target_parameters": [], "lora_dropout": 0.2, "rank_pattern": {"o_proj": 6}, "use_rslora": True},
-            {"r": 4, "expert_r": 3, "alpha_pattern": {"down_proj": 8}, "use_rslora": True}]
+            {"r": 4, "expert_r": 3, "alpha_pattern": {"down_proj": 8}, "use_rslora": True,
+             "target_parameters": ["mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}]
 
 
 def train(program, folder, model, adapter, mesh, recompute, packing, micro_batch, aux, ratio=1):

@@ -23,7 +23,7 @@ at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights
 }
 
 void SparseMoe::declare(Declaration& d) const {
-  d.param("mlp.gate.weight", {router.num_experts, experts.hidden});
+  d.router("mlp.gate", router.num_experts, experts.hidden);
   experts.declare(d);
   if (!shared) return;
   shared->declare(d);
@@ -41,7 +41,7 @@ at::Tensor SparseMoe::forward(const at::Tensor& x_TD, const LayerScope& scope) c
 at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) const {
   LayerRecord& record = scope.record;
   const at::Tensor& real_T = scope.pass.batch->real_T;
-  const at::Tensor logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
+  const at::Tensor logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], scope.adapter.find("mlp.gate.weight"));
   const Routing routing =
       route_softmax_topk(logits_TE, router.experts_per_token, router.normalised, record.chosen_experts_TK);
   if (!record.chosen_experts_TK.defined()) {

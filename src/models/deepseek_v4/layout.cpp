@@ -134,7 +134,7 @@ Declaration declare_layer(const Config& c, Declaration::Part part, int64_t layer
   declare_attention(d, c, c.layer_types[layer]);
   declare_hyper_connection(d, c, "ffn_hc");
   d.param("post_attention_layernorm.weight", {H}, kNorm);
-  d.param("mlp.gate.weight", {c.n_routed_experts, H});
+  d.router("mlp.gate", c.n_routed_experts, H);
   if (c.mlp_layer_types[layer] == MlpLayerType::kHashMoe) {
     d.param("mlp.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok},
             {.init = InitialValues::kExpertIds, .dtype = DType::kI64});

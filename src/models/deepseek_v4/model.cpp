@@ -130,7 +130,8 @@ at::Tensor DeepseekV4Model::sparse_moe(const at::Tensor& x_TD, const LayerScope&
   const Batch& batch = *scope.pass.batch;
   LayerRecord& record = scope.record;
   const bool hashes = config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe;
-  const at::Tensor router_logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], nullptr);
+  const at::Tensor router_logits_TE =
+      lora_linear(x_TD, scope.dense["mlp.gate.weight"], scope.adapter.find("mlp.gate.weight"));
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK = hashes
                                    ? choose_by_token(batch.input_ids_T, scope.dense["mlp.gate.tid2eid"])
