@@ -106,7 +106,7 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
 };
 
 at::Tensor dropped(const at::Tensor& x, const LoraDropout& dropout) {
-  return dropout.on() ? x * dropout_factors_TI(dropout, x.size(1)) : x;
+  return dropout.on() ? dropout_factors_TI(dropout, x.size(1)).mul_(x) : x;
 }
 
 // y + s · (x·Aᵀ)·Bᵀ in the dtype of the factors, rounded once; x with dropout.
@@ -133,13 +133,16 @@ class AddLora : public torch::autograd::Function<AddLora> {
     const at::Tensor dlow = at::mm(dy, b).mul_(scaling);
     const LoraDropout dropout{context->saved_data["dropout_rate"].toDouble(),
                               std::bit_cast<uint64_t>(context->saved_data["dropout_layer_key"].toInt()), saved[4]};
-    const at::Tensor factors_TI = dropout.on() ? dropout_factors_TI(dropout, x.size(1)) : at::Tensor();
+    at::Tensor dx = at::mm(dlow, a), into_a = x;
+    if (dropout.on()) {
+      at::Tensor factors_TI = dropout_factors_TI(dropout, x.size(1));
+      dx.mul_(factors_TI);
+      into_a = factors_TI.mul_(x);
+    }
     if (a_grad.defined()) {
       add_outer_products(b_grad, dy, low, scaling);
-      add_outer_products(a_grad, dlow, dropout.on() ? x.to(a.scalar_type()) * factors_TI : x, 1.0);
+      add_outer_products(a_grad, dlow, into_a, 1.0);
     }
-    at::Tensor dx = at::mm(dlow, a);
-    if (dropout.on()) dx.mul_(factors_TI);
     return {grads[0], dx.to(x.scalar_type()), at::Tensor()};
   }
 };

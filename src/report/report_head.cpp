@@ -55,12 +55,22 @@ std::string adapter_lines(const ReportInputs& inputs) {
   const auto r = number_fact(run, "adapter.r"), alpha = number_fact(run, "adapter.lora_alpha");
   if (!r || !alpha) return "";
   std::vector<std::string> targets;
+  std::vector<double> ranks;
   if (const Json* list = find_fact(run, "adapter.targets"); list && list->is_array()) {
-    for (const Json& target : *list)
-      if (targets.size() < 40 && !text_fact(target, "pattern").empty()) targets.push_back(shown(target, "pattern"));
+    for (const Json& target : *list) {
+      const std::string pattern = shown(target, "pattern");
+      ranks.push_back(number_fact(target, "r").value_or(*r));
+      // A pattern has a line for each rank and scaling.
+      if (targets.size() < 40 && !pattern.empty() && (targets.empty() || targets.back() != pattern))
+        targets.push_back(pattern);
+    }
   }
+  const auto [least, most] = std::minmax_element(ranks.begin(), ranks.end());
+  const std::string r_text = ranks.empty()     ? fmt::format("{:g}", *r)
+                             : *least == *most ? fmt::format("{:g}", *least)
+                                               : fmt::format("{:g} to {:g}", *least, *most);
   return joined(
-      {fmt::format("<strong>LoRA, r {:g}, lora_alpha {:g}</strong>", *r, *alpha),
+      {fmt::format("<strong>LoRA, r {}, lora_alpha {:g}</strong>", r_text, *alpha),
        counted(run, "adapter.parameters", "trained parameters"), targets.empty() ? "" : "on " + joined(targets, ", ")},
       "<br/>");
 }
