@@ -1,3 +1,4 @@
+// Which elements dropout leaves out, and that the adapter and its gradients see the same ones.
 #include "nn/dropout.h"
 
 #include <gtest/gtest.h>
