@@ -4,52 +4,17 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <set>
 
-#include "adapter/full_match.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/server_keys.h"
+#include "adapter/target_selection.h"
 #include "base/error.h"
-#include "base/text.h"
 
 namespace moraine {
 namespace {
 
-struct Rule {
-  std::string family;
-  AdapterFormat format;
-  std::string modules = ".*";          // of the per-expert layout's modules, those that the server adapts
-  bool all_expert_parameters = false;  // or none, in each layer
-};
-
-struct Server {
-  std::string name, version;
-  std::string arguments;       // the rank to reserve for {}
-  std::vector<int64_t> ranks;  // that can be reserved; empty: any
-  std::vector<Rule> rules;
-};
-
-const std::vector<Server>& servers() {
-  static const std::vector<Server> rows{
-      {"vllm",
-       "vLLM 0.33.0",
-       "--enable-lora --max-lora-rank {} --lora-modules NAME=",
-       {1, 8, 16, 32, 64, 128, 256, 320, 512},
-       {{"Qwen3-MoE", AdapterFormat::kPerExpert},
-        {"Qwen3.5-MoE", AdapterFormat::kPeft, ".*", true},
-        {"DeepSeek-V4", AdapterFormat::kPerExpert,
-         R"(.*\.(attn\.(wq_a|wq_b|wkv|wo_a|wo_b)|ffn\.(experts\.\d+|shared_experts)\.w[123]))"},
-        {"Mixtral", AdapterFormat::kPerExpert},
-        {"OLMoE", AdapterFormat::kPerExpert}}},
-      {"sglang",
-       "SGLang 0.5.23",
-       "--enable-lora --max-lora-rank {} --lora-paths NAME=",
-       {},
-       {{"Qwen3-MoE", AdapterFormat::kPerExpert},
-        {"Qwen3.5-MoE", AdapterFormat::kPerExpert},
-        {"Mixtral", AdapterFormat::kPerExpert},
-        {"OLMoE", AdapterFormat::kPerExpert}}}};
-  return rows;
-}
+constexpr const char* kMergeHint = "train without it (adapter.exclude_modules), or merge the adapter into its model";
 
 int64_t reserved_rank(const Server& server, int64_t r, const std::string& where) {
   if (server.ranks.empty()) return r;
@@ -60,13 +25,41 @@ int64_t reserved_rank(const Server& server, int64_t r, const std::string& where)
   return *found;
 }
 
-void check_modules(const Server& server, const Rule& rule, const ModelLayout& layout, const AdapterSelection& selection,
+// The names of the adapted modules in that layout.
+std::vector<std::string> written_names(AdapterFormat format, const ModelLayout& layout,
+                                       const AdapterSelection& selection) {
+  std::vector<std::string> names;
+  if (format == AdapterFormat::kPerExpert) {
+    for (const PerExpertModule& module : per_expert_modules(layout, selection.peft_class, selection.targets.modules))
+      names.insert(names.end(), module.matrices.begin(), module.matrices.end());
+    return names;
+  }
+  for (const LoraModule& module : selection.targets.modules) {
+    const std::string name = module_name_in(selection.peft_class, module.name);
+    names.push_back(module.num_experts > 0 ? name.substr(0, name.rfind('.')) : name);
+  }
+  return names;
+}
+
+void check_modules(const Server& server, const FamilyRules& rules, const std::vector<std::string>& names,
                    const std::string& where) {
-  const FullMatch is_read(rule.modules, server.version);
-  for (const PerExpertModule& module : per_expert_modules(layout, selection.peft_class, selection.targets.modules)) {
-    if (is_read(module.matrices.front())) continue;
-    throw input_error(where, fmt::format("adapts {}, which {} does not", module.matrices.front(), server.version),
-                      "train without it (adapter.exclude_modules), or merge the adapter into its model");
+  const std::vector<NameRule> fates = rules_of_names(server, rules, names);
+  const std::set<std::string> all(names.begin(), names.end());
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string what = fmt::format("adapts {}, which {} does not", names[i], server.version);
+    if (fates[i].fate != Fate::kRead) throw input_error(where, fmt::format("{} ({})", what, fates[i].says), kMergeHint);
+    const std::string last = last_component(names[i]), parent = names[i].substr(0, names[i].size() - last.size());
+    const auto with = [&](const char* other) { return all.contains(parent + other); };
+    if (server.q_with_v &&
+        (((last == "q_proj" || last == "k_proj" || last == "v_proj") && !(with("q_proj") && with("v_proj"))) ||
+         (last == "up_proj" && !with("gate_proj"))))
+      throw input_error(where, what + " alone",
+                        "train q_proj with v_proj and up_proj with gate_proj, or merge the adapter into its model");
+    const std::string target = called_target(server, names[i]);
+    if (!rules.targets.empty() && std::find(rules.targets.begin(), rules.targets.end(), target) == rules.targets.end())
+      throw input_error(where, fmt::format("{} under that name in target_modules", what),
+                        "export it with --layout per-expert and name there gate_proj, up_proj and down_proj for w1, w3 "
+                        "and w2, or merge the adapter into its model");
   }
 }
 
@@ -80,7 +73,7 @@ void check_expert_parameters(const Server& server, const ModelLayout& layout, co
     throw input_error(where,
                       fmt::format("adapts one of the experts' parameters of layer {}, but {} takes both or none", layer,
                                   server.version),
-                      "export it with --layout per-expert, or merge the adapter into its model");
+                      "train both (adapter.target_parameters), or merge the adapter into its model");
   }
 }
 
@@ -88,28 +81,28 @@ void check_expert_parameters(const Server& server, const ModelLayout& layout, co
 
 std::vector<std::string> server_names() {
   std::vector<std::string> names;
-  for (const Server& server : servers()) names.push_back(server.name);
+  for (const Server& server : servers())
+    if (!server.arguments.empty()) names.push_back(server.name);
   return names;
 }
 
 ServerLayout server_layout(const std::string& name, const std::string& family, const ModelLayout& layout,
                            const std::filesystem::path& folder, const AdapterSelection& selection) {
   const auto server = std::find_if(servers().begin(), servers().end(), [&](const Server& s) { return s.name == name; });
-  MORAINE_ASSERT(server != servers().end(), "one of server_names(): " + name);
+  MORAINE_ASSERT(server != servers().end() && !server->arguments.empty(), "one of server_names(): " + name);
   const std::string where = folder.string();
-  const auto rule =
-      std::find_if(server->rules.begin(), server->rules.end(), [&](const Rule& r) { return r.family == family; });
-  if (rule == server->rules.end())
+  const FamilyRules* rules = rules_for(*server, family);
+  if (!rules)
     throw input_error(where,
                       fmt::format("is an adapter of {}, of which {} is not known to read any", family, server->version),
                       "merge it into its model, or write another layout");
   check_per_expert(selection.targets.modules, where);
-  check_modules(*server, *rule, layout, selection, where);
-  if (rule->all_expert_parameters) check_expert_parameters(*server, layout, selection, where);
+  check_modules(*server, *rules, written_names(rules->formats.front(), layout, selection), where);
+  if (server->experts != Experts::kEach) check_expert_parameters(*server, layout, selection, where);
   int64_t highest = 0;
   for (const LoraModule& module : selection.targets.modules) highest = std::max(highest, module.r);
   const int64_t rank = reserved_rank(*server, highest, where);
-  return {rule->format, server->version, fmt::format(fmt::runtime(server->arguments), rank)};
+  return {rules->formats.front(), server->version, fmt::format(fmt::runtime(server->arguments), rank)};
 }
 
 }  // namespace moraine

@@ -1,5 +1,4 @@
-// Which layout of adapters a server reads, for each family: what their source code says, in the versions named here. No
-// test runs a server.
+// In which layout a server reads an adapter (adapter/server_rules). No test runs a server.
 #pragma once
 
 #include <filesystem>

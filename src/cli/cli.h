@@ -19,7 +19,7 @@ struct CommandArgs {
   std::string folder;                  // positional of inspect and report
   std::string key;                     // positional of recipe
   std::vector<std::string> overrides;  // section.key=value
-  std::string model, adapter, tokens, out, grads, config, dtype, layout;
+  std::string model, adapter, tokens, out, grads, config, dtype, layout, server;
   std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy

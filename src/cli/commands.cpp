@@ -114,14 +114,20 @@ Command generate_command() {
 
 Command inspect_command() {
   Command c{"inspect", "what a checkpoint or an adapter holds; reads headers only",
-            "MODEL_DIR|ADAPTER_DIR [--hash|--check] [--json]"};
+            "MODEL_DIR|ADAPTER_DIR [--hash|--check] [--for PROGRAM --model DIR] [--json]"};
   c.positionals = {{"DIR", "a Hugging Face checkpoint or a PEFT adapter", &CommandArgs::folder}};
   c.flags = {
       {"--hash", "", "write a manifest of hashes of every tensor and file", &CommandArgs::hash},
       {"--check", "", "compare every byte with a manifest that --hash wrote", &CommandArgs::check},
       {"--manifest", "FILE", "the manifest (default: moraine-hashes.json in the folder)", &CommandArgs::manifest},
+      {"--for", "PROGRAM",
+       "what peft, vllm or sglang does with each key of the adapter; ends with 1 where it does not read all of them",
+       &CommandArgs::server},
+      {"--model", "DIR", "for --for: the checkpoint that the adapter is for; its config.json is enough",
+       &CommandArgs::model},
       json_flag("print one JSON object alone")};
   c.examples = {"moraine inspect Qwen3-30B-A3B", "moraine inspect runs/short/adapter",
+                "moraine inspect runs/short/adapter --for vllm --model Qwen3-30B-A3B",
                 "moraine inspect Qwen3-30B-A3B --check"};
   c.run = run_inspect;
   return c;

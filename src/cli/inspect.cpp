@@ -58,6 +58,11 @@ int run_inspect(const CommandArgs& args) {
   const bool is_adapter = path_exists(folder / "adapter_config.json");
   if (!is_adapter && !path_exists(folder / "config.json"))
     throw not_in_folder(folder, FolderPart::kConfig, "holds neither config.json nor adapter_config.json");
+  if (!args.server.empty()) {
+    if (!is_adapter) throw input_error("--for", "is for adapters", "a folder with adapter_config.json");
+    return inspect_for_server(args);
+  }
+  if (!args.model.empty()) throw input_error("--model", "is for --for only");
   const OrderedJson facts = is_adapter ? inspect_adapter(folder) : inspect_model(folder);
   if (args.json) {
     print_json(facts);

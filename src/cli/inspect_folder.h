@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "cli/cli.h"
 
 namespace moraine {
 
@@ -17,5 +18,8 @@ OrderedJson inspect_adapter(const std::filesystem::path& folder);
 // `facts` of the functions above, a line each.
 std::string describe_model(const OrderedJson& facts);
 std::string describe_adapter(const OrderedJson& facts);
+
+// moraine inspect ADAPTER --for: prints what a program makes of each key. The exit code: 1 where some are not read.
+int inspect_for_server(const CommandArgs& args);
 
 }  // namespace moraine

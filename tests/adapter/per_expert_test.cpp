@@ -315,9 +315,13 @@ TEST(ServerLayouts, AreWhatEachServerReads) {
   EXPECT_EQ(qwen3.arguments, "--enable-lora --max-lora-rank 8 --lora-modules NAME=");
   EXPECT_EQ(of("vllm", "qwen3_5_moe-fp32", "Qwen3.5-MoE", golden_adapter("qwen3_5_moe-fp32")).format,
             AdapterFormat::kPeft);
-  const ServerLayout sglang = of("sglang", "qwen3_5_moe-fp32", "Qwen3.5-MoE", golden_adapter("qwen3_5_moe-fp32"));
+  const ServerLayout sglang = of("sglang", "qwen3_moe-fp32", "Qwen3-MoE", golden_adapter("qwen3_moe-fp32"));
   EXPECT_EQ(sglang.format, AdapterFormat::kPerExpert);
   EXPECT_EQ(sglang.arguments, "--enable-lora --max-lora-rank 4 --lora-paths NAME=");
+  EXPECT_THAT(error_of([&] { of("sglang", "qwen3_5_moe-fp32", "Qwen3.5-MoE", golden_adapter("qwen3_5_moe-fp32")); }),
+              HasSubstr("adapts model.layers.0.linear_attn.in_proj_qkv, which SGLang 0.5.23 does not"));
+  EXPECT_THAT(error_of([&] { of("sglang", "mixtral-fp32", "Mixtral", golden_adapter("mixtral-fp32")); }),
+              HasSubstr("block_sparse_moe.experts.0.w1, which SGLang 0.5.23 does not under that name"));
   const std::string v4 = "deepseek_v4-fp32";
   EXPECT_THAT(error_of([&] { of("vllm", v4, "DeepSeek-V4", golden_adapter(v4)); }),
               HasSubstr("adapts layers.2.attn.compressor.wkv, which vLLM 0.33.0 does not"));
@@ -339,6 +343,13 @@ TEST(ServerLayouts, AreWhatEachServerReads) {
   wanted.target_parameters = {"mlp.experts.down_proj"};
   EXPECT_THAT(error_of([&] { of("vllm", "qwen3_5_moe-fp32", "Qwen3.5-MoE", write("qwen3_5_moe-fp32", wanted)); }),
               HasSubstr("adapts one of the experts' parameters of layer 0, but vLLM 0.33.0 takes both or none"));
+  wanted.exclude_modules.regex = ".*(in_proj_.*|shared_expert_gate)";
+  wanted.target_parameters = AdapterConfig{}.target_parameters;
+  EXPECT_EQ(of("sglang", "qwen3_5_moe-fp32", "Qwen3.5-MoE", write("qwen3_5_moe-fp32", wanted)).format,
+            AdapterFormat::kPerExpert);
+  wanted.exclude_modules.regex = ".*v_proj";
+  EXPECT_THAT(error_of([&] { of("sglang", "qwen3_moe-fp32", "Qwen3-MoE", write("qwen3_moe-fp32", wanted)); }),
+              HasSubstr("q_proj, which SGLang 0.5.23 does not alone"));
 }
 
 }  // namespace

@@ -57,6 +57,32 @@ TEST_F(Export, SaysHowTheServerIsStarted) {
               HasSubstr("For vLLM 0.33.0: --enable-lora --max-lora-rank 8 --lora-modules NAME=" + out.string()));
 }
 
+TEST_F(Export, IsInspectedForAProgram) {
+  const auto inspected = [&](const fs::path& adapter, const std::string& program) {
+    return run_moraine({"inspect", adapter, "--for", program, "--model", golden_ / "model"});
+  };
+  const Ended silent = inspected(adapter_, "vllm");
+  EXPECT_EQ(silent.exit_code, 1);
+  EXPECT_THAT(silent.out, HasSubstr("no module has this name, and vLLM says so at DEBUG only"));
+  EXPECT_THAT(silent.out, testing::EndsWith("moraine export --layout vllm would be read: --enable-lora --max-lora-rank "
+                                            "8 --lora-modules NAME=DIR\n"));
+  ASSERT_EQ(export_as("vllm", adapter_, folder_ / "out").exit_code, 0);
+  const Ended read = inspected(folder_ / "out", "vllm");
+  EXPECT_EQ(read.exit_code, 0) << read.out;
+  EXPECT_THAT(read.out, HasSubstr("every key is read: --enable-lora"));
+  const Ended json =
+      run_moraine({"inspect", "--json", adapter_, "--for", "sglang", "--model", golden_ / "model" / "config.json"});
+  EXPECT_EQ(json.exit_code, 1);
+  const Json facts = parse_json(json.out, "stdout");
+  EXPECT_EQ(facts["for"], "SGLang 0.5.23");
+  EXPECT_GT(facts["refused"], 0);
+  EXPECT_TRUE(facts["layout"].is_null());
+  EXPECT_THAT(facts["layout_error"].get<std::string>(), HasSubstr("w1"));
+  expect_input_error({"inspect", adapter_, "--for", "gguf", "--model", golden_ / "model"},
+                     {"--for: 'gguf' is not known", "peft, vllm and sglang"});
+  expect_input_error({"inspect", adapter_, "--for", "vllm"}, {"--for: needs --model"});
+}
+
 TEST_F(Export, RefusesInOneLineAndWritesNothing) {
   const auto refused = [&](const std::string& layout, const fs::path& adapter, const fs::path& out,
                            const std::vector<std::string>& parts) {
