@@ -24,7 +24,29 @@ struct Conversion {
   LoraConfig config;
 };
 
-Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection) {
+constexpr int64_t kElementsTogether = int64_t{1} << 22;  // that are copied together
+
+// lora_A of has_swapped_experts, of a view [E, O, R]: a few experts at a time.
+void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
+  const int64_t num_experts = b_EOR.size(0), out = b_EOR.size(1), r = b_EOR.size(2);
+  const int64_t together = std::clamp<int64_t>(kElementsTogether / (out * r), 1, num_experts);
+  for (int64_t first = 0; first < num_experts; first += together) {
+    const int64_t count = std::min(together, num_experts - first);
+    file.append_rows(b_EOR.narrow(0, first, count).transpose(1, 2).reshape({count * r, out}));
+  }
+}
+
+// lora_B of has_swapped_experts, of a view [E, R, I]: a few of its rows, inputs, at a time.
+void append_swapped_b(TensorFileWriter& file, const at::Tensor& a_ERI) {
+  const int64_t num_experts = a_ERI.size(0), r = a_ERI.size(1), in = a_ERI.size(2);
+  const int64_t together = std::clamp<int64_t>(kElementsTogether / (num_experts * r), 1, in);
+  for (int64_t first = 0; first < in; first += together) {
+    const int64_t count = std::min(together, in - first);
+    file.append_rows(a_ERI.narrow(2, first, count).permute({2, 1, 0}).reshape({count, r * num_experts}));
+  }
+}
+
+Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection, bool swapped) {
   struct Factor {
     std::string key;
     size_t module;
@@ -36,12 +58,17 @@ Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection
     factors.insert(factors.end(), {{names[i].lora_a, i, true}, {names[i].lora_b, i, false}});
   std::sort(factors.begin(), factors.end(), [](const Factor& a, const Factor& b) { return a.key < b.key; });
   Conversion conversion{{}, {}, selection.config};
+  if (swapped) conversion.config.peft_version = kSwappedPeftVersion;
   for (const Factor& factor : factors) {
     const LoraModule& m = weights.modules()[factor.module];
     const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
-    conversion.declared.push_back(
-        {factor.key, factor.is_a ? std::vector{rows, m.in_features} : std::vector{m.out_features, rows}});
-    conversion.steps.push_back([&weights, factor](TensorFileWriter& file) {
+    const bool swap = swapped && m.num_experts > 0;
+    const int64_t in = swap ? m.out_features : m.in_features, out = swap ? m.in_features : m.out_features;
+    conversion.declared.push_back({factor.key, factor.is_a ? std::vector{rows, in} : std::vector{out, rows}});
+    conversion.steps.push_back([&weights, factor, swap](TensorFileWriter& file) {
+      if (swap)
+        return factor.is_a ? append_swapped_a(file, weights.read_b(factor.module))
+                           : append_swapped_b(file, weights.read_a(factor.module));
       const at::Tensor values = factor.is_a ? weights.read_a(factor.module) : weights.read_b(factor.module);
       if (values.dim() == 2) return file.append(values);
       file.append(factor.is_a ? experts_a_to_peft(values)
@@ -58,9 +85,8 @@ void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t p
 
 // `b_EOR` lies as [O, R, E] in memory: a few experts are copied together.
 void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
-  constexpr int64_t kElements = int64_t{1} << 23;
   const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
-  const int64_t together = std::clamp<int64_t>(kElements / of_expert, 1, num_experts);
+  const int64_t together = std::clamp<int64_t>(kElementsTogether / of_expert, 1, num_experts);
   for (int64_t first = 0; first < num_experts; first += together) {
     const at::Tensor some_EOR = b_EOR.narrow(0, first, std::min(together, num_experts - first)).contiguous();
     for (const at::Tensor& b_OR : some_EOR.unbind())
@@ -116,8 +142,9 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
   check_new_folder(out);
   if (format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
   const PeftWeights weights(layout, folder, selection.targets.modules);
-  const Conversion conversion =
-      format == AdapterFormat::kPeft ? to_peft(weights, selection) : to_per_expert(layout, weights, selection);
+  const Conversion conversion = format == AdapterFormat::kPerExpert
+                                    ? to_per_expert(layout, weights, selection)
+                                    : to_peft(weights, selection, format == AdapterFormat::kPeft0190);
   ConvertedAdapter converted{.tensors = conversion.declared.size()};
   for (const TensorFileWriter::Declared& tensor : conversion.declared)
     converted.bytes += num_elements(tensor.shape) * sizeof(float);

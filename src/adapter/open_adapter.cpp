@@ -196,6 +196,7 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
   AdapterSelection selection{read_lora_config(folder), {}};
   LoraConfig& config = selection.config;
+  if (has_swapped_experts(config.peft_version)) config.peft_version.clear();  // what is written of it has not
   const std::string where = (folder / "adapter_config.json").string();
   std::optional<SafetensorsHeader> weights;
   if (const auto file = folder / "adapter_model.safetensors"; path_exists(file)) {

@@ -49,6 +49,14 @@ at::Tensor read_fp32(const SafetensorsHeader& header, const SafetensorsEntry& en
   return values;
 }
 
+// What the other factor of a PEFT with swapped experts holds, as views.
+at::Tensor swapped_a(const at::Tensor& lora_b, int64_t num_experts) {
+  return lora_b.view({lora_b.size(0), -1, num_experts}).permute({2, 1, 0});
+}
+at::Tensor swapped_b(const at::Tensor& lora_a, int64_t num_experts) {
+  return lora_a.view({num_experts, -1, lora_a.size(1)}).transpose(1, 2);
+}
+
 }  // namespace
 
 PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder,
@@ -83,11 +91,14 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     }
   } else {
     const std::vector<PeftNames> names = peft_names(modules_, peft_class_);
+    const bool has_swapped = has_swapped_experts(read_lora_config(folder).peft_version);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
       const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
-      const SafetensorsEntry* a = find(names[i].lora_a, {rows, m.in_features});
-      stored_.push_back({{a}, {find(names[i].lora_b, {m.out_features, rows})}, 0});
+      const bool swapped = has_swapped && m.num_experts > 0;
+      const int64_t in = swapped ? m.out_features : m.in_features, out = swapped ? m.in_features : m.out_features;
+      const SafetensorsEntry* a = find(names[i].lora_a, {rows, in});
+      stored_.push_back({{a}, {find(names[i].lora_b, {out, rows})}, 0, swapped});
     }
   }
   for (const SafetensorsEntry& entry : header_.entries) {
@@ -101,6 +112,7 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
 at::Tensor PeftWeights::read_a(size_t module) const {
   const LoraModule& m = modules_[module];
   const Stored& stored = stored_[module];
+  if (stored.swapped) return swapped_a(read_fp32(header_, *stored.b.front()), m.num_experts);
   if (stored.projections == 0) {
     const at::Tensor a = read_fp32(header_, *stored.a.front());
     return m.num_experts == 0 ? a : experts_a_from_peft(a, m.num_experts);
@@ -124,6 +136,7 @@ at::Tensor PeftWeights::read_b(size_t module) const {
   const LoraModule& m = modules_[module];
   const Stored& stored = stored_[module];
   if (m.num_experts == 0) return read_fp32(header_, *stored.b.front());
+  if (stored.swapped) return swapped_b(read_fp32(header_, *stored.a.front()), m.num_experts);
   at::Tensor b_ORE;
   if (stored.projections == 0) {
     b_ORE = read_fp32(header_, *stored.b.front()).view({m.out_features, m.r, m.num_experts});

@@ -32,6 +32,7 @@ class PeftWeights {
   struct Stored {
     std::vector<const SafetensorsEntry*> a, b;  // one, or those of the per-expert layout's matrices
     int64_t projections = 0;                    // 0: one tensor
+    bool swapped = false;                       // of experts in one tensor: has_swapped_experts
   };
 
   SafetensorsHeader header_;

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "config/hf_config.h"
+#include "config/lora_config.h"
 #include "formats/folder_parts.h"
 #include "formats/safetensors.h"
 
@@ -234,6 +235,7 @@ class Check {
       if (!parsed_.back().name.empty()) factors_[parsed_.back().name] |= parsed_.back().is_a ? 1 : 2;
     }
     collect_experts();
+    check_version();
     std::map<std::string, size_t> row_of;
     for (size_t i = 0; i < keys_.size(); ++i) {
       const NameRule fate = fate_of(i);
@@ -304,6 +306,15 @@ class Check {
                              unknown.size() == 1 ? "it" : "them"));
   }
 
+  // Shapes do not always tell, and nobody looks at the version.
+  void check_version() {
+    const Json& config = file_.json();
+    if (!has_wrappers_ || !config.contains("peft_version") || !config["peft_version"].is_string()) return;
+    if (has_swapped_experts(config["peft_version"].get<std::string>()))
+      config_row("peft_version", Fate::kRefused,
+                 short_text(config["peft_version"]) + ": that PEFT has the factors of 3-D experts swapped");
+  }
+
   // Which layers' experts are whole, in either layout, and which have both.
   void collect_experts() {
     std::map<int64_t, std::set<std::string>> each, wrappers;
@@ -319,6 +330,7 @@ class Check {
       if (wrappers.contains(layer)) mixed_.insert(layer);
       if (static_cast<int64_t>(names.size()) < 3 * modules_.num_experts) partial_.insert(layer);
     }
+    has_wrappers_ = !wrappers.empty();
     for (const auto& [layer, names] : wrappers)
       if (names.size() < 2) partial_.insert(layer);
   }
@@ -458,6 +470,7 @@ class Check {
   std::vector<Key> parsed_;
   std::map<std::string, int> factors_;  // of each name: 1 for A, 2 for B
   std::set<int64_t> mixed_, partial_;   // layers
+  bool has_wrappers_ = false;
   ServerReport report_;
 };
 

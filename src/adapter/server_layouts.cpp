@@ -77,19 +77,25 @@ void check_expert_parameters(const Server& server, const ModelLayout& layout, co
   }
 }
 
-}  // namespace
-
-std::vector<std::string> server_names() {
-  std::vector<std::string> names;
-  for (const Server& server : servers())
-    if (!server.arguments.empty()) names.push_back(server.name);
-  return names;
+// Settings that a server does not look at would change what the adapter computes.
+void check_settings(const Server& server, const LoraConfig& config, const std::string& where) {
+  for (const ConfigRule& rule : server.config) {
+    const bool is_set = (rule.key == "use_rslora" && config.use_rslora) ||
+                        (rule.key == "rank_pattern" && !config.rank_pattern.empty()) ||
+                        (rule.key == "alpha_pattern" && !config.alpha_pattern.empty());
+    if (is_set)
+      throw input_error(where,
+                        fmt::format("has {}, which {} does not follow ({})", rule.key, server.version, rule.says),
+                        "train with one r and one lora_alpha for all, or merge the adapter into its model");
+  }
 }
+
+}  // namespace
 
 ServerLayout server_layout(const std::string& name, const std::string& family, const ModelLayout& layout,
                            const std::filesystem::path& folder, const AdapterSelection& selection) {
   const auto server = std::find_if(servers().begin(), servers().end(), [&](const Server& s) { return s.name == name; });
-  MORAINE_ASSERT(server != servers().end() && !server->arguments.empty(), "one of server_names(): " + name);
+  MORAINE_ASSERT(server != servers().end() && !server->arguments.empty(), "a server's name: " + name);
   const std::string where = folder.string();
   const FamilyRules* rules = rules_for(*server, family);
   if (!rules)
@@ -98,11 +104,27 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
                       "merge it into its model, or write another layout");
   check_per_expert(selection.targets.modules, where);
   check_modules(*server, *rules, written_names(rules->formats.front(), layout, selection), where);
+  check_settings(*server, selection.config, where);
   if (server->experts != Experts::kEach) check_expert_parameters(*server, layout, selection, where);
   int64_t highest = 0;
   for (const LoraModule& module : selection.targets.modules) highest = std::max(highest, module.r);
   const int64_t rank = reserved_rank(*server, highest, where);
   return {rules->formats.front(), server->version, fmt::format(fmt::runtime(server->arguments), rank)};
+}
+
+ChosenLayout choose_layout(SaveLayout wanted, const std::string& family, const ModelLayout& layout,
+                           const std::filesystem::path& folder, const AdapterSelection& selection) {
+  switch (wanted) {
+    case SaveLayout::kPeft:
+      return {AdapterFormat::kPeft, ""};
+    case SaveLayout::kPeft0190:
+      return {AdapterFormat::kPeft0190, ""};
+    case SaveLayout::kPerExpert:
+      return {AdapterFormat::kPerExpert, ""};
+    default:
+      const ServerLayout server = server_layout(word_of(wanted), family, layout, folder, selection);
+      return {server.format, fmt::format("{}: {}", server.version, server.arguments)};
+  }
 }
 
 }  // namespace moraine

@@ -6,11 +6,9 @@
 #include <vector>
 
 #include "adapter/convert_adapter.h"
+#include "config/choices.h"
 
 namespace moraine {
-
-// "vllm" and "sglang".
-std::vector<std::string> server_names();
 
 struct ServerLayout {
   AdapterFormat format;
@@ -18,9 +16,18 @@ struct ServerLayout {
   std::string arguments;  // of its command, up to the adapter's folder
 };
 
-// Throws an input error that names the adapter's folder where the server does not read the family's adapters, or not
-// this one.
+// Of "vllm" or "sglang". Throws an input error that names the adapter's folder where the server does not read the
+// family's adapters, or not this one.
 ServerLayout server_layout(const std::string& server, const std::string& family, const ModelLayout& layout,
+                           const std::filesystem::path& folder, const AdapterSelection& selection);
+
+struct ChosenLayout {
+  AdapterFormat format;
+  std::string start;  // of a server: "vLLM 0.33.0: --enable-lora … NAME="
+};
+
+// Throws as server_layout does.
+ChosenLayout choose_layout(SaveLayout wanted, const std::string& family, const ModelLayout& layout,
                            const std::filesystem::path& folder, const AdapterSelection& selection);
 
 }  // namespace moraine

@@ -2,7 +2,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/fingerprint.h"
 #include "tensor/torch_dtype.h"
 
 namespace moraine {
@@ -42,15 +41,27 @@ TensorFileWriter::TensorFileWriter(const std::filesystem::path& path, const std:
     : path_(path), tensors_(tensors), stream_(path, in_fp32(tensors), metadata) {}
 
 void TensorFileWriter::append(const at::Tensor& tensor) {
-  const at::Tensor values = tensor.detach().to(at::kCPU).contiguous();
-  MORAINE_ASSERT(hashes_.size() < tensors_.size() && values.scalar_type() == at::kFloat &&
-                     values.sizes() == tensors_[hashes_.size()].shape,
+  MORAINE_ASSERT(hashes_.size() < tensors_.size() && tensor.sizes() == tensors_[hashes_.size()].shape,
                  "the tensor is the next one declared");
+  append_rows(tensor);
+}
+
+void TensorFileWriter::append_rows(const at::Tensor& rows) {
+  MORAINE_ASSERT(hashes_.size() < tensors_.size(), "the rows are of a declared tensor");
+  const at::IntArrayRef shape = tensors_[hashes_.size()].shape;
+  const at::Tensor values = rows.detach().to(at::kCPU).contiguous();
+  MORAINE_ASSERT(values.scalar_type() == at::kFloat && values.sizes().slice(1) == shape.slice(1) &&
+                     rows_done_ + values.size(0) <= shape[0],
+                 "the rows are the next ones of the declared tensor");
   const std::span bytes(static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes());
-  Hasher hasher;
-  hasher.update(bytes);
-  hashes_.push_back(hasher.digest());
+  if (!begun_) begun_ = std::make_unique<Hasher>();
+  begun_->update(bytes);
   stream_.append(bytes);
+  rows_done_ += values.size(0);
+  if (rows_done_ < shape[0]) return;
+  hashes_.push_back(begun_->digest());
+  begun_.reset();
+  rows_done_ = 0;
 }
 
 void TensorFileWriter::finish() {
@@ -60,7 +71,8 @@ void TensorFileWriter::finish() {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const SafetensorsEntry& entry =
         header.entries.at(i);  // none is empty, so they follow each other as they were declared
-    if (entry.name != tensors_[i].name || hash_range(file, entry.offset, entry.nbytes) != hashes_[i]) {
+    if (entry.name != tensors_[i].name || entry.shape != tensors_[i].shape ||
+        hash_range(file, entry.offset, entry.nbytes) != hashes_[i]) {
       throw run_error(path_.string(), "tensor " + tensors_[i].name + " read back differs from the one written",
                       "the storage is faulty; save.dir elsewhere");
     }

@@ -6,10 +6,12 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "checkpoint/fingerprint.h"
 #include "formats/safetensors.h"
 
 namespace moraine {
@@ -34,6 +36,8 @@ class TensorFileWriter {
                    const std::map<std::string, std::string>& metadata = {});
   // The next declared tensor, on any device.
   void append(const at::Tensor& tensor);
+  // The next rows of a declared tensor, which ends with its last row.
+  void append_rows(const at::Tensor& rows);
   // Throws a run error that names the tensor when the file does not hold what was appended.
   void finish();
 
@@ -42,6 +46,8 @@ class TensorFileWriter {
   std::vector<Declared> tensors_;
   SafetensorsStream stream_;
   std::vector<std::string> hashes_;  // of what was appended
+  std::unique_ptr<Hasher> begun_;    // of a tensor that is not whole yet
+  int64_t rows_done_ = 0;            // of it
 };
 
 }  // namespace moraine

@@ -15,27 +15,22 @@
 namespace moraine {
 
 int run_export(const CommandArgs& args) {
-  std::vector<std::string> names{"peft", "per-expert"};
-  for (const std::string& server : server_names()) names.push_back(server);
-  if (std::find(names.begin(), names.end(), args.layout) == names.end())
-    throw input_error("--layout", quote_text(args.layout) + " is no layout", "one of " + join_words(names));
+  constexpr auto words = words_of(SaveLayout{});
+  const auto word = std::find(words.begin(), words.end(), args.layout);
+  if (word == words.end())
+    throw input_error("--layout", quote_text(args.layout) + " is no layout",
+                      "one of " + join_words({words.begin(), words.end()}));
   const HfConfig config = HfConfig::read(args.model);
   const auto layout = make_layout(config, "bfloat16");
   const AdapterSelection selection = read_adapter_selection(*layout, args.adapter);
   warn_of_unmatched_targets(selection.unmatched, args.adapter);
-
-  AdapterFormat format = args.layout == "peft" ? AdapterFormat::kPeft : AdapterFormat::kPerExpert;
-  std::string start;
-  if (args.layout != "peft" && args.layout != "per-expert") {
-    ServerLayout server = server_layout(args.layout, family_of(config).name, *layout, args.adapter, selection);
-    format = server.format;
-    start = fmt::format("{}: {}{}", server.version, server.arguments, args.out);
-  }
-  const ConvertedAdapter written = convert_adapter(*layout, args.adapter, selection, format, args.out);
-  log_info(
-      "Wrote {}: {} tensors, {}, {}", args.out, written.tensors, format_bytes(written.bytes),
-      format == AdapterFormat::kPeft ? "all experts of a parameter in one" : "each expert's projections by themselves");
-  if (!start.empty()) log_info("For {}", start);
+  const ChosenLayout chosen = choose_layout(static_cast<SaveLayout>(word - words.begin()), family_of(config).name,
+                                            *layout, args.adapter, selection);
+  const ConvertedAdapter written = convert_adapter(*layout, args.adapter, selection, chosen.format, args.out);
+  log_info("Wrote {}: {} tensors, {}, {}", args.out, written.tensors, format_bytes(written.bytes),
+           chosen.format == AdapterFormat::kPerExpert ? "each expert's projections by themselves"
+                                                      : "all experts of a parameter in one");
+  if (!chosen.start.empty()) log_info("For {}{}", chosen.start, args.out);
   return 0;
 }
 

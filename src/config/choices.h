@@ -73,6 +73,18 @@ enum class Recompute {
 };
 constexpr auto words_of(Recompute) { return std::to_array<const char*>({"full", "none"}); }
 
+// save.layouts, and what export writes: which layout of an adapter.
+enum class SaveLayout {
+  kPeft,      // PEFT's own, of 0.19.1 or later
+  kPeft0190,  // of PEFT 0.18 to 0.19.0
+  kPerExpert,
+  kVllm,  // the one that the server reads of the family
+  kSglang,
+};
+constexpr auto words_of(SaveLayout) {
+  return std::to_array<const char*>({"peft", "peft-0.19.0", "per-expert", "vllm", "sglang"});
+}
+
 enum class BackendChoice { kAuto, kGloo, kNccl };  // dist.backend
 constexpr auto words_of(BackendChoice) { return std::to_array<const char*>({"auto", "gloo", "nccl"}); }
 

@@ -169,6 +169,11 @@ OrderedJson pattern_to_json(const PatternMap<double>& pattern) {
 
 }  // namespace
 
+bool has_swapped_experts(const std::string& peft_version) {
+  const std::array<int, 3> version = parse_version(peft_version);
+  return version >= std::array<int, 3>{0, 18, 0} && version < std::array<int, 3>{0, 19, 1};
+}
+
 LoraConfig read_lora_config(const std::filesystem::path& folder) {
   HfConfig file = HfConfig::read(find_in_folder(folder, FolderPart::kAdapterConfig));
   refuse_unsupported(file);
@@ -200,11 +205,11 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
       throw input_error(where, "lora_dropout does not work together with target_parameters", "set lora_dropout to 0");
     }
     // Files without peft_version are older still.
-    if (parse_version(config.peft_version) < std::array<int, 3>{0, 19, 1}) {
+    if (parse_version(config.peft_version) < std::array<int, 3>{0, 18, 0}) {
       throw input_error(where,
                         fmt::format("target_parameters of PEFT {} are stored in another layout",
                                     config.peft_version.empty() ? "before 0.18" : quote_text(config.peft_version)),
-                        "load the adapter with PEFT 0.19.1 or newer and save it again");
+                        "load the adapter with that version, merge it into its model, or train it anew");
     }
   }
   return config;

@@ -43,9 +43,14 @@ struct LoraConfig {
 // Reads FOLDER/adapter_config.json. Throws an input error that names the key for what is not honoured: peft_type other
 // than LORA, DoRA, bias, lora_bias, modules_to_save, layers_pattern other than "layers", fan_in_fan_out,
 // trainable_token_indices, any other key that is switched on and not known to leave the numbers alone, an
-// init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than
-// 0.19.1 together with target_parameters (it stored A and B of 3-D experts the other way round).
+// init_lora_weights that changes the base weights, lora_dropout ≠ 0 with target_parameters, and a PEFT older than 0.18
+// together with target_parameters.
 LoraConfig read_lora_config(const std::filesystem::path& folder);
+
+// Whether that PEFT, 0.18 to 0.19.0, takes the in and out of 3-D experts the other way round: its lora_A is the
+// transpose of what is lora_B since, and its lora_B that of lora_A.
+bool has_swapped_experts(const std::string& peft_version);
+inline constexpr const char* kSwappedPeftVersion = "0.19.0";  // is written for it
 
 // The text of an adapter_config.json that plain PEFT 0.21 reads. `config` names its modules one by one: it is without
 // layers_to_transform (asserted).

@@ -120,6 +120,7 @@ struct SaveConfig {
   int64_t every = 0;
   int64_t keep = 2;
   ResumeFrom resume;
+  std::vector<SaveLayout> layouts{SaveLayout::kPeft};
 };
 
 struct DistConfig {

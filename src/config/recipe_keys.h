@@ -160,6 +160,10 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("save.resume", recipe.save.resume, PathValue{},
         "auto continues from the newest snapshot in save.dir, never refuses a used save.dir, a folder starts from its "
         "snapshot.");
+  visit(
+      "save.layouts", recipe.save.layouts, AnyValue{},
+      "Layouts in which the end of a run writes the adapter: peft, always, into adapter/, others beside it, vllm into "
+      "adapter-vllm/; docs/adapters.md says who reads which.");
 
   visit("dist.timeout_seconds", recipe.dist.timeout_seconds, positive,
         "Longest wait of one rank for another before the run ends with an error.");

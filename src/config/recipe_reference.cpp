@@ -66,6 +66,11 @@ OrderedJson schema_of(const std::vector<std::string>&, const Rule&) {
   return texts_schema();
 }
 
+template <typename Enum>
+requires std::is_enum_v<Enum> OrderedJson schema_of(const std::vector<Enum>&, AnyValue) {
+  return {{"type", {"array", "string"}}, {"items", {{"enum", words_of(Enum{})}}}};
+}
+
 OrderedJson schema_of(const std::vector<int64_t>&, const Whole& rule) {
   OrderedJson schema = schema_of(int64_t{}, rule);
   schema["items"] = schema;

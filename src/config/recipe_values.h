@@ -3,8 +3,10 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "config/recipe_keys.h"
 
@@ -45,6 +47,10 @@ std::vector<std::string> word_list() {
 }
 template <typename Enum>
 requires std::is_enum_v<Enum> std::string expected_value(Enum, AnyValue) { return expected_word(word_list<Enum>()); }
+template <typename Enum>
+requires std::is_enum_v<Enum> std::string expected_value(const std::vector<Enum>&, AnyValue) {
+  return "a list, each " + expected_word(word_list<Enum>());
+}
 
 // Sets the field. Throw input errors that name key, value and what is expected.
 void parse_value(const Setting& setting, std::string& field, AnyValue);
@@ -67,6 +73,18 @@ void parse_value(const Setting& setting, std::array<double, 2>& field, const Rea
 void parse_value(const Setting& setting, bool& field, AnyValue);
 void parse_value(const Setting& setting, std::vector<std::string>& field, AnyValue);  // one string is a list of one
 void parse_value(const Setting& setting, std::vector<std::string>& field, PathValue);
+template <typename Enum>
+requires std::is_enum_v<Enum>
+void parse_value(const Setting& setting, std::vector<Enum>& field, AnyValue rule) {
+  std::vector<std::string> words;
+  parse_value(setting, words, rule);
+  field.clear();
+  for (const std::string& word : words) {
+    const auto choice =
+        static_cast<Enum>(parse_word({setting.key, YAML::Node(word), setting.where}, word_list<Enum>()));
+    if (std::find(field.begin(), field.end(), choice) == field.end()) field.push_back(choice);
+  }
+}
 void parse_value(const Setting& setting, std::vector<int64_t>& field, const Whole& rule);  // one is a list of one
 void parse_value(const Setting& setting, PatternMap<int64_t>& field, const Whole& rule);
 void parse_value(const Setting& setting, PatternMap<double>& field, const Real& rule);
@@ -85,6 +103,12 @@ std::string print_value(uint64_t number);
 std::string print_value(double number);
 std::string print_value(bool value);
 std::string print_value(const std::vector<std::string>& list);
+template <typename Enum>
+requires std::is_enum_v<Enum> std::string print_value(const std::vector<Enum>& list) {
+  std::vector<std::string> words;
+  for (const Enum choice : list) words.push_back(word_of(choice));
+  return print_value(words);
+}
 std::string print_value(const std::vector<int64_t>& list);
 std::string print_value(const PatternMap<int64_t>& map);
 std::string print_value(const PatternMap<double>& map);

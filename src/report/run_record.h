@@ -4,17 +4,20 @@
 //   {"moraine", "model": {…}, "adapter": {…}, "data": {…}, "mesh": {…}, "device", "threads_per_rank", "steps",
 //   "batch_size",
 //    "planned_peak_bytes", "resume": {"compared", "recipe"},
+//    "saved": {"tensors", "elements", "bytes", "xxh3", "lora_b", "lora_b_zero"},
 //    "sessions": [{"started", "moraine", "ranks", "first_step", "resumed_from", "updated", "seconds", "step", "end"}]}
 //
 // Times are UTC, ISO 8601; `step` counts completed steps, of which `first_step` were done before; `end` is "finished",
 // "train.stop_after" or a signal's name, and null as long as the session goes on (or when it was killed). `resume` is
 // what a start of the program must have in common with the run (run/resume_check), as in a snapshot's state.json.
+// `saved`, where the run has come to its end, is what lies in adapter/, as it was read back.
 #pragma once
 
 #include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/json.h"
 #include "run/resume_check.h"
@@ -31,6 +34,8 @@ class RunRecord {
   RunRecord(const std::filesystem::path& folder, OrderedJson facts, const RunFacts& resume,
             std::chrono::system_clock::time_point started, int64_t first_step, const std::string& resumed_from);
 
+  // What adapter/ holds; written with end().
+  void saved(OrderedJson adapter) { facts_["saved"] = std::move(adapter); }
   // `steps` are done and saved. The report is written too, unless metrics.jsonl is so long that steps would wait for
   // it.
   void snapshot(int64_t steps);

@@ -7,12 +7,14 @@
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
 #include "adapter/replica_check.h"
+#include "adapter/save_layouts.h"
 #include "adapter/target_kind.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "distributed/collectives/from_rank0.h"
 #include "distributed/control/stop_request.h"
+#include "models/registry.h"
 #include "report/run_description.h"
 #include "report/run_record.h"
 #include "run/run_folder.h"
@@ -67,6 +69,12 @@ int64_t total_steps(const TrainConfig& config, int64_t rows, int64_t batch_size)
 
 bool is_due(int64_t every, int64_t done) { return every > 0 && done % every == 0; }
 
+bool updates_anything(const TrainConfig& config, int64_t steps) {
+  for (int64_t step = 0; step < steps; ++step)
+    if (scheduled_learning_rate(config, step, steps) > 0) return true;
+  return false;
+}
+
 std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& recipe) {
   return fmt::format("{}: stopped after step {}; {} to go on", why, step,
                      recipe.save.resume.kind == ResumeFrom::Kind::kAuto ? "start the same command again"
@@ -97,6 +105,14 @@ int train(const Recipe& recipe, Control& control) {
   DataRows held_out;
   if (!recipe.data.eval.empty()) held_out = read_rows(recipe, "data.eval", recipe.data.eval, shape.vocab_size, groups);
   check_same_on_all_ranks(control, recipe, checkpoint, {{"data.train", &training}, {"data.eval", &held_out}});
+  const std::string family = family_of(checkpoint.headers.config).name;
+  if (recipe.save.layouts != SaveConfig{}.layouts) {
+    from_rank0(groups, "save.layouts", [&] {  // which may be the only one that sees adapter.init_from
+      check_save_layouts(recipe.save.layouts, family, checkpoint.layout(),
+                         select_adapter(checkpoint.layout(), recipe.adapter, recipe.model.path));
+      return std::string();
+    });
+  }
   const int64_t batch_size = recipe.train.batch_size.value_or(world.world_size);
   const int64_t steps = total_steps(recipe.train, training.size(), batch_size);
   const int64_t last_step = std::min(steps, recipe.train.stop_after.value_or(steps));
@@ -104,6 +120,10 @@ int train(const Recipe& recipe, Control& control) {
     return run_facts(recipe, {checkpoint, training, steps, batch_size});
   });
   if (snapshots.is_finished()) {
+    if (is_writer && !missing_save_layouts(recipe.save.layouts, run.adapter()).empty()) {
+      const FileLock lock = run.prepare();
+      write_save_layouts(recipe.save.layouts, family, checkpoint.layout(), run.adapter());
+    }
     log_info("{} holds a finished run of this recipe: nothing to do (choose another save.dir to train again)",
              recipe.save.dir);
     return 0;
@@ -207,9 +227,15 @@ int train(const Recipe& recipe, Control& control) {
   }
   control.set_stage("save");
   check_replicas(adapter.state, groups);
+  if (is_writer) remove_save_layouts(recipe.save.layouts, run.adapter());
   // The first ep group holds every expert once, and rank 0 is its first rank.
-  if (world.rank < groups.mesh.ep) export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
+  if (world.rank < groups.mesh.ep) {
+    const WrittenAdapter written = export_adapter(adapter.state, adapter.config, run.adapter(), *groups.ep);
+    if (record) record->saved(written.to_json());
+    if (is_writer && updates_anything(recipe.train, steps)) warn_of_zero_b(written, run.adapter());
+  }
   evaluate_after(steps);  // what it may run into costs no training any more
+  if (is_writer) write_save_layouts(recipe.save.layouts, family, checkpoint.layout(), run.adapter());
   if (record) log.say(record->end(steps, "finished"));
   log.say("Saved final adapter to " + run.adapter().string());
   return 0;

@@ -114,10 +114,16 @@ TEST_F(LoraConfigTest, ReadsSettingsByModule) {
 TEST_F(LoraConfigTest, DropoutAndOldPeftWithTargetParameters) {
   EXPECT_THAT(error({{"lora_dropout", 0.1}}), HasSubstr("lora_dropout does not work together with target_parameters"));
   EXPECT_EQ(read({{"lora_dropout", 0.1}, {"target_parameters", nullptr}}).lora_dropout, 0.1);
-  for (Json old : {Json("0.19.0"), Json("0.18.1"), Json(nullptr), Json("0.9"), Json("unknown")}) {
+  for (Json old : {Json("0.17.1"), Json(nullptr), Json("0.9"), Json("unknown")}) {
     EXPECT_THAT(error({{"peft_version", old}}), HasSubstr("stored in another layout")) << old;
     EXPECT_EQ(error({{"peft_version", old}, {"target_parameters", nullptr}}), "");
   }
+  for (const char* swapped : {"0.18.0", "0.18.1", "0.19.0"}) {
+    EXPECT_EQ(error({{"peft_version", swapped}}), "");
+    EXPECT_TRUE(has_swapped_experts(swapped));
+  }
+  for (const char* not_swapped : {"0.19.1", "0.20.0", "0.17.1", "", "unknown"})
+    EXPECT_FALSE(has_swapped_experts(not_swapped)) << not_swapped;
   for (const char* recent : {"0.19.1", "0.20.0", "0.21.1.dev0@abc", "1.0.0", "1"}) {
     EXPECT_EQ(error({{"peft_version", recent}}), "");
   }

@@ -355,6 +355,16 @@ TEST_F(RecipeTest, ResumeIsAWordOrAFolder) {
   EXPECT_EQ(read("save: {resume: ./auto}").save.resume.kind, ResumeFrom::Kind::kFolder);
 }
 
+TEST_F(RecipeTest, LayoutsAreAListOfWords) {
+  EXPECT_THAT(read("").save.layouts, ElementsAre(SaveLayout::kPeft));
+  const Recipe r = read("save: {layouts: [peft, vllm, vllm, peft-0.19.0]}");
+  EXPECT_THAT(r.save.layouts, ElementsAre(SaveLayout::kPeft, SaveLayout::kVllm, SaveLayout::kPeft0190));
+  EXPECT_THAT(read(recipe_to_yaml(r)).save.layouts, r.save.layouts);
+  EXPECT_THAT(read("", {"save.layouts=sglang"}).save.layouts, ElementsAre(SaveLayout::kSglang));
+  EXPECT_THAT(override_error({"save.layouts=[gguf]"}),
+              HasSubstr("is 'gguf', expected one of peft, peft-0.19.0, per-expert, vllm and sglang"));
+}
+
 TEST_F(RecipeTest, NoRecomputationNeedsResidentWeights) {
   check_recompute(Recompute::kFull, false);
   check_recompute(Recompute::kNone, true);

@@ -118,6 +118,21 @@ def main():
         for words in ("in 2 sessions", "resumed from", "step 8 of 8", "every one of steps 1 to 8"):
             check(f"resumed: {words}", words in page.words, page.words[:800])
 
+        saved = json.loads((out / "run.json").read_text())["saved"]
+        check("saved: what lies there", saved["bytes"] == (out / "adapter" / "adapter_model.safetensors").stat().st_size and
+              saved["lora_b_zero"] == 0 and saved["tensors"] == 2 * saved["lora_b"] and len(saved["xxh3"]) == 32, str(saved))
+        # The run is finished: what is missing of save.layouts is written, and nothing trained.
+        layout = out / "adapter-vllm" / "adapter_model.safetensors"
+        ended = run("train", recipe, f"save.dir={out}", "save.layouts=[peft,vllm]")
+        check("save.layouts: written when missing", layout.exists() and "nothing to do" in ended.stdout, ended.stdout)
+        check("save.layouts: how the server is started", f"--lora-modules NAME={out / 'adapter-vllm'}" in ended.stdout, ended.stdout)
+
+        out = folder / "layouts"
+        run("train", recipe, f"save.dir={out}", "save.layouts=[vllm]", "train.steps=1", "--ranks", "2", "mesh.ep=2")
+        check("save.layouts: beside adapter", all((out / name / "adapter_model.safetensors").exists() for name in ("adapter", "adapter-vllm")))
+        ended = run("train", recipe, f"save.dir={folder / 'refused'}", "save.layouts=[sglang]", "adapter.target_modules=[q_proj]", code=2)
+        check("save.layouts: refused before training", "save.layouts: adapts" in ended.stderr and not (folder / "refused").exists(), ended.stderr)
+
         out = folder / "asked"
         process = subprocess.Popen([program, "train", recipe, f"save.dir={out}", "save.every=100000", "train.steps=1000000"],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
