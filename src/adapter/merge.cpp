@@ -79,7 +79,8 @@ const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module)
 }  // namespace
 
 MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
-                               const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads) {
+                               const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads,
+                               bool keep_format) {
   check_new_folder(out);
   const OpenedCheckpoint checkpoint = open_checkpoint(model, "bfloat16");
   const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
@@ -88,7 +89,8 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
   RecentFactors recent(weights);
 
   MergedCheckpoint merged;
-  RewriteOptions options{.dtype = {}, .max_file_bytes = max_file_bytes, .num_threads = num_threads};
+  RewriteOptions options{
+      .dtype = {}, .keep_format = keep_format, .max_file_bytes = max_file_bytes, .num_threads = num_threads};
   for (size_t i = 0; i < weights.modules().size(); ++i) {
     const LoraModule& module = weights.modules()[i];
     const bool is_experts = module.num_experts > 0;

@@ -14,10 +14,12 @@ struct MergedCheckpoint {
 };
 
 // Writes `out` (missing or empty) whole or not at all: the checkpoint in `model` with the adapter in `adapter` folded
-// in, its tensors under the same names and in the same dtypes, quantised ones in bfloat16. scaling·(B·A) is made in
+// in, its tensors under the same names and in the same dtypes, quantised ones in bfloat16 or, with `keep_format`, as
+// rewrite_checkpoint keeps them. scaling·(B·A) is made in
 // fp32, added to W in fp32 and the sum rounded once; where W is fp32, these are the operations of PEFT's
 // merge_and_unload. Throws input errors for an adapter that is not for this model, and as rewrite_checkpoint does.
 MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
-                               const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads);
+                               const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads,
+                               bool keep_format = false);
 
 }  // namespace moraine

@@ -3,6 +3,10 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/error.h"
@@ -15,6 +19,7 @@
 #include "formats/checkpoint_writer.h"
 #include "models/output_head.h"
 #include "nn/quantized_weight.h"
+#include "tensor/quantize.h"
 #include "tensor/torch_dtype.h"
 
 namespace moraine {
@@ -22,9 +27,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// What a new tensor is made of an old one.
+enum class StoredPart { kPlain, kCodes, kScales };
+
+struct ErrorSums {
+  double difference = 0, value = 0;  // squares
+  float largest_difference = 0, largest_value = 0;
+};
+
 struct OldTensor {
   PlainTensor plain;
   const ChangeRows* change = nullptr;
+  StoredPart part = StoredPart::kPlain;
+  // Of codes that change: what their errors come to.
+  std::shared_ptr<ErrorSums> sums = nullptr;
 };
 
 // Sets libtorch's threads back to what the caller had.
@@ -59,6 +75,65 @@ void check_finite(const OldTensor& tensor, const at::Tensor& rows_RI) {
                   "the weights of the model or of the adapter are broken");
 }
 
+// Rows [first, first + rows) of a quantised tensor, fp32, with its changes; `scales` get those that it had.
+at::Tensor changed_rows(const CheckpointFiles& files, const OldTensor& tensor, int64_t first, int64_t rows,
+                        at::Tensor& scales) {
+  const PlainTensor& plain = tensor.plain;
+  scales = read_rows(files, *plain.scales, first / plain.format.block_rows, plain.format.scale_rows(rows));
+  at::Tensor rows_RI = at::empty({rows, plain.columns}, at::kFloat);
+  dequantize_into(rows_RI, FrozenWeight(read_rows(files, *plain.values, first, rows), scales, plain.format));
+  (*tensor.change)(first, rows_RI);
+  check_finite(tensor, rows_RI);
+  return rows_RI;
+}
+
+void add_errors(const OldTensor& tensor, const QuantizedRows& quantized, const at::Tensor& rows_RI) {
+  static std::mutex mutex;
+  const at::Tensor stored = at::empty_like(rows_RI);
+  dequantize_into(stored, FrozenWeight(quantized.codes.view(torch_dtype(tensor.plain.format.codes)), quantized.scales,
+                                       tensor.plain.format));
+  const at::Tensor difference = stored.sub_(rows_RI);
+  const double squares = difference.square().sum(at::kDouble).item<double>(),
+               value_squares = rows_RI.square().sum(at::kDouble).item<double>();
+  const float largest = difference.abs().max().item<float>(), largest_value = rows_RI.abs().max().item<float>();
+  const std::lock_guard lock(mutex);
+  tensor.sums->difference += squares;
+  tensor.sums->value += value_squares;
+  tensor.sums->largest_difference = std::max(tensor.sums->largest_difference, largest);
+  tensor.sums->largest_value = std::max(tensor.sums->largest_value, largest_value);
+}
+
+// Rows of blocks of codes or of scales of a tensor that is quantised anew, a few at a time. Both are made of the same
+// numbers in the same way, so they belong together.
+void fill_requantized(const CheckpointFiles& files, const OldTensor& tensor, uint64_t first, uint64_t count,
+                      std::byte* into) {
+  constexpr int64_t kElements = int64_t{1} << 21;
+  const PlainTensor& plain = tensor.plain;
+  const QuantFormat& format = plain.format;
+  const bool scales_asked = tensor.part == StoredPart::kScales;
+  const int64_t all_rows = plain.shape[0], columns = plain.columns;
+  const int64_t stored_columns = scales_asked ? format.scale_columns(columns) : format.stored_columns(columns);
+  const int64_t row_factor = scales_asked ? format.block_rows : 1;
+  const int64_t first_row = static_cast<int64_t>(first) / stored_columns * row_factor;
+  const int64_t end_row = std::min(all_rows, (static_cast<int64_t>(first + count) / stored_columns) * row_factor);
+  const int64_t together = std::max<int64_t>(1, kElements / (columns * format.block_rows)) * format.block_rows;
+  const DType scale_dtype = plain.scales->entry.dtype;
+  for (int64_t row = first_row; row < end_row; row += together) {
+    const int64_t rows = std::min(together, end_row - row);
+    at::Tensor old_scales;
+    const at::Tensor rows_RI = changed_rows(files, tensor, row, rows, old_scales);
+    const QuantizedRows quantized = quantize(format, scale_dtype, rows_RI, old_scales);
+    if (scales_asked) {
+      store_scales(quantized.scales, scale_dtype, into);
+      into += quantized.scales.numel() * dtype_bits(scale_dtype) / 8;
+    } else {
+      add_errors(tensor, quantized, rows_RI);
+      std::memcpy(into, quantized.codes.const_data_ptr(), quantized.codes.nbytes());
+      into += quantized.codes.nbytes();
+    }
+  }
+}
+
 // Whole rows, or any elements of a tensor that is neither quantised nor changed.
 void fill_elements(const CheckpointFiles& files, const OldTensor& tensor, uint64_t first, uint64_t count,
                    std::byte* into) {
@@ -66,6 +141,11 @@ void fill_elements(const CheckpointFiles& files, const OldTensor& tensor, uint64
   at::set_num_threads(1);
   const at::NoGradGuard no_grad;
   const PlainTensor& plain = tensor.plain;
+  if (tensor.part != StoredPart::kPlain) {
+    if (tensor.change) return fill_requantized(files, tensor, first, count, into);
+    const CheckpointTensor& stored = tensor.part == StoredPart::kCodes ? *plain.values : *plain.scales;
+    return read_elements(files, stored, first, count, stored.entry.dtype, into);
+  }
   if (!plain.scales && !tensor.change) return read_elements(files, *plain.values, first, count, plain.dtype, into);
   const int64_t first_row = static_cast<int64_t>(first) / plain.columns,
                 rows = static_cast<int64_t>(count) / plain.columns;
@@ -131,13 +211,26 @@ RewrittenCheckpoint rewrite_checkpoint(const OpenedCheckpoint& checkpoint, const
   RewrittenCheckpoint written;
   for (PlainTensor& plain : plain_tensors(index, checkpoint.specs, checkpoint.layout().quantization(), options.dtype)) {
     const auto change = options.changes.find(plain.name);
+    const ChangeRows* changes = change == options.changes.end() ? nullptr : &change->second;
+    if (options.keep_format && plain.scales) {
+      const SafetensorsEntry &values = plain.values->entry, &scales = plain.scales->entry;
+      if (changes && scales.dtype == DType::kF16)
+        throw input_error(plain.name, "has scales in F16, which are not written", "merge without --keep-format");
+      const uint64_t code_unit = plain.format.block_rows * values.shape.back();
+      rewritten.tensors.push_back({{plain.name, values.dtype, values.shape}, std::max<uint64_t>(1, code_unit)});
+      rewritten.tensors.push_back(
+          {{scales.name, scales.dtype, scales.shape}, std::max<uint64_t>(1, scales.shape.back())});
+      old.push_back({plain, changes, StoredPart::kCodes, changes ? std::make_shared<ErrorSums>() : nullptr});
+      old.push_back({std::move(plain), changes, StoredPart::kScales});
+      continue;
+    }
     const uint64_t unit = plain.scales ? plain.format.block_rows * plain.columns : plain.columns;
     rewritten.tensors.push_back({{plain.name, plain.dtype, plain.shape}, std::max<uint64_t>(1, unit)});
     if (plain.scales)
       ++written.dequantized;
     else if (plain.dtype != plain.values->entry.dtype)
       ++written.converted;
-    old.push_back({std::move(plain), change == options.changes.end() ? nullptr : &change->second});
+    old.push_back({std::move(plain), changes});
   }
   written.tensors = old.size();
   written.bytes = rewritten.total_bytes();
@@ -162,6 +255,15 @@ RewrittenCheckpoint rewrite_checkpoint(const OpenedCheckpoint& checkpoint, const
       fs::copy_file(folder / file, temporary / file);
     }
   });
+  for (const OldTensor& tensor : old) {
+    if (!tensor.sums) continue;
+    const ErrorSums& sums = *tensor.sums;
+    written.requantized.push_back({tensor.plain.name,
+                                   sums.largest_value > 0 ? sums.largest_difference / sums.largest_value : 0,
+                                   sums.value > 0 ? std::sqrt(sums.difference / sums.value) : 0});
+  }
+  std::sort(written.requantized.begin(), written.requantized.end(),
+            [](const QuantizationError& a, const QuantizationError& b) { return a.rms > b.rms; });
   return written;
 }
 

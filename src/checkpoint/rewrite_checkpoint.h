@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "checkpoint/opened_checkpoint.h"
 #include "formats/dtype.h"
@@ -29,14 +30,25 @@ struct RewriteOptions {
   // every tensor as it is stored, bfloat16 where it is quantised.
   std::optional<DType> dtype;
   std::unordered_map<std::string, ChangeRows> changes = {};  // by tensor of the checkpoint
+  // Quantised tensors stay so, with their scales and config.json's quantization_config: those that change are quantised
+  // anew (tensor/quantize), others keep their bytes. Without `dtype`.
+  bool keep_format = false;
   uint64_t max_file_bytes = 5'000'000'000;
   int num_threads = 1;
 };
 
+// How far the values of a tensor that was quantised anew are from what they should be.
+struct QuantizationError {
+  std::string tensor;
+  double largest = 0;  // difference, of the largest value
+  double rms = 0;      // of the differences, of the values' root mean square
+};
+
 struct RewrittenCheckpoint {
   uint64_t tensors = 0, bytes = 0, files = 0;
-  uint64_t dequantized = 0;  // tensors
-  uint64_t converted = 0;    // tensors of other dtypes than before, besides those
+  uint64_t dequantized = 0;                         // tensors
+  uint64_t converted = 0;                           // tensors of other dtypes than before, besides those
+  std::vector<QuantizationError> requantized = {};  // with keep_format, the worst first
 };
 
 // Of a checkpoint that was opened with dtype bfloat16 and weights as they are stored. Writes `out` (missing or empty)

@@ -19,7 +19,7 @@ struct CommandArgs {
   std::string folder;                  // positional of inspect and report
   std::string key;                     // positional of recipe
   std::vector<std::string> overrides;  // section.key=value
-  std::string model, adapter, tokens, out, grads, config, dtype, layout, server;
+  std::string model, adapter, tokens, out, grads, config, dtype, layout, server, score_tokens;
   std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy
@@ -28,8 +28,11 @@ struct CommandArgs {
   int64_t world = kNotGiven, ranks_per_node = kNotGiven;
   std::string manifest;
   std::string max_shard_size = "5GB";
-  bool logits = false, json = false, hash = false, check = false, schema = false, markdown = false;
+  bool logits = false, json = false, hash = false, check = false, schema = false, markdown = false, keep_format = false;
 };
+
+// The loss of args.tokens with args.model and args.adapter, in this process alone; throws as `moraine score` does.
+double score_loss(const CommandArgs& args);
 
 int run_train(const CommandArgs& args);
 int run_verify(const CommandArgs& args);

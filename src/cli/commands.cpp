@@ -196,12 +196,19 @@ Flag max_shard_size_flag() {
 
 Command merge_command() {
   Command c{"merge", "fold an adapter into its model: a checkpoint that needs no adapter",
-            "--model DIR --adapter DIR --out DIR"};
+            "--model DIR --adapter DIR --out DIR [--keep-format] [flags]"};
   c.flags = {model_flag(),
              {"--adapter", "DIR", "the PEFT adapter", &CommandArgs::adapter, true},
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
+             {"--keep-format", "", "quantise merged FP8 and FP4 weights again, instead of writing all in bfloat16",
+              &CommandArgs::keep_format},
+             {"--score", "FILE", "tokens, as of score: say their loss with the adapter and with what was written",
+              &CommandArgs::score_tokens},
+             json_flag("print one JSON object alone: with --keep-format the error of every tensor"),
              max_shard_size_flag()};
-  c.examples = {"moraine merge --model Qwen3-30B-A3B --adapter runs/short/adapter --out merged"};
+  c.examples = {"moraine merge --model Qwen3-30B-A3B --adapter runs/short/adapter --out merged",
+                "moraine merge --model Qwen3-30B-A3B-FP8 --adapter runs/short/adapter --out merged --keep-format "
+                "--score eval.safetensors"};
   c.run = run_merge;
   return c;
 }
@@ -213,8 +220,8 @@ Command export_command() {
               &CommandArgs::model, true},
              {"--adapter", "DIR", "the adapter, in PEFT's layout or the per-expert one", &CommandArgs::adapter, true},
              {"--layout", "L",
-              "peft, per-expert (2-D factors for each expert and projection), vllm or sglang (the one that it reads of "
-              "this family)",
+              "peft, peft-0.19.0 (of 0.18 to 0.19.0), per-expert (2-D factors for each expert and projection), vllm or "
+              "sglang (the one that it reads of this family)",
               &CommandArgs::layout, true},
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true}};
   c.examples = {

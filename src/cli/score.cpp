@@ -49,6 +49,21 @@ void write_result(const std::string& path, const ScoreResult& result) {
 
 }  // namespace
 
+double score_loss(const CommandArgs& args) {
+  double loss = 0;
+  run_on_ranks(
+      args, [](int64_t) {},
+      [&](Control& control) {
+        const Recipe recipe = read_overrides(args);
+        OpenedInputs inputs = open_inputs(args, recipe, control);
+        const TokensFile tokens = read_tokens_file(args.tokens, inputs.checkpoint.shape().vocab_size);
+        OpenedModel opened = load_inputs(std::move(inputs), args, recipe, control);
+        loss = score(opened.loaded, opened.adapter_state(), tokens, args.tokens, {}, opened.groups()).loss;
+        return 0;
+      });
+  return loss;
+}
+
 int run_score(const CommandArgs& args) {
   const auto check = [&](int64_t ranks) {
     check_score_flags(args);

@@ -58,6 +58,22 @@ TEST(Merge, OfAQuantisedModelIsBfloat16) {
   EXPECT_FALSE(config.contains("quantization_config"));
 }
 
+TEST(Merge, KeepsTheFormatWhenAsked) {
+  const fs::path golden = golden_folder("qwen3_moe-fp8"), tokens = golden / "batch.safetensors";
+  TempFolder folder;
+  const Json said = parse_json(run({"merge", "--json", "--keep-format", "--score", tokens, "--model", golden / "model",
+                                    "--adapter", golden / "lora" / "adapter", "--out", folder / "merged"}),
+                               "stdout");
+  EXPECT_GT(said["requantized"].size(), 20u);
+  EXPECT_EQ(said["dequantized"], 0);
+  for (const Json& tensor : said["requantized"]) EXPECT_LT(tensor["rms"].get<double>(), 0.05) << tensor;
+  const double adapter = said["loss"]["adapter"].get<double>(), merged = said["loss"]["merged"].get<double>();
+  EXPECT_NEAR(merged, adapter, 5e-2);
+  EXPECT_EQ(score(folder / "merged", tokens), merged);
+  EXPECT_GT(std::abs(score(golden / "model", tokens) - merged), 2 * std::abs(adapter - merged));
+  EXPECT_TRUE(read_json_file(folder / "merged" / "config.json").contains("quantization_config"));
+}
+
 TEST(Convert, ScoresLikeTheQuantisedModel) {
   const fs::path golden = golden_folder("deepseek_v4-fp8fp4"), tokens = golden / "batch.safetensors";
   TempFolder folder;

@@ -8,6 +8,7 @@
 #include "base/temp_folder.h"
 #include "checkpoint/check_checkpoint.h"
 #include "dequantised_golden.h"
+#include "tensor/quantize.h"
 
 namespace moraine {
 namespace {
@@ -122,6 +123,88 @@ TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
   options.changes[changed] = [](int64_t, const at::Tensor& rows_RI) { rows_RI.fill_(INFINITY); };
   EXPECT_THROW(rewrite_checkpoint(before, folder / "broken", options), Error);
   EXPECT_FALSE(fs::exists(folder / "broken"));
+}
+
+// A block's scale is the one that is nearer to its values.
+TEST(Quantize, TakesTheScaleWithTheSmallerError) {
+  const QuantFormat fp4 = QuantFormat::fp4(DType::kF8E8M0);
+  at::Tensor rows_RI = at::tensor({0.f, .5f, 1.f, 1.5f, 2.f, 3.f, 4.f, 6.f}).repeat({1, 4}).contiguous();
+  const at::Tensor one = at::ones({1, 1});
+  const auto scale_of = [&](const QuantFormat& format, DType dtype) {
+    return quantize(format, dtype, rows_RI, one).scales.item<float>();
+  };
+  EXPECT_EQ(scale_of(fp4, DType::kF8E8M0), 1);
+  rows_RI[0][7] = 6.5f;  // doubled steps for all would be worse than this one cut off
+  EXPECT_EQ(scale_of(fp4, DType::kF8E8M0), 1);
+  EXPECT_EQ(quantize(fp4, DType::kF8E8M0, rows_RI, one).codes[0][3].item<int>(), 0x76);
+  rows_RI[0][7] = 12;
+  EXPECT_EQ(scale_of(fp4, DType::kF8E8M0), 2);
+  rows_RI.div_(8);
+  EXPECT_EQ(scale_of(fp4, DType::kF8E8M0), 0.25);
+  const QuantFormat fp8{DType::kF8E4M3, DType::kF32, 1, 32};
+  rows_RI[0][7] = 448 * 1.1f;
+  EXPECT_NEAR(scale_of(fp8, DType::kF32), 1.1, 1e-6);
+  EXPECT_GE(scale_of(fp8, DType::kBF16) * 448, rows_RI[0][7].item<float>());
+  rows_RI.zero_();
+  EXPECT_EQ(scale_of(fp8, DType::kF32), 1);
+  uint8_t stored[2];
+  store_scales(at::tensor({0.25f, 2.f}), DType::kF8E8M0, stored);
+  EXPECT_EQ(stored[0], 125);
+  EXPECT_EQ(stored[1], 128);
+}
+
+TEST(RewriteCheckpoint, KeepsTheFormatOfQuantisedTensors) {
+  for (const char* name : {"deepseek_v4-fp8fp4", "qwen3_moe-fp8"}) {
+    TempFolder folder;
+    const OpenedCheckpoint opened = open_checkpoint(golden_folder(name) / "model", "bfloat16");
+    const CheckpointIndex& before = opened.headers.index;
+    const bool is_v4 = opened.headers.config.json().contains("expert_dtype");
+    const std::string suffix = is_v4 ? ".scale" : ".weight_scale_inv";
+    const std::vector<std::string> changed =
+        is_v4 ? std::vector<std::string>{"layers.1.ffn.experts.2.w1", "layers.1.attn.wq_b"}
+              : std::vector<std::string>{"model.layers.2.mlp.experts.2.up_proj", "model.layers.0.self_attn.q_proj"};
+    RewriteOptions options{.dtype = {}, .keep_format = true, .num_threads = 2};
+    // Nothing changes: every byte is as it was, though half of them went through fp32.
+    for (const std::string& module : changed) options.changes[module + ".weight"] = [](int64_t, const at::Tensor&) {};
+    RewrittenCheckpoint written = rewrite_checkpoint(opened, folder / "same", options);
+    EXPECT_EQ(written.dequantized, 0u);
+    ASSERT_EQ(written.requantized.size(), changed.size());
+    EXPECT_EQ(written.requantized.front().largest, 0);
+    const CheckpointIndex same = read_checkpoint_index(folder / "same");
+    ASSERT_EQ(same.tensors.size(), before.tensors.size());
+    const auto bytes_of = [](const CheckpointIndex& index, const std::string& tensor) {
+      return tensor_of(index, tensor).view(at::kByte);
+    };
+    for (const auto& [tensor, stored] : before.tensors)
+      EXPECT_TRUE(at::equal(bytes_of(same, tensor), bytes_of(before, tensor))) << tensor;
+    EXPECT_EQ(read_text_file(folder / "same" / "config.json"), read_text_file(before.folder / "config.json"));
+
+    // Rows that grow: their blocks get new scales, the others keep codes and scales.
+    for (const std::string& module : changed)
+      options.changes[module + ".weight"] = [](int64_t first_row, const at::Tensor& rows_RI) {
+        if (first_row == 0) rows_RI[0].mul_(3);
+      };
+    written = rewrite_checkpoint(opened, folder / "out", options);
+    const CheckpointIndex after = read_checkpoint_index(folder / "out");
+    for (const std::string& module : changed) {
+      at::Tensor wanted = plain_tensor_of(before, module + ".weight").to(at::kFloat).clone();
+      wanted[0].mul_(3);
+      const at::Tensor stored = plain_tensor_of(after, module + ".weight").to(at::kFloat);
+      const double rms = ((stored - wanted).square().sum() / wanted.square().sum()).sqrt().item<double>();
+      EXPECT_GT(rms, 0) << module;
+      EXPECT_LT(rms, 0.12) << module;
+      const auto error = std::find_if(written.requantized.begin(), written.requantized.end(),
+                                      [&](const QuantizationError& e) { return e.tensor == module + ".weight"; });
+      ASSERT_NE(error, written.requantized.end());
+      EXPECT_NEAR(error->rms, rms, 0.02 * rms) << module;  // plain_tensor_of rounds
+      EXPECT_FALSE(at::equal(bytes_of(after, module + suffix), bytes_of(before, module + suffix)));
+    }
+    for (const auto& [tensor, stored] : before.tensors)
+      if (std::none_of(changed.begin(), changed.end(),
+                       [&](const std::string& module) { return tensor.starts_with(module + "."); }))
+        EXPECT_TRUE(at::equal(bytes_of(after, tensor), bytes_of(before, tensor))) << tensor;
+    open_checkpoint(folder / "out", "bfloat16");
+  }
 }
 
 // Quantised tensors of layers that no image holds have been compared with nothing when they come here.
