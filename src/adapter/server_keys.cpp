@@ -290,6 +290,10 @@ class Check {
     if (!server_.ranks.empty() && config.contains("r") && config["r"].is_number_integer() &&
         config["r"].get<int64_t>() > server_.ranks.back())
       config_row("r", Fate::kRefused, fmt::format("{}: {} is the most", config["r"].dump(), server_.ranks.back()));
+    if (server_.peft_targets && rules_ && !reads_each_expert() && targets_.is_list() && !targets_.names().empty() &&
+        std::none_of(modules_.linear.begin(), modules_.linear.end(),
+                     [&](const auto& module) { return targets_.holds("model.layers." + module.first); }))
+      config_row("target_modules", Fate::kRefused, short_text(config["target_modules"]) + ": no module of the model");
     if (!rules_ || rules_->targets.empty() || !config.contains("target_modules")) return;
     if (!config["target_modules"].is_array()) {
       const bool all = config["target_modules"] == "all-linear";
@@ -304,6 +308,11 @@ class Check {
       config_row("target_modules", Fate::kRefused,
                  fmt::format("names {}: the server does not start with {}", join_words(unknown),
                              unknown.size() == 1 ? "it" : "them"));
+  }
+
+  bool reads_each_expert() const {
+    return std::find(rules_->formats.begin(), rules_->formats.end(), AdapterFormat::kPerExpert) !=
+           rules_->formats.end();
   }
 
   // Shapes do not always tell, and nobody looks at the version.
@@ -449,7 +458,8 @@ class Check {
   }
 
   bool targeted(const LayerName& split, const std::string& name, bool wrapper) const {
-    if (!wrapper) return targets_.holds(name) && !excluded_.holds(name);
+    // A router's weight is a parameter there.
+    if (!wrapper) return (targets_.holds(name) && !excluded_.holds(name)) || parameters_.holds(name + ".weight");
     int64_t adapted = 0, depth = 0;
     const std::string root = name.substr(0, name.find(modules_.experts_name));
     for (const Modules::Experts& experts : modules_.experts.at(split.layer))

@@ -106,6 +106,7 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kQwen35, kPerExpert, "sglang", "in_proj_qkv", Fate::kRefused, "in_proj_qkvz"},
       {kV4, kPeft, "peft", ""},
       {kV4, kPerExpert, "peft", "attn.wq_a", Fate::kIgnored, "no such module"},
+      {kV4, kPerExpert, "peft", "target_modules", Fate::kRefused, "no module of the model"},
       {kV4, kPeft, "vllm", "q_a_proj", Fate::kRefused, "ends so"},
       {kV4, kPeft, "vllm", ".experts.base_layer", Fate::kIgnored, "no module has this name"},
       {kV4, kPerExpert, "vllm", "compressor.wkv", Fate::kIgnored, "computed without it"},
