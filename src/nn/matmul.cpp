@@ -2,6 +2,7 @@
 
 #include "base/cpu_features.h"
 #include "nn/gemm_shapes.h"
+#include "tensor/execution_device.h"
 
 namespace moraine {
 namespace {
@@ -12,7 +13,7 @@ constexpr int64_t kSmallProduct = 16 * 16 * 16;
 
 // a [M, K] times b [K, N]. Not by M: a row's bits must not depend on what rows share the call.
 bool wants_fp32(const at::Tensor& a, const at::Tensor& b) {
-  if (!a.is_cpu() || a.scalar_type() != at::kBFloat16) return false;
+  if (!execution_device(a.device()).is_cpu() || a.scalar_type() != at::kBFloat16) return false;
   return !multiplies_bf16() || b.numel() * gemm_row_alignment(a.device(), a.scalar_type()) <= kSmallProduct;
 }
 
