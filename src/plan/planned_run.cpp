@@ -6,6 +6,7 @@
 
 #include "adapter/make_adapter.h"
 #include "base/error.h"
+#include "distributed/collectives/device.h"
 #include "models/output_head.h"
 #include "parallel/placement.h"
 #include "text/rows/batch_stream.h"
@@ -17,6 +18,10 @@ std::vector<ImageSpec> with_one_source_each(std::vector<ImageSpec> specs) {
   for (ImageSpec& spec : specs)
     for (ParamSpec& param : spec.params) param.sources = {{"", param.shape, 0}};
   return specs;
+}
+
+bool plans_cuda(DeviceChoice choice) {
+  return choice == DeviceChoice::kCuda || (choice == DeviceChoice::kAuto && visible_cuda_devices() > 0);
 }
 
 }  // namespace
@@ -65,6 +70,7 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   run.batch_size = recipe.train.batch_size.value_or(world_size);
   run.micro_batch_size = recipe.train.micro_batch_size;
   run.max_length = recipe.data.max_length;
+  run.device = plans_cuda(recipe.dist.device) ? c10::kCUDA : c10::kCPU;
   run.recompute = recipe.train.recompute == Recompute::kFull;
   run.load_mode = recipe.load.mode;
   run.resident_bytes = recipe.mesh.resident.bytes;
