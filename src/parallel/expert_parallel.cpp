@@ -80,7 +80,7 @@ class Combine : public torch::autograd::Function<Combine> {
                                           .unsqueeze(1);
     at::Tensor dy = exchange.experts->to_experts(d_sent * weight_of_sent, plan);
     if (plan.filling_rows.defined()) dy.index_fill_(0, plan.filling_rows, 0);
-    at::Tensor dot_S = (d_sent.to(at::kFloat) * y_SD).sum(1);
+    at::Tensor dot_S = d_sent.to(at::kFloat).mul_(y_SD.to(at::kFloat)).sum(1);
     at::Tensor d_weights = dot_S.index_select(0, plan.sent_of_pair_TK.reshape({-1})).view_as(plan.sent_of_pair_TK);
     return {dy, d_weights.to(weights_TK.scalar_type()), at::Tensor()};
   }

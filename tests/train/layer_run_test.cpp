@@ -121,21 +121,19 @@ class BothRuns {
   ProcessGroup group;
 };
 
-// What is kept is equal; the most at a time nearly is. Operators of the CPU make tensors within that meta tensors do
-// not show: fp64 copies where sums are taken in fp64, and oneDNN's copies of matrices for products of bf16, which in
-// models as small as these are much of all there is. And where a tensor's gradient is a sum, autograd adds to the first
-// part in place, but not on meta tensors.
-void expect_nearly(int64_t real, int64_t planned, bool bf16) {
+// What is kept is equal; the most at a time nearly is. The CPU makes fp64 copies within its sums into fp64, which meta
+// tensors do not show. Where a gradient has several parts autograd adds them in place, but not those of meta tensors.
+// And oneDNN holds fp32 sums of every product of bf16 on a CPU without bf16 instructions; on others it may hold less.
+void expect_nearly(int64_t real, int64_t planned) {
   const double ratio = static_cast<double>(real) / static_cast<double>(planned);
-  EXPECT_GT(ratio, 0.88) << real;
-  EXPECT_LT(ratio, bf16 ? 1.2 : 1.005) << real;
+  EXPECT_GT(ratio, 0.75) << real;
+  EXPECT_LT(ratio, 1.015) << real;
 }
 
 TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
   at::set_num_threads(1);
   for (const std::string& name : golden_models()) {
     BothRuns runs(name);
-    const bool bf16 = runs.model().shape().dtype == DType::kBF16;
     std::set<int64_t> kinds;
     for (int64_t layer = 0; layer < runs.model().shape().num_hidden_layers; ++layer) {
       if (!kinds.insert(runs.model().layout().layer_kind(layer)).second) continue;
@@ -144,14 +142,14 @@ TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
       EXPECT_EQ(real.output, planned.output);
       EXPECT_EQ(real.record, planned.record);
       EXPECT_EQ(real.tape, planned.tape);
-      expect_nearly(real.forward_most, planned.forward_most, bf16);
-      expect_nearly(real.taped_forward_most, planned.taped_forward_most, bf16);
-      expect_nearly(real.backward_most, planned.backward_most, bf16);
+      expect_nearly(real.forward_most, planned.forward_most);
+      expect_nearly(real.taped_forward_most, planned.taped_forward_most);
+      expect_nearly(real.backward_most, planned.backward_most);
     }
     const HeadRun real = runs.real_head(), planned = runs.planned_head();
     SCOPED_TRACE(name + ", head");
     EXPECT_EQ(real.kept, planned.kept);
-    expect_nearly(real.most, planned.most, bf16);
+    expect_nearly(real.most, planned.most);
   }
 }
 
