@@ -168,6 +168,26 @@ class PassRunner {
   ForwardContext context_;
 };
 
+// Passes of more tokens are not run: they hold as many times more than one of so many.
+constexpr int64_t kMostTokens = 1 << 16;
+
+// `pass` with `times` as few tokens, so that it can be run.
+struct ShorterPass {
+  PassShape pass;
+  double times = 1;
+};
+ShorterPass shorter(const PassShape& pass) {
+  ShorterPass less{pass};
+  const int64_t tokens = std::max(pass.tokens(), pass.world_of_tokens / pass.ep);
+  if (tokens <= kMostTokens) return less;
+  less.pass.length = std::min(pass.length, kMostTokens);
+  less.pass.sequences = std::min(pass.sequences, kMostTokens / less.pass.length);
+  less.times = static_cast<double>(tokens) / static_cast<double>(kMostTokens / less.pass.length * less.pass.length);
+  for (int64_t* count : {&less.pass.world_of_tokens, &less.pass.received_rows})
+    *count = std::llround(static_cast<double>(*count) / less.times);
+  return less;
+}
+
 const PassRun& run_pass(const PlannedModel& model, const PassShape& pass) {
   const auto [known, is_new] = model.passes->of<std::map<PassShape, PassRun>>().try_emplace(pass);
   if (is_new) known->second = PassRunner(model, pass).run();
@@ -207,7 +227,8 @@ PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t ra
 }
 
 ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run, const PassShape& pass) {
-  const PassRun& runs = run_pass(model, pass);
+  const ShorterPass less = shorter(pass);
+  const PassRun& runs = run_pass(model, less.pass);
   const int64_t num_layers = model.shape.num_hidden_layers, first = model.first_adapted_layer();
   ActivationPlan plan;
   const auto raise = [](double& most, int64_t bytes) { most = std::max(most, static_cast<double>(bytes)); };
@@ -234,6 +255,7 @@ ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run
       live -= layer.tape;
     }
   }
+  for (double* bytes : {&plan.forward, &plan.head, &plan.backward, &plan.largest}) *bytes *= less.times;
   if (run.device.is_cpu()) plan.kernels = kernel_bytes(model, run, pass, runs.kernels);
   return plan;
 }

@@ -130,6 +130,29 @@ void expect_nearly(int64_t real, int64_t planned) {
   EXPECT_LT(ratio, 1.015) << real;
 }
 
+TEST(AllocationCount, TensorsMayOutliveIt) {
+  for (c10::DeviceType type : {c10::DeviceType::CPU, c10::DeviceType::Meta}) {
+    c10::Allocator* const before = c10::GetAllocator(type);
+    const auto bytes = at::TensorOptions().dtype(at::kByte).device(type);
+    at::Tensor kept;
+    {
+      AllocationCount memory(type);
+      at::empty({3000}, bytes);
+      kept = at::empty({1000}, bytes);
+      at::empty({1500}, bytes);
+      EXPECT_EQ(memory.live(), 1000);
+      EXPECT_EQ(memory.peak(), 3000);
+      memory.forget_peak();
+      EXPECT_EQ(memory.peak(), 1000);
+      at::empty({500}, bytes);
+      EXPECT_EQ(memory.peak(), 1500);
+      EXPECT_EQ(memory.largest(), 500);
+    }
+    EXPECT_EQ(c10::GetAllocator(type), before);
+    kept.fill_(1);
+  }
+}
+
 TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
   at::set_num_threads(1);
   for (const std::string& name : golden_models()) {
