@@ -62,12 +62,13 @@ PlannedCounts planned_counts(const PlannedModel& model, const PassShape& pass) {
   return counts;
 }
 
-Batch planned_batch(const PassShape& pass) {
+Batch planned_batch(const PlannedModel& model, const PassShape& pass) {
   const auto whole_numbers = at::TensorOptions().dtype(at::kLong).device(at::kMeta);
   Batch batch;
   for (int64_t s = 1; s <= pass.sequences; ++s) batch.cu_seqlens.push_back(s * pass.length);
   for (at::Tensor* tensor : {&batch.input_ids_T, &batch.position_ids_T, &batch.targets_T})
     *tensor = at::empty({pass.tokens()}, whole_numbers);
+  if (model.dropout > 0) batch.dropout_keys_T = at::empty({pass.tokens()}, whole_numbers);
   if (pass.fills_up) batch.real_T = at::empty({pass.tokens()}, whole_numbers.dtype(at::kBool));
   return batch;
 }
@@ -95,7 +96,7 @@ class PassRunner {
         counts_(planned_counts(model, pass)),
         experts_(model.shape.num_experts, row_alignment(model, pass.device), tokens_, counts_),
         local_(experts_.local_experts()),
-        batch_(planned_batch(pass)) {
+        batch_(planned_batch(model, pass)) {
     context_.batch = &batch_;
     context_.experts = &experts_;
     context_.balance = true;
@@ -143,7 +144,8 @@ class PassRunner {
   LayerRun run_layer(int64_t layer, const at::Tensor& hidden) {
     const ImageView dense = planned_view(model_.sizes[dense_image(layer)], local_),
                     experts = planned_view(model_.sizes[experts_image(layer)], local_);
-    const AdapterState adapter(targets_of(layer), local_, at::kMeta);
+    AdapterState adapter(targets_of(layer), local_, at::kMeta);
+    adapter.set_dropout(model_.dropout);
     return measure_layer(*model_.checkpoint.model, layer, dense, experts, adapter, context_, hidden, tensors_.memory());
   }
 

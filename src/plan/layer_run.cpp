@@ -10,18 +10,19 @@ LayerRun measure_layer(const Model& model, int64_t layer, const ImageView& dense
                        const AdapterState& adapter, const ForwardContext& context, const at::Tensor& hidden,
                        AllocationCount& memory) {
   at::NoGradGuard no_grad;
+  const at::Tensor& keys_T = context.batch->dropout_keys_T;
   LayerRun run;
   LayerRecord record;
   memory.forget_peak();
   {
-    const LayerAdapter frozen = adapter.layer_adapter(layer, AdapterState::Gradients::kNo);
+    const LayerAdapter frozen = adapter.layer_adapter(layer, AdapterState::Gradients::kNo, keys_T);
     const at::Tensor output = model.forward_layer({layer, dense, experts, frozen, context, record}, hidden);
     run.output = static_cast<int64_t>(output.nbytes());
   }
   const int64_t first_peak = memory.peak(), with_record = memory.live();
   run.largest = memory.largest();
   {
-    const LayerAdapter trained = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd);
+    const LayerAdapter trained = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd, keys_T);
     const at::Tensor grad_output = at::empty_like(hidden);
     const int64_t before = memory.live();
     memory.forget_peak();

@@ -26,10 +26,11 @@ bool plans_cuda(DeviceChoice choice) {
 
 }  // namespace
 
-PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets)
+PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, double dropout)
     : checkpoint(checkpoint),
       shape(checkpoint.shape()),
       targets(std::move(targets)),
+      dropout(dropout),
       sizes(with_one_source_each(checkpoint.specs)) {}
 
 int64_t PlannedModel::first_adapted_layer() const {
@@ -51,7 +52,7 @@ OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {
 PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpoint) {
   AdapterSelection adapter = select_adapter(checkpoint.layout(), recipe.adapter, recipe.model.path);
   warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
-  return PlannedModel(checkpoint, std::move(adapter.targets.modules));
+  return PlannedModel(checkpoint, std::move(adapter.targets.modules), adapter.config.lora_dropout);
 }
 
 int64_t PlannedRun::micro_steps() const { return num_micro_steps(batch_size, micro_batch_size, mesh.world_size()); }

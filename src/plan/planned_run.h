@@ -21,12 +21,13 @@ inline constexpr int64_t kFloat = 4;  // bytes of an fp32 value
 
 // Nothing here depends on the mesh.
 struct PlannedModel {
-  // `checkpoint` outlives the plan; `targets` are the adapted weights with their ranks.
-  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets);
+  // `checkpoint` outlives the plan; `targets` are the adapted weights with their ranks; `dropout` is lora_dropout.
+  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, double dropout);
 
   const OpenedCheckpoint& checkpoint;
   const ModelShape& shape;  // the checkpoint's
   std::vector<LoraModule> targets;
+  double dropout = 0;
   // What passes of a shape held when they were run (plan/activation_plan); copies share it.
   std::shared_ptr<TypedStore> passes = std::make_shared<TypedStore>();
   // The checkpoint's images with one source per parameter: laid out a thousand times faster, for who needs sizes only.

@@ -16,7 +16,7 @@
 namespace moraine {
 namespace {
 
-std::vector<std::string> golden_models() {
+std::vector<std::string> models_of_goldens() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(golden_folder("")))
     if (exists(entry.path() / "model" / "config.json") && exists(entry.path() / "batch.safetensors"))
@@ -32,7 +32,8 @@ ImageView on_meta(const ImageSpec& spec, ExpertRange experts) {
 }
 
 Batch on_meta(Batch batch) {
-  for (at::Tensor* tensor : {&batch.input_ids_T, &batch.position_ids_T, &batch.targets_T, &batch.real_T})
+  for (at::Tensor* tensor :
+       {&batch.input_ids_T, &batch.position_ids_T, &batch.targets_T, &batch.real_T, &batch.dropout_keys_T})
     if (tensor->defined()) *tensor = tensor->to(at::kMeta);
   return batch;
 }
@@ -55,6 +56,7 @@ class BothRuns {
         context(context_of(batch, *golden.loaded.experts)),
         hidden(embedded()) {
     batch.targets_T.clamp_min_(0);  // plans take every token to be trained
+    if (name.ends_with("bf16")) batch.dropout_keys_T = batch.input_ids_T;
   }
 
   const Model& model() const { return *golden.loaded.model; }
@@ -62,7 +64,10 @@ class BothRuns {
   AdapterState adapter(int64_t layer, at::Device device) const {
     std::vector<LoraModule> modules = model().layout().lora_modules();
     std::erase_if(modules, [&](const LoraModule& module) { return module.layer != layer; });
-    return AdapterState(std::move(modules), /*r=*/8, /*lora_alpha=*/16, local(), device);
+    for (LoraModule& module : modules) module.r = 8, module.scaling = 2;
+    AdapterState state(std::move(modules), local(), device);
+    state.set_dropout(0.1);  // with keys for it
+    return state;
   }
 
   LayerRun real(int64_t layer) {
@@ -155,7 +160,7 @@ TEST(AllocationCount, TensorsMayOutliveIt) {
 
 TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
   at::set_num_threads(1);
-  for (const std::string& name : golden_models()) {
+  for (const std::string& name : models_of_goldens()) {
     BothRuns runs(name);
     std::set<int64_t> kinds;
     for (int64_t layer = 0; layer < runs.model().shape().num_hidden_layers; ++layer) {
@@ -188,7 +193,7 @@ TEST(LayerRun, MetaTensorsStandForCuda) {
   }
   EXPECT_EQ(gradient_dtype(at::kMeta), at::kDouble);
   EXPECT_EQ(c10::GetAllocator(c10::DeviceType::Meta), before);
-  for (const std::string& name : golden_models()) {
+  for (const std::string& name : models_of_goldens()) {
     BothRuns runs(name);
     const int64_t last = runs.model().shape().num_hidden_layers - 1;
     SCOPED_TRACE(name);
