@@ -16,9 +16,11 @@ INTRODUCTION = """# Plans of real models
 
 Made by `tools/plan_table.py` from config.json alone: `moraine plan` with LoRA r 8 on all linear layers and experts, one sequence of 2,048
 tokens per rank and step, 8 ranks per node. Bytes of a rank are those of the fullest one. *Read*: from files in `load.mode` direct.
-*Base*: shards kept all the time. *Buffers*: two gathered layers. *Peak* includes libtorch itself. *A step*: what a rank receives over
-the network. *Load*: what crosses a network or shared memory in the modes node (within nodes) and rank0 (from rank 0); in mode direct
-nothing does. FP8 and FP4 weights stay as they are stored.
+*Base*: shards kept all the time. *Buffers*: two gathered layers. *Activations*: layers and head, run once on tensors without data; on the
+CPU with the kernels that oneDNN compiles for bf16 (up to 5 GiB) and what malloc cannot use again. *Peak* includes libtorch itself; on CUDA
+neither its context nor NCCL's buffers are counted. *A step*: what a rank receives over the network. *Load*: what crosses a network or
+shared memory in the modes node (within nodes) and rank0 (from rank 0); in mode direct nothing does. FP8 and FP4 weights stay as they are
+stored.
 """
 
 
@@ -42,10 +44,11 @@ def gib(value):
     return f"{value / 2**30:,.2f}"
 
 
-def plan(program, config, ranks, mesh):
+def plan(program, config, ranks, mesh, device):
     with tempfile.TemporaryDirectory() as folder:
         recipe = pathlib.Path(folder) / "recipe.json"
-        recipe.write_text(json.dumps({"model": {"path": str(config)}, "mesh": mesh, "data": {"max_length": 2048}}))
+        recipe.write_text(json.dumps({"model": {"path": str(config)}, "mesh": mesh, "data": {"max_length": 2048},
+                                      "dist": {"device": device}}))
         return json.loads(subprocess.run([program, "plan", recipe, "--world", str(ranks), "--ranks-per-node", str(min(ranks, 8)), "--json"],
                                          check=True, capture_output=True, text=True).stdout)
 
@@ -62,16 +65,17 @@ def main():
     for argument in configs:
         name, config = config_of(argument, temporary.name)
         print(f"## {name}\n")
-        print("| ranks | mesh | read | base | buffers | adapter + moments | activations | peak | a step | load, node | load, rank0 |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        print("| ranks | mesh | read | base | buffers | adapter + moments | activations | peak | activations, CUDA | peak, CUDA | a step | load, node | load, rank0 |")
+        print("|---" * 13 + "|")
         for ranks, mesh in MESHES:
-            p = plan(program, config, ranks, mesh)
-            most = {key: max(rank[key] for rank in p["ranks"]) for key in p["ranks"][0]}
+            p, cuda = [plan(program, config, ranks, mesh, device) for device in ("cpu", "cuda")]
+            most, on_cuda = [{key: max(rank[key] for rank in q["ranks"]) for key in q["ranks"][0]} for q in (p, cuda)]
             m = p["mesh"]
             adapter = max(rank["adapter_bytes"] + rank["optimizer_bytes"] for rank in p["ranks"])
             cells = [f"{ranks:,}", f"ep {m['ep']}, fsdp {m['fsdp']}, replicate {m['replicate']}", gib(most["bytes_read"]),
                      gib(most["resident_base_bytes"]), gib(most["gather_buffer_bytes"]), gib(adapter), gib(most["activation_bytes"]),
-                     f"**{gib(most['peak_bytes'])}**", gib(most["step_received_bytes"]), gib(total(p["load_network_bytes"], "node")),
+                     f"**{gib(most['peak_bytes'])}**", gib(on_cuda["activation_bytes"]), f"**{gib(on_cuda['peak_bytes'])}**",
+                     gib(most["step_received_bytes"]), gib(total(p["load_network_bytes"], "node")),
                      gib(total(p["load_network_bytes"], "rank0"))]
             print("| " + " | ".join(cells) + " |")
         print("\n(GiB)\n")

@@ -138,6 +138,7 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
                    {"weights", model.checkpoint.has_weights ? "found" : "assumed"},
                    {"bytes", model.checkpoint.headers.index.total_bytes()},
                    {"dtype", dtype_name(model.shape.dtype)}};
+  json["device"] = c10::DeviceTypeName(run.device.type(), /*lower_case=*/true);
   json["batch"] = {{"sequences_a_step", run.batch_size},
                    {"micro_batch_size", run.micro_batch_size},
                    {"max_length", run.max_length},
@@ -195,10 +196,15 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
   const RankMemory& fullest = plan.memories.front();
   text += fmt::format(
       "fullest moment: {} on rank 0. Every sequence is taken to be as long as data.max_length, and tokens to spread "
-      "evenly "
-      "over experts;\nif twice as many come to a rank's experts, activations are {}.\n",
+      "evenly over experts{}.\n",
       fullest.loading > fullest.training() ? "loading" : "the " + fullest_stage(fullest).name,
-      format_bytes(plan.doubled_activations.front()));
+      run.mesh.ep == 1 ? ""
+                       : fmt::format(";\nif twice as many come to a rank's experts, activations are {}",
+                                     format_bytes(plan.doubled_activations.front())));
+  if (run.device.is_cuda())
+    text +=
+        "planned for CUDA: memory of the GPU. Its context, NCCL's buffers and what the caching allocator cannot use "
+        "again have not been measured, and come on top.\n";
   text += fmt::format("a snapshot takes {} on disk; save.keep of them are kept, and one more while it is written\n",
                       format_bytes(snapshot_bytes(model, run)));
   if (verdict.fits) {

@@ -1,6 +1,8 @@
 // Shape suffixes: T tokens, D hidden, V vocabulary.
 #include "models/decoder.h"
 
+#include <algorithm>
+
 #include "models/output_head.h"
 #include "models/param_specs.h"
 
@@ -22,6 +24,12 @@ class DecoderLayout : public ModelLayout {
 
   const Decoder& decoder() const { return decoder_; }
   const ModelShape& shape() const override { return shape_; }
+  int64_t layer_kind(int64_t layer) const override {
+    const auto same = [&](const DecoderLayer& other) {
+      return other.mixer == decoder_.layers[layer].mixer && other.feed_forward == decoder_.layers[layer].feed_forward;
+    };
+    return std::find_if(decoder_.layers.begin(), decoder_.layers.end(), same) - decoder_.layers.begin();
+  }
   const Quantization* quantization() const override {
     return decoder_.stored.quantization ? &*decoder_.stored.quantization : nullptr;
   }

@@ -16,22 +16,6 @@
 
 namespace moraine {
 
-// An attention that makes its scores itself, a block of tokens at a time: `block` tokens of `heads` each against the
-// tokens of a block and a `window`, and an entry for every `rate` tokens before (0 = none). block 0: libtorch's
-// attention.
-struct BlockedScores {
-  int64_t block = 0, heads = 0, window = 0, rate = 0;
-  int64_t chosen_entries = 0;  // of the entries a token chooses so many, kept for the recomputation; 0 = no choice
-};
-
-// What a layer's attention holds for each token between its input and its output, both not counted: elements of the
-// compute dtype and of fp32. For memory figures only.
-struct AttentionMemory {
-  double tape = 0, tape_fp32 = 0;          // kept by autograd until the backward pass
-  double backward = 0, backward_fp32 = 0;  // besides, at the fullest moment of its backward pass
-  BlockedScores scores = {};
-};
-
 struct ModelShape {
   int64_t num_hidden_layers = 0;
   int64_t hidden_size = 0;
@@ -39,12 +23,6 @@ struct ModelShape {
   int64_t num_experts = 0;
   int64_t num_experts_per_tok = 0;
   DType dtype = DType::kF32;  // compute dtype of activations
-
-  // Widths of a token's largest activations, for memory figures only.
-  int64_t residual_streams = 1;                 // hidden states carried from layer to layer, hidden_size elements each
-  int64_t expert_intermediate = 0;              // of one routed expert
-  int64_t shared_intermediate = 0;              // of the shared expert; 0 = none
-  std::vector<AttentionMemory> attention = {};  // of each layer
 };
 
 // A weight that LoRA can adapt.
@@ -72,6 +50,9 @@ class ModelLayout {
  public:
   virtual ~ModelLayout() = default;
   virtual const ModelShape& shape() const = 0;
+  // Layers that compute alike are of one kind: the first of them says which. What their images hold may be stored
+  // differently.
+  virtual int64_t layer_kind(int64_t layer) const = 0;
 
   // The parameters of each image. A slot's dtype is what stays in memory: the compute dtype, or the stored one where
   // weights stay as they are stored (FP8, FP4, their scales) or keep a precision of their own.

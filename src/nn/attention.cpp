@@ -5,6 +5,15 @@
 namespace moraine {
 namespace {
 
+// scaled_dot_product_attention chooses a kernel by the device. Meta tensors take the one that the CPU has; CUDA's
+// returns the same: the output and a logarithm in fp32 for each row of scores.
+at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const std::optional<at::Tensor>& mask, bool causal) {
+  if (q.is_meta())
+    return std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, /*dropout_p=*/0.0, causal, mask));
+  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal);
+}
+
 // One sequence: q [T,N,D], k and v [S,K,D] with S >= T; the queries are the last T of the S positions.
 at::Tensor attend(const at::Tensor& q_TND, const at::Tensor& k_SKD, const at::Tensor& v_SKD) {
   const int64_t tokens = q_TND.size(0), seen = k_SKD.size(0), heads_per_kv = q_TND.size(1) / k_SKD.size(1);
@@ -15,8 +24,7 @@ at::Tensor attend(const at::Tensor& q_TND, const at::Tensor& k_SKD, const at::Te
   if (tokens != seen && tokens > 1) {
     mask = at::ones({tokens, seen}, q_TND.options().dtype(at::kBool)).tril(seen - tokens);
   }
-  at::Tensor out = at::scaled_dot_product_attention(by_head(q_TND), by_head(k), by_head(v), mask, /*dropout_p=*/0.0,
-                                                    /*is_causal=*/tokens == seen && tokens > 1);
+  at::Tensor out = fused_attention(by_head(q_TND), by_head(k), by_head(v), mask, tokens == seen && tokens > 1);
   return out.squeeze(0).transpose(0, 1);
 }
 

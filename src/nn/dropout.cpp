@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "tensor/execution_device.h"
 
 namespace moraine {
 namespace {
@@ -48,8 +49,9 @@ int64_t dropout_token_key(uint64_t sequence_key, int64_t token) {
 
 at::Tensor dropout_factors_TI(const LoraDropout& dropout, int64_t width) {
   const at::Tensor& keys_T = dropout.token_keys_T;
-  if (!keys_T.is_cpu()) return dropout_factors_by_tensors_TI(dropout, width);
-  const at::Tensor factors_TI = at::empty({keys_T.size(0), width}, at::kFloat);
+  if (!execution_device(keys_T.device()).is_cpu()) return dropout_factors_by_tensors_TI(dropout, width);
+  const at::Tensor factors_TI = at::empty({keys_T.size(0), width}, keys_T.options().dtype(at::kFloat));
+  if (keys_T.is_meta()) return factors_TI;
   const int64_t* keys = keys_T.const_data_ptr<int64_t>();
   float* factors = factors_TI.mutable_data_ptr<float>();
   const auto left_out = static_cast<uint64_t>(threshold(dropout.rate));

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include "tensor/execution_device.h"
+
 namespace moraine {
 
 // On the CPU sequences and the rows of an expert are filled up to a multiple of this; 1 elsewhere. Two reasons:
@@ -13,7 +15,7 @@ namespace moraine {
 // a limited
 //   number of them; sequences and experts' rows have a new length nearly every time.
 inline int64_t gemm_row_alignment(at::Device device, at::ScalarType dtype) {
-  return !device.is_cpu() ? 1 : dtype == at::kBFloat16 ? 16 : 8;
+  return !execution_device(device).is_cpu() ? 1 : dtype == at::kBFloat16 ? 16 : 8;
 }
 
 }  // namespace moraine

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "nn/saved_linear.h"
+#include "tensor/execution_device.h"
 #include "tensor/to_device.h"
 
 namespace moraine {
@@ -116,8 +117,8 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
 }  // namespace
 
 bool grouped_mm_is_faster(const at::Tensor& x_RI, const FrozenWeight& w_EOI) {
-  return x_RI.is_cuda() && x_RI.scalar_type() == at::kBFloat16 && w_EOI.out_features() % kAligned == 0 &&
-         w_EOI.in_features() % kAligned == 0;
+  return execution_device(x_RI.device()).is_cuda() && x_RI.scalar_type() == at::kBFloat16 &&
+         w_EOI.out_features() % kAligned == 0 && w_EOI.in_features() % kAligned == 0;
 }
 
 at::Tensor grouped_mm_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI,

@@ -9,6 +9,8 @@
 #include <string>
 #include <unordered_map>
 
+#include "tensor/execution_device.h"
+
 namespace moraine {
 
 // Dropout of a linear layer's input on its way to the adapter. Which elements are left out is a function of both keys
@@ -36,7 +38,9 @@ struct LoraPair {
 // What the factors' gradients, which are sums over all tokens of a step, are summed in. In fp64 the order of such a sum
 // shows in about one of 10⁸ elements once it is rounded to fp32: so the gradient is the same however tokens are spread
 // over micro-batches, experts and ranks. On CUDA, where few devices have fp64 units to speak of, fp32.
-inline at::ScalarType gradient_dtype(at::Device device) { return device.is_cpu() ? at::kDouble : at::kFloat; }
+inline at::ScalarType gradient_dtype(at::Device device) {
+  return execution_device(device).is_cpu() ? at::kDouble : at::kFloat;
+}
 
 // The adapters of one layer, by module or parameter name within the layer ("self_attn.q_proj",
 // "mlp.experts.down_proj").

@@ -43,7 +43,7 @@ LossResult chunked_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& 
     at::Tensor grad = aligned_matmul(logits.mul_(loss_scale).to(head_VD.scalar_type()), head_VD);
     result.grad_hidden_TD.index_copy_(0, chunk, grad);
   }
-  result.loss_sum = loss_sum.item<double>();
+  if (!loss_sum.is_meta()) result.loss_sum = loss_sum.item<double>();
   return result;
 }
 

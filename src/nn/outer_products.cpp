@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tensor/execution_device.h"
 
 // The loop below with vectors, compiled for several instruction sets; which, is chosen when the program starts.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -92,10 +93,11 @@ void add_outer_products(at::Tensor sum_PQ, const at::Tensor& left_RP, const at::
   const auto known = [](const at::Tensor& x) {
     return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   };
-  if (sum_PQ.is_cpu() && sum_PQ.scalar_type() == at::kDouble && known(left_RP) && known(right_RQ)) {
+  const bool on_cpu = execution_device(sum_PQ.device()).is_cpu();
+  if (on_cpu && sum_PQ.scalar_type() == at::kDouble && known(left_RP) && known(right_RQ)) {
     MORAINE_ASSERT(sum_PQ.is_contiguous() && left_RP.is_contiguous() && right_RQ.is_contiguous(),
                    "factors lie row by row");
-    add_on_cpu(sum_PQ, left_RP, right_RQ, scaling);
+    if (!sum_PQ.is_meta()) add_on_cpu(sum_PQ, left_RP, right_RQ, scaling);
   } else {
     sum_PQ.addmm_(left_RP.to(sum_PQ.scalar_type()).t(), right_RQ.to(sum_PQ.scalar_type()), 1.0, scaling);
   }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "tensor/dequantize.h"
+#include "tensor/execution_device.h"
 
 namespace moraine {
 namespace {
@@ -69,6 +70,7 @@ FrozenWeight FrozenWeight::split_rows(int64_t groups) const {
 
 void dequantize_into(const at::Tensor& out, const FrozenWeight& w) {
   MORAINE_ASSERT(w.quantized() && out.is_contiguous(), "dequantize wants a quantised weight and a contiguous output");
+  if (out.is_meta() && execution_device(out.device()).is_cpu()) return;  // the CPU's kernel allocates nothing
   if (out.is_cpu() && out.scalar_type() == at::kBFloat16) {
     dequantize_on_cpu(out.mutable_data_ptr<at::BFloat16>(), w);
   } else if (out.is_cpu() && out.scalar_type() == at::kFloat) {

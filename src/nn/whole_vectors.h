@@ -5,6 +5,8 @@
 
 #include <vector>
 
+#include "tensor/execution_device.h"
+
 namespace moraine {
 
 // function(x), elementwise, of x [T, …]. libtorch's CPU kernels take vectors of elements and at the end of a tensor
@@ -13,7 +15,7 @@ namespace moraine {
 template <typename Function>
 at::Tensor on_whole_vectors(const at::Tensor& x, const Function& function) {
   const int64_t rows = x.size(0), filled = (rows + 63) / 64 * 64;
-  if (!x.is_cpu() || filled == rows) return function(x);
+  if (!execution_device(x.device()).is_cpu() || filled == rows) return function(x);
   std::vector<int64_t> padding(2 * x.dim(), 0);
   padding.back() = filled - rows;
   return function(at::constant_pad_nd(x, padding)).narrow(0, 0, rows);

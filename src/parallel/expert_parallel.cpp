@@ -80,7 +80,7 @@ class Combine : public torch::autograd::Function<Combine> {
                                           .unsqueeze(1);
     at::Tensor dy = exchange.experts->to_experts(d_sent * weight_of_sent, plan);
     if (plan.filling_rows.defined()) dy.index_fill_(0, plan.filling_rows, 0);
-    at::Tensor dot_S = (d_sent.to(at::kFloat) * y_SD).sum(1);
+    at::Tensor dot_S = d_sent.to(at::kFloat).mul_(y_SD.to(at::kFloat)).sum(1);
     at::Tensor d_weights = dot_S.index_select(0, plan.sent_of_pair_TK.reshape({-1})).view_as(plan.sent_of_pair_TK);
     return {dy, d_weights.to(weights_TK.scalar_type()), at::Tensor()};
   }
@@ -107,7 +107,7 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   const int64_t alignment = exchanges ? 1 : row_alignment_;
   int64_t rows = 0, pairs = 0;
   std::vector<int64_t> shift_of_expert;
-  const std::vector<int64_t> counts = to_vector(counts_E);
+  const std::vector<int64_t> counts = planned_ ? planned_->sent_E : to_vector(counts_E);
   for (int64_t count : counts) {
     shift_of_expert.push_back(rows - pairs);
     plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, alignment)));
@@ -135,7 +135,7 @@ void ExpertParallel::plan_exchange(const at::Tensor& counts_E, const std::vector
   // counts[source][local expert]
   at::Tensor received_counts = at::empty({ep * local}, counts_E.options());
   tokens_.all_to_all_single(received_counts, counts_E, std::vector<int64_t>(ep, local), experts_of_rank);
-  const std::vector<int64_t> counts = to_vector(received_counts);
+  const std::vector<int64_t> counts = planned_ ? planned_->received : to_vector(received_counts);
 
   for (int64_t rank = 0, e = 0; rank < ep; ++rank) {
     int64_t to = 0, from = 0;

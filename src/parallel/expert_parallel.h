@@ -6,6 +6,8 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "distributed/collectives/process_group.h"
@@ -28,14 +30,21 @@ struct DispatchPlan {
   at::Tensor filling_rows;                           // int64: the rows that only fill up
 };
 
+// What routing is taken to find where tensors are meta ones and nothing can be counted.
+struct PlannedCounts {
+  std::vector<int64_t> sent_E;    // rows from this rank to each expert
+  std::vector<int64_t> received;  // with several ranks: from each rank to each local expert, [ranks · local experts]
+};
+
 // All ranks of the tokens group must make each call, also those without tokens, in the same order.
 class ExpertParallel {
  public:
   // `tokens` is the EP group and outlives this object. Every expert's rows are filled up to a multiple of
   // `row_alignment` (see gemm_row_alignment); rows that fill up hold copies of others, and nothing reads what becomes
   // of them.
-  ExpertParallel(int64_t num_experts, int64_t row_alignment, ProcessGroup& tokens)
-      : num_experts_(num_experts), row_alignment_(row_alignment), tokens_(tokens) {}
+  ExpertParallel(int64_t num_experts, int64_t row_alignment, ProcessGroup& tokens,
+                 std::optional<PlannedCounts> planned = {})
+      : num_experts_(num_experts), row_alignment_(row_alignment), tokens_(tokens), planned_(std::move(planned)) {}
 
   ExpertRange local_experts() const { return expert_range(num_experts_, tokens_.size(), tokens_.rank()); }
 
@@ -56,6 +65,7 @@ class ExpertParallel {
 
   int64_t num_experts_, row_alignment_;
   ProcessGroup& tokens_;
+  std::optional<PlannedCounts> planned_;
 };
 
 }  // namespace moraine

@@ -1,256 +1,264 @@
 #include "plan/activation_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <map>
+#include <numeric>
 #include <set>
+#include <string>
 
 #include "base/bytes.h"
-#include "models/param_specs.h"
 #include "nn/gemm_shapes.h"
-#include "nn/quantized_weight.h"
+#include "parallel/layer_turns.h"
+#include "plan/layer_run.h"
+#include "plan/product_kernels.h"
+#include "tensor/planned_tensors.h"
 #include "tensor/torch_dtype.h"
 
 namespace moraine {
 namespace {
 
-constexpr double kIndex = 8;  // bytes of an index
-
-int64_t row_alignment(const PlannedModel& model) {
-  return gemm_row_alignment(at::kCPU, torch_dtype(model.shape.dtype));
-}
-
-// Rows of `experts` experts, each expert's filled up to a multiple of `alignment`, when tokens choose at random.
-double filled_rows(double rows, int64_t experts, int64_t alignment) {
-  if (alignment == 1 || rows == 0) return rows;
-  const double mean = rows / experts, busy = experts * (1 - std::exp(-mean));
-  return busy * std::max<double>(alignment, rows / busy + (alignment - 1) / 2.0);
-}
-
-bool is_matrix(const ParamSpec& param) { return param.shape.size() == 2 && param.name.ends_with(".weight"); }
-
-// What autograd holds of one layer: `tape` from its forward run on, `backward` at the fullest moment of its backward
-// pass besides. Bytes.
-struct LayerMemory {
-  double tape = 0, backward = 0;
-  double total() const { return tape + backward; }
+// What one pass's layers and head held.
+struct PassRun {
+  int64_t batch = 0;             // ids, positions, targets, and what layers share
+  std::vector<LayerRun> layers;  // all
+  HeadRun head;
+  ProductKernels kernels;
 };
 
-class LayerCounter {
- public:
-  LayerCounter(const PlannedModel& model, const PassShape& pass)
-      : model_(model),
-        shape_(model.shape),
-        pass_(pass),
-        size_(dtype_bits(model.shape.dtype) / 8.0),
-        casts_(size_ != kFloat) {}
+int64_t row_alignment(const PlannedModel& model, c10::Device device) {
+  return gemm_row_alignment(device, torch_dtype(model.shape.dtype));
+}
 
-  LayerMemory count(int64_t layer) const {
-    const bool routes = !experts_of(layer).params.empty();
-    const double dense = dense_tape(layer), experts = routes ? experts_tape(layer) : 0;
-    // The gradient of the output, and that of the residual stream.
-    const double gradients = 2 * tokens(shape_.residual_streams * shape_.hidden_size) * size_;
-    // The experts' backward pass comes first, with the whole tape alive; the attention's finds the experts' tape
-    // dropped.
-    double most = attention_backward(layer) + dequantized(dense_of(layer)) - experts;
-    if (routes) most = std::max(most, experts_backward(layer) + dequantized(experts_of(layer)));
-    return {dense + experts, gradients + std::max(most, 0.0)};
+// How `total` rows spread over `experts`: the average, more and less by as much as when tokens choose at random (the
+// deviation is the root of the average), in even steps.
+std::vector<int64_t> spread(int64_t total, int64_t experts) {
+  const double count = static_cast<double>(experts), mean = static_cast<double>(total) / count;
+  std::vector<double> shares;
+  for (int64_t e = 0; e < experts; ++e)
+    shares.push_back(std::max(0.0, mean + std::sqrt(3 * mean) * ((2 * static_cast<double>(e) + 1) / count - 1)));
+  const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
+  std::vector<int64_t> rows;
+  double wanted = 0;
+  int64_t given = 0;
+  for (double share : shares) {
+    if (total > 0) wanted += share / sum * static_cast<double>(total);
+    rows.push_back(std::llround(wanted) - given);
+    given += rows.back();
+  }
+  return rows;
+}
+
+PlannedCounts planned_counts(const PlannedModel& model, const PassShape& pass) {
+  PlannedCounts counts;
+  counts.sent_E = spread(pass.tokens() * model.shape.num_experts_per_tok, model.shape.num_experts);
+  if (pass.ep == 1) return counts;
+  const std::vector<int64_t> received = spread(pass.received_rows, pass.local_experts);
+  for (int64_t rank = 0; rank < pass.ep; ++rank)
+    for (int64_t rows : received) counts.received.push_back(rows / pass.ep + (rank < rows % pass.ep));
+  return counts;
+}
+
+Batch planned_batch(const PlannedModel& model, const PassShape& pass) {
+  const auto whole_numbers = at::TensorOptions().dtype(at::kLong).device(at::kMeta);
+  Batch batch;
+  for (int64_t s = 1; s <= pass.sequences; ++s) batch.cu_seqlens.push_back(s * pass.length);
+  for (at::Tensor* tensor : {&batch.input_ids_T, &batch.position_ids_T, &batch.targets_T})
+    *tensor = at::empty({pass.tokens()}, whole_numbers);
+  if (model.dropout > 0) batch.dropout_keys_T = at::empty({pass.tokens()}, whole_numbers);
+  if (pass.fills_up) batch.real_T = at::empty({pass.tokens()}, whole_numbers.dtype(at::kBool));
+  return batch;
+}
+
+ImageView planned_view(const ImageSpec& spec, ExpertRange experts) {
+  const LayerImage image = lay_out_image(spec, experts, 1);
+  return {image,
+          at::empty({static_cast<int64_t>(image.nbytes)}, at::TensorOptions().dtype(at::kByte).device(at::kMeta))};
+}
+
+// A rank of the EP group that has as many experts as `pass` says.
+int64_t rank_with_experts(const PlannedModel& model, const PassShape& pass) {
+  int64_t rank = 0;
+  while (expert_range(model.shape.num_experts, pass.ep, rank).count != pass.local_experts) ++rank;
+  return rank;
+}
+
+// Runs the layers and the head of a pass, one layer of each kind.
+class PassRunner {
+ public:
+  PassRunner(const PlannedModel& model, const PassShape& pass)
+      : model_(model),
+        tensors_(pass.device),
+        tokens_(ProcessGroup::Planned{rank_with_experts(model, pass), pass.ep}),
+        counts_(planned_counts(model, pass)),
+        experts_(model.shape.num_experts, row_alignment(model, pass.device), tokens_, counts_),
+        local_(experts_.local_experts()),
+        batch_(planned_batch(model, pass)) {
+    context_.batch = &batch_;
+    context_.experts = &experts_;
+    context_.balance = true;
   }
 
-  // What a layer leaves behind for its recomputation: its input and where its rows went (LayerRecord).
-  double input() const { return tokens(shape_.residual_streams * shape_.hidden_size) * size_; }
-  double record(int64_t layer) const {
-    const double exchange = pass_.exchanges ? pass_.received_rows + pass_.expert_rows : 0;
-    return (2 * tokens(shape_.num_experts_per_tok) + 2 * pass_.sent_rows + exchange) * kIndex + choice(layer);
+  PassRun run() {
+    at::NoGradGuard no_grad;
+    const Model& model = *model_.checkpoint.model;
+    PassRun run;
+    ProductShapes products;
+    {
+      const ImageView root = planned_view(model_.sizes[kRootImage], local_);
+      const at::Tensor hidden = model.embed(root, batch_);
+      std::map<std::string, LayerRun> kinds;
+      for (int64_t layer = 0; layer < model_.shape.num_hidden_layers; ++layer) {
+        const auto [kind, is_new] = kinds.try_emplace(kind_of(layer));
+        if (is_new) kind->second = run_layer(layer, hidden);
+        run.layers.push_back(kind->second);
+      }
+      run.head = measure_head(model, root, hidden, batch_, tensors_.memory());
+    }
+    run.batch = tensors_.memory().live();
+    run.kernels = count_kernels(products.shapes(), row_counts());
+    return run;
   }
 
  private:
-  const ImageSpec& dense_of(int64_t layer) const { return model_.sizes[dense_image(layer)]; }
-  const ImageSpec& experts_of(int64_t layer) const { return model_.sizes[experts_image(layer)]; }
-  double tokens(double width) const { return pass_.tokens * width; }
-
-  // The entries that tokens of a sparse attention chose, when there are more than they may choose.
-  double choice(int64_t layer) const {
-    const BlockedScores& scores = shape_.attention[layer].scores;
-    if (scores.chosen_entries == 0 || pass_.length / scores.rate <= scores.chosen_entries) return 0;
-    const double choosing = pass_.length - static_cast<double>(scores.chosen_entries * scores.rate);
-    return tokens(choosing / pass_.length) * scores.chosen_entries * 4;
+  std::vector<LoraModule> targets_of(int64_t layer) const {
+    std::vector<LoraModule> targets;
+    std::copy_if(model_.targets.begin(), model_.targets.end(), std::back_inserter(targets),
+                 [&](const LoraModule& module) { return module.layer == layer; });
+    return targets;
   }
 
-  // Weights that are dequantised for their use: a matrix, or a wave of experts (nn/quantized_weight).
-  double dequantized(const ImageSpec& image) const {
-    double most = 0;
-    for (const ParamSpec& scale : image.params) {
-      const ParamSpec* param = scaled_param(scale);
-      if (!param) continue;
-      const bool experts = param->kind == ParamKind::kExperts;
-      const int64_t copies = experts ? param->shape[0] : 1;
-      const double bytes =
-          static_cast<double>(num_elements(param->shape) / copies) * (param->dtype == DType::kI8 ? 2 : 1) * size_;
-      const int64_t at_once =
-          experts ? std::min(pass_.local_experts, experts_dequantized_at_once(static_cast<int64_t>(bytes))) : 1;
-      most = std::max(most, bytes * at_once);
+  // Equal for layers that hold the same: of one kind, with weights of the same sizes and dtypes, adapted alike.
+  std::string kind_of(int64_t layer) const {
+    std::string kind = fmt::format("{}", model_.checkpoint.layout().layer_kind(layer));
+    for (int image : {dense_image(layer), experts_image(layer)})
+      for (const ParamSpec& param : model_.sizes[image].params)
+        kind += fmt::format(" {} {} {}", param.name, dtype_name(param.dtype), fmt::join(param.shape, "x"));
+    for (const LoraModule& module : targets_of(layer)) kind += fmt::format(" + {} {}", module.local_name, module.r);
+    return kind;
+  }
+
+  LayerRun run_layer(int64_t layer, const at::Tensor& hidden) {
+    const ImageView dense = planned_view(model_.sizes[dense_image(layer)], local_),
+                    experts = planned_view(model_.sizes[experts_image(layer)], local_);
+    AdapterState adapter(targets_of(layer), local_, at::kMeta);
+    adapter.set_dropout(model_.dropout);
+    return measure_layer(*model_.checkpoint.model, layer, dense, experts, adapter, context_, hidden, tensors_.memory());
+  }
+
+  std::set<int64_t> row_counts() const {
+    std::vector<int64_t> rows = counts_.sent_E;
+    if (tokens_.size() > 1) {
+      rows.assign(local_.count, 0);
+      for (size_t i = 0; i < counts_.received.size(); ++i) rows[i % local_.count] += counts_.received[i];
     }
-    return most;
-  }
-
-  // A block of scores: themselves, their gradient and the product of both in fp32, and what goes into products.
-  double score_block(const BlockedScores& scores) const {
-    const double keys = std::min<int64_t>(pass_.length, scores.window + scores.block) +
-                        (scores.rate > 0 ? static_cast<double>(pass_.length) / scores.rate : 0);
-    return std::min(scores.block, pass_.length) * scores.heads * keys * (3 * kFloat + (casts_ ? size_ : 0));
-  }
-
-  // Calls body(module, experts' copies or 1) for the adapters of a layer.
-  template <typename Body>
-  void for_each_adapter(int64_t layer, const Body& body) const {
-    for (const LoraModule& module : model_.targets)
-      if (module.layer == layer) body(module, module.num_experts > 0 ? pass_.local_experts : 1);
-  }
-
-  // nn/norm, nn/attention, nn/router, and the linear layers around them.
-  double dense_tape(int64_t layer) const {
-    const double H = shape_.hidden_size, streams = shape_.residual_streams;
-    // The inputs of attention and experts; the residual stream after the attention and after the layer.
-    double elements = (2 + 2 * streams) * H + shape_.attention[layer].tape;
-    double singles = shape_.attention[layer].tape_fp32;
-    if (shape_.shared_intermediate > 0) elements += 3 * shape_.shared_intermediate + H;
-    if (!experts_of(layer).params.empty()) {
-      elements += shape_.num_experts;  // the router's logits
-      singles += shape_.num_experts + 2 * shape_.num_experts_per_tok;
-    }
-    for (const ParamSpec& param : dense_of(layer).params)
-      if (param.name == "mlp.down_proj.weight") elements += 3 * param.shape[1] + H;  // a layer without experts
-    for_each_adapter(layer, [&](const LoraModule& module, int64_t) {
-      if (module.num_experts == 0) singles += module.r;  // the product with A
-    });
-    return tokens(elements * size_ + singles * kFloat);
-  }
-
-  // dispatch → grouped_linear → swiglu → grouped_linear → combine.
-  double experts_tape(int64_t layer) const {
-    const double H = shape_.hidden_size, I = shape_.expert_intermediate;
-    double bytes = (pass_.expert_rows * (H + 3 * I) + pass_.sent_rows * H) * size_;
-    for_each_adapter(layer, [&](const LoraModule& module, int64_t copies) {
-      if (module.num_experts == 0) return;
-      bytes += pass_.expert_rows * module.r * size_;  // the product with A
-      if (casts_) bytes += static_cast<double>(copies * module.r) * (module.in_features + module.out_features) * size_;
-    });
-    return bytes;
-  }
-
-  // Besides the whole tape.
-  double experts_backward(int64_t layer) const {
-    const double H = shape_.hidden_size, I = shape_.expert_intermediate;
-    const double S = pass_.sent_rows, V = pass_.received_rows, R = pass_.expert_rows;
-    // Combine: the rows' gradients, weighted and on their way; then their products with the outputs in fp32.
-    const double sending = pass_.exchanges ? (2 * S + V + R) * H * size_ : 0;
-    const double weighing = (S + R) * H * size_ + S * H * (casts_ ? 2 * kFloat : kFloat);
-    // SwiGLU and the first product, when what combine kept is dropped.
-    const double inside = (R * std::max(6 * I, H + 2 * I) - S * H) * size_;
-    return std::max({sending, weighing, inside});
-  }
-
-  // Besides the dense tape.
-  double attention_backward(int64_t layer) const {
-    const AttentionMemory& attention = shape_.attention[layer];
-    return tokens(attention.backward * size_ + attention.backward_fp32 * kFloat) + score_block(attention.scores);
+    std::set<int64_t> filled;
+    for (int64_t count : rows) filled.insert(static_cast<int64_t>(round_up(count, row_alignment(model_, at::kMeta))));
+    return filled;
   }
 
   const PlannedModel& model_;
-  const ModelShape& shape_;
-  const PassShape& pass_;
-  double size_;
-  bool casts_;  // from the adapter's fp32 to the compute dtype
+  PlannedTensors tensors_;  // before what is counted
+  ProcessGroup tokens_;
+  PlannedCounts counts_;
+  ExpertParallel experts_;
+  ExpertRange local_;
+  Batch batch_;
+  ForwardContext context_;
 };
 
-// oneDNN compiles a kernel for every shape of a bf16 product and keeps the last 8192 of them (base/cpu_features). With
-// its descriptors a kernel takes about this much (measured, oneDNN of torch 2.13), more than many an activation.
-constexpr double kKernelBytes = 0.62 * (1 << 20), kMaxKernels = 8192;
+// Passes of more tokens are not run: they hold as many times more than one of so many.
+constexpr int64_t kMostTokens = 1 << 16;
 
-double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const PassShape& pass) {
-  if (model.shape.dtype != DType::kBF16 || pass.tokens == 0) return 0;
-  std::set<std::vector<int64_t>> linear_shapes;
+// `pass` with `times` as few tokens, so that it can be run.
+struct ShorterPass {
+  PassShape pass;
+  double times = 1;
+};
+ShorterPass shorter(const PassShape& pass) {
+  ShorterPass less{pass};
+  const int64_t tokens = std::max(pass.tokens(), pass.world_of_tokens / pass.ep);
+  if (tokens <= kMostTokens) return less;
+  less.pass.length = std::min(pass.length, kMostTokens);
+  less.pass.sequences = std::min(pass.sequences, kMostTokens / less.pass.length);
+  less.times = static_cast<double>(tokens) / static_cast<double>(kMostTokens / less.pass.length * less.pass.length);
+  for (int64_t* count : {&less.pass.world_of_tokens, &less.pass.received_rows})
+    *count = std::llround(static_cast<double>(*count) / less.times);
+  return less;
+}
+
+const PassRun& run_pass(const PlannedModel& model, const PassShape& pass) {
+  const auto [known, is_new] = model.passes->of<std::map<PassShape, PassRun>>().try_emplace(pass);
+  if (is_new) known->second = PassRunner(model, pass).run();
+  return known->second;
+}
+
+// For every row count that an expert of the run ever has, at most one for each multiple of the alignment.
+double kernel_bytes(const PlannedModel& model, const PlannedRun& run, const PassShape& pass,
+                    const ProductKernels& kernels) {
   int64_t routing_layers = 0;
-  for (const ImageSpec& spec : model.sizes) {
-    if (spec.kind == ImageKind::kExperts) routing_layers += !spec.params.empty();
-    if (spec.kind != ImageKind::kDense) continue;
-    for (const ParamSpec& param : spec.params)
-      if (is_matrix(param)) linear_shapes.insert(param.shape);
-  }
-  // An expert's product forwards and backwards, and with an adapter four thin ones more, for every row count that
-  // occurs.
-  std::set<std::string> expert_weights, adapted;
-  for (const ImageSpec& spec : model.sizes)
-    for (const ParamSpec& param : spec.params)
-      if (param.kind == ParamKind::kExperts && param.shape.size() == 3 && !scaled_param(param))
-        expert_weights.insert(param.name);
-  for (const LoraModule& module : model.targets)
-    if (module.num_experts > 0) adapted.insert(module.local_name);
-  const double products = 2.0 * expert_weights.size() + 4.0 * adapted.size();
+  for (const ImageSpec& spec : model.sizes) routing_layers += spec.kind == ImageKind::kExperts && !spec.params.empty();
+  const int64_t alignment = row_alignment(model, pass.device);
   // A token goes to an expert at most once.
-  const double row_counts =
-      std::min<double>(std::ceil(static_cast<double>(pass.world_of_tokens) / row_alignment(model)),
-                       static_cast<double>(routing_layers) * pass.local_experts * run.micro_steps());
-  const double of_head = 4;
-  // Seven products of scores, for every number of keys that a block of an attention of its own has.
-  double of_scores = 0;
-  for (const AttentionMemory& attention : model.shape.attention) {
-    const BlockedScores& scores = attention.scores;
-    if (scores.block == 0) continue;
-    const int64_t keys = (scores.rate > 0 ? pass.length / scores.rate : 0) + scores.window;
-    of_scores = std::max(of_scores, 7 * (1 + static_cast<double>(keys) / scores.block));
-  }
-  return std::min(kMaxKernels, products * row_counts + 2.0 * linear_shapes.size() + of_head + of_scores) * kKernelBytes;
+  const int64_t row_counts = std::min((pass.world_of_tokens + alignment - 1) / alignment,
+                                      routing_layers * pass.local_experts * run.micro_steps());
+  return std::min(kMaxKernels, kernels.fixed + kernels.per_row_count * static_cast<double>(row_counts)) * kKernelBytes;
 }
 
 }  // namespace
 
 PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
   const Mesh& mesh = run.mesh;
-  const int64_t alignment = row_alignment(model), length = static_cast<int64_t>(round_up(run.max_length, alignment));
   PassShape pass;
-  pass.length = length;
-  pass.tokens = run.sequences_at_once(rank) * length;
-  for (int64_t peer : mesh.group(MeshAxis::kEp, rank)) pass.world_of_tokens += run.sequences_at_once(peer) * length;
+  pass.device = run.device.type();
+  pass.length = static_cast<int64_t>(round_up(run.max_length, row_alignment(model, run.device)));
+  pass.fills_up = pass.length != run.max_length;
+  pass.sequences = run.sequences_at_once(rank);
+  for (int64_t peer : mesh.group(MeshAxis::kEp, rank))
+    pass.world_of_tokens += run.sequences_at_once(peer) * pass.length;
+  pass.ep = mesh.ep;
   pass.local_experts = expert_range(model.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank)).count;
-  pass.exchanges = mesh.ep > 1;
-  const double choices = model.shape.num_experts_per_tok,
-               share = static_cast<double>(pass.local_experts) / model.shape.num_experts;
-  pass.sent_rows = pass.tokens * choices;
-  pass.received_rows = pass.world_of_tokens * choices * share * imbalance;
-  pass.expert_rows = filled_rows(pass.received_rows, pass.local_experts, alignment);
-  // In one process the sender fills up.
-  if (!pass.exchanges) pass.sent_rows = pass.expert_rows;
+  const double share = static_cast<double>(pass.local_experts) / static_cast<double>(model.shape.num_experts);
+  const int64_t choices = model.shape.num_experts_per_tok,
+                balanced = std::llround(static_cast<double>(pass.world_of_tokens * choices) * share * imbalance);
+  pass.received_rows = std::min(balanced, pass.world_of_tokens * std::min(choices, pass.local_experts));
   return pass;
 }
 
 ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run, const PassShape& pass) {
-  const ModelShape& shape = model.shape;
-  const double size = dtype_bits(shape.dtype) / 8.0;
-  const LayerCounter counter(model, pass);
+  const ShorterPass less = shorter(pass);
+  const PassRun& runs = run_pass(model, less.pass);
+  const int64_t num_layers = model.shape.num_hidden_layers, first = model.first_adapted_layer();
   ActivationPlan plan;
-  LayerMemory widest;
-  double tapes = 0;
-  const int64_t first = model.first_adapted_layer();
-  for (int64_t layer = 0; layer < shape.num_hidden_layers; ++layer) {
-    plan.kept += counter.record(layer);
-    if (layer < first) continue;
-    const LayerMemory memory = counter.count(layer);
-    if (memory.total() > widest.total()) widest = memory;
-    tapes += memory.tape;
-    if (run.recompute) plan.kept += counter.input();
+  const auto raise = [](double& most, int64_t bytes) { most = std::max(most, static_cast<double>(bytes)); };
+  // The moves of train/pass: forward_backward. `live`: what there is, the layer's input among it.
+  int64_t live = runs.batch + runs.layers.front().output;
+  for (const LayerTurn& turn : forward_turns(num_layers)) {
+    const LayerRun& layer = runs.layers[turn.layer];
+    const bool trained = turn.layer >= first, keeps_tape = trained && !run.recompute;
+    raise(plan.largest, layer.largest);
+    raise(plan.forward, live + layer.forward_most);
+    if (keeps_tape) raise(plan.forward, live + layer.record + layer.taped_forward_most);
+    live += layer.record + (keeps_tape ? layer.tape : layer.output);
+    if (!trained) live -= layer.output;  // its input
   }
-  if (!run.recompute) plan.kept += tapes + counter.input();
-  plan.layer = run.recompute ? widest.total() : widest.backward;
-
-  // Ids, positions and targets; RoPE's tables.
-  plan.kept += pass.tokens * (3 * kIndex + 512);
-  // The last hidden states, normed, and their gradient; the norm's fp32 copies or a chunk's logits with what logsumexp
-  // makes of them.
-  const double chunk = std::min<int64_t>(256, pass.tokens);
-  plan.head = 3.0 * pass.tokens * shape.hidden_size * size +
-              std::max(chunk * shape.vocab_size * 2 * kFloat, 3.0 * pass.tokens * shape.hidden_size * kFloat);
-  plan.kernels = kernel_bytes(model, run, pass);
+  raise(plan.head, live + runs.head.most);
+  live += runs.head.kept;
+  for (const LayerTurn& turn : backward_turns(num_layers, first)) {
+    const LayerRun& layer = runs.layers[turn.layer];
+    if (run.recompute) {
+      raise(plan.backward, live + std::max(layer.taped_forward_most, layer.backward_most));
+      live -= layer.output;  // as large as its input, which goes
+    } else {
+      raise(plan.backward, live - layer.tape + layer.backward_most);
+      live -= layer.tape;
+    }
+  }
+  for (double* bytes : {&plan.forward, &plan.head, &plan.backward, &plan.largest}) *bytes *= less.times;
+  if (run.device.is_cpu()) plan.kernels = kernel_bytes(model, run, pass, runs.kernels);
   return plan;
 }
 

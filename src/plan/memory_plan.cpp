@@ -9,17 +9,20 @@
 namespace moraine {
 namespace {
 
-const double kGradient = static_cast<double>(c10::elementSize(gradient_dtype(at::kCPU)));
 constexpr double kMiB = 1 << 20;
 
+// What follows is of the CPU alone: on CUDA nothing has been measured.
 // libtorch's code, tables and threads in memory, without and with process groups (measured: x86-64, torch 2.13's CPU
 // build).
 constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
 // Readers' pieces while loading and verifying, and what the headers take for each of a checkpoint's tensors.
 constexpr double kReaderBytes = 48 * kMiB, kHeaderBytes = 1500;
 // What malloc cannot give back or use again, as a part of what lies in its heap (activations, adapter): blocks of all
-// sizes come and go between ones that stay (measured).
+// sizes come and go between ones that stay (measured). And the hole that a layer's largest tensor leaves: small ones
+// that stay are put into it, and the next of its size does not fit (measured).
 constexpr double kHeapWaste = 0.1;
+
+constexpr double kLargestInHeap = 256 * kMiB;  // base/process: larger blocks are mapped on their own
 
 // Elements of the adapter's sections.
 struct AdapterSizes {
@@ -42,8 +45,8 @@ AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, Exp
 }
 
 // all_reduce_in_rank_order of a bucket: the parts of all ranks, and c10d's copy while the sums are gathered.
-double reduction_bytes(double elements, int64_t group) {
-  return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * kGradient;
+double reduction_bytes(double elements, int64_t group, double gradient) {
+  return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * gradient;
 }
 
 uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
@@ -52,7 +55,7 @@ uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.
 
 std::vector<int64_t> memory_class(const PlannedModel& model, const PlannedRun& run, int64_t rank) {
   const PassShape pass = plan_pass(model, run, rank);
-  return {pass.local_experts, pass.tokens, pass.world_of_tokens, rank == 0};
+  return {pass.local_experts, pass.tokens(), pass.world_of_tokens, rank == 0};
 }
 
 RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t rank, double imbalance) {
@@ -61,28 +64,33 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
   const GatherSchedule images = gather_schedule(model, run, experts);
   const AdapterSizes adapter = adapter_sizes(model, run, experts);
   const ActivationPlan pass = plan_activations(model, run, plan_pass(model, run, rank, imbalance));
+  const double gradient = static_cast<double>(c10::elementSize(gradient_dtype(run.device)));
+  const bool on_cpu = run.device.is_cpu();
 
   RankMemory memory;
-  memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
+  if (on_cpu) memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
   memory.resident_base = images.held_bytes();
   memory.gather_buffers = images.buffer_bytes();
-  memory.adapter = whole((kFloat + kGradient) * (adapter.dense + adapter.experts));
+  memory.adapter = whole((kFloat + gradient) * (adapter.dense + adapter.experts));
   memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
-  memory.loading =
-      images.held_bytes() +
-      whole(kReaderBytes + kHeaderBytes * static_cast<double>(model.checkpoint.headers.index.tensors.size()));
+  memory.loading = images.held_bytes();
+  if (on_cpu)
+    memory.loading +=
+        whole(kReaderBytes + kHeaderBytes * static_cast<double>(model.checkpoint.headers.index.tensors.size()));
   memory.kernels = whole(pass.kernels);
 
   memory.stages = {
-      {"loss", pass.kept + pass.head},
-      {"backward pass", pass.kept + pass.layer},
-      {"gradient reduction", std::max(reduction_bytes(adapter.dense, mesh.world_size()),
-                                      reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers)))},
+      {"forward pass", pass.forward},
+      {"loss", pass.head},
+      {"backward pass", pass.backward},
+      {"gradient reduction",
+       std::max(reduction_bytes(adapter.dense, mesh.world_size(), gradient),
+                reduction_bytes(adapter.experts, mesh.group_size(MeshAxis::kExpertPeers), gradient))},
       {"update",
-       std::min<double>(std::max(adapter.dense, adapter.owned_experts), kUpdatedAtOnce) * (2 * kFloat + kGradient)},
+       std::min<double>(std::max(adapter.dense, adapter.owned_experts), kUpdatedAtOnce) * (2 * kFloat + gradient)},
       {"updated values", mesh.ep_fsdp > 1 ? (adapter.owned_experts + adapter.experts) * kFloat : 0},
       // A second copy while the values are cut; there are no moments yet.
-      {"new adapter", adapter.experts * kGradient - static_cast<double>(memory.optimizer)},
+      {"new adapter", adapter.experts * gradient - static_cast<double>(memory.optimizer)},
       // Rank 0 has one factor of all experts at a time, as it was gathered and in PEFT's order; cut for the ranks when
       // it is put back.
       {"saving", rank == 0 ? 4 * adapter.largest_expert_factor * kFloat : 0},
@@ -90,7 +98,10 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
   double most = 0;
   for (const MemoryStage& stage : memory.stages) most = std::max(most, stage.bytes);
   const double heap = most + pass.kernels;
-  memory.activations = whole(heap + kHeapWaste * (heap + static_cast<double>(memory.adapter + memory.optimizer)));
+  memory.activations = whole(heap);
+  if (on_cpu)
+    memory.activations = whole(heap + std::min(pass.largest, kLargestInHeap) +
+                               kHeapWaste * (heap + static_cast<double>(memory.adapter + memory.optimizer)));
   return memory;
 }
 

@@ -16,7 +16,7 @@ struct MemoryStage {
   double bytes = 0;
 };
 
-// Bytes. All but `base` are this rank's own doing.
+// Bytes: of the process on the CPU, of the GPU's memory on CUDA. All but `base` are this rank's own doing.
 struct RankMemory {
   uint64_t resident_base = 0;       // shards, whole images where a group is a single rank
   uint64_t gather_buffers = 0;      // two a lane that has sharded images, one where it has a single one (WeightStore)
@@ -26,7 +26,7 @@ struct RankMemory {
   std::vector<MemoryStage> stages;  // of training
   uint64_t kernels = 0;             // within `activations`
   uint64_t loading = 0;             // shards and staging, before buffers, adapter and activations are there
-  uint64_t base = 0;                // libtorch and process groups
+  uint64_t base = 0;                // libtorch and process groups; on CUDA not known, 0
 
   uint64_t training() const { return resident_base + gather_buffers + adapter + optimizer + activations; }
   uint64_t peak() const { return base + std::max(training(), loading); }

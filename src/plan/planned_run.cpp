@@ -6,6 +6,7 @@
 
 #include "adapter/make_adapter.h"
 #include "base/error.h"
+#include "distributed/collectives/device.h"
 #include "models/output_head.h"
 #include "parallel/placement.h"
 #include "text/rows/batch_stream.h"
@@ -19,12 +20,17 @@ std::vector<ImageSpec> with_one_source_each(std::vector<ImageSpec> specs) {
   return specs;
 }
 
+bool plans_cuda(DeviceChoice choice) {
+  return choice == DeviceChoice::kCuda || (choice == DeviceChoice::kAuto && visible_cuda_devices() > 0);
+}
+
 }  // namespace
 
-PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets)
+PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, double dropout)
     : checkpoint(checkpoint),
       shape(checkpoint.shape()),
       targets(std::move(targets)),
+      dropout(dropout),
       sizes(with_one_source_each(checkpoint.specs)) {}
 
 int64_t PlannedModel::first_adapted_layer() const {
@@ -46,7 +52,7 @@ OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {
 PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpoint) {
   AdapterSelection adapter = select_adapter(checkpoint.layout(), recipe.adapter, recipe.model.path);
   warn_of_unmatched_targets(adapter.unmatched, recipe.adapter.init_from);
-  return PlannedModel(checkpoint, std::move(adapter.targets.modules));
+  return PlannedModel(checkpoint, std::move(adapter.targets.modules), adapter.config.lora_dropout);
 }
 
 int64_t PlannedRun::micro_steps() const { return num_micro_steps(batch_size, micro_batch_size, mesh.world_size()); }
@@ -65,6 +71,7 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   run.batch_size = recipe.train.batch_size.value_or(world_size);
   run.micro_batch_size = recipe.train.micro_batch_size;
   run.max_length = recipe.data.max_length;
+  run.device = plans_cuda(recipe.dist.device) ? c10::kCUDA : c10::kCPU;
   run.recompute = recipe.train.recompute == Recompute::kFull;
   run.load_mode = recipe.load.mode;
   run.resident_bytes = recipe.mesh.resident.bytes;

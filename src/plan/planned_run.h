@@ -2,10 +2,14 @@
 // a change of the recipe would bring is to copy them and change one.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/typed_store.h"
 #include "checkpoint/opened_checkpoint.h"
 #include "config/recipe.h"
 #include "distributed/collectives/mesh.h"
@@ -17,12 +21,15 @@ inline constexpr int64_t kFloat = 4;  // bytes of an fp32 value
 
 // Nothing here depends on the mesh.
 struct PlannedModel {
-  // `checkpoint` outlives the plan; `targets` are the adapted weights with their ranks.
-  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets);
+  // `checkpoint` outlives the plan; `targets` are the adapted weights with their ranks; `dropout` is lora_dropout.
+  PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraModule> targets, double dropout);
 
   const OpenedCheckpoint& checkpoint;
   const ModelShape& shape;  // the checkpoint's
   std::vector<LoraModule> targets;
+  double dropout = 0;
+  // What passes of a shape held when they were run (plan/activation_plan); copies share it.
+  std::shared_ptr<TypedStore> passes = std::make_shared<TypedStore>();
   // The checkpoint's images with one source per parameter: laid out a thousand times faster, for who needs sizes only.
   std::vector<ImageSpec> sizes;
 
@@ -41,7 +48,8 @@ struct PlannedRun {
   int64_t micro_batch_size = 1;  // of which a rank takes so many at a time
   int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
   bool recompute = true;         // train.recompute: full
-  uint64_t resident_bytes = 0;   // mesh.resident
+  c10::Device device = c10::kCPU;
+  uint64_t resident_bytes = 0;  // mesh.resident
   LoadMode load_mode = LoadMode::kDirect;
 
   int64_t node_of(int64_t rank) const { return rank / ranks_per_node; }
@@ -54,8 +62,8 @@ struct PlannedRun {
 // What a rank with `experts` keeps and gathers of the base, as WeightStore does.
 GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run, ExpertRange experts);
 
-// The run that `recipe` describes on `world_size` ranks. Throws the input errors of training about the mesh: sizes that
-// do not divide, more EP ranks than experts.
+// The run that `recipe` describes on `world_size` ranks; dist.device: auto is what it would be here. Throws the input
+// errors of training about the mesh: sizes that do not divide, more EP ranks than experts.
 PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node);
 
 // The smallest world that the recipe's mesh section fits.

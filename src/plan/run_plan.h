@@ -21,7 +21,8 @@ struct RunPlan {
   PlannedRun run;
   std::vector<PlannedRank> ranks;
   std::vector<RankMemory> memories;           // one a memory_class
-  std::vector<uint64_t> doubled_activations;  // beside them: when twice the average of rows come to a rank's experts
+  std::vector<uint64_t> doubled_activations;  // beside them: when twice the average of rows, as far as there are so
+                                              // many, come to a rank's experts
   StepTraffic step;                           // of the whole world
   LoadTraffic load;
   uint64_t peak = 0;  // of the fullest rank

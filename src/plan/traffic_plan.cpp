@@ -49,7 +49,7 @@ class Group {
   NetworkBytes all_reduce(int64_t elements) const {
     if (size_ == 1 || elements == 0) return {};
     const double part =
-        static_cast<double>(section_part_size(elements, size_)) * c10::elementSize(gradient_dtype(at::kCPU));
+        static_cast<double>(section_part_size(elements, size_)) * c10::elementSize(gradient_dtype(run_.device));
     NetworkBytes bytes = from_each(part);
     return bytes += all_gather(part);
   }

@@ -78,7 +78,7 @@ OrderedJson describe_run(const DescribedRun& run) {
   if (!run.loaded.device.is_cpu()) return facts;  // plans are of a process's memory, which a device's is not
   std::vector<LoraModule> targets;
   for (const AdapterEntry& entry : run.adapter.state.entries()) targets.push_back(entry.module);
-  const PlannedModel model(run.checkpoint, std::move(targets));
+  const PlannedModel model(run.checkpoint, std::move(targets), run.adapter.state.dropout());
   facts["planned_peak_bytes"] =
       largest_peak(model, planned_run(run.recipe, model, run.world.world_size, run.world.local_world_size));
   return facts;

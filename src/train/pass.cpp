@@ -1,7 +1,6 @@
 #include "train/pass.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
+#include "models/layer_tape.h"
 #include "parallel/layer_turns.h"
 
 namespace moraine {
@@ -53,37 +52,20 @@ void prefetch_next(WeightStore& store, const LayerTurn& turn) {
   store.prefetch(experts_image(*turn.next));
 }
 
-// A layer run under autograd: what its backward pass needs, its weights among it.
-struct LayerTape {
-  at::Tensor input, output;
-  at::Tensor probability_sums_E;
+// The tape of a layer and the weights that its backward pass needs.
+struct HeldTape {
   std::unique_ptr<LayerWeights> weights;
+  LayerTape tape;
 };
 
-LayerTape run_with_tape(LoadedModel& loaded, const AdapterState& adapter, int64_t layer, const at::Tensor& input,
-                        const ForwardContext& context, LayerRecord& record) {
-  at::AutoGradMode enable_grad(true);
-  LayerTape tape;
-  tape.input = input.detach().requires_grad_();
-  tape.weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
+HeldTape hold_tape(LoadedModel& loaded, const AdapterState& adapter, int64_t layer, const at::Tensor& input,
+                   const ForwardContext& context, LayerRecord& record) {
+  auto weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
   const LayerAdapter layer_adapter =
       adapter.layer_adapter(layer, AdapterState::Gradients::kAdd, context.batch->dropout_keys_T);
-  tape.output = loaded.model->forward_layer(
-      {layer, tape.weights->dense, tape.weights->experts, layer_adapter, context, record}, tape.input);
-  tape.probability_sums_E = record.probability_sums_E;
-  if (record.probability_sums_E.defined()) record.probability_sums_E = record.probability_sums_E.detach();
-  return tape;
-}
-
-// d loss / d output (and, where routing has a loss, / d probability_sums_E) → d loss / d input; the layers add the
-// gradients of their adapters to the flat buffers.
-at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output, const at::Tensor& grad_sums_E) {
-  std::vector<at::Tensor> outputs{tape.output}, grad_outputs{grad_output};
-  if (grad_sums_E.defined() && tape.probability_sums_E.defined()) {
-    outputs.push_back(tape.probability_sums_E);
-    grad_outputs.push_back(grad_sums_E);
-  }
-  return torch::autograd::grad(outputs, {tape.input}, grad_outputs).front();
+  const LayerScope scope{layer, weights->dense, weights->experts, layer_adapter, context, record};
+  LayerTape tape = run_with_tape(*loaded.model, scope, input);
+  return {std::move(weights), std::move(tape)};
 }
 
 int64_t first_adapted_layer(const AdapterState& adapter) {
@@ -144,13 +126,13 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   // Forwards: keep each layer's input and its routing; with Recompute::kNone its whole tape.
   std::vector<at::Tensor> inputs(num_layers);
   std::vector<LayerRecord> records(num_layers);
-  std::vector<std::optional<LayerTape>> tapes(num_layers);
+  std::vector<std::optional<HeldTape>> tapes(num_layers);
   at::Tensor hidden = loaded.model->embed(root.view, batch);
   for (const LayerTurn& turn : forward_turns(num_layers)) {
     const int64_t layer = turn.layer;
     if (recompute == Recompute::kNone && layer >= first_trained) {
-      tapes[layer] = run_with_tape(loaded, adapter, layer, hidden, context, records[layer]);
-      hidden = tapes[layer]->output.detach();
+      tapes[layer] = hold_tape(loaded, adapter, layer, hidden, context, records[layer]);
+      hidden = tapes[layer]->tape.output.detach();
       continue;
     }
     if (layer >= first_trained) inputs[layer] = hidden;
@@ -164,26 +146,19 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
 
   const at::Tensor grad_sums_E = after_forward ? after_forward(records) : at::Tensor();
 
-  // The head: loss and its gradient in one go, a chunk of tokens at a time.
-  at::Tensor normed, head_input = hidden.detach().requires_grad_();
-  {
-    at::AutoGradMode enable_grad(true);
-    normed = loaded.model->final_norm(root.view, head_input);
-  }
-  LossResult loss = chunked_cross_entropy(normed.detach(), loaded.model->head_weight_VD(root.view), batch.targets_T,
-                                          WithGradient::kYes, loss_scale);
-  at::Tensor grad = torch::autograd::grad({normed}, {head_input}, {loss.grad_hidden_TD}).front();
+  HeadResult head = run_head(*loaded.model, root.view, hidden, batch.targets_T, loss_scale);
+  at::Tensor grad = std::move(head.grad_hidden);
 
   // Backwards, the same loop the other way.
   for (const LayerTurn& turn : backward_turns(num_layers, first_trained)) {
     const int64_t layer = turn.layer;
-    if (!tapes[layer]) tapes[layer] = run_with_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
+    if (!tapes[layer]) tapes[layer] = hold_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
     prefetch_next(*loaded.weights, turn);
-    grad = backward_of_tape(*tapes[layer], grad, grad_sums_E);
+    grad = backward_of_tape(tapes[layer]->tape, grad, grad_sums_E);
     tapes[layer].reset();
     inputs[layer].reset();
   }
-  return loss;
+  return std::move(head.loss);
 }
 
 }  // namespace moraine

@@ -33,6 +33,29 @@ uint64_t sum(const Json& plan, const char* key) {
   return total;
 }
 
+TEST(Plan, ForCudaOnAnyMachine) {
+  const PlanOf plan("Qwen3-30B-A3B");
+  const Json cpu = plan.json({"dist.device=cpu"}), cuda = plan.json({"dist.device=cuda"});
+  EXPECT_EQ(cuda["device"], "cuda");
+  EXPECT_EQ(cuda["ranks"][0]["libtorch_base_bytes"], 0);  // not known
+  EXPECT_EQ(cuda["ranks"][0]["resident_base_bytes"], cpu["ranks"][0]["resident_base_bytes"]);
+  // Values and gradients of the adapter, which the CPU sums in fp64.
+  EXPECT_EQ(cuda["ranks"][0]["adapter_bytes"].get<int64_t>() * 3, cpu["ranks"][0]["adapter_bytes"].get<int64_t>() * 2);
+}
+
+TEST(Plan, LongSequencesHoldInProportion) {
+  const PlanOf plan("Qwen3-30B-A3B");
+  const auto activations = [&](const std::vector<std::string>& keys) {
+    return plan.json(keys)["ranks"][0]["activation_bytes"].get<double>();
+  };
+  const double run = activations({"data.max_length=65536", "dist.device=cuda"});
+  EXPECT_NEAR(activations({"data.max_length=1048576", "dist.device=cuda"}) / run, 16, 0.5);
+  EXPECT_NEAR(activations({"data.max_length=65536", "train.micro_batch_size=1024", "train.batch_size=1024",
+                           "dist.device=cuda"}) /
+                  run,
+              1024, 1);
+}
+
 TEST(Plan, TheWorldReadsTheCheckpointOnceAReplica) {
   for (const char* model : {"Qwen3-30B-A3B", "Qwen3.5-35B-A3B", "DeepSeek-V4-Flash"}) {
     const PlanOf plan(model);

@@ -1,5 +1,5 @@
-// How the ranks of a world are laid out: world = ep × ep_fsdp × replicate (DESIGN.md, "Mesh"). Pure arithmetic: nothing
-// here talks to another rank.
+// How the ranks of a world are laid out: world = ep × ep_fsdp × replicate (DESIGN.md, "Ranks"). Pure arithmetic:
+// nothing here talks to another rank.
 //
 //   rank = (replicate_index · ep_fsdp + ep_fsdp_index) · ep + ep_index
 //

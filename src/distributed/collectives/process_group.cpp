@@ -102,6 +102,7 @@ void Work::wait() {
 // Enters the call into the log and starts it.
 template <typename Start>
 Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
+  if (!control_) return {};  // a planned group
   auto state = std::make_shared<Work::State>();
   state->control = control_;
   state->on_device = kind_ == BackendKind::kNccl;
@@ -124,6 +125,10 @@ Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
 // ------------------------------------------------------------------------------------------------ life
 
 ProcessGroup::ProcessGroup(const std::string& name, int64_t rank) : name_(name), ranks_{rank} {}
+
+ProcessGroup::ProcessGroup(Planned planned) : name_("planned"), ranks_(planned.size), rank_(planned.rank) {
+  std::iota(ranks_.begin(), ranks_.end(), int64_t{0});
+}
 
 ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
                            const std::vector<int64_t>& ranks)

@@ -39,6 +39,12 @@ class ProcessGroup {
  public:
   // A group of this rank alone: every call is a local copy.
   explicit ProcessGroup(const std::string& name = "self", int64_t rank = 0);
+  // Rank `rank` of `size` that are only planned: calls with meta tensors allocate what they do elsewhere and move
+  // nothing.
+  struct Planned {
+    int64_t rank, size;
+  };
+  explicit ProcessGroup(Planned planned);
   // All of `ranks` (world ranks, this one among them) must call this, with the same name and in the same order of
   // groups.
   ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,

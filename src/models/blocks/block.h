@@ -17,8 +17,8 @@ class Block {
   // x_TD → [T, D]. Differentiable in x and in the adapter's tensors. All ranks of the EP group must call this for
   // blocks with experts.
   virtual at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const = 0;
-  // Enters the figures of `shape` that this kind of block knows, for one layer.
-  virtual void describe(ModelShape& shape) const = 0;
+  // Enters the figures of `shape` that only this kind of block knows.
+  virtual void describe(ModelShape&) const {}
 };
 
 }  // namespace moraine

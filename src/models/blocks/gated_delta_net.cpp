@@ -49,19 +49,4 @@ at::Tensor GatedDeltaNet::delta_rule_TVW(const at::Tensor& x_TD, const LayerScop
                           cache ? &cache->state : nullptr);
 }
 
-// The tensors of forward() and, in fp32, of nn/gated_delta_rule for whole chunks.
-void GatedDeltaNet::describe(ModelShape& shape) const {
-  const double heads = static_cast<double>(value_heads), values = static_cast<double>(value_dim());
-  const double keys = static_cast<double>(key_dim());
-  const double square = heads * kDeltaChunkRows;  // a matrix of a chunk's rows by its rows, for each value head
-  const double state = values * static_cast<double>(key_head_dim) / kDeltaChunkRows;  // one per chunk
-  // The convolution's input and output; the recurrence's output, gates, and what the norm makes of both. In fp32 (I +
-  // A)⁻¹, the corrections and the states; decays. Then queries, keys and values in chunks with Γ, A and P; gradients of
-  // the output, R, the values, A, P and the states; what was read; a product with the states.
-  shape.attention.push_back({.tape = 2 * static_cast<double>(conv_dim()) + 3 * values + heads,
-                             .tape_fp32 = square + values + state + 4 * heads,
-                             .backward = values,
-                             .backward_fp32 = 2 * keys + 5 * values + 5 * square + 2 * state});
-}
-
 }  // namespace moraine

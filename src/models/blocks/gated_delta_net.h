@@ -15,7 +15,6 @@ struct GatedDeltaNet : Block {
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
-  void describe(ModelShape& shape) const override;
 
   // The recurrence within: what the gated norm takes.
   at::Tensor delta_rule_TVW(const at::Tensor& x_TD, const LayerScope& scope) const;

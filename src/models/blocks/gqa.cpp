@@ -48,24 +48,4 @@ at::Tensor Gqa::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   return o_proj()(attended_TNW.reshape({T, q_width()}), scope);
 }
 
-// The tensors of nn/attention and of the linear layers around it.
-void Gqa::describe(ModelShape& shape) const {
-  const double queries = static_cast<double>(q_width()), keys = static_cast<double>(kv_width());
-  AttentionMemory memory;
-  if (output_gate) {
-    // Queries with their gates, keys, turned queries, keys and values for every query head, the attention's output,
-    // open gates, gated output.
-    memory.tape = 8 * queries + keys;
-    memory.tape_fp32 = static_cast<double>(2 * heads + kv_heads);
-    memory.backward = 2 * (3 * queries + 2 * keys);
-    memory.backward_fp32 = 6 * queries;
-  } else {
-    // Queries before and after RoPE, keys and values for every query head, keys before, the output.
-    memory.tape = 5 * queries + keys;
-    memory.backward = 2 * (2 * queries + 2 * keys);
-    memory.backward_fp32 = 3 * std::max(queries, static_cast<double>(hidden));
-  }
-  shape.attention.push_back(memory);
-}
-
 }  // namespace moraine

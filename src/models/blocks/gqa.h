@@ -27,7 +27,6 @@ struct Gqa : Block {
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
-  void describe(ModelShape& shape) const override;
 
  private:
   int64_t q_width() const { return heads * head_dim; }

@@ -15,9 +15,4 @@ at::Tensor Mlp::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   return down_proj()(swiglu(at::cat({gate, up}, -1), limit), scope);
 }
 
-void Mlp::describe(ModelShape& shape) const {
-  double& widest = shape.attention.back().backward_fp32;
-  widest = std::max(widest, 3 * static_cast<double>(intermediate));
-}
-
 }  // namespace moraine

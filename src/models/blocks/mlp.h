@@ -19,7 +19,6 @@ struct Mlp : Block {
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
-  void describe(ModelShape& shape) const override;
 
  private:
   Linear gate_proj() const { return {name + ".gate_proj", intermediate, hidden, false, lora}; }

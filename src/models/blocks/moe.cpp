@@ -56,10 +56,6 @@ at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) co
 void SparseMoe::describe(ModelShape& shape) const {
   shape.num_experts = router.num_experts;
   shape.num_experts_per_tok = router.experts_per_token;
-  shape.expert_intermediate = experts.intermediate;
-  if (shared) shape.shared_intermediate = shared->intermediate;
-  double& widest = shape.attention.back().backward_fp32;
-  widest = std::max(widest, 3 * static_cast<double>(router.num_experts));
 }
 
 }  // namespace moraine

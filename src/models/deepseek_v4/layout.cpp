@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "models/declaration.h"
-#include "models/deepseek_v4/attention.h"
 #include "models/output_head.h"
 #include "models/param_specs.h"
 
@@ -15,37 +12,6 @@ namespace {
 // Columns of a compressor's projections: CSA makes two entries of overlapping windows from each token.
 int64_t compressed_width(LayerType type, int64_t head_dim) {
   return type == LayerType::kCompressedSparseAttention ? 2 * head_dim : head_dim;
-}
-
-// The tensors of DeepseekV4Model::attend and of the hyper-connections around attention and experts.
-AttentionMemory attention_memory(const Config& c, LayerType type) {
-  const bool compresses = type != LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
-  const int64_t heads = c.num_attention_heads * c.head_dim,
-                compressed = compresses ? 2 * compressed_width(type, c.head_dim) : 0;
-  const int64_t indexer =
-      chooses ? c.index_n_heads * c.index_head_dim + 2 * compressed_width(type, c.index_head_dim) : 0;
-  // What hyper-connections pass to and take from attention and experts; low-rank queries before and after their norm;
-  // queries before and after norm and RoPE, the key likewise, the output's low-rank projection; windows of a
-  // compressor's keys and their softmax.
-  const int64_t tape =
-      3 * c.hidden_size + 2 * c.q_lora_rank + 2 * heads + 2 * c.head_dim + c.o_groups * c.o_lora_rank + compressed;
-  // Of both hyper-connections: their projection before and after the norm, weights, mixing before and after Sinkhorn
-  // and as it is used; the softmax's denominators; a compressor's softmax.
-  const int64_t tape_fp32 =
-      2 * (4 * (2 + c.hc_mult) * c.hc_mult) + c.num_attention_heads + (compresses ? 2 * c.head_dim : 0);
-  // Queries, the one key that is the value too, the attention's output, and what compressor and indexer make of a
-  // token.
-  const int64_t width = 2 * heads + c.head_dim + compressed + indexer;
-  const int64_t widest = std::max({heads, c.hidden_size, c.o_groups * c.o_lora_rank, c.n_routed_experts});
-  return {.tape = static_cast<double>(tape),
-          .tape_fp32 = static_cast<double>(tape_fp32),
-          .backward = 2.0 * static_cast<double>(width),
-          .backward_fp32 = 3.0 * static_cast<double>(widest),
-          .scores = {.block = kQueryBlock,
-                     .heads = c.num_attention_heads,
-                     .window = c.sliding_window,
-                     .rate = compresses ? c.compress_rate(type) : 0,
-                     .chosen_entries = chooses ? c.index_topk : 0}};
 }
 
 // Inside a layer; longer names stand before those that they begin with.
@@ -155,11 +121,15 @@ DeepseekV4Layout::DeepseekV4Layout(Config config) : config_(std::move(config)) {
             .vocab_size = c.vocab_size,
             .num_experts = c.n_routed_experts,
             .num_experts_per_tok = c.num_experts_per_tok,
-            .dtype = c.dtype,
-            .residual_streams = c.hc_mult,
-            .expert_intermediate = c.moe_intermediate_size,
-            .shared_intermediate = c.moe_intermediate_size};
-  for (LayerType type : c.layer_types) shape_.attention.push_back(attention_memory(c, type));
+            .dtype = c.dtype};
+}
+
+int64_t DeepseekV4Layout::layer_kind(int64_t layer) const {
+  int64_t first = 0;
+  while (config_.layer_types[first] != config_.layer_types[layer] ||
+         config_.mlp_layer_types[first] != config_.mlp_layer_types[layer])
+    ++first;
+  return first;
 }
 
 ImageSpec DeepseekV4Layout::root_spec(const StoredDtype& stored) const {

@@ -15,6 +15,7 @@ class DeepseekV4Layout : public ModelLayout {
   explicit DeepseekV4Layout(Config config);
 
   const ModelShape& shape() const override { return shape_; }
+  int64_t layer_kind(int64_t layer) const override;
   ImageSpec root_spec(const StoredDtype& stored) const override;
   ImageSpec dense_spec(int64_t layer, const StoredDtype& stored) const override;
   ImageSpec experts_spec(int64_t layer, const StoredDtype& stored) const override;

@@ -1,0 +1,53 @@
+#include "plan/layer_run.h"
+
+#include <algorithm>
+
+#include "models/layer_tape.h"
+
+namespace moraine {
+
+LayerRun measure_layer(const Model& model, int64_t layer, const ImageView& dense, const ImageView& experts,
+                       const AdapterState& adapter, const ForwardContext& context, const at::Tensor& hidden,
+                       AllocationCount& memory) {
+  at::NoGradGuard no_grad;
+  const at::Tensor& keys_T = context.batch->dropout_keys_T;
+  LayerRun run;
+  LayerRecord record;
+  memory.forget_peak();
+  {
+    const LayerAdapter frozen = adapter.layer_adapter(layer, AdapterState::Gradients::kNo, keys_T);
+    const at::Tensor output = model.forward_layer({layer, dense, experts, frozen, context, record}, hidden);
+    run.output = static_cast<int64_t>(output.nbytes());
+  }
+  const int64_t first_peak = memory.peak(), with_record = memory.live();
+  run.largest = memory.largest();
+  {
+    const LayerAdapter trained = adapter.layer_adapter(layer, AdapterState::Gradients::kAdd, keys_T);
+    const at::Tensor grad_output = at::empty_like(hidden);
+    const int64_t before = memory.live();
+    memory.forget_peak();
+    const LayerTape tape = run_with_tape(model, {layer, dense, experts, trained, context, record}, hidden);
+    run.taped_forward_most = memory.peak() - before;
+    run.tape = memory.live() - before;
+    run.largest = std::max(run.largest, memory.largest());
+    memory.forget_peak();
+    backward_of_tape(tape, grad_output, {});
+    run.backward_most = memory.peak() - before;
+    run.largest = std::max(run.largest, memory.largest());
+  }
+  record = {};
+  run.record = with_record - memory.live();
+  run.forward_most = first_peak - memory.live();
+  return run;
+}
+
+HeadRun measure_head(const Model& model, const ImageView& root, const at::Tensor& hidden, const Batch& batch,
+                     AllocationCount& memory) {
+  at::NoGradGuard no_grad;
+  const int64_t before = memory.live();
+  memory.forget_peak();
+  const HeadResult head = run_head(model, root, hidden, batch.targets_T, /*loss_scale=*/1.0);
+  return {memory.live() - before, memory.peak() - before};
+}
+
+}  // namespace moraine
