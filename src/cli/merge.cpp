@@ -1,5 +1,4 @@
 // moraine merge: an adapter folded into its base model.
-// moraine merge: an adapter folded into its base model.
 #include "adapter/merge.h"
 
 #include <ATen/Parallel.h>
