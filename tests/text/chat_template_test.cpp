@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "text/chat/template_detection.h"
 #include "text/chat/tojson.h"
+#include "text/jinja/python_text.h"
 #include "text/chats.h"
 
 namespace moraine {
@@ -422,7 +423,7 @@ TEST(ToJson, FloatsAsPythonsRepr) {
                                                   {123456.789, "123456.789"},
                                                   {5e-324, "5e-324"},
                                                   {1.7976931348623157e308, "1.7976931348623157e+308"}};
-  for (const auto& [value, text] : cases) EXPECT_EQ(python_float_repr(value), text);
+  for (const auto& [value, text] : cases) EXPECT_EQ(jinja::float_repr(value), text);
 }
 
 }  // namespace

@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 
 #include "base/error.h"
 #include "base/not_finite.h"
+#include "text/jinja/python_text.h"
 
 namespace moraine {
 namespace {
@@ -63,7 +62,7 @@ void append_value(std::string& out, const OrderedJson& value) {
       out += std::to_string(value.get<uint64_t>());
       break;
     case OrderedJson::value_t::number_float:
-      out += python_float_repr(value.get<double>());
+      out += jinja::float_repr(value.get<double>());
       break;
     case OrderedJson::value_t::string:
       append_string(out, value.get_ref<const std::string&>());
@@ -127,31 +126,6 @@ std::string quoted_for_error(const std::string& text) {
   out.back() = '\'';
   if (end < text.size()) out.insert(out.size() - 1, "…");
   return out;
-}
-
-std::string python_float_repr(double value) {
-  MORAINE_ASSERT(std::isfinite(value), "JSON text holds finite numbers only");
-  // "d.ddde±XX" with the shortest digits.
-  char buffer[64];
-  auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
-  std::string scientific(buffer, end);
-  size_t e = scientific.find('e');
-  int exponent = std::stoi(scientific.substr(e + 1));
-  std::string digits = scientific.substr(0, e);
-  std::string sign;
-  if (digits[0] == '-') sign = "-", digits.erase(0, 1);
-  if (digits.size() > 1) digits.erase(1, 1);  // the point
-
-  // Python changes to exponents below 1e-4 and from 1e16 on.
-  if (exponent < -4 || exponent >= 16) {
-    const std::string lead = digits.substr(0, 1), fraction = digits.substr(1);
-    return fmt::format("{}{}{}{}e{}{:02}", sign, lead, fraction.empty() ? "" : ".", fraction, exponent < 0 ? '-' : '+',
-                       std::abs(exponent));
-  }
-  if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
-  size_t whole = static_cast<size_t>(exponent) + 1;
-  if (digits.size() <= whole) return sign + digits + std::string(whole - digits.size(), '0') + ".0";
-  return sign + digits.substr(0, whole) + "." + digits.substr(whole);
 }
 
 }  // namespace moraine

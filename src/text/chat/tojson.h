@@ -19,7 +19,4 @@ std::string to_python_str(const OrderedJson& value);
 // stays one short line.
 std::string quoted_for_error(const std::string& text);
 
-// Python's repr of a finite float: the shortest digits that read back the same, "1e-05", "1e+16", "2.0".
-std::string python_float_repr(double value);
-
 }  // namespace moraine

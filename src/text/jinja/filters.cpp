@@ -1,0 +1,707 @@
+// Jinja's filters, and transformers' own tojson.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "text/jinja/functions.h"
+#include "text/jinja/python_text.h"
+#include "text/tokenizer/unicode.h"
+
+namespace moraine::jinja {
+namespace {
+
+using Args = Arguments;
+
+Value method_of(const Value& self, std::string name, Args args, const Caller& caller) {
+  Method method;
+  method.self = self;
+  method.name = std::move(name);
+  return call_method(method, args, caller);
+}
+
+const Value& first_argument(const Args& args, std::string_view name, std::string_view filter) {
+  const Value* value = args.find(0, name);
+  if (value == nullptr) throw Failure(fmt::format("{} needs another argument", filter));
+  return *value;
+}
+
+int64_t integer_argument(const Args& args, size_t index, std::string_view name, int64_t otherwise) {
+  const Value value = args.get(index, name, Value::integer(otherwise));
+  if (!value.is_integer()) throw Failure(fmt::format("'{}' must be an int, not {}", name, type_name(value)));
+  return value.integer();
+}
+
+bool flag(const Args& args, size_t index, std::string_view name, bool otherwise) {
+  return is_true(args.get(index, name, Value::boolean(otherwise)));
+}
+
+// "a.b.0" of a value.
+Value at_path(const Value& value, const Value& path) {
+  if (path.is_integer()) return get_item(value, path);
+  if (!path.is_string()) throw Failure(fmt::format("an attribute must be a str, not {}", type_name(path)));
+  Value found = value;
+  const std::string& text = path.text();
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find('.', at), text.size());
+    const std::string part = text.substr(at, end - at);
+    const bool is_number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
+    found = get_item(found, is_number ? Value::integer(std::stoll(part)) : Value::string(part));
+    at = end + 1;
+  }
+  return found;
+}
+
+Value length(const Value& value, const Args& args, const Caller&) {
+  args.check("length", 0, {});
+  switch (value.kind) {
+    case Kind::kUndefined:
+      return Value::integer(0);
+    case Kind::kString:
+      return Value::integer(static_cast<int64_t>(length_of(value.text())));
+    case Kind::kList:
+    case Kind::kTuple:
+      return Value::integer(static_cast<int64_t>(value.items().size()));
+    case Kind::kDict:
+      return Value::integer(static_cast<int64_t>(value.dict().items.size()));
+    case Kind::kGenerator:
+      if (!value.view().empty()) return Value::integer(static_cast<int64_t>(value.items().size()));
+      [[fallthrough]];
+    default:
+      throw Failure(fmt::format("a {} has no length", type_name(value)));
+  }
+}
+
+Value trim(const Value& value, const Args& args, const Caller& caller) {
+  args.check("trim", 1, {"chars"});
+  return method_of(to_str(value), "strip", {{args.get(0, "chars", Value::none())}, {}}, caller);
+}
+
+Value default_value(const Value& value, const Args& args, const Caller&) {
+  args.check("default", 2, {"default_value", "boolean"});
+  const bool is_missing = value.is_undefined() || (flag(args, 1, "boolean", false) && !is_true(value));
+  return is_missing ? args.get(0, "default_value", Value::string("")) : value;
+}
+
+Value join(const Value& value, const Args& args, const Caller&) {
+  args.check("join", 2, {"d", "attribute"});
+  const Value separator = to_str(args.get(0, "d", Value::string("")));
+  const Value* attribute = args.find(1, "attribute");
+  StrBuilder out;
+  bool is_first = true;
+  for (const Value& item : iterate(value)) {
+    if (!is_first) out.append(separator);
+    is_first = false;
+    out.append_printed(attribute != nullptr && !attribute->is(Kind::kNone) ? at_path(item, *attribute) : item);
+  }
+  return out.finish();
+}
+
+Value first(const Value& value, const Args& args, const Caller&) {
+  args.check("first", 0, {});
+  const std::vector<Value> items = iterate(value);
+  return items.empty() ? Value::undefined("first") : items.front();
+}
+
+Value last(const Value& value, const Args& args, const Caller&) {
+  args.check("last", 0, {});
+  if (value.is(Kind::kGenerator) && value.view().empty()) throw Failure("a generator has no last item");
+  if (value.is_undefined()) throw Failure("an undefined value has no last item");
+  const std::vector<Value> items = iterate(value);
+  return items.empty() ? Value::undefined("last") : items.back();
+}
+
+Value list(const Value& value, const Args& args, const Caller&) {
+  args.check("list", 0, {});
+  return Value::list(iterate(value));
+}
+
+Value items(const Value& value, const Args& args, const Caller&) {
+  args.check("items", 0, {});
+  std::vector<Value> pairs;
+  if (!value.is_undefined()) {
+    if (!value.is(Kind::kDict)) throw Failure(fmt::format("items needs a dict, not {}", type_name(value)));
+    for (const auto& [key, item] : value.dict().items) pairs.push_back(Value::list({key, item}, Kind::kTuple));
+  }
+  return Value::generator(std::move(pairs));
+}
+
+Value folded(const Value& value, const Caller& caller) {
+  return value.is_string() ? method_of(value, "lower", {}, caller) : value;
+}
+
+// What items are sorted by: an attribute (or several after each other), letters of both cases alike.
+class SortKey {
+ public:
+  SortKey(const Args& args, size_t index, bool case_sensitive, const Caller& caller)
+      : case_sensitive_(case_sensitive), caller_(caller) {
+    const Value* attribute = args.find(index, "attribute");
+    if (attribute == nullptr || attribute->is(Kind::kNone)) return;
+    if (!attribute->is_string()) {
+      paths_.push_back(*attribute);
+      return;
+    }
+    const std::string& text = attribute->text();
+    for (size_t at = 0; at <= text.size();) {
+      const size_t end = std::min(text.find(',', at), text.size());
+      paths_.push_back(Value::string(text.substr(at, end - at)));
+      at = end + 1;
+    }
+  }
+
+  Value of(const Value& item) const {
+    if (paths_.empty()) return fold(item);
+    std::vector<Value> keys;
+    for (const Value& path : paths_) keys.push_back(fold(at_path(item, path)));
+    return Value::list(std::move(keys));
+  }
+
+ private:
+  Value fold(const Value& value) const { return case_sensitive_ ? value : folded(value, caller_); }
+
+  std::vector<Value> paths_;
+  bool case_sensitive_;
+  const Caller& caller_;
+};
+
+// A stable sort that never trusts the order of values which have none.
+void sort_values(std::vector<std::pair<Value, Value>>& keyed, bool reverse) {
+  for (size_t i = 1; i < keyed.size(); ++i) compare(keyed[i - 1].first, keyed[i].first);  // throws as Python does
+  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
+    pay_step();
+    return reverse ? compare(a.first, b.first) > 0 : compare(a.first, b.first) < 0;
+  });
+}
+
+Value sort(const Value& value, const Args& args, const Caller& caller) {
+  args.check("sort", 3, {"reverse", "case_sensitive", "attribute"});
+  const SortKey key(args, 2, flag(args, 1, "case_sensitive", false), caller);
+  std::vector<std::pair<Value, Value>> keyed;
+  for (const Value& item : iterate(value)) keyed.emplace_back(key.of(item), item);
+  sort_values(keyed, flag(args, 0, "reverse", false));
+  std::vector<Value> sorted;
+  for (auto& [unused, item] : keyed) sorted.push_back(std::move(item));
+  return Value::list(std::move(sorted));
+}
+
+Value dictsort(const Value& value, const Args& args, const Caller& caller) {
+  args.check("dictsort", 3, {"case_sensitive", "by", "reverse"});
+  const std::string by = to_str(args.get(1, "by", Value::string("key"))).text();
+  if (by != "key" && by != "value") throw Failure("dictsort sorts by 'key' or 'value'");
+  if (!value.is(Kind::kDict)) throw Failure(fmt::format("dictsort needs a dict, not {}", type_name(value)));
+  const bool case_sensitive = flag(args, 0, "case_sensitive", false);
+  std::vector<std::pair<Value, Value>> keyed;
+  for (const auto& [key, item] : value.dict().items) {
+    const Value& of = by == "key" ? key : item;
+    keyed.emplace_back(case_sensitive ? of : folded(of, caller), Value::list({key, item}, Kind::kTuple));
+  }
+  sort_values(keyed, flag(args, 2, "reverse", false));
+  std::vector<Value> sorted;
+  for (auto& [unused, item] : keyed) sorted.push_back(std::move(item));
+  return Value::list(std::move(sorted));
+}
+
+Value unique(const Value& value, const Args& args, const Caller& caller) {
+  args.check("unique", 2, {"case_sensitive", "attribute"});
+  const SortKey key(args, 1, flag(args, 0, "case_sensitive", false), caller);
+  std::vector<Value> seen, kept;
+  for (const Value& item : iterate(value)) {
+    Value one = key.of(item);
+    pay_bytes(seen.size());
+    if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return are_equal(one, other); })) continue;
+    seen.push_back(std::move(one));
+    kept.push_back(item);
+  }
+  return Value::generator(std::move(kept));
+}
+
+// The largest or smallest.
+Value extreme(const Value& value, const Args& args, const Caller& caller, int sign) {
+  args.check("min or max", 2, {"case_sensitive", "attribute"});
+  const SortKey key(args, 1, flag(args, 0, "case_sensitive", false), caller);
+  Value best = Value::undefined("item"), best_key;
+  bool is_first = true;
+  for (const Value& item : iterate(value)) {
+    Value one = key.of(item);
+    if (!is_first && compare(one, best_key) * sign <= 0) continue;
+    best = item;
+    best_key = std::move(one);
+    is_first = false;
+  }
+  return best;
+}
+Value min(const Value& value, const Args& args, const Caller& caller) { return extreme(value, args, caller, -1); }
+Value max(const Value& value, const Args& args, const Caller& caller) { return extreme(value, args, caller, 1); }
+
+Value sum(const Value& value, const Args& args, const Caller&) {
+  args.check("sum", 2, {"attribute", "start"});
+  const Value* attribute = args.find(0, "attribute");
+  Value total = args.get(1, "start", Value::integer(0));
+  if (total.is_string()) throw Failure("sum cannot add strings");
+  for (const Value& item : iterate(value))
+    total = add(total, attribute != nullptr && !attribute->is(Kind::kNone) ? at_path(item, *attribute) : item);
+  return total;
+}
+
+Value map(const Value& value, const Args& args, const Caller& caller) {
+  std::vector<Value> mapped;
+  if (args.values.empty()) {
+    args.check("map", 0, {"attribute", "default"});
+    const Value* attribute = args.find(0, "attribute");
+    if (attribute == nullptr) throw Failure("map needs a filter or an attribute");
+    const Value* otherwise = args.find(SIZE_MAX, "default");
+    for (const Value& item : iterate(value)) {
+      Value found = at_path(item, *attribute);
+      mapped.push_back(found.is_undefined() && otherwise != nullptr ? *otherwise : std::move(found));
+    }
+    return Value::generator(std::move(mapped));
+  }
+  const std::string name = to_str(args.values[0]).text();
+  const int filter = find_filter(name);
+  if (filter < 0) throw Failure(fmt::format("no filter named '{}'", name));
+  Args rest = args;
+  rest.values.erase(rest.values.begin());
+  for (const Value& item : iterate(value)) mapped.push_back(apply_filter(filter, item, rest, caller));
+  return Value::generator(std::move(mapped));
+}
+
+// select, reject and those by an attribute, which is the first argument then.
+Value choose(const Value& value, Args args, bool keeps, bool by_attribute) {
+  Value attribute;
+  if (by_attribute) {
+    attribute = first_argument(args, "", "selectattr or rejectattr");
+    args.values.erase(args.values.begin());
+  }
+  int test = -1;
+  if (!args.values.empty()) {
+    const std::string name = to_str(args.values[0]).text();
+    test = find_test(name);
+    if (test < 0) throw Failure(fmt::format("no test named '{}'", name));
+    args.values.erase(args.values.begin());
+  }
+  std::vector<Value> kept;
+  for (const Value& item : iterate(value)) {
+    const Value tested = by_attribute ? at_path(item, attribute) : item;
+    if ((test < 0 ? is_true(tested) : apply_test(test, tested, args)) == keeps) kept.push_back(item);
+  }
+  return Value::generator(std::move(kept));
+}
+Value select(const Value& value, const Args& args, const Caller&) { return choose(value, args, true, false); }
+Value reject(const Value& value, const Args& args, const Caller&) { return choose(value, args, false, false); }
+Value selectattr(const Value& value, const Args& args, const Caller&) { return choose(value, args, true, true); }
+Value rejectattr(const Value& value, const Args& args, const Caller&) { return choose(value, args, false, true); }
+
+Value tojson(const Value& value, const Args& args, const Caller& caller) {
+  args.check("tojson", 4, {"ensure_ascii", "indent", "separators", "sort_keys"});
+  JsonStyle style;
+  style.ascii_only = flag(args, 0, "ensure_ascii", false);
+  style.sorted = flag(args, 3, "sort_keys", false);
+  const Value indent = args.get(1, "indent", Value::none());
+  if (indent.is_string()) {
+    style.indent = 0;
+    style.indent_text = indent.text();
+  } else if (!indent.is(Kind::kNone)) {
+    if (!indent.is_integer()) throw Failure("'indent' must be an int or a str");
+    style.indent = static_cast<int>(std::clamp<int64_t>(indent.integer(), 0, 1000));
+  }
+  if (style.indent >= 0) style.item_separator = ",";
+  const Value separators = args.get(2, "separators", Value::none());
+  if (!separators.is(Kind::kNone)) {
+    if (!separators.is_sequence() || separators.items().size() != 2 || !separators.items()[0].is_string() ||
+        !separators.items()[1].is_string())
+      throw Failure("'separators' must be two strs");
+    style.item_separator = separators.items()[0].text();
+    style.key_separator = separators.items()[1].text();
+  }
+  StrBuilder out;
+  append_json(out, value, style);
+  (void)caller;
+  return out.finish();
+}
+
+Value string(const Value& value, const Args& args, const Caller&) {
+  args.check("string", 0, {});
+  return to_str(value);
+}
+
+Value safe(const Value& value, const Args& args, const Caller&) {
+  args.check("safe", 0, {});
+  const Value text = to_str(value);
+  Value marked = slice_of(text, 0, text.text().size());
+  auto str = std::make_shared<Str>(marked.str());
+  str->is_markup = true;
+  marked.object = std::move(str);
+  return marked;
+}
+
+Value escape(const Value& value, const Args& args, const Caller& caller) {
+  args.check("escape", 0, {});
+  if (value.is_string() && value.str().is_markup) return value;
+  return safe(escape_html(to_str(value)), {}, caller);
+}
+
+Value lower(const Value& value, const Args& args, const Caller& caller) {
+  return method_of(to_str(value), "lower", args, caller);
+}
+Value upper(const Value& value, const Args& args, const Caller& caller) {
+  return method_of(to_str(value), "upper", args, caller);
+}
+Value capitalize(const Value& value, const Args& args, const Caller& caller) {
+  return method_of(to_str(value), "capitalize", args, caller);
+}
+Value center(const Value& value, const Args& args, const Caller& caller) {
+  args.check("center", 1, {"width"});
+  return method_of(to_str(value), "center", {{Value::integer(integer_argument(args, 0, "width", 80))}, {}}, caller);
+}
+
+// Unlike str.title: words begin after white space, dashes and opening brackets only.
+Value title(const Value& value, const Args& args, const Caller& caller) {
+  args.check("title", 0, {});
+  const Value whole = to_str(value);
+  const std::string& text = whole.text();
+  StrBuilder out;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at;
+    next_code_point(text, end);
+    const auto begins = [&](size_t place) {
+      size_t next = place;
+      const char32_t c = next_code_point(text, next);
+      return c == '-' || c == '(' || c == '{' || c == '[' || c == '<' || is_python_space(c);
+    };
+    if (begins(at)) {
+      out.append(whole, at, end);
+      at = end;
+      continue;
+    }
+    size_t stop = end;
+    while (stop < text.size() && !begins(stop)) next_code_point(text, stop);
+    out.append(method_of(slice_of(whole, at, end), "upper", {}, caller));
+    out.append(method_of(slice_of(whole, end, stop), "lower", {}, caller));
+    at = stop;
+  }
+  return out.finish();
+}
+
+Value replace(const Value& value, const Args& args, const Caller& caller) {
+  args.check("replace", 3, {"old", "new", "count"});
+  const Value *old = args.find(0, "old"), *with = args.find(1, "new"), *count = args.find(2, "count");
+  if (old == nullptr || with == nullptr) throw Failure("replace needs two arguments");
+  Args given{{to_str(*old), to_str(*with)}, {}};
+  if (count != nullptr && !count->is(Kind::kNone)) given.values.push_back(*count);
+  return method_of(to_str(value), "replace", given, caller);
+}
+
+Value reverse(const Value& value, const Args& args, const Caller&) {
+  args.check("reverse", 0, {});
+  if (value.is(Kind::kGenerator) && value.view().empty()) throw Failure("a generator cannot be reversed");
+  std::vector<Value> items = iterate(value);
+  std::reverse(items.begin(), items.end());
+  if (!value.is_string()) return Value::generator(std::move(items));
+  StrBuilder out;
+  for (const Value& item : items) out.append(item);
+  return out.finish();
+}
+
+std::string number_text(const Value& value) {
+  std::string text(strip_left(strip_right(value.text())));
+  text.erase(std::remove(text.begin(), text.end(), '_'), text.end());
+  return text;
+}
+
+bool as_float(const Value& value, double& number) {
+  if (value.is_number()) return number = value.number(), true;
+  if (!value.is_string()) return false;
+  const std::string text = number_text(value);
+  if (text.empty() || text.find_first_of("xX(") != text.npos) return false;
+  char* end = nullptr;
+  number = std::strtod(text.c_str(), &end);
+  return *end == '\0';
+}
+
+Value to_int(const Value& value, const Args& args, const Caller&) {
+  args.check("int", 2, {"default", "base"});
+  const int64_t base = integer_argument(args, 1, "base", 10);
+  if (value.is_integer()) return Value::integer(value.integer());
+  if (value.is(Kind::kBigInteger)) return value;
+  if (value.is_string() && base >= 2 && base <= 36) {
+    std::string text = number_text(value);
+    if (base == 16 || base == 8 || base == 2) {
+      const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+      const char letter = base == 16 ? 'x' : base == 8 ? 'o' : 'b';
+      if (text.size() > sign + 1 && text[sign] == '0' && (text[sign + 1] | 32) == letter) text.erase(sign, 2);
+    }
+    char* end = nullptr;
+    errno = 0;
+    const int64_t number = std::strtoll(text.c_str(), &end, static_cast<int>(base));
+    if (!text.empty() && *end == '\0') {
+      if (errno == ERANGE) throw Failure("an integer beyond 64 bits");
+      return Value::integer(number);
+    }
+  }
+  if (double number = 0; as_float(value, number) && std::isfinite(number)) {
+    if (std::abs(number) >= 9e18) throw Failure("an integer beyond 64 bits");
+    return Value::integer(static_cast<int64_t>(number));
+  }
+  return args.get(0, "default", Value::integer(0));
+}
+
+Value to_float(const Value& value, const Args& args, const Caller&) {
+  args.check("float", 1, {"default"});
+  double number = 0;
+  return as_float(value, number) ? Value::number(number) : args.get(0, "default", Value::number(0));
+}
+
+Value abs(const Value& value, const Args& args, const Caller&) {
+  args.check("abs", 0, {});
+  if (value.is(Kind::kFloat)) return Value::number(std::fabs(value.number_value));
+  if (!value.is_integer()) throw Failure(fmt::format("abs needs a number, not {}", type_name(value)));
+  if (value.integer() == INT64_MIN) throw Failure("an integer beyond 64 bits");
+  return Value::integer(std::abs(value.integer()));
+}
+
+Value round(const Value& value, const Args& args, const Caller&) {
+  args.check("round", 2, {"precision", "method"});
+  const int64_t precision = integer_argument(args, 0, "precision", 0);
+  const std::string how = to_str(args.get(1, "method", Value::string("common"))).text();
+  if (!value.is_number()) throw Failure(fmt::format("round needs a number, not {}", type_name(value)));
+  if (precision < 0 || precision > 300) throw Failure("this precision is not supported");
+  if (how == "common") {
+    if (value.is_integer()) return Value::integer(value.integer());
+    if (!std::isfinite(value.number())) return value;
+    return Value::number(std::strtod(fmt::format("{:.{}f}", value.number(), precision).c_str(), nullptr));
+  }
+  if (how != "ceil" && how != "floor") throw Failure("round knows 'common', 'ceil' and 'floor'");
+  const double scale = std::pow(10, static_cast<double>(precision)), scaled = value.number() * scale;
+  return Value::number((how == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
+}
+
+Value indent(const Value& value, const Args& args, const Caller& caller) {
+  args.check("indent", 3, {"width", "first", "blank"});
+  const Value width = args.get(0, "width", Value::integer(4));
+  const bool first_too = flag(args, 1, "first", false), blank_too = flag(args, 2, "blank", false);
+  std::string by;
+  if (width.is_string()) {
+    by = width.text();
+  } else {
+    by = std::string(static_cast<size_t>(std::clamp<int64_t>(integer_argument(args, 0, "width", 4), 0, 1000)), ' ');
+  }
+  const Origin origin = caller.template_origin();
+  StrBuilder with_newline;
+  with_newline.append(to_str(value));
+  with_newline.append("\n", origin);
+  const Value lines = method_of(with_newline.finish(), "splitlines", {}, caller);
+  StrBuilder out;
+  if (first_too) out.append(by, origin);
+  for (size_t i = 0; i < lines.items().size(); ++i) {
+    const Value& line = lines.items()[i];
+    if (i > 0) {
+      out.append("\n", origin);
+      if (blank_too || !line.text().empty()) out.append(by, origin);
+    }
+    out.append(line);
+  }
+  return out.finish();
+}
+
+Value batch(const Value& value, const Args& args, const Caller&) {
+  args.check("batch", 2, {"linecount", "fill_with"});
+  const int64_t count = integer_argument(args, 0, "linecount", 0);
+  const Value fill = args.get(1, "fill_with", Value::none());
+  std::vector<Value> batches, one;
+  if (count <= 0) throw Failure("batch needs a count");
+  for (const Value& item : iterate(value)) {
+    if (static_cast<int64_t>(one.size()) == count) batches.push_back(Value::list(std::exchange(one, {})));
+    one.push_back(item);
+  }
+  if (!one.empty()) {
+    if (!fill.is(Kind::kNone)) {
+      if (count > 100000) throw Failure("too long a batch");
+      one.resize(static_cast<size_t>(count), fill);
+    }
+    batches.push_back(Value::list(std::move(one)));
+  }
+  return Value::generator(std::move(batches));
+}
+
+Value slice(const Value& value, const Args& args, const Caller&) {
+  args.check("slice", 2, {"slices", "fill_with"});
+  const int64_t count = integer_argument(args, 0, "slices", 0);
+  if (count <= 0 || count > 100000) throw Failure("slice needs a count");
+  const Value fill = args.get(1, "fill_with", Value::none());
+  const std::vector<Value> items = iterate(value);
+  const auto slices = static_cast<size_t>(count), each = items.size() / slices, longer = items.size() % slices;
+  std::vector<Value> made;
+  for (size_t i = 0, at = 0; i < slices; ++i) {
+    const size_t size = each + (i < longer ? 1 : 0);
+    std::vector<Value> part(items.begin() + static_cast<int64_t>(at), items.begin() + static_cast<int64_t>(at + size));
+    if (!fill.is(Kind::kNone) && i >= longer) part.push_back(fill);
+    at += size;
+    made.push_back(Value::list(std::move(part)));
+  }
+  return Value::generator(std::move(made));
+}
+
+Value wordcount(const Value& value, const Args& args, const Caller&) {
+  args.check("wordcount", 0, {});
+  const std::string text = to_str(value).text();
+  int64_t count = 0;
+  bool in_word = false;
+  for (size_t at = 0; at < text.size();) {
+    const char32_t c = next_code_point(text, at);
+    const bool is_word = is_word_character(c);
+    count += is_word && !in_word;
+    in_word = is_word;
+  }
+  return Value::integer(count);
+}
+
+Value truncate(const Value& value, const Args& args, const Caller& caller) {
+  args.check("truncate", 4, {"length", "killwords", "end", "leeway"});
+  const int64_t longest = integer_argument(args, 0, "length", 255), leeway = integer_argument(args, 3, "leeway", 5);
+  const Value end = args.get(2, "end", Value::string("...")), text = to_str(value);
+  if (!end.is_string()) throw Failure("'end' must be a str");
+  const auto end_length = static_cast<int64_t>(length_of(end.text()));
+  if (longest < end_length || leeway < 0) throw Failure("truncate needs a length of at least that of its end");
+  if (static_cast<int64_t>(length_of(text.text())) <= longest + leeway) return text;
+  Value kept = get_slice(text, Value::none(), Value::integer(longest - end_length), Value::none());
+  if (!flag(args, 1, "killwords", false)) {
+    const size_t space = kept.text().rfind(' ');
+    if (space != std::string::npos) kept = slice_of(kept, 0, space);
+  }
+  StrBuilder out;
+  out.append(kept);
+  out.append(end, caller.template_origin());
+  return out.finish();
+}
+
+Value attr(const Value& value, const Args& args, const Caller&) {
+  const Value& name = first_argument(args, "name", "attr");
+  if (!name.is_string()) return Value::undefined("attr");
+  if (value.is_undefined()) throw Failure(fmt::format("{} is used", type_name(value)));
+  // Members of a dict are no attributes of it.
+  if (value.is(Kind::kDict) && !has_method(value, name.text())) return Value::undefined(name.text());
+  return get_attribute(value, name.text());
+}
+
+Value format(const Value& value, const Args& args, const Caller&) {
+  if (!args.named.empty()) {
+    if (!args.values.empty()) throw Failure("format takes values with names or without");
+    std::vector<std::pair<Value, Value>> items;
+    for (const auto& [name, item] : args.named) items.emplace_back(Value::string(name), item);
+    return format_percent(to_str(value), Value::dict(std::move(items)));
+  }
+  return format_percent(to_str(value), Value::list(args.values, Kind::kTuple));
+}
+
+struct Filter {
+  std::string_view name;
+  Value (*apply)(const Value& value, const Args& args, const Caller& caller);
+};
+
+constexpr Filter kFilters[] = {
+    {"tojson", tojson},
+    {"length", length},
+    {"count", length},
+    {"string", string},
+    {"trim", trim},
+    {"items", items},
+    {"safe", safe},
+    {"join", join},
+    {"default", default_value},
+    {"d", default_value},
+    {"list", list},
+    {"lower", lower},
+    {"upper", upper},
+    {"selectattr", selectattr},
+    {"rejectattr", rejectattr},
+    {"select", select},
+    {"reject", reject},
+    {"map", map},
+    {"dictsort", dictsort},
+    {"replace", replace},
+    {"capitalize", capitalize},
+    {"int", to_int},
+    {"float", to_float},
+    {"sort", sort},
+    {"title", title},
+    {"unique", unique},
+    {"first", first},
+    {"last", last},
+    {"reverse", reverse},
+    {"abs", abs},
+    {"round", round},
+    {"sum", sum},
+    {"min", min},
+    {"max", max},
+    {"indent", indent},
+    {"batch", batch},
+    {"slice", slice},
+    {"wordcount", wordcount},
+    {"truncate", truncate},
+    {"center", center},
+    {"attr", attr},
+    {"format", format},
+    {"escape", escape},
+    {"e", escape},
+};
+
+}  // namespace
+
+int find_filter(std::string_view name) {
+  for (size_t i = 0; i < std::size(kFilters); ++i) {
+    if (kFilters[i].name == name) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+Value apply_filter(int filter, const Value& value, const Arguments& arguments, const Caller& caller) {
+  Level level;
+  pay_step();
+  return kFilters[filter].apply(value, arguments, caller);
+}
+
+Value escape_html(const Value& text) {
+  StrBuilder out;
+  const std::string& from = text.text();
+  for (size_t at = 0; at < from.size();) {
+    const size_t mark = std::min(from.find_first_of("&<>'\"", at), from.size());
+    out.append(text, at, mark);
+    if (mark == from.size()) break;
+    const char c = from[mark];
+    out.append(c == '&'    ? "&amp;"
+               : c == '<'  ? "&lt;"
+               : c == '>'  ? "&gt;"
+               : c == '\'' ? "&#39;"
+                           : "&#34;",
+               origin_at(text, mark));
+    at = mark + 1;
+  }
+  return out.finish();
+}
+
+Value add(const Value& a, const Value& b, Origin fallback) {
+  if (a.is_string() && b.is_string()) {
+    const bool is_markup = a.str().is_markup || b.str().is_markup;
+    StrBuilder out;
+    out.append(is_markup && !a.str().is_markup ? escape_html(a) : a, fallback);
+    out.append(is_markup && !b.str().is_markup ? escape_html(b) : b, fallback);
+    Value sum = out.finish();
+    static_cast<Str&>(*sum.object).is_markup = is_markup;
+    return sum;
+  }
+  if (a.is_sequence() && a.kind == b.kind) {
+    std::vector<Value> items = a.items();
+    items.insert(items.end(), b.items().begin(), b.items().end());
+    return Value::list(std::move(items), a.kind);
+  }
+  if (a.is_integer() && b.is_integer()) {
+    int64_t sum;
+    if (__builtin_add_overflow(a.integer(), b.integer(), &sum)) throw Failure("an integer beyond 64 bits");
+    return Value::integer(sum);
+  }
+  if (a.is_number() && b.is_number()) return Value::number(a.number() + b.number());
+  throw Failure(fmt::format("{} and {} cannot be added", type_name(a), type_name(b)));
+}
+
+}  // namespace moraine::jinja

@@ -1,0 +1,733 @@
+// Attributes, items and methods of Python's strings, lists and dicts.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "text/jinja/functions.h"
+#include "text/jinja/python_text.h"
+#include "text/tokenizer/unicode.h"
+
+namespace moraine::jinja {
+namespace {
+
+using View = std::string_view;
+
+const Value& need(const Arguments& args, size_t index, View name, View function) {
+  const Value* value = args.find(index, name);
+  if (value == nullptr) throw Failure(fmt::format("{} needs another argument", function));
+  return *value;
+}
+
+const std::string& need_text(const Value& value, View function) {
+  if (!value.is_string()) throw Failure(fmt::format("{} needs a str, not {}", function, type_name(value)));
+  return value.text();
+}
+
+int64_t need_integer(const Value& value, View function) {
+  if (!value.is_integer()) throw Failure(fmt::format("{} needs an int, not {}", function, type_name(value)));
+  return value.integer();
+}
+
+// The byte at which character `index` begins.
+size_t byte_of(View text, size_t index) {
+  size_t at = 0;
+  while (index-- > 0 && at < text.size()) next_code_point(text, at);
+  return at;
+}
+
+bool is_among(View chars, char32_t c) {
+  for (size_t at = 0; at < chars.size();) {
+    if (next_code_point(chars, at) == c) return true;
+  }
+  return false;
+}
+
+// strip, lstrip, rstrip. `chars` null: white space.
+Value strip_chars(const Value& string, const std::string* chars, bool left, bool right) {
+  const View text = string.text();
+  const auto goes = [&](char32_t c) { return chars == nullptr ? is_python_space(c) : is_among(*chars, c); };
+  size_t begin = 0, end = text.size();
+  while (left && begin < end) {
+    size_t next = begin;
+    if (!goes(next_code_point(text, next))) break;
+    begin = next;
+  }
+  while (right && end > begin) {
+    const size_t last = previous_code_point(text, end);
+    size_t at = last;
+    if (!goes(next_code_point(text, at))) break;
+    end = last;
+  }
+  return slice_of(string, begin, end);
+}
+
+const std::string* chars_of(const Arguments& args, View function) {
+  const Value* chars = args.find(0, "chars");
+  return chars == nullptr || chars->is(Kind::kNone) ? nullptr : &need_text(*chars, function);
+}
+
+std::vector<Value> split_white_space(const Value& string, int64_t most) {
+  const View text = string.text();
+  std::vector<Value> parts;
+  size_t at = 0;
+  while (true) {
+    at = text.size() - strip_left(text.substr(at)).size();
+    if (at >= text.size()) break;
+    if (most >= 0 && static_cast<int64_t>(parts.size()) == most) {
+      parts.push_back(slice_of(string, at, at + strip_right(text.substr(at)).size()));
+      break;
+    }
+    size_t end = at;
+    while (end < text.size()) {
+      size_t next = end;
+      if (is_python_space(next_code_point(text, next))) break;
+      end = next;
+    }
+    parts.push_back(slice_of(string, at, end));
+    at = end;
+  }
+  return parts;
+}
+
+std::vector<Value> rsplit_white_space(const Value& string, int64_t most) {
+  const View text = string.text();
+  std::vector<Value> parts;
+  size_t end = text.size();
+  while (true) {
+    end = strip_right(text.substr(0, end)).size();
+    if (end == 0) break;
+    if (most >= 0 && static_cast<int64_t>(parts.size()) == most) {
+      parts.push_back(slice_of(string, end - strip_left(text.substr(0, end)).size(), end));
+      break;
+    }
+    size_t begin = end;
+    while (begin > 0) {
+      const size_t last = previous_code_point(text, begin);
+      size_t at = last;
+      if (is_python_space(next_code_point(text, at))) break;
+      begin = last;
+    }
+    parts.push_back(slice_of(string, begin, end));
+    end = begin;
+  }
+  std::reverse(parts.begin(), parts.end());
+  return parts;
+}
+
+Value split(const Value& string, const Arguments& args, bool from_right) {
+  args.check("split", 2, {"sep", "maxsplit"});
+  const Value* separator = args.find(0, "sep");
+  const int64_t most = need_integer(args.get(1, "maxsplit", Value::integer(-1)), "split");
+  if (separator == nullptr || separator->is(Kind::kNone))
+    return Value::list(from_right ? rsplit_white_space(string, most) : split_white_space(string, most));
+  const std::string &text = string.text(), &mark = need_text(*separator, "split");
+  if (mark.empty()) throw Failure("split by an empty text");
+  std::vector<Value> parts;
+  if (!from_right) {
+    size_t at = 0;
+    for (size_t found; static_cast<int64_t>(parts.size()) != most && (found = text.find(mark, at)) != text.npos;) {
+      parts.push_back(slice_of(string, at, found));
+      at = found + mark.size();
+    }
+    parts.push_back(slice_of(string, at, text.size()));
+  } else {
+    size_t end = text.size();
+    while (static_cast<int64_t>(parts.size()) != most && end >= mark.size()) {
+      const size_t found = text.rfind(mark, end - mark.size());
+      if (found == text.npos) break;
+      parts.push_back(slice_of(string, found + mark.size(), end));
+      end = found;
+    }
+    parts.push_back(slice_of(string, 0, end));
+    std::reverse(parts.begin(), parts.end());
+  }
+  return Value::list(std::move(parts));
+}
+
+std::vector<Value> split_lines(const Value& string, bool keep_ends) {
+  const View text = string.text();
+  std::vector<Value> lines;
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t here = at;
+    const char32_t c = next_code_point(text, at);
+    const bool ends = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    if (!ends) continue;
+    if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
+    lines.push_back(slice_of(string, begin, keep_ends ? at : here));
+    begin = at;
+  }
+  if (begin < text.size()) lines.push_back(slice_of(string, begin, text.size()));
+  return lines;
+}
+
+Value replace(const Value& string, const Value& from, const Value& to, int64_t most) {
+  const std::string &text = string.text(), &old = need_text(from, "replace");
+  need_text(to, "replace");
+  StrBuilder out;
+  size_t at = 0;
+  for (int64_t done = 0; most < 0 || done < most; ++done) {
+    size_t found = at;
+    if (old.empty()) {  // in front of each character, and at the end
+      out.append(to);
+      if (at >= text.size()) return out.finish();
+      next_code_point(text, found);
+      out.append(string, at, found);
+      at = found;
+      continue;
+    }
+    found = text.find(old, at);
+    if (found == text.npos) break;
+    out.append(string, at, found);
+    out.append(to);
+    at = found + old.size();
+  }
+  out.append(string, at, text.size());
+  return out.finish();
+}
+
+// Each character by `map`, which may write several.
+template <typename Map>
+Value map_characters(const Value& string, const Map& map) {
+  const View text = string.text();
+  StrBuilder out;
+  std::string piece;
+  const bool is_uniform = string.str().runs.empty();
+  for (size_t at = 0; at < text.size();) {
+    const Origin origin = is_uniform ? string.origin : origin_at(string, at);
+    piece.clear();
+    map(piece, next_code_point(text, at));
+    out.append(piece, origin);
+  }
+  return out.finish();
+}
+
+bool is_cased(char32_t c) { return is_upper(c) || is_lower(c); }
+
+Value lower(const Value& string) {
+  const View text = string.text();
+  if (text.find("\u03a3") == text.npos) return map_characters(string, append_lower);
+  // A capital sigma at the end of a word is another letter.
+  char32_t before = 0;
+  size_t at = 0;
+  return map_characters(string, [&](std::string& out, char32_t c) {
+    next_code_point(text, at);
+    size_t next = at;
+    const char32_t after = at < text.size() ? next_code_point(text, next) : 0;
+    if (c == 0x3A3 && is_letter(before) && !is_letter(after)) {
+      out += "\u03c2";
+    } else {
+      append_lower(out, c);
+    }
+    before = c;
+  });
+}
+
+Value capitalize(const Value& string) {
+  StrBuilder out;
+  const size_t first = byte_of(string.text(), 1);
+  out.append(map_characters(slice_of(string, 0, first), append_upper));
+  out.append(lower(slice_of(string, first, string.text().size())));
+  return out.finish();
+}
+
+Value title(const Value& string) {
+  bool in_word = false;
+  return map_characters(string, [&](std::string& out, char32_t c) {
+    in_word ? append_lower(out, c) : append_upper(out, c);
+    in_word = is_cased(c);
+  });
+}
+
+Value swap_case(const Value& string) {
+  return map_characters(string, [](std::string& out, char32_t c) {
+    if (is_upper(c)) {
+      append_lower(out, c);
+    } else {
+      append_upper(out, c);
+    }
+  });
+}
+
+template <typename Test>
+Value all_characters(const Value& string, const Test& test) {
+  const View text = string.text();
+  for (size_t at = 0; at < text.size();) {
+    if (!test(next_code_point(text, at))) return Value::boolean(false);
+  }
+  return Value::boolean(!text.empty());
+}
+
+Value has_case(const Value& string, bool upper) {
+  bool any = false;
+  const View text = string.text();
+  for (size_t at = 0; at < text.size();) {
+    const char32_t c = next_code_point(text, at);
+    if (upper ? is_lower(c) : is_upper(c)) return Value::boolean(false);
+    any |= is_cased(c);
+  }
+  return Value::boolean(any);
+}
+
+// [begin, end) in bytes of the characters that optional arguments from `first` on say.
+std::pair<size_t, size_t> window(View text, const Arguments& args, size_t first) {
+  const auto length = static_cast<int64_t>(length_of(text));
+  const auto position = [&](size_t index, int64_t otherwise) {
+    const Value* value = args.find(index, "");
+    if (value == nullptr || value->is(Kind::kNone)) return otherwise;
+    int64_t at = need_integer(*value, "the method");
+    if (at < 0) at = std::max<int64_t>(0, at + length);
+    return at;
+  };
+  const int64_t begin = position(first, 0), end = std::min(position(first + 1, length), length);
+  if (begin > length || begin > end) return {1, 0};
+  return {byte_of(text, static_cast<size_t>(begin)), byte_of(text, static_cast<size_t>(end))};
+}
+
+Value starts_or_ends(const Value& string, const Arguments& args, bool at_start) {
+  args.check(at_start ? "startswith" : "endswith", 3, {});
+  const Value& what = need(args, 0, "", "startswith or endswith");
+  const auto [begin, end] = window(string.text(), args, 1);
+  if (begin > end) return Value::boolean(false);
+  const View text = View(string.text()).substr(begin, end - begin);
+  const auto matches = [&](const Value& one) {
+    const std::string& word = need_text(one, "startswith or endswith");
+    return at_start ? text.starts_with(word) : text.ends_with(word);
+  };
+  if (what.is(Kind::kTuple)) return Value::boolean(std::any_of(what.items().begin(), what.items().end(), matches));
+  return Value::boolean(matches(what));
+}
+
+// -1 when there is none.
+int64_t find_text(const Value& string, const Arguments& args, bool last) {
+  const std::string& what = need_text(need(args, 0, "", "find"), "find");
+  const auto [begin, end] = window(string.text(), args, 1);
+  if (begin > end) return -1;
+  const View text = View(string.text()).substr(0, end);
+  const size_t found = last ? text.rfind(what) : text.find(what, begin);
+  if (found == text.npos || found < begin) return -1;
+  return static_cast<int64_t>(length_of(text.substr(0, found)));
+}
+
+Value count_text(const Value& string, const Arguments& args) {
+  const std::string& what = need_text(need(args, 0, "", "count"), "count");
+  const auto [begin, end] = window(string.text(), args, 1);
+  if (begin > end) return Value::integer(0);
+  const View text = View(string.text()).substr(begin, end - begin);
+  if (what.empty()) return Value::integer(static_cast<int64_t>(length_of(text)) + 1);
+  int64_t count = 0;
+  for (size_t at = 0; (at = text.find(what, at)) != text.npos; at += what.size()) ++count;
+  return Value::integer(count);
+}
+
+Value pad(const Value& string, const Arguments& args, char side, Origin origin) {
+  const int64_t width = need_integer(need(args, 0, "width", "padding"), "padding");
+  const Value fill = args.get(1, "fillchar", Value::string(" "));
+  if (length_of(need_text(fill, "padding")) != 1) throw Failure("padding needs one character");
+  const int64_t missing = width - static_cast<int64_t>(length_of(string.text()));
+  if (missing <= 0) return string;
+  pay_bytes(static_cast<size_t>(missing));
+  const int64_t left = side == 'r' ? missing : side == 'l' ? 0 : missing / 2 + (missing & width & 1);
+  StrBuilder out;
+  for (int64_t i = 0; i < left; ++i) out.append(fill, origin);
+  out.append(string);
+  for (int64_t i = left; i < missing; ++i) out.append(fill, origin);
+  return out.finish();
+}
+
+Value zero_fill(const Value& string, const Arguments& args, Origin origin) {
+  const int64_t width = need_integer(need(args, 0, "width", "zfill"), "zfill");
+  const std::string& text = string.text();
+  const int64_t missing = width - static_cast<int64_t>(length_of(text));
+  if (missing <= 0) return string;
+  pay_bytes(static_cast<size_t>(missing));
+  const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+  StrBuilder out;
+  out.append(string, 0, sign);
+  out.append(std::string(static_cast<size_t>(missing), '0'), origin);
+  out.append(string, sign, text.size());
+  return out.finish();
+}
+
+Value partition(const Value& string, const Arguments& args, bool last) {
+  const Value& mark = need(args, 0, "", "partition");
+  const std::string& text = string.text();
+  if (need_text(mark, "partition").empty()) throw Failure("partition by an empty text");
+  const size_t found = last ? text.rfind(mark.text()) : text.find(mark.text());
+  if (found == text.npos) {
+    return last ? Value::list({Value::string(""), Value::string(""), string}, Kind::kTuple)
+                : Value::list({string, Value::string(""), Value::string("")}, Kind::kTuple);
+  }
+  return Value::list({slice_of(string, 0, found), mark, slice_of(string, found + mark.text().size(), text.size())},
+                     Kind::kTuple);
+}
+
+Value join(const Value& separator, const Value& items) {
+  StrBuilder out;
+  bool is_first = true;
+  for (const Value& item : iterate(items)) {
+    if (!is_first) out.append(separator);
+    need_text(item, "join");
+    out.append(item);
+    is_first = false;
+  }
+  return out.finish();
+}
+
+// One value by a format specification of str.format, which fmt's resembles.
+Value formatted(const Value& value, const std::string& spec) {
+  if (spec.empty()) return to_str(value);
+  if (spec.find_first_of("{}n%_") != spec.npos || spec.size() > 12) throw Failure("this format is not supported");
+  int64_t width = 0;
+  for (char c : spec) {
+    width = c >= '0' && c <= '9' ? width * 10 + (c - '0') : 0;
+    if (width > 1000) throw Failure("too wide a format");
+  }
+  try {
+    const std::string pattern = "{:" + spec + "}";
+    if (value.is(Kind::kInteger)) {
+      if (std::string("eEfFgG").find(spec.back()) != std::string::npos)
+        return Value::string(fmt::format(fmt::runtime(pattern), value.number()), value.origin);
+      return Value::string(fmt::format(fmt::runtime(pattern), value.integer_value), value.origin);
+    }
+    if (value.is(Kind::kFloat))
+      return Value::string(fmt::format(fmt::runtime(pattern), value.number_value), value.origin);
+    if (value.is_string()) return Value::string(fmt::format(fmt::runtime(pattern), value.text()), origin_at(value, 0));
+  } catch (const fmt::format_error& error) {
+    throw Failure(fmt::format("a malformed format: {}", error.what()));
+  }
+  throw Failure(fmt::format("a {} has no such format", type_name(value)));
+}
+
+Value format_braces(const Value& string, const Arguments& args) {
+  const std::string& text = string.text();
+  StrBuilder out;
+  size_t next = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t mark = text.find_first_of("{}", at);
+    out.append(string, at, std::min(mark, text.size()));
+    if (mark == text.npos) break;
+    if (mark + 1 < text.size() && text[mark + 1] == text[mark]) {
+      out.append(string, mark, mark + 1);
+      at = mark + 2;
+      continue;
+    }
+    const size_t end = text.find('}', mark);
+    if (text[mark] == '}' || end == text.npos) throw Failure("a single brace in a format");
+    const std::string field = text.substr(mark + 1, end - mark - 1);
+    const size_t colon = field.find(':');
+    const std::string name = field.substr(0, colon), spec = colon == field.npos ? "" : field.substr(colon + 1);
+    const bool is_number = !name.empty() && name.size() < 6 && name.find_first_not_of("0123456789") == name.npos;
+    if (!is_number && name.find_first_of(".[!") != name.npos) throw Failure("this format is not supported");
+    const Value* value = name.empty() ? args.find(next++, "")
+                         : is_number  ? args.find(static_cast<size_t>(std::stoi(name)), "")
+                                      : args.find(SIZE_MAX, name);
+    if (value == nullptr) throw Failure("a format without its value");
+    out.append(formatted(*value, spec));
+    at = end + 1;
+  }
+  return out.finish();
+}
+
+Value call_string_method(const Value& self, const std::string& name, const Arguments& args, Origin origin) {
+  const auto none = [&] { args.check(name, 0, {}); };
+  if (name == "strip" || name == "lstrip" || name == "rstrip") {
+    args.check(name, 1, {});
+    return strip_chars(self, chars_of(args, name), name != "rstrip", name != "lstrip");
+  }
+  if (name == "split" || name == "rsplit") return split(self, args, name == "rsplit");
+  if (name == "startswith" || name == "endswith") return starts_or_ends(self, args, name == "startswith");
+  if (name == "replace") {
+    args.check(name, 3, {"count"});
+    return replace(self, need(args, 0, "", name), need(args, 1, "", name),
+                   need_integer(args.get(2, "count", Value::integer(-1)), name));
+  }
+  if (name == "upper") return none(), map_characters(self, append_upper);
+  if (name == "lower" || name == "casefold") return none(), lower(self);
+  if (name == "capitalize") return none(), capitalize(self);
+  if (name == "title") return none(), title(self);
+  if (name == "swapcase") return none(), swap_case(self);
+  if (name == "join") return args.check(name, 1, {}), join(self, need(args, 0, "", name));
+  if (name == "splitlines") {
+    args.check(name, 1, {"keepends"});
+    return Value::list(split_lines(self, is_true(args.get(0, "keepends", Value::boolean(false)))));
+  }
+  if (name == "find" || name == "rfind" || name == "index" || name == "rindex") {
+    args.check(name, 3, {});
+    const int64_t found = find_text(self, args, name[0] == 'r');
+    if (found < 0 && name.ends_with("index")) throw Failure("the text is not in it");
+    return Value::integer(found);
+  }
+  if (name == "count") return args.check(name, 3, {}), count_text(self, args);
+  if (name == "isspace") return none(), all_characters(self, is_python_space);
+  if (name == "isalpha") return none(), all_characters(self, is_letter);
+  if (name == "isdigit" || name == "isdecimal" || name == "isnumeric")
+    return none(), all_characters(self, is_digit_of_any_script);
+  if (name == "isalnum")
+    return none(), all_characters(self, [](char32_t c) { return is_letter(c) || is_digit_of_any_script(c); });
+  if (name == "isascii")
+    return none(),
+           Value::boolean(self.text().empty() || is_true(all_characters(self, [](char32_t c) { return c < 0x80; })));
+  if (name == "isupper" || name == "islower") return none(), has_case(self, name == "isupper");
+  if (name == "removeprefix" || name == "removesuffix") {
+    args.check(name, 1, {});
+    const std::string &text = self.text(), &part = need_text(need(args, 0, "", name), name);
+    if (name == "removeprefix") return text.starts_with(part) ? slice_of(self, part.size(), text.size()) : self;
+    return text.ends_with(part) ? slice_of(self, 0, text.size() - part.size()) : self;
+  }
+  if (name == "partition" || name == "rpartition")
+    return args.check(name, 1, {}), partition(self, args, name[0] == 'r');
+  if (name == "ljust" || name == "rjust" || name == "center")
+    return args.check(name, 2, {}), pad(self, args, name[0], origin);
+  if (name == "zfill") return args.check(name, 1, {}), zero_fill(self, args, origin);
+  if (name == "format") return format_braces(self, args);
+  throw Failure(fmt::format("str.{} is not supported", name));
+}
+
+Value call_dict_method(const Value& self, const std::string& name, const Arguments& args) {
+  const Dict& dict = self.dict();
+  if (name == "get") {
+    args.check(name, 2, {});
+    const Value& key = need(args, 0, "", name);
+    if (key.is(Kind::kList) || key.is(Kind::kDict)) throw Failure(fmt::format("a {} cannot be a key", type_name(key)));
+    const Value* found = dict.find(key);
+    return found != nullptr ? *found : args.get(1, "", Value::none());
+  }
+  args.check(name, 0, {});
+  if (name == "copy") return self;
+  std::vector<Value> items;
+  for (const auto& [key, value] : dict.items) {
+    items.push_back(name == "keys" ? key : name == "values" ? value : Value::list({key, value}, Kind::kTuple));
+  }
+  return Value::generator(std::move(items), "dict_" + name);
+}
+
+Value call_list_method(const Value& self, const std::string& name, const Arguments& args) {
+  if (name == "copy") return args.check(name, 0, {}), self;
+  const std::vector<Value>& items = self.items();
+  args.check(name, 1, {});
+  const Value& what = need(args, 0, "", name);
+  const auto same = [&](const Value& one) { return are_equal(one, what); };
+  if (name == "count") return Value::integer(std::count_if(items.begin(), items.end(), same));
+  const auto found = std::find_if(items.begin(), items.end(), same);
+  if (found == items.end()) throw Failure("the value is not in the list");
+  return Value::integer(found - items.begin());
+}
+
+const std::set<View> kStringMethods{
+    "strip",     "lstrip",     "rstrip",       "split",        "rsplit",      "startswith", "endswith", "replace",
+    "upper",     "lower",      "casefold",     "capitalize",   "title",       "swapcase",   "join",     "splitlines",
+    "find",      "rfind",      "index",        "rindex",       "count",       "isspace",    "isalpha",  "isdigit",
+    "isdecimal", "isnumeric",  "isalnum",      "isascii",      "isupper",     "islower",    "istitle",  "isidentifier",
+    "partition", "rpartition", "removeprefix", "removesuffix", "ljust",       "rjust",      "center",   "zfill",
+    "format",    "encode",     "translate",    "expandtabs",   "isprintable", "format_map", "maketrans"};
+const std::set<View> kDictMethods{"get", "items", "keys", "values", "copy"};
+const std::set<View> kDictChanges{"pop", "popitem", "update", "setdefault", "clear", "fromkeys"};
+const std::set<View> kListMethods{"index", "count", "copy"};
+const std::set<View> kListChanges{"append", "extend", "insert", "pop", "remove", "reverse", "sort", "clear"};
+
+bool changes(const Value& value, View name) {
+  return value.is(Kind::kDict) ? kDictChanges.count(name) > 0 : value.is(Kind::kList) && kListChanges.count(name) > 0;
+}
+
+Value bound_method(const Value& value, View name) {
+  auto method = std::make_shared<Method>();
+  method->self = value;
+  method->name = name;
+  method->is_forbidden = changes(value, name);
+  return Value::of(Kind::kMethod, std::move(method));
+}
+
+[[noreturn]] void fail_undefined(const Value& value) { throw Failure(fmt::format("{} is used", type_name(value))); }
+
+}  // namespace
+
+const Value* Arguments::find(size_t index, std::string_view name) const {
+  if (index < values.size()) return &values[index];
+  if (name.empty()) return nullptr;
+  for (const auto& [key, value] : named) {
+    if (key == name) return &value;
+  }
+  return nullptr;
+}
+
+Value Arguments::get(size_t index, std::string_view name, Value otherwise) const {
+  const Value* found = find(index, name);
+  return found != nullptr ? *found : std::move(otherwise);
+}
+
+void Arguments::check(std::string_view function, size_t most, std::initializer_list<std::string_view> names) const {
+  if (values.size() > most) throw Failure(fmt::format("{} takes at most {} arguments", function, most));
+  for (const auto& [key, value] : named) {
+    if (std::find(names.begin(), names.end(), key) == names.end())
+      throw Failure(fmt::format("{} takes no argument '{}'", function, key));
+  }
+}
+
+bool has_method(const Value& value, std::string_view name) {
+  switch (value.kind) {
+    case Kind::kString:
+      return kStringMethods.count(name) > 0;
+    case Kind::kDict:
+      return kDictMethods.count(name) > 0 || kDictChanges.count(name) > 0;
+    case Kind::kList:
+      return kListMethods.count(name) > 0 || kListChanges.count(name) > 0;
+    case Kind::kTuple:
+      return name == "index" || name == "count";
+    default:
+      return false;
+  }
+}
+
+Value call_method(const Method& method, const Arguments& arguments, const Caller& caller) {
+  if (method.is_forbidden)
+    throw Failure(fmt::format("{} would change a {}, which templates must not", method.name, type_name(method.self)));
+  switch (method.self.kind) {
+    case Kind::kString:
+      return call_string_method(method.self, method.name, arguments, caller.template_origin());
+    case Kind::kDict:
+      return call_dict_method(method.self, method.name, arguments);
+    default:
+      return call_list_method(method.self, method.name, arguments);
+  }
+}
+
+Value get_attribute(const Value& value, std::string_view name) {
+  if (value.is_undefined()) fail_undefined(value);
+  if (has_method(value, name)) return bound_method(value, name);
+  if (value.is(Kind::kDict) || value.is(Kind::kNamespace)) {
+    if (const Value* found = value.dict().find(name)) return *found;
+  }
+  return Value::undefined(name);
+}
+
+Value get_item(const Value& value, const Value& key) {
+  if (value.is_undefined()) fail_undefined(value);
+  if (value.is(Kind::kDict)) {
+    if (!key.is(Kind::kList) && !key.is(Kind::kDict)) {
+      if (const Value* found = value.dict().find(key)) return *found;
+    }
+  } else if (key.is_integer() && value.is_sequence()) {
+    const std::vector<Value>& items = value.items();
+    int64_t at = key.integer();
+    if (at < 0) at += static_cast<int64_t>(items.size());
+    if (at >= 0 && at < static_cast<int64_t>(items.size())) return items[static_cast<size_t>(at)];
+  } else if (key.is_integer() && value.is_string()) {
+    const auto length = static_cast<int64_t>(length_of(value.text()));
+    pay_bytes(static_cast<size_t>(length) / 16);
+    int64_t at = key.integer();
+    if (at < 0) at += length;
+    if (at >= 0 && at < length) {
+      const size_t begin = byte_of(value.text(), static_cast<size_t>(at));
+      size_t end = begin;
+      next_code_point(value.text(), end);
+      return slice_of(value, begin, end);
+    }
+  }
+  if (key.is_string()) {
+    if (value.is(Kind::kNamespace)) return get_attribute(value, key.text());
+    if (has_method(value, key.text())) return bound_method(value, key.text());
+    return Value::undefined(key.text());
+  }
+  return Value::undefined("item");
+}
+
+Value get_slice(const Value& value, const Value& start, const Value& stop, const Value& step_value) {
+  if (value.is_undefined()) fail_undefined(value);
+  if (!value.is_string() && !value.is_sequence()) return Value::undefined("slice");
+  const auto is_given = [](const Value& one) { return !one.is(Kind::kNone); };
+  for (const Value* one : {&start, &stop, &step_value}) {
+    if (is_given(*one) && !one->is_integer()) return Value::undefined("slice");  // as Jinja on Python's TypeError
+  }
+  const int64_t step = is_given(step_value) ? step_value.integer() : 1;
+  if (step == 0) throw Failure("a slice with step 0");
+  const std::string* text = value.is_string() ? &value.text() : nullptr;
+  const auto length = static_cast<int64_t>(text != nullptr ? length_of(*text) : value.items().size());
+  const auto clamp = [&](const Value& one, int64_t otherwise) {
+    if (!is_given(one)) return otherwise;
+    int64_t at = one.integer();
+    if (at < 0) at = std::max<int64_t>(at + length, step < 0 ? -1 : 0);
+    return std::min(at, step < 0 ? length - 1 : length);
+  };
+  const int64_t first = clamp(start, step < 0 ? length - 1 : 0), last = clamp(stop, step < 0 ? -1 : length);
+  if (text != nullptr && step == 1) {
+    if (first >= last) return slice_of(value, 0, 0);
+    return slice_of(value, byte_of(*text, static_cast<size_t>(first)), byte_of(*text, static_cast<size_t>(last)));
+  }
+  std::vector<Value> from = iterate(value), items;
+  // No step is longer than what there is.
+  const int64_t stride = std::clamp<int64_t>(step, -length - 1, length + 1);
+  for (int64_t at = first; stride > 0 ? at < last : at > last; at += stride)
+    items.push_back(from[static_cast<size_t>(at)]);
+  if (text == nullptr) return Value::list(std::move(items), value.kind);
+  StrBuilder out;
+  for (const Value& item : items) out.append(item);
+  return out.finish();
+}
+
+Value format_percent(const Value& format, const Value& given) {
+  const std::string& text = format.text();
+  const std::vector<Value> values = given.is(Kind::kTuple) ? given.items() : std::vector<Value>{given};
+  size_t next = 0;
+  bool is_named = false;
+  StrBuilder out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t mark = text.find('%', at);
+    out.append(format, at, std::min(mark, text.size()));
+    if (mark == text.npos) break;
+    at = mark + 1;
+    if (at < text.size() && text[at] == '%') {
+      out.append(format, at, at + 1);
+      ++at;
+      continue;
+    }
+    const Value* value = nullptr;
+    if (at < text.size() && text[at] == '(') {
+      const size_t end = text.find(')', at);
+      if (end == text.npos || !given.is(Kind::kDict)) throw Failure("a malformed format");
+      value = given.dict().find(View(text).substr(at + 1, end - at - 1));
+      if (value == nullptr) throw Failure("a format without its value");
+      at = end + 1;
+      is_named = true;
+    }
+    const size_t letter = text.find_first_not_of("0123456789.+- #", at);
+    if (letter == text.npos || letter - at > 8) throw Failure("a malformed format");
+    std::string spec = text.substr(at, letter - at);
+    if (value == nullptr) {
+      if (next >= values.size()) throw Failure("a format without its value");
+      value = &values[next++];
+    }
+    const char kind = text[letter];
+    at = letter + 1;
+    if (kind == 's' && spec.empty()) {
+      out.append_printed(*value);
+    } else if (kind == 'r' && spec.empty()) {
+      append_repr(out, *value);
+    } else if (kind == 'd' || kind == 'i') {
+      if (!value->is_number()) throw Failure(fmt::format("%d needs a number, not {}", type_name(*value)));
+      const Value whole =
+          Value::integer(value->is(Kind::kFloat) ? static_cast<int64_t>(std::clamp(value->number_value, -9e18, 9e18))
+                                                 : value->integer());
+      if (spec.starts_with('-')) throw Failure("this format is not supported");
+      out.append(formatted(whole, spec.empty() ? "" : spec + "d"));
+    } else if (kind == 'f' || kind == 'e' || kind == 'g') {
+      if (!value->is_number()) throw Failure(fmt::format("%f needs a number, not {}", type_name(*value)));
+      if (spec.starts_with('-')) throw Failure("this format is not supported");
+      out.append(formatted(Value::number(value->number()), spec + kind));
+    } else if (kind == 's' && spec.find_first_of(".+#") == spec.npos) {
+      const bool is_left = spec.starts_with('-');
+      out.append(formatted(to_str(*value), (is_left ? "<" : ">") + spec.substr(is_left ? 1 : 0)));
+    } else {
+      throw Failure("this format is not supported");
+    }
+  }
+  if (!is_named && next < values.size() && !given.is(Kind::kDict))
+    throw Failure("a format has more values than places");
+  return out.finish();
+}
+
+}  // namespace moraine::jinja

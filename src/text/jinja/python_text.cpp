@@ -1,0 +1,161 @@
+#include "text/jinja/python_text.h"
+
+#include <fmt/format.h>
+#include <utf8proc.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "text/tokenizer/unicode.h"
+
+namespace moraine::jinja {
+namespace {
+
+utf8proc_category_t category_of(char32_t code_point) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
+}
+
+bool is_printable(char32_t code_point) {
+  if (code_point == ' ') return true;
+  switch (category_of(code_point)) {
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+    case UTF8PROC_CATEGORY_ZS:
+      return false;
+    default:
+      return true;
+  }
+}
+
+}  // namespace
+
+bool is_python_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+std::string_view strip_left(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    size_t next = at;
+    if (!is_python_space(next_code_point(text, next))) break;
+    at = next;
+  }
+  return text.substr(at);
+}
+
+std::string_view strip_right(std::string_view text) {
+  while (!text.empty()) {
+    const size_t begin = previous_code_point(text, text.size());
+    size_t at = begin;
+    if (!is_python_space(next_code_point(text, at))) break;
+    text = text.substr(0, begin);
+  }
+  return text;
+}
+
+size_t length_of(std::string_view text) {
+  size_t length = 0;
+  for (char c : text) length += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  return length;
+}
+
+std::string float_repr(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
+  // "d.ddde±XX" with the shortest digits.
+  char buffer[64];
+  const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
+  const std::string scientific(buffer, end);
+  const size_t e = scientific.find('e');
+  const int exponent = std::stoi(scientific.substr(e + 1));
+  std::string digits = scientific.substr(0, e);
+  std::string sign;
+  if (digits[0] == '-') sign = "-", digits.erase(0, 1);
+  if (digits.size() > 1) digits.erase(1, 1);  // the point
+
+  // Python changes to exponents below 1e-4 and from 1e16 on.
+  if (exponent < -4 || exponent >= 16) {
+    const std::string lead = digits.substr(0, 1), fraction = digits.substr(1);
+    return fmt::format("{}{}{}{}e{}{:02}", sign, lead, fraction.empty() ? "" : ".", fraction, exponent < 0 ? '-' : '+',
+                       std::abs(exponent));
+  }
+  if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  const size_t whole = static_cast<size_t>(exponent) + 1;
+  if (digits.size() <= whole) return sign + digits + std::string(whole - digits.size(), '0') + ".0";
+  return sign + digits.substr(0, whole) + "." + digits.substr(whole);
+}
+
+char repr_quote(std::string_view text) {
+  return text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
+}
+
+void append_repr(std::string& out, char32_t c, char quote) {
+  if (c == static_cast<char32_t>(quote) || c == '\\') {
+    out += '\\';
+    out += static_cast<char>(c);
+  } else if (c == '\n' || c == '\r' || c == '\t') {
+    out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t";
+  } else if (is_printable(c)) {
+    append_utf8(out, c);
+  } else if (c < 0x100) {
+    out += fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
+  } else if (c < 0x10000) {
+    out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+  } else {
+    out += fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
+  }
+}
+
+void append_json(std::string& out, char32_t c, bool ascii_only) {
+  constexpr std::string_view kSpecial = "\"\\\n\r\t\f\b", kLetters = "\"\\nrtfb";
+  if (const size_t special = c < 0x80 ? kSpecial.find(static_cast<char>(c)) : kSpecial.npos; special != kSpecial.npos) {
+    out += '\\';
+    out += kLetters[special];
+  } else if (c < 0x20 || (ascii_only && c >= 0x7F && c < 0x10000 && c != 0x7F)) {
+    out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+  } else if (ascii_only && c >= 0x10000) {
+    const auto rest = static_cast<uint32_t>(c) - 0x10000;
+    out += fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + (rest >> 10), 0xDC00 + (rest & 0x3FF));
+  } else {
+    append_utf8(out, c);
+  }
+}
+
+void append_upper(std::string& out, char32_t c) {
+  constexpr std::pair<char32_t, const char*> kSpecial[] = {{0xDF, "SS"},   {0xFB00, "FF"},  {0xFB01, "FI"},
+                                                           {0xFB02, "FL"}, {0xFB03, "FFI"}, {0xFB04, "FFL"},
+                                                           {0xFB05, "ST"}, {0xFB06, "ST"},  {0x149, "\u02bcN"}};
+  for (const auto& [from, to] : kSpecial) {
+    if (c == from) {
+      out += to;
+      return;
+    }
+  }
+  append_utf8(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
+}
+
+void append_lower(std::string& out, char32_t c) {
+  if (c == 0x130) {
+    out += "i\u0307";
+    return;
+  }
+  append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
+}
+
+bool is_letter(char32_t c) {
+  const utf8proc_category_t category = category_of(c);
+  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+
+bool is_digit_of_any_script(char32_t c) { return category_of(c) == UTF8PROC_CATEGORY_ND; }
+bool is_upper(char32_t c) { return category_of(c) == UTF8PROC_CATEGORY_LU; }
+bool is_lower(char32_t c) { return category_of(c) == UTF8PROC_CATEGORY_LL; }
+
+}  // namespace moraine::jinja
