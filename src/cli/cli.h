@@ -20,7 +20,8 @@ struct CommandArgs {
   std::string key;                     // positional of recipe
   std::vector<std::string> overrides;  // section.key=value
   std::string model, adapter, tokens, out, grads, config, dtype, layout, server, score_tokens;
-  std::string prompt, chat, text, texts, messages, parse, template_name, template_options, memory_per_rank;
+  std::string prompt, chat, text, texts, messages, parse, template_name, template_options, chat_template,
+      memory_per_rank;
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy
   uint64_t seed = 0;

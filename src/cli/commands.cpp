@@ -166,6 +166,10 @@ Command tokenize_command() {
        fmt::format("JSON lines of {{{}}} to take apart ({})", completion_keys(), join_words(with_parser)),
        &CommandArgs::parse},
       {"--template", "NAME", "chat format: auto (default), " + join_choices(formats), &CommandArgs::template_name},
+      {"--chat-template", "FILE.jinja",
+       "a template's own text, for --messages (no --model is needed: its options are then all variables of the "
+       "template)",
+       &CommandArgs::chat_template},
       {"--template-options", "JSON", "options of the chat format, e.g. {\"enable_thinking\": false}",
        &CommandArgs::template_options},
       json_flag("print one JSON object per row: text, ids, loss_mask, generation_prompt; of --parse message, error")};
@@ -173,6 +177,7 @@ Command tokenize_command() {
   c.examples = {
       "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
       "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
+      "moraine tokenize --chat-template chat_template.jinja --messages chats.jsonl --json",
       fmt::format("moraine tokenize --template {} --parse completions.jsonl --json", with_parser.front())};
   c.run = run_tokenize;
   return c;

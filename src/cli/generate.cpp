@@ -79,7 +79,10 @@ std::vector<int64_t> encode(const Prompt& prompt, const Tokenizer& tokenizer, co
 // A base checkpoint names only the end of a text; an adapter trained on chats ends its turns.
 std::vector<int64_t> stop_ids(const CommandArgs& args, const Prompt& prompt, const Tokenizer& tokenizer) {
   std::vector<int64_t> ids = stop_ids_of(args.model);
-  if (!prompt.end_of_turn.empty()) ids.push_back(tokenizer.encode(prompt.end_of_turn).ids.front());
+  if (!prompt.end_of_turn.empty()) {
+    const std::vector<int64_t> end = tokenizer.encode(prompt.end_of_turn).ids;
+    if (end.size() == 1) ids.push_back(end.front());
+  }
   return ids;
 }
 

@@ -106,7 +106,10 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
       facts[key + "_error"] = error.message;
     }
   };
-  read_or_say_why("template", [&] { return detect_chat_template(folder).format->name; });
+  read_or_say_why("template", [&]() -> std::string {
+    const KnownTemplate known = detect_chat_template(folder);
+    return known.format != nullptr ? known.format->name : known.where;
+  });
   read_or_say_why("tokenizer_vocab_size", [&] { return Tokenizer::from_folder(folder).vocab_size(); });
   facts["lora_targets"] = lora_targets(checkpoint.layout());
   return facts;

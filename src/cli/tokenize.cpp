@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
+#include "cli/tokenize_template.h"
 #include "text/chat/chat_template.h"
 #include "text/rows/data_files.h"
 #include "text/rows/dataset.h"
@@ -38,6 +39,7 @@ void check_tokenize_flags(const CommandArgs& args) {
     throw input_error("tokenize", given == 0 ? "nothing to tokenize" : "more than one input is given",
                       "give one of --text TEXT, --texts FILE.jsonl, --messages FILE.jsonl or --parse FILE.jsonl");
   }
+  if (!args.chat_template.empty()) throw input_error("--chat-template", "is for --messages only");
   if (args.messages.empty() && args.parse.empty() && !(args.template_name.empty() && args.template_options.empty())) {
     throw input_error(args.template_name.empty() ? "--template-options" : "--template",
                       "is for --messages and --parse only");
@@ -285,6 +287,10 @@ void parse_completions(const CommandArgs& args) {
 }  // namespace
 
 int run_tokenize(const CommandArgs& args) {
+  if (!args.chat_template.empty() && args.text.empty() && args.texts.empty() && args.parse.empty()) {
+    tokenize_by_template(args);
+    return 0;
+  }
   check_tokenize_flags(args);
   if (!args.parse.empty()) {
     parse_completions(args);

@@ -7,8 +7,8 @@
 #include "base/file.h"
 #include "text/chat/template_detection.h"
 #include "text/chat/tojson.h"
-#include "text/jinja/python_text.h"
 #include "text/chats.h"
+#include "text/jinja/python_text.h"
 
 namespace moraine {
 namespace {
@@ -279,9 +279,9 @@ TEST(DetectTemplate, RowsWithToolsMayHaveATemplateOfTheirOwn) {
   EXPECT_EQ(detect_chat_template(in_config.path).format->name, "qwen3");
   in_config.write("tokenizer_config.json",
                   with_tool_use(read_text_file(kGolden / "templates/qwen3_instruct_2507.jinja")));
-  EXPECT_THAT(error(in_config), HasSubstr("conversations with tools have a template of another format than qwen3"));
+  EXPECT_THAT(error(in_config), HasSubstr("conversations with tools have another template than those without"));
   in_config.write("tokenizer_config.json", with_tool_use(jinja + " "));
-  EXPECT_THAT(error(in_config), HasSubstr("not exactly a released one"));
+  EXPECT_THAT(error(in_config), HasSubstr("data.template: FILE.jinja"));
   // Files of a folder replace what the config lists.
   in_folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
   fs::create_directory(in_folder.path / "additional_chat_templates");
@@ -336,23 +336,35 @@ TEST(DetectTemplate, OnlyReleasedTextsAreTaken) {
   }
 }
 
-TEST(DetectTemplate, AChangedOneIsRefusedUnlessItsFormatIsNamed) {
+TEST(DetectTemplate, AChangedOneIsRenderedAsItIsUnlessAFormatIsNamed) {
   Folder folder;
+  folder.write("chat_template.jinja",
+               "{% for m in messages %}<|im_start|>{{ m.role + '\\n' + m.content }}<|im_end|>\n"
+               "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+  const OrderedJson messages = OrderedJson::parse(
+      R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}])");
+  const auto chat = make_chat_template("auto", Json::object(), folder.path);
+  EXPECT_EQ(chat->format.end_of_turn, "<|im_end|>");
+  const ChatText text = chat->encoder->training_text(messages, nullptr);
+  ASSERT_EQ(text.trained.size(), 1u);
+  EXPECT_EQ(text.text.substr(text.trained[0].first, text.trained[0].second - text.trained[0].first), "a<|im_end|>");
+  EXPECT_THAT(chat->encoder->generation_prompt(messages, nullptr),
+              testing::EndsWith("r<|im_end|>\n<|im_start|>assistant\n"));
+  const std::string file = (folder.path / "chat_template.jinja").string();
+  EXPECT_EQ(make_chat_template(file, Json::object(), folder.path)->format.name, file);
+
+  // One that only looks like a format's is rendered too, and that is said.
   folder.write("chat_template.jinja", read_text_file(kGolden / "templates/qwen3.jinja") + " ");
-  const auto error = [&] { return error_of([&] { make_chat_template("auto", Json::object(), folder.path); }); };
-  EXPECT_THAT(error(),
-              HasSubstr("chat_template.jinja: the chat template is not exactly a released one of a format built in; it "
-                        "resembles qwen3 "
-                        "(put the released template back, or take that format knowingly with data.template: qwen3)"));
-  EXPECT_THAT(error_of([&] { make_chat_template("react", Json::object(), folder.path); }),
-              HasSubstr("data.template_options.base"));
   testing::internal::CaptureStderr();
+  EXPECT_EQ(make_chat_template("auto", Json::object(), folder.path)->format.end_of_turn, "<|im_end|>");
+  EXPECT_EQ(make_chat_template("react", Json::object(), folder.path)->format.name, "react");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("it resembles qwen3"));
   EXPECT_EQ(make_chat_template("qwen3", Json::object(), folder.path)->format.name, "qwen3");
   EXPECT_EQ(make_chat_template("react", Json{{"base", "qwen3"}}, folder.path)->format.name, "react");
-  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
-  // DeepSeek-V4 is released without a template: what one renders is not known.
-  folder.write("config.json", R"({"model_type": "deepseek_v4"})");
-  EXPECT_THAT(error(), HasSubstr("DeepSeek-V4 is released without one (remove the file, or"));
+
+  folder.write("chat_template.jinja", "{% for m in messages %}\n{{ m.content | nothing(}}");
+  EXPECT_THAT(error_of([&] { make_chat_template("auto", Json::object(), folder.path); }),
+              HasSubstr("chat_template.jinja:2:24: "));
 }
 
 TEST(DetectTemplate, ErrorsSayHowToMend) {
@@ -368,10 +380,6 @@ TEST(DetectTemplate, ErrorsSayHowToMend) {
   EXPECT_THAT(error(), HasSubstr("a list of other things than {name, template}"));
   folder.write("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"a\", \"template\": \"\"}]}");
   EXPECT_THAT(error(), HasSubstr("none is the default"));
-  folder.write("chat_template.jinja", "[INST] {{ x }} [/INST]");
-  EXPECT_THAT(error(),
-              HasSubstr("chat_template.jinja: the chat template is not exactly a released one of a format built in"));
-  EXPECT_THAT(error(), HasSubstr("data.template: qwen3"));
 }
 
 TEST(ToJson, PrintsAsPython) {

@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/text.h"
+#include "text/chat/jinja_chat.h"
 #include "text/chat/template_detection.h"
 #include "text/chat/tojson.h"
 
@@ -18,6 +20,7 @@ const std::string kOptions = "data.template_options", kBase = "data.template_opt
 KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder,
                             const std::string& where, bool (*have)(const ChatFormat& format) = nullptr) {
   if (name == "auto") return detect_chat_template(model_folder);
+  if (name.ends_with(".jinja")) return {nullptr, false, read_text_file(name), name};
   const ChatFormat* format = find_chat_format(name);
   if (format != nullptr && (have == nullptr || have(*format))) return {format, true};
   std::vector<std::string> names = chat_format_names(have);
@@ -26,6 +29,20 @@ KnownTemplate find_template(const std::string& name, const std::filesystem::path
 }
 
 std::string takes(const ChatFormat& format) { return format.name + " takes " + join_words(format.options); }
+
+// A template that is none of the table, rendered by itself.
+struct OwnTemplate {
+  std::shared_ptr<ChatFormat> format;
+  std::unique_ptr<ChatEncoder> encoder;
+};
+
+OwnTemplate make_own(const KnownTemplate& found, const Json& options, const std::filesystem::path& model_folder) {
+  JinjaChat chat = make_jinja_chat(found.jinja, found.where, OrderedJson::parse(options.dump()), model_folder);
+  OwnTemplate made{std::make_shared<ChatFormat>(), std::move(chat.encoder)};
+  made.format->name = found.where;
+  made.format->end_of_turn = chat.end_of_turn;
+  return made;
+}
 
 // `known`: which options there are, as a hint.
 std::unique_ptr<ChatEncoder> make_encoder(const KnownTemplate& found, const Json& options, const std::string& known) {
@@ -54,6 +71,11 @@ std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json option
     throw input_error(error.where, error.message,
                       fmt::format("say which format renders {}'s messages: {}", format.name, kBase));
   }
+  if (base.format == nullptr) {
+    OwnTemplate own = make_own(base, options, model_folder);
+    return std::make_unique<ChatTemplate>(
+        ChatTemplate{format, *own.format, format.wrap(std::move(own.encoder)), own.format});
+  }
   for (const auto& [key, value] : base.format->when_wrapped.items()) options.emplace(key, value);
   auto encoder = make_encoder(base, options, fmt::format("{}; its base {}", takes(format), takes(*base.format)));
   return std::make_unique<ChatTemplate>(ChatTemplate{format, *base.format, format.wrap(std::move(encoder))});
@@ -81,6 +103,10 @@ std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const 
   const ChatFormat* named = find_chat_format(name);
   if (named != nullptr && named->wrap != nullptr) return make_wrapped(*named, options, model_folder);
   const KnownTemplate found = find_template(name, model_folder, "data.template");
+  if (found.format == nullptr) {
+    OwnTemplate own = make_own(found, options, model_folder);
+    return std::make_unique<ChatTemplate>(ChatTemplate{*own.format, *own.format, std::move(own.encoder), own.format});
+  }
   auto encoder = make_encoder(found, options, takes(*found.format));
   return std::make_unique<ChatTemplate>(ChatTemplate{*found.format, *found.format, std::move(encoder)});
 }

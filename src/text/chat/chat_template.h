@@ -20,12 +20,15 @@ struct ChatTemplate {
   const ChatFormat& format;
   const ChatFormat& turns;  // the format whose turns are written: `format` itself unless it wraps another one
   std::unique_ptr<ChatEncoder> encoder;
+  std::shared_ptr<const ChatFormat> own =
+      nullptr;  // what `format` and `turns` are of a template that no row of the table is
 };
 
-// `name`: auto or a format of chat_formats(). auto takes the format whose released template the checkpoint in
-// `model_folder` holds (detect_chat_template), and throws an input error when it holds another one.
-// `options`: an object of the format's options, or null. A format that wraps another takes `base`, the name of that one
-// (default auto), and the other's options. Unknown names and options are input errors that list the known ones.
+// `name`: auto, a format of chat_formats(), or a file FILE.jinja. auto takes the format whose released template the
+// checkpoint in `model_folder` holds (detect_chat_template), and renders any other template by itself, as a file's.
+// `options`: an object of the format's options, of a template's variables, or null. A format that wraps another takes
+// `base`, the name of that one (default auto), and the other's options. Unknown names and options are input errors that
+// list the known ones.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& options,
                                                  const std::filesystem::path& model_folder);
 

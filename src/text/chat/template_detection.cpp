@@ -97,22 +97,9 @@ const ChatFormat* format_without_template(const std::filesystem::path& folder) {
   return nullptr;
 }
 
-Error not_released(const Templates::Entry& found, const std::filesystem::path& folder) {
-  const std::string what = "the chat template is not exactly a released one of a format built in";
-  const auto alike = [&](const ChatFormat& format, const std::string& how, const std::string& other_way) {
-    return input_error(found.where, fmt::format("{}; {}", what, how),
-                       fmt::format("{}, or take that format knowingly with data.template: {}", other_way, format.name));
-  };
-  if (const ChatFormat* format = format_without_template(folder))
-    return alike(*format, format->model_name + " is released without one", "remove the file");
-  if (const ChatFormat* format = resembling_format(found.jinja))
-    return alike(*format, "it resembles " + format->name, "put the released template back");
-  return input_error(found.where, what, how_to_mend());
-}
-
-KnownTemplate recognise(const Templates::Entry& found, const std::filesystem::path& folder) {
+KnownTemplate recognise(const Templates::Entry& found) {
   if (auto known = recognise_chat_template(found.jinja)) return *known;
-  throw not_released(found, folder);
+  return {nullptr, false, found.jinja, found.where};
 }
 
 }  // namespace
@@ -151,14 +138,19 @@ KnownTemplate detect_chat_template(const std::filesystem::path& model_folder) {
     throw input_error(templates.by_name.begin()->second.where, "the chat templates have names, and none is the default",
                       how_to_mend());
   }
-  const KnownTemplate known = recognise(found->second, model_folder);
+  const KnownTemplate known = recognise(found->second);
+  if (const ChatFormat* alike = known.format == nullptr ? resembling_format(known.jinja) : nullptr) {
+    note_about_input(
+        fmt::format("{}: is no released template and is rendered as it is; it resembles {}, which "
+                    "data.template: {} takes instead",
+                    known.where, alike->name, alike->name));
+  }
   // transformers renders conversations with tools by this one.
   if (auto for_tools = templates.by_name.find("tool_use"); for_tools != templates.by_name.end()) {
-    if (recognise(for_tools->second, model_folder).format != known.format)
-      throw input_error(
-          for_tools->second.where,
-          fmt::format("conversations with tools have a template of another format than {}", known.format->name),
-          how_to_mend());
+    const KnownTemplate other = recognise(for_tools->second);
+    if (other.format != known.format || other.jinja != known.jinja)
+      throw input_error(for_tools->second.where, "conversations with tools have another template than those without",
+                        "write the one to use into a file: data.template: FILE.jinja");
   }
   if (templates.passed_over && template_source(templates.passed_over->jinja) != template_source(found->second.jinja)) {
     note_about_input(fmt::format("{}: its chat_template differs from {}, which is read instead, as in transformers",

@@ -11,8 +11,10 @@
 namespace moraine {
 
 struct KnownTemplate {
-  const ChatFormat* format = nullptr;  // that renders what the template renders
+  const ChatFormat* format = nullptr;  // that renders what the template renders; nullptr: none that is built in
   bool thinks_by_default = false;      // without enable_thinking
+  // Without a format: the template itself, and where it was read.
+  std::string jinja = "", where = "";
 };
 
 // A released template of chat_formats(), recognised by a hash of its text; what Jinja itself ignores, line ends and one

@@ -246,6 +246,7 @@ Value sum(const Value& value, const Args& args, const Caller&) {
 
 Value map(const Value& value, const Args& args, const Caller& caller) {
   std::vector<Value> mapped;
+  if (!is_true(value)) return Value::generator({});
   if (args.values.empty()) {
     args.check("map", 0, {"attribute", "default"});
     const Value* attribute = args.find(0, "attribute");
@@ -281,6 +282,7 @@ Value choose(const Value& value, Args args, bool keeps, bool by_attribute) {
     args.values.erase(args.values.begin());
   }
   std::vector<Value> kept;
+  if (!is_true(value)) return Value::generator({});
   for (const Value& item : iterate(value)) {
     const Value tested = by_attribute ? at_path(item, attribute) : item;
     if ((test < 0 ? is_true(tested) : apply_test(test, tested, args)) == keeps) kept.push_back(item);
@@ -477,6 +479,7 @@ Value round(const Value& value, const Args& args, const Caller&) {
 }
 
 Value indent(const Value& value, const Args& args, const Caller& caller) {
+  if (!value.is_string()) throw Failure(fmt::format("indent needs a str, not {}", type_name(value)));
   args.check("indent", 3, {"width", "first", "blank"});
   const Value width = args.get(0, "width", Value::integer(4));
   const bool first_too = flag(args, 1, "first", false), blank_too = flag(args, 2, "blank", false);
@@ -557,6 +560,7 @@ Value wordcount(const Value& value, const Args& args, const Caller&) {
 }
 
 Value truncate(const Value& value, const Args& args, const Caller& caller) {
+  if (!value.is_string()) throw Failure(fmt::format("truncate needs a str, not {}", type_name(value)));
   args.check("truncate", 4, {"length", "killwords", "end", "leeway"});
   const int64_t longest = integer_argument(args, 0, "length", 255), leeway = integer_argument(args, 3, "leeway", 5);
   const Value end = args.get(2, "end", Value::string("...")), text = to_str(value);

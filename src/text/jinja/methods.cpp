@@ -638,10 +638,10 @@ Value get_item(const Value& value, const Value& key) {
 
 Value get_slice(const Value& value, const Value& start, const Value& stop, const Value& step_value) {
   if (value.is_undefined()) fail_undefined(value);
-  if (!value.is_string() && !value.is_sequence()) return Value::undefined("slice");
+  if (!value.is_string() && !value.is_sequence()) throw Failure(fmt::format("a {} has no slices", type_name(value)));
   const auto is_given = [](const Value& one) { return !one.is(Kind::kNone); };
   for (const Value* one : {&start, &stop, &step_value}) {
-    if (is_given(*one) && !one->is_integer()) return Value::undefined("slice");  // as Jinja on Python's TypeError
+    if (is_given(*one) && !one->is_integer()) throw Failure("a slice needs ints");
   }
   const int64_t step = is_given(step_value) ? step_value.integer() : 1;
   if (step == 0) throw Failure("a slice with step 0");
@@ -725,7 +725,7 @@ Value format_percent(const Value& format, const Value& given) {
       throw Failure("this format is not supported");
     }
   }
-  if (!is_named && next < values.size() && !given.is(Kind::kDict))
+  if (!is_named && next < values.size() && !given.is(Kind::kDict) && !given.is(Kind::kList))
     throw Failure("a format has more values than places");
   return out.finish();
 }
