@@ -1,0 +1,150 @@
+// The Jinja engine's errors and bounds, and what it says an assistant wrote.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "text/jinja/conversation.h"
+
+namespace moraine::jinja {
+namespace {
+
+using testing::HasSubstr;
+
+const std::filesystem::path kGolden = std::filesystem::path(MORAINE_TESTS_DIR) / "golden";
+
+Variables variables_of(const OrderedJson& json) {
+  Variables variables;
+  for (const auto& [name, value] : json.items()) variables.emplace_back(name, from_json(value));
+  return variables;
+}
+
+std::string render(const std::string& source, const OrderedJson& variables = OrderedJson::object()) {
+  return Template(source, "t").render(variables_of(variables), std::tm{}).text;
+}
+
+std::string error_of(const std::string& source, const OrderedJson& variables = OrderedJson::object()) {
+  try {
+    return "no error: " + render(source, variables).substr(0, 100);
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+ConversationTemplate chat_template(const std::string& source, const char* options = "{}") {
+  return ConversationTemplate(Template(source, "t"), read_render_options(OrderedJson::parse(options), "options"));
+}
+
+// What is trained, a turn after the other.
+std::vector<std::string> trained(const ConversationTemplate& chat, const OrderedJson& messages) {
+  const ConversationText made = chat.render(messages, nullptr);
+  std::vector<std::string> texts;
+  for (const TurnSpan& turn : made.turns) texts.push_back(made.text.substr(turn.begin, turn.end - turn.begin));
+  return texts;
+}
+
+TEST(Jinja, ErrorsNameTheirPlace) {
+  EXPECT_THAT(error_of("a\n {% if x %}"), HasSubstr("'endif' is missing"));
+  EXPECT_THAT(error_of("a\n  {{ x.y.z }}"), HasSubstr("t:2:7: undefined 'x' is used"));
+  EXPECT_THAT(error_of("{% include 'x' %}"), HasSubstr("t:1:1: the tag 'include' is not one of chat templates"));
+  const ConversationTemplate chat =
+      chat_template("{% for m in messages %}\n{{ raise_exception('no ' + m.role) }}{% endfor %}");
+  try {
+    chat.render(OrderedJson::parse(R"([{"role": "user", "content": ""}])"), nullptr);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("message 0: t:2:19: no user"));
+  }
+}
+
+TEST(Jinja, ARenderingIsBounded) {
+  EXPECT_THAT(error_of("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), HasSubstr("recursion too deep"));
+  EXPECT_THAT(error_of("{{ range(100001) }}"), HasSubstr("range is longer than 100000"));
+  EXPECT_THAT(error_of("{{ ('abcd' * 99999) * 99999 }}"), HasSubstr("too long a text"));
+  EXPECT_THAT(error_of("{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}"),
+              HasSubstr("nested too deep"));
+  EXPECT_THAT(error_of("{{" + std::string(100000, '(') + "1" + std::string(100000, ')') + "}}"),
+              HasSubstr("nested too deep"));
+  // What holds itself is freed.
+  EXPECT_EQ(render("{% set n = namespace() %}{% set n.n = n %}{% macro f() %}{% endmacro %}{% set n.f = f %}x"), "x");
+}
+
+TEST(Jinja, SpansAreWhatFollowsTheGenerationPrompt) {
+  const std::string plain =
+      "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|assistant|>{% endif %}";
+  const OrderedJson two =
+      OrderedJson::parse(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+      {"role": "user", "content": "r"}, {"role": "assistant", "content": "<think>t</think>b"}])");
+  EXPECT_THAT(trained(chat_template(plain), two), testing::ElementsAre("a<|end|>", "<think>t</think>b<|end|>"));
+  // Thinking of earlier turns is dropped, and the prompt opens it: both spans are by origin then.
+  const std::string drops =
+      "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] if not loop.last else m.content "
+      "}}<|end|>\n"
+      "{% endfor %}{% if add_generation_prompt %}<|assistant|><think>{% endif %}";
+  EXPECT_THAT(trained(chat_template(drops), two), testing::ElementsAre("a<|end|>", "t</think>b<|end|>"));
+  // A template that marks them itself.
+  const std::string marks =
+      "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}.{% endgeneration %}"
+      "{% else %}{{ m.content }}{% endif %}\n{% endfor %}";
+  EXPECT_THAT(trained(chat_template(marks), two), testing::ElementsAre("a.", "<think>t</think>b."));
+  // A turn that holds another's text is an error.
+  const std::string mixes = "{% for m in messages %}{{ loop.previtem.content }}{{ m.content }};{% endfor %}";
+  EXPECT_THROW(chat_template(mixes).render(two, nullptr), Error);
+}
+
+TEST(Jinja, OriginsSurviveWhatTemplatesDo) {
+  const Template compiled(
+      "{% macro f(x) %}({{ x }}){% endmacro %}{% set n = namespace(o='') %}{% for m in messages %}"
+      "{% set n.o = n.o + f(m.content[1:]|upper) ~ (m|tojson) %}{% endfor %}{{ n.o[::-1] }}",
+      "t");
+  const OrderedJson messages = OrderedJson::parse(R"([{"content": "abc"}, {"content": "xyz"}])");
+  const Rendered made = compiled.render({{"messages", messages_from_json(messages)}}, std::tm{});
+  EXPECT_EQ(made.text, "}\"zyx\" :\"tnetnoc\"{)ZY(}\"cba\" :\"tnetnoc\"{)CB(");
+  for (size_t at = 0; at < made.text.size(); ++at) {
+    size_t run = 0;
+    while (run + 1 < made.runs.size() && made.runs[run + 1].begin <= at) ++run;
+    EXPECT_EQ(message_of(made.runs[run].origin), at < made.text.find("(}") + 1 ? 1 : 0) << at;
+  }
+}
+
+// Whatever a conversation is, what users, tools and system messages say is never trained.
+TEST(Jinja, NothingOfUsersAndToolsIsTrained) {
+  std::mt19937_64 random(1);
+  size_t spans = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kGolden / "templates")) {
+    if (entry.path().extension() != ".jinja") continue;
+    const ConversationTemplate chat = chat_template(read_text_file(entry.path()), R"({"eos_token": "<|im_end|>"})");
+    for (int i = 0; i < 200; ++i) {
+      OrderedJson messages = OrderedJson::array();
+      for (size_t count = 1 + random() % 7; count-- > 0;) {
+        const size_t who = random() % 3;
+        const std::string mark = who == 0 ? "UU" : who == 1 ? "TT" : "AA";
+        std::string content = random() % 3 == 0 ? mark + "<think>\n" + mark + "\n</think>\n\n" + mark : mark;
+        messages.push_back({{"role", who == 0 ? "user" : who == 1 ? "tool" : "assistant"}, {"content", content}});
+        if (who == 2 && random() % 3 == 0) messages.back()["reasoning_content"] = "AAA";
+      }
+      std::string why;
+      ConversationText made;
+      try {
+        made = chat.render(messages, nullptr, &why);
+      } catch (const Error&) {
+        continue;
+      }
+      for (const TurnSpan& turn : made.turns) {
+        ++spans;
+        const std::string text = made.text.substr(turn.begin, turn.end - turn.begin);
+        EXPECT_EQ(text.find("UU"), text.npos) << messages.dump() << text;
+        EXPECT_EQ(text.find("TT"), text.npos) << messages.dump() << text;
+      }
+    }
+  }
+  EXPECT_GT(spans, 300u);
+}
+
+}  // namespace
+}  // namespace moraine::jinja
