@@ -88,10 +88,10 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.format", recipe.data.format, AnyValue{},
         "What a row is; auto goes by the file's extension, then by the keys of its first row.");
   visit("data.template", recipe.data.chat_template, AnyValue{},
-        "Chat format: auto (the checkpoint's own, if it is a released one) or a name; `moraine tokenize --help` lists "
-        "them.");
+        "Chat format: auto (the checkpoint's own template), a file FILE.jinja, or a name; `moraine tokenize --help` "
+        "lists them.");
   visit("data.template_options", recipe.data.template_options, AnyValue{},
-        "Options of the chat format, for example {enable_thinking: false}.");
+        "Options of the chat format, or variables of the template, for example {enable_thinking: false}.");
   visit("data.variables", recipe.data.variables, TextMap{},
         "Texts for {{NAME}} placeholders in chats, for example {NAME: Ada}.");
   visit("data.max_length", recipe.data.max_length, Whole{1, kLongest}, "Longest row, in tokens.");

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/path.h"
 #include "base/text.h"
 #include "text/chat/jinja_chat.h"
 #include "text/chat/template_detection.h"
@@ -20,7 +21,7 @@ const std::string kOptions = "data.template_options", kBase = "data.template_opt
 KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder,
                             const std::string& where, bool (*have)(const ChatFormat& format) = nullptr) {
   if (name == "auto") return detect_chat_template(model_folder);
-  if (name.ends_with(".jinja")) return {nullptr, false, read_text_file(name), name};
+  if (name.ends_with(".jinja")) return {nullptr, false, read_text_file(expand_home(name, where)), name};
   const ChatFormat* format = find_chat_format(name);
   if (format != nullptr && (have == nullptr || have(*format))) return {format, true};
   std::vector<std::string> names = chat_format_names(have);
