@@ -107,7 +107,6 @@ Value first(const Value& value, const Args& args, const Caller&) {
 Value last(const Value& value, const Args& args, const Caller&) {
   args.check("last", 0, {});
   if (value.is(Kind::kGenerator) && value.view().empty()) throw Failure("a generator has no last item");
-  if (value.is_undefined()) throw Failure("an undefined value has no last item");
   const std::vector<Value> items = iterate(value);
   return items.empty() ? Value::undefined("last") : items.back();
 }
@@ -208,6 +207,8 @@ Value unique(const Value& value, const Args& args, const Caller& caller) {
   std::vector<Value> seen, kept;
   for (const Value& item : iterate(value)) {
     Value one = key.of(item);
+    if (one.is(Kind::kList) || one.is(Kind::kDict))
+      throw Failure(fmt::format("unique needs items that have a hash, not a {}", type_name(one)));
     pay_bytes(seen.size());
     if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return are_equal(one, other); })) continue;
     seen.push_back(std::move(one));
@@ -423,6 +424,7 @@ bool as_float(const Value& value, double& number) {
 
 Value to_int(const Value& value, const Args& args, const Caller&) {
   args.check("int", 2, {"default", "base"});
+  if (value.is_undefined()) throw Failure(fmt::format("{} is used", type_name(value)));
   const int64_t base = integer_argument(args, 1, "base", 10);
   if (value.is_integer()) return Value::integer(value.integer());
   if (value.is(Kind::kBigInteger)) return value;
@@ -450,6 +452,7 @@ Value to_int(const Value& value, const Args& args, const Caller&) {
 
 Value to_float(const Value& value, const Args& args, const Caller&) {
   args.check("float", 1, {"default"});
+  if (value.is_undefined()) throw Failure(fmt::format("{} is used", type_name(value)));
   double number = 0;
   return as_float(value, number) ? Value::number(number) : args.get(0, "default", Value::number(0));
 }
@@ -560,14 +563,20 @@ Value wordcount(const Value& value, const Args& args, const Caller&) {
 }
 
 Value truncate(const Value& value, const Args& args, const Caller& caller) {
-  if (!value.is_string()) throw Failure(fmt::format("truncate needs a str, not {}", type_name(value)));
+  const bool is_text = value.is_string();
+  if (value.is_undefined()) return value;
+  if (!is_text && !value.is(Kind::kList) && !value.is(Kind::kTuple) && !value.is(Kind::kDict))
+    throw Failure(fmt::format("truncate needs a str, not {}", type_name(value)));
   args.check("truncate", 4, {"length", "killwords", "end", "leeway"});
   const int64_t longest = integer_argument(args, 0, "length", 255), leeway = integer_argument(args, 3, "leeway", 5);
-  const Value end = args.get(2, "end", Value::string("...")), text = to_str(value);
+  const Value end = args.get(2, "end", Value::string("..."));
   if (!end.is_string()) throw Failure("'end' must be a str");
   const auto end_length = static_cast<int64_t>(length_of(end.text()));
   if (longest < end_length || leeway < 0) throw Failure("truncate needs a length of at least that of its end");
-  if (static_cast<int64_t>(length_of(text.text())) <= longest + leeway) return text;
+  const size_t length = is_text ? length_of(value.text()) : iterate(value).size();
+  if (static_cast<int64_t>(length) <= longest + leeway) return value;
+  if (!is_text) throw Failure(fmt::format("truncate needs a str, not {}", type_name(value)));
+  const Value text = to_str(value);
   Value kept = get_slice(text, Value::none(), Value::integer(longest - end_length), Value::none());
   if (!flag(args, 1, "killwords", false)) {
     const size_t space = kept.text().rfind(' ');

@@ -230,7 +230,7 @@ Value lower(const Value& string) {
 Value capitalize(const Value& string) {
   StrBuilder out;
   const size_t first = byte_of(string.text(), 1);
-  out.append(map_characters(slice_of(string, 0, first), append_upper));
+  out.append(map_characters(slice_of(string, 0, first), append_title));
   out.append(lower(slice_of(string, first, string.text().size())));
   return out.finish();
 }
@@ -238,7 +238,7 @@ Value capitalize(const Value& string) {
 Value title(const Value& string) {
   bool in_word = false;
   return map_characters(string, [&](std::string& out, char32_t c) {
-    in_word ? append_lower(out, c) : append_upper(out, c);
+    in_word ? append_lower(out, c) : append_title(out, c);
     in_word = is_cased(c);
   });
 }
@@ -725,8 +725,9 @@ Value format_percent(const Value& format, const Value& given) {
       throw Failure("this format is not supported");
     }
   }
-  if (!is_named && next < values.size() && !given.is(Kind::kDict) && !given.is(Kind::kList))
-    throw Failure("a format has more values than places");
+  // Python takes whatever has items by keys for the dict of "%(name)s", also where no place asks for any.
+  const bool is_mapping = given.is(Kind::kDict) || given.is(Kind::kList) || given.is_undefined();
+  if (!is_named && next < values.size() && !is_mapping) throw Failure("a format has more values than places");
   return out.finish();
 }
 

@@ -141,6 +141,21 @@ void append_upper(std::string& out, char32_t c) {
   append_utf8(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
 }
 
+void append_title(std::string& out, char32_t c) {
+  std::string upper;
+  append_upper(upper, c);
+  size_t rest = 0;
+  const char32_t first = next_code_point(upper, rest);
+  if (rest == upper.size()) {
+    append_utf8(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+    return;
+  }
+  // One that becomes several: "Ss" of \u00df; but the N of \u0149 stays large.
+  append_utf8(out, first);
+  for (const char letter : std::string_view(upper).substr(rest))
+    out += c == 0x149 ? letter : static_cast<char>(letter | 32);
+}
+
 void append_lower(std::string& out, char32_t c) {
   if (c == 0x130) {
     out += "i\u0307";

@@ -24,6 +24,7 @@ char repr_quote(std::string_view text);
 
 // str.upper and str.lower of one character; `out` may gain several.
 void append_upper(std::string& out, char32_t code_point);
+void append_title(std::string& out, char32_t code_point);
 void append_lower(std::string& out, char32_t code_point);
 bool is_letter(char32_t code_point);  // str.isalpha
 bool is_digit_of_any_script(char32_t code_point);

@@ -68,10 +68,24 @@ int64_t whole(const Value& value) {
   if (!value.is_integer()) throw Failure(fmt::format("the test needs an int, not {}", type_name(value)));
   return value.integer();
 }
-bool is_odd(Tested value, Given) { return whole(value) % 2 != 0; }
-bool is_even(Tested value, Given) { return whole(value) % 2 == 0; }
+// Python's value % by, where one of them is a float.
+double float_remainder(Tested value, double by) {
+  const double number = value.is(Kind::kFloat) ? value.number_value : static_cast<double>(whole(value));
+  if (by == 0) throw Failure("division by zero");
+  const double rest = std::fmod(number, by);
+  return rest != 0 && (rest < 0) != (by < 0) ? rest + by : rest;
+}
+bool is_odd(Tested value, Given) {
+  return value.is(Kind::kFloat) ? float_remainder(value, 2) == 1 : whole(value) % 2 != 0;
+}
+bool is_even(Tested value, Given) {
+  return value.is(Kind::kFloat) ? float_remainder(value, 2) == 0 : whole(value) % 2 == 0;
+}
 bool is_divisible(Tested value, Given args) {
-  const int64_t by = whole(other_of(args));
+  const Value& divisor = other_of(args);
+  if (divisor.is(Kind::kFloat)) return float_remainder(value, divisor.number_value) == 0;
+  const int64_t by = whole(divisor);
+  if (value.is(Kind::kFloat)) return float_remainder(value, static_cast<double>(by)) == 0;
   if (by == 0) throw Failure("division by zero");
   return by == -1 || whole(value) % by == 0;
 }
