@@ -1,7 +1,6 @@
 #include "base/output.h"
 
 #include <signal.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -9,26 +8,14 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/process.h"
 #include "base/text.h"
 
 namespace moraine {
-namespace {
-
-[[noreturn]] void end_by_broken_pipe() {
-  signal(SIGPIPE, SIG_DFL);
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGPIPE);
-  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-  raise(SIGPIPE);
-  _exit(128 + SIGPIPE);  // the first process of a container is not ended by its own signals
-}
-
-}  // namespace
 
 void print_result(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
-  if (errno == EPIPE) end_by_broken_pipe();
+  if (errno == EPIPE) end_process_by(SIGPIPE);
   throw run_error("standard output", std::string("cannot write: ") + std::strerror(errno));
 }
 

@@ -12,6 +12,10 @@ uint64_t peak_resident_bytes();
 // a second.
 [[noreturn]] void end_process(int exit_code);
 
+// Ends the process by the signal's default action, so that whoever waits for it sees which one it was. Runs no
+// destructors.
+[[noreturn]] void end_process_by(int signal_number);
+
 // Lets malloc keep freed blocks of up to 256 MiB: activations come and go in every layer, and the kernel would clear
 // their pages each time anew (an eighth of a training step on the CPU). Call before threads start.
 void keep_freed_memory();

@@ -2,43 +2,25 @@
 
     merge_test.py MORAINE_PROGRAM
 
-- Merged checkpoints of the three families load in transformers, and their weights are those of PEFT's merge_and_unload: in fp32
+- Merged checkpoints of every family load in transformers, and their weights are those of PEFT's merge_and_unload: in fp32
   to the last bits, in bf16 to one unit in the last place.
 - The converted FP8 and FP4 checkpoints load in transformers and score the reference's loss.
 
-Needs transformers and peft, as peft_roundtrip_test.py does; without them it says so and exits 77.
+Needs transformers and peft (tests/reference.py).
 """
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden"
-sys.path.insert(0, str(ROOT / "tests"))
-from families import golden_models  # noqa: E402
-SKIPPED = 77
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from reference import GOLDEN  # first: it may start this test again
+from families import golden_models
 
-
-def use_reference_interpreter():
-    """Starts again under .venv-reference's Python when there is one."""
-    reference = ROOT / ".venv-reference" / "bin" / "python"
-    if reference.exists() and pathlib.Path(sys.prefix).resolve() != (ROOT / ".venv-reference").resolve():
-        os.execv(reference, [str(reference), *sys.argv])
-
-
-use_reference_interpreter()
-try:
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-except ImportError as error:
-    if os.environ.get("MORAINE_REFERENCE") == "1":
-        sys.exit(f"FAILED: MORAINE_REFERENCE=1, but {error}")
-    print("SKIPPED: transformers/peft not installed")
-    sys.exit(SKIPPED)
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 # golden: dtype it is loaded in
 MERGED = {golden: torch.float32 for golden in golden_models("fp32")}

@@ -3,45 +3,26 @@
     peft_roundtrip_test.py MORAINE_PROGRAM
 
 Trains the tiny models of tests/golden for a few steps with LoRA on linear layers and on the 3-D experts, Qwen3-MoE in several ways and
-the other families in one, then compares `moraine score --json` with transformers + PEFT on the same rows. Needs transformers and peft: the interpreter of
-.venv-reference (scripts/setup.sh with MORAINE_REFERENCE=1), or the one that runs this file. Without them it says so and
-exits 77, which ctest counts as skipped; with MORAINE_REFERENCE=1 that is a failure.
+the other families in one, then compares `moraine score --json` with transformers + PEFT on the same rows. Needs transformers and peft
+(tests/reference.py).
 """
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden"
-sys.path.insert(0, str(ROOT / "tests"))
-from families import golden_models  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from reference import GOLDEN  # first: it may start this test again
+from families import golden_models
+
+import torch
+from peft import PeftModel
+from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
 TOLERANCE = 1e-5
-SKIPPED = 77
-
-
-def use_reference_interpreter():
-    """Starts again under .venv-reference's Python when there is one."""
-    reference = ROOT / ".venv-reference" / "bin" / "python"
-    if reference.exists() and pathlib.Path(sys.prefix).resolve() != (ROOT / ".venv-reference").resolve():
-        os.execv(reference, [str(reference), *sys.argv])
-
-
-use_reference_interpreter()
-try:
-    import torch
-    from peft import PeftModel
-    from peft.utils.save_and_load import get_peft_model_state_dict
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM
-except ImportError as error:
-    if os.environ.get("MORAINE_REFERENCE") == "1":
-        sys.exit(f"FAILED: MORAINE_REFERENCE=1, but {error}")
-    print("SKIPPED: transformers/peft not installed")
-    sys.exit(SKIPPED)
-
 QWEN3 = "qwen3_moe-fp32"
 # name: (adapter keys of the recipe, more arguments of `moraine train`), of Qwen3-MoE
 CASES = {

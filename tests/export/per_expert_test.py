@@ -4,42 +4,24 @@
 
 PEFT makes 3-D adapters of such a folder for Qwen3-MoE, Mixtral and OLMoE: the loss must be the reference's with the golden adapter. For
 Qwen3.5-MoE and DeepSeek-V4 it does not, which is asserted too: should a later PEFT read them, this test and docs/adapters.md have to change.
-Needs transformers and peft, as peft_roundtrip_test.py does; without them it says so and exits 77.
+Needs transformers and peft (tests/reference.py).
 """
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import warnings
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden"
-sys.path.insert(0, str(ROOT / "tests"))
-from families import facts_of, golden_models  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from reference import GOLDEN  # first: it may start this test again
+from families import facts_of, golden_models
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
 TOLERANCE = 1e-5
-SKIPPED = 77
-
-
-def use_reference_interpreter():
-    """Starts again under .venv-reference's Python when there is one."""
-    reference = ROOT / ".venv-reference" / "bin" / "python"
-    if reference.exists() and pathlib.Path(sys.prefix).resolve() != (ROOT / ".venv-reference").resolve():
-        os.execv(reference, [str(reference), *sys.argv])
-
-
-use_reference_interpreter()
-try:
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-except ImportError as error:
-    if os.environ.get("MORAINE_REFERENCE") == "1":
-        sys.exit(f"FAILED: MORAINE_REFERENCE=1, but {error}")
-    print("SKIPPED: transformers/peft not installed")
-    sys.exit(SKIPPED)
-
 READ_BY_PEFT = {golden: facts_of(golden)["peft_reads_per_expert"] for golden in golden_models("fp32")}
 
 

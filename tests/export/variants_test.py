@@ -5,7 +5,7 @@
 Each case is trained twice on tests/golden/qwen3_moe-fp32, by moraine and by transformers + PEFT, which starts from the adapter that moraine
 writes after a step with learning rate 0 and so reads its adapter_config.json. PEFT's dropout draws from torch's generator; here it is given
 the factors of src/nn/dropout.h, computed anew. --write stores PEFT's curves in tests/golden/variants.json, which
-tests/train/variants_test.cpp compares with where PEFT is not installed. Skipped (exit 77) as peft_roundtrip_test.py is.
+tests/train/variants_test.cpp compares with where PEFT is not installed. Needs transformers and peft (tests/reference.py).
 """
 import json
 import pathlib
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 
-from peft_roundtrip_test import GOLDEN, QWEN3, reference_loss, run, torch  # starts again under the interpreter that has PEFT, or skips
+from peft_roundtrip_test import GOLDEN, QWEN3, reference_loss, run, torch  # first: it may start this test again
 
 import numpy
 from peft import PeftModel

@@ -1,6 +1,7 @@
 // How a rank ends: with its own error, with another rank's, or in order.
 #include <cstdlib>
 
+#include "base/process.h"
 #include "distributed/control/control_impl.h"
 
 namespace moraine {
@@ -26,7 +27,7 @@ void Control::Impl::asked_to_end(EndSignals& signals, int number) {
 }
 
 void Control::Impl::end_process(int exit_code) {
-  if (end_signal != 0) EndSignals::end_process_by(end_signal);
+  if (end_signal != 0) end_process_by(end_signal);
   std::_Exit(exit_code);
 }
 

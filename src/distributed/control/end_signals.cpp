@@ -1,8 +1,8 @@
 #include "distributed/control/end_signals.h"
 
 #include <pthread.h>
-#include <unistd.h>
 
+#include "base/process.h"
 #include "distributed/control/stop_request.h"
 
 namespace moraine {
@@ -41,16 +41,6 @@ void EndSignals::pause(std::chrono::milliseconds time) {
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);
   const timespec limit{.tv_sec = seconds.count(), .tv_nsec = std::chrono::nanoseconds(time - seconds).count()};
   sigtimedwait(&taken_, nullptr, &limit);
-}
-
-void EndSignals::end_process_by(int number) {
-  signal(number, SIG_DFL);
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, number);
-  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-  raise(number);
-  _exit(128 + number);  // the first process of a container is not ended by its own signals
 }
 
 }  // namespace moraine

@@ -28,9 +28,6 @@ class EndSignals {
   // For `asked`: sleeps; the next signal cuts it short.
   void pause(std::chrono::milliseconds time);
 
-  // By the signal's default action, so that whoever waits for this process sees which one it was. Runs no destructors.
-  [[noreturn]] static void end_process_by(int number);
-
  private:
   void run();
 

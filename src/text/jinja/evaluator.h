@@ -53,7 +53,6 @@ class Evaluator : public Caller {
   Value eval_here(const Expr& expr);
   Value eval_compare(const Expr& expr);
   Value eval_concat(const Expr& expr);
-  Value eval_arithmetic(const Expr& expr);
   Value eval_call(const Expr& expr, const Value* caller = nullptr);
   Value eval_filter(const Expr& expr, const Value* block = nullptr);
   Value look_up(const Expr& name);

@@ -45,6 +45,7 @@ struct Method : Object {
 
 // Whether values of this kind have a method of this name.
 bool has_method(const Value& value, std::string_view name);
+Value bound_method(const Value& value, std::string_view name);
 Value call_method(const Method& method, const Arguments& arguments, const Caller& caller);
 
 // value.name and value[key] as Jinja looks them up; undefined when there is none.
@@ -52,8 +53,9 @@ Value get_attribute(const Value& value, std::string_view name);
 Value get_item(const Value& value, const Value& key);
 Value get_slice(const Value& value, const Value& start, const Value& stop, const Value& step);
 
-// "format % values".
+// "format % values" and "format".format(arguments).
 Value format_percent(const Value& format, const Value& values);
+Value format_braces(const Value& format, const Arguments& arguments);
 // a + b; characters of strings without origin gain `fallback`.
 Value add(const Value& a, const Value& b, Origin fallback = kNoOrigin);
 Value escape_html(const Value& text);

@@ -1,4 +1,4 @@
-// Attributes, items and methods of Python's strings, lists and dicts.
+// Methods of Python's strings, lists and dicts.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,13 +30,6 @@ const std::string& need_text(const Value& value, View function) {
 int64_t need_integer(const Value& value, View function) {
   if (!value.is_integer()) throw Failure(fmt::format("{} needs an int, not {}", function, type_name(value)));
   return value.integer();
-}
-
-// The byte at which character `index` begins.
-size_t byte_of(View text, size_t index) {
-  size_t at = 0;
-  while (index-- > 0 && at < text.size()) next_code_point(text, at);
-  return at;
 }
 
 bool is_among(View chars, char32_t c) {
@@ -378,61 +371,6 @@ Value join(const Value& separator, const Value& items) {
   return out.finish();
 }
 
-// One value by a format specification of str.format, which fmt's resembles.
-Value formatted(const Value& value, const std::string& spec) {
-  if (spec.empty()) return to_str(value);
-  if (spec.find_first_of("{}n%_") != spec.npos || spec.size() > 12) throw Failure("this format is not supported");
-  int64_t width = 0;
-  for (char c : spec) {
-    width = c >= '0' && c <= '9' ? width * 10 + (c - '0') : 0;
-    if (width > 1000) throw Failure("too wide a format");
-  }
-  try {
-    const std::string pattern = "{:" + spec + "}";
-    if (value.is(Kind::kInteger)) {
-      if (std::string("eEfFgG").find(spec.back()) != std::string::npos)
-        return Value::string(fmt::format(fmt::runtime(pattern), value.number()), value.origin);
-      return Value::string(fmt::format(fmt::runtime(pattern), value.integer_value), value.origin);
-    }
-    if (value.is(Kind::kFloat))
-      return Value::string(fmt::format(fmt::runtime(pattern), value.number_value), value.origin);
-    if (value.is_string()) return Value::string(fmt::format(fmt::runtime(pattern), value.text()), origin_at(value, 0));
-  } catch (const fmt::format_error& error) {
-    throw Failure(fmt::format("a malformed format: {}", error.what()));
-  }
-  throw Failure(fmt::format("a {} has no such format", type_name(value)));
-}
-
-Value format_braces(const Value& string, const Arguments& args) {
-  const std::string& text = string.text();
-  StrBuilder out;
-  size_t next = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t mark = text.find_first_of("{}", at);
-    out.append(string, at, std::min(mark, text.size()));
-    if (mark == text.npos) break;
-    if (mark + 1 < text.size() && text[mark + 1] == text[mark]) {
-      out.append(string, mark, mark + 1);
-      at = mark + 2;
-      continue;
-    }
-    const size_t end = text.find('}', mark);
-    if (text[mark] == '}' || end == text.npos) throw Failure("a single brace in a format");
-    const std::string field = text.substr(mark + 1, end - mark - 1);
-    const size_t colon = field.find(':');
-    const std::string name = field.substr(0, colon), spec = colon == field.npos ? "" : field.substr(colon + 1);
-    const bool is_number = !name.empty() && name.size() < 6 && name.find_first_not_of("0123456789") == name.npos;
-    if (!is_number && name.find_first_of(".[!") != name.npos) throw Failure("this format is not supported");
-    const Value* value = name.empty() ? args.find(next++, "")
-                         : is_number  ? args.find(static_cast<size_t>(std::stoi(name)), "")
-                                      : args.find(SIZE_MAX, name);
-    if (value == nullptr) throw Failure("a format without its value");
-    out.append(formatted(*value, spec));
-    at = end + 1;
-  }
-  return out.finish();
-}
-
 Value call_string_method(const Value& self, const std::string& name, const Arguments& args, Origin origin) {
   const auto none = [&] { args.check(name, 0, {}); };
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
@@ -534,16 +472,6 @@ bool changes(const Value& value, View name) {
   return value.is(Kind::kDict) ? kDictChanges.count(name) > 0 : value.is(Kind::kList) && kListChanges.count(name) > 0;
 }
 
-Value bound_method(const Value& value, View name) {
-  auto method = std::make_shared<Method>();
-  method->self = value;
-  method->name = name;
-  method->is_forbidden = changes(value, name);
-  return Value::of(Kind::kMethod, std::move(method));
-}
-
-[[noreturn]] void fail_undefined(const Value& value) { throw Failure(fmt::format("{} is used", type_name(value))); }
-
 }  // namespace
 
 const Value* Arguments::find(size_t index, std::string_view name) const {
@@ -583,6 +511,14 @@ bool has_method(const Value& value, std::string_view name) {
   }
 }
 
+Value bound_method(const Value& value, std::string_view name) {
+  auto method = std::make_shared<Method>();
+  method->self = value;
+  method->name = name;
+  method->is_forbidden = changes(value, name);
+  return Value::of(Kind::kMethod, std::move(method));
+}
+
 Value call_method(const Method& method, const Arguments& arguments, const Caller& caller) {
   if (method.is_forbidden)
     throw Failure(fmt::format("{} would change a {}, which templates must not", method.name, type_name(method.self)));
@@ -594,141 +530,6 @@ Value call_method(const Method& method, const Arguments& arguments, const Caller
     default:
       return call_list_method(method.self, method.name, arguments);
   }
-}
-
-Value get_attribute(const Value& value, std::string_view name) {
-  if (value.is_undefined()) fail_undefined(value);
-  if (has_method(value, name)) return bound_method(value, name);
-  if (value.is(Kind::kDict) || value.is(Kind::kNamespace)) {
-    if (const Value* found = value.dict().find(name)) return *found;
-  }
-  return Value::undefined(name);
-}
-
-Value get_item(const Value& value, const Value& key) {
-  if (value.is_undefined()) fail_undefined(value);
-  if (value.is(Kind::kDict)) {
-    if (!key.is(Kind::kList) && !key.is(Kind::kDict)) {
-      if (const Value* found = value.dict().find(key)) return *found;
-    }
-  } else if (key.is_integer() && value.is_sequence()) {
-    const std::vector<Value>& items = value.items();
-    int64_t at = key.integer();
-    if (at < 0) at += static_cast<int64_t>(items.size());
-    if (at >= 0 && at < static_cast<int64_t>(items.size())) return items[static_cast<size_t>(at)];
-  } else if (key.is_integer() && value.is_string()) {
-    const auto length = static_cast<int64_t>(length_of(value.text()));
-    pay_bytes(static_cast<size_t>(length) / 16);
-    int64_t at = key.integer();
-    if (at < 0) at += length;
-    if (at >= 0 && at < length) {
-      const size_t begin = byte_of(value.text(), static_cast<size_t>(at));
-      size_t end = begin;
-      next_code_point(value.text(), end);
-      return slice_of(value, begin, end);
-    }
-  }
-  if (key.is_string()) {
-    if (value.is(Kind::kNamespace)) return get_attribute(value, key.text());
-    if (has_method(value, key.text())) return bound_method(value, key.text());
-    return Value::undefined(key.text());
-  }
-  return Value::undefined("item");
-}
-
-Value get_slice(const Value& value, const Value& start, const Value& stop, const Value& step_value) {
-  if (value.is_undefined()) fail_undefined(value);
-  if (!value.is_string() && !value.is_sequence()) throw Failure(fmt::format("a {} has no slices", type_name(value)));
-  const auto is_given = [](const Value& one) { return !one.is(Kind::kNone); };
-  for (const Value* one : {&start, &stop, &step_value}) {
-    if (is_given(*one) && !one->is_integer()) throw Failure("a slice needs ints");
-  }
-  const int64_t step = is_given(step_value) ? step_value.integer() : 1;
-  if (step == 0) throw Failure("a slice with step 0");
-  const std::string* text = value.is_string() ? &value.text() : nullptr;
-  const auto length = static_cast<int64_t>(text != nullptr ? length_of(*text) : value.items().size());
-  const auto clamp = [&](const Value& one, int64_t otherwise) {
-    if (!is_given(one)) return otherwise;
-    int64_t at = one.integer();
-    if (at < 0) at = std::max<int64_t>(at + length, step < 0 ? -1 : 0);
-    return std::min(at, step < 0 ? length - 1 : length);
-  };
-  const int64_t first = clamp(start, step < 0 ? length - 1 : 0), last = clamp(stop, step < 0 ? -1 : length);
-  if (text != nullptr && step == 1) {
-    if (first >= last) return slice_of(value, 0, 0);
-    return slice_of(value, byte_of(*text, static_cast<size_t>(first)), byte_of(*text, static_cast<size_t>(last)));
-  }
-  std::vector<Value> from = iterate(value), items;
-  // No step is longer than what there is.
-  const int64_t stride = std::clamp<int64_t>(step, -length - 1, length + 1);
-  for (int64_t at = first; stride > 0 ? at < last : at > last; at += stride)
-    items.push_back(from[static_cast<size_t>(at)]);
-  if (text == nullptr) return Value::list(std::move(items), value.kind);
-  StrBuilder out;
-  for (const Value& item : items) out.append(item);
-  return out.finish();
-}
-
-Value format_percent(const Value& format, const Value& given) {
-  const std::string& text = format.text();
-  const std::vector<Value> values = given.is(Kind::kTuple) ? given.items() : std::vector<Value>{given};
-  size_t next = 0;
-  bool is_named = false;
-  StrBuilder out;
-  for (size_t at = 0; at < text.size();) {
-    const size_t mark = text.find('%', at);
-    out.append(format, at, std::min(mark, text.size()));
-    if (mark == text.npos) break;
-    at = mark + 1;
-    if (at < text.size() && text[at] == '%') {
-      out.append(format, at, at + 1);
-      ++at;
-      continue;
-    }
-    const Value* value = nullptr;
-    if (at < text.size() && text[at] == '(') {
-      const size_t end = text.find(')', at);
-      if (end == text.npos || !given.is(Kind::kDict)) throw Failure("a malformed format");
-      value = given.dict().find(View(text).substr(at + 1, end - at - 1));
-      if (value == nullptr) throw Failure("a format without its value");
-      at = end + 1;
-      is_named = true;
-    }
-    const size_t letter = text.find_first_not_of("0123456789.+- #", at);
-    if (letter == text.npos || letter - at > 8) throw Failure("a malformed format");
-    std::string spec = text.substr(at, letter - at);
-    if (value == nullptr) {
-      if (next >= values.size()) throw Failure("a format without its value");
-      value = &values[next++];
-    }
-    const char kind = text[letter];
-    at = letter + 1;
-    if (kind == 's' && spec.empty()) {
-      out.append_printed(*value);
-    } else if (kind == 'r' && spec.empty()) {
-      append_repr(out, *value);
-    } else if (kind == 'd' || kind == 'i') {
-      if (!value->is_number()) throw Failure(fmt::format("%d needs a number, not {}", type_name(*value)));
-      const Value whole =
-          Value::integer(value->is(Kind::kFloat) ? static_cast<int64_t>(std::clamp(value->number_value, -9e18, 9e18))
-                                                 : value->integer());
-      if (spec.starts_with('-')) throw Failure("this format is not supported");
-      out.append(formatted(whole, spec.empty() ? "" : spec + "d"));
-    } else if (kind == 'f' || kind == 'e' || kind == 'g') {
-      if (!value->is_number()) throw Failure(fmt::format("%f needs a number, not {}", type_name(*value)));
-      if (spec.starts_with('-')) throw Failure("this format is not supported");
-      out.append(formatted(Value::number(value->number()), spec + kind));
-    } else if (kind == 's' && spec.find_first_of(".+#") == spec.npos) {
-      const bool is_left = spec.starts_with('-');
-      out.append(formatted(to_str(*value), (is_left ? "<" : ">") + spec.substr(is_left ? 1 : 0)));
-    } else {
-      throw Failure("this format is not supported");
-    }
-  }
-  // Python takes whatever has items by keys for the dict of "%(name)s", also where no place asks for any.
-  const bool is_mapping = given.is(Kind::kDict) || given.is(Kind::kList) || given.is_undefined();
-  if (!is_named && next < values.size() && !is_mapping) throw Failure("a format has more values than places");
-  return out.finish();
 }
 
 }  // namespace moraine::jinja

@@ -66,6 +66,12 @@ size_t length_of(std::string_view text) {
   return length;
 }
 
+size_t byte_of(std::string_view text, size_t index) {
+  size_t at = 0;
+  while (index-- > 0 && at < text.size()) next_code_point(text, at);
+  return at;
+}
+
 std::string float_repr(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";

@@ -12,6 +12,8 @@ std::string_view strip_left(std::string_view text);
 std::string_view strip_right(std::string_view text);
 // Code points of valid UTF-8.
 size_t length_of(std::string_view text);
+// The byte at which character `index` begins.
+size_t byte_of(std::string_view text, size_t index);
 
 // Python's repr of a float: the shortest digits that read back the same, "1e-05", "1e+16", "2.0", "nan", "-inf".
 std::string float_repr(double value);
