@@ -22,10 +22,7 @@ int run(int argc, char** argv) {
   moraine::fill_closed_standard_streams();
   moraine::make_write_failures_errors();
   try {
-    moraine::obey_cpu_setting();
-    moraine::avoid_undescribed_amx();
-    moraine::fix_rounding_of_products();
-    moraine::enlarge_kernel_cache();
+    moraine::settle_cpu_computation();
     moraine::keep_freed_memory();
     moraine::let_callers_handle_nccl_errors();
     return moraine::run_command_line(argc, argv);

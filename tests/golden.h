@@ -7,14 +7,10 @@
 #include <filesystem>
 #include <string>
 
-#include "base/cpu_features.h"
 #include "checkpoint/tensor_file.h"
 #include "text/rows/dataset.h"
 
 namespace moraine {
-
-// Before any test's first tensor operation, as main() does.
-inline const bool kAmxChecked = (avoid_undescribed_amx(), true);
 
 inline std::filesystem::path golden_folder(const std::string& name) {
   return std::filesystem::path(MORAINE_TESTS_DIR) / "golden" / name;
@@ -49,7 +45,8 @@ inline TokensFile golden_batch(const std::filesystem::path& file, const std::str
 
 // max |a - b| / max |b|
 inline double relative_error(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b.to(at::kDouble)).abs().max() / b.to(at::kDouble).abs().max()).item<double>();
+  const at::Tensor found = a.cpu().to(at::kDouble), wanted = b.cpu().to(at::kDouble);
+  return ((found - wanted).abs().max() / wanted.abs().max()).item<double>();
 }
 
 }  // namespace moraine

@@ -82,7 +82,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
                                const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads,
                                bool keep_format) {
   check_new_folder(out);
-  const OpenedCheckpoint checkpoint = open_checkpoint(model, "bfloat16");
+  const OpenedCheckpoint checkpoint = open_checkpoint(model, DtypeChoice::kBFloat16);
   const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
   const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules);
   warn_of_unmatched_targets(selection.unmatched, adapter);

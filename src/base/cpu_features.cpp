@@ -18,8 +18,6 @@ bool is_held_to_avx2() {
   return setting && std::string_view(setting) == "avx2";
 }
 
-}  // namespace
-
 void obey_cpu_setting() {
   const char* setting = std::getenv("MORAINE_CPU");
   if (!setting || std::string_view(setting) == "native") return;
@@ -46,6 +44,17 @@ void avoid_undescribed_amx() {
 #endif
 }
 
+void enlarge_kernel_cache() { setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192", /*overwrite=*/0); }
+
+}  // namespace
+
+void settle_cpu_computation() {
+  obey_cpu_setting();  // before what it overwrites
+  avoid_undescribed_amx();
+  fix_rounding_of_products();
+  enlarge_kernel_cache();
+}
+
 bool multiplies_bf16() {
 #if defined(__x86_64__)
   static const bool has_avx512 =
@@ -55,7 +64,5 @@ bool multiplies_bf16() {
   return true;
 #endif
 }
-
-void enlarge_kernel_cache() { setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192", /*overwrite=*/0); }
 
 }  // namespace moraine

@@ -3,27 +3,21 @@
 
 namespace moraine {
 
-// Obeys MORAINE_CPU=avx2, which keeps libtorch, oneDNN, MKL and this program to AVX2 on a processor that has more: what
-// it computes is then what a processor with AVX2 alone would. Unset or "native": all that the processor has. Throws an
-// input error for another value. The rules of avoid_undescribed_amx hold; call before it.
-void obey_cpu_setting();
-
-// Makes MKL's fp32 and fp64 products give a row the same bits whatever rows share the call (MKL_CBWR=AUTO,STRICT,
-// unless it is set): on Intel's processors its kernels otherwise round by how many rows there are, from 8 against 16
-// rows (AVX-512, 256 or more summands) to nearly every number (AVX2). Measured at 8 to 1,024 rows: none differ, large
-// products take the same time, those with 8 columns up to 1.6 times. Does nothing on others' processors, where its
-// kernels were found not to differ from 8 rows on. The same rules hold.
-void fix_rounding_of_products();
-
-// Some virtual machines report AMX (x86 matrix tiles) but hide the processor's description of the tiles (CPUID leaf
-// 0x1D). oneDNN then configures tiles of no size, and libtorch dies of SIGILL in its first bf16 matrix product. Here it
-// is told, by ONEDNN_MAX_CPU_ISA, to do without AMX; a value that the user set is kept. Call before threads start and
-// before the first tensor operation. Does nothing on other processors.
-void avoid_undescribed_amx();
-
-// Lets oneDNN keep more compiled kernels than its default of 1024: variable batch shapes would evict each other. The
-// same rules hold.
-void enlarge_kernel_cache();
+// Settles how libtorch, oneDNN and MKL compute in this process, by environment variables that they read once: call
+// before threads start and before the first tensor operation.
+// - MORAINE_CPU=avx2 keeps them and this program to AVX2 on a processor that has more: what is computed is then what a
+//   processor with AVX2 alone would. Unset or "native": all that the processor has. Throws an input error for another
+//   value.
+// - MKL's fp32 and fp64 products give a row the same bits whatever rows share the call (MKL_CBWR=AUTO,STRICT, unless it
+//   is set): on Intel's processors its kernels otherwise round by how many rows there are, from 8 against 16 rows
+//   (AVX-512, 256 or more summands) to nearly every number (AVX2). Measured at 8 to 1,024 rows: none differ, large
+//   products take the same time, those with 8 columns up to 1.6 times. On others' processors, where its kernels were
+//   found not to differ from 8 rows on, nothing is set.
+// - Some virtual machines report AMX (x86 matrix tiles) but hide the processor's description of the tiles (CPUID leaf
+//   0x1D). oneDNN then configures tiles of no size, and libtorch dies of SIGILL in its first bf16 matrix product. There
+//   oneDNN is told, by ONEDNN_MAX_CPU_ISA, to do without AMX; a value that the user set is kept.
+// - oneDNN keeps more compiled kernels than its default of 1024: variable batch shapes would evict each other.
+void settle_cpu_computation();
 
 // Whether libtorch's bf16 matrix products are made for this processor. On x86 they want AVX-512 (BW, VL, DQ). False
 // with MORAINE_CPU=avx2.

@@ -32,7 +32,7 @@ LoadedModel load_model(const OpenedCheckpoint& checkpoint, const LoadSettings& s
   return loaded;
 }
 
-LoadedModel open_model(const std::filesystem::path& folder, const std::string& dtype, const LoadSettings& settings,
+LoadedModel open_model(const std::filesystem::path& folder, DtypeChoice dtype, const LoadSettings& settings,
                        MeshGroups& groups) {
   return load_model(open_checkpoint(folder, dtype), settings, groups);
 }

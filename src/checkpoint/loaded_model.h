@@ -35,7 +35,7 @@ LoadedWeights load_weights(const OpenedCheckpoint& checkpoint, const LoadSetting
 
 LoadedModel load_model(const OpenedCheckpoint& checkpoint, const LoadSettings& settings, MeshGroups& groups);
 // In one process. `dtype` as model.dtype.
-LoadedModel open_model(const std::filesystem::path& folder, const std::string& dtype, const LoadSettings& settings,
+LoadedModel open_model(const std::filesystem::path& folder, DtypeChoice dtype, const LoadSettings& settings,
                        MeshGroups& groups);
 
 }  // namespace moraine

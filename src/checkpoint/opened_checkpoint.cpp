@@ -29,13 +29,13 @@ bool holds_weights(const fs::path& folder) {
 
 }  // namespace
 
-OpenedCheckpoint open_checkpoint(const fs::path& folder, const std::string& dtype, BaseFormat base_format) {
+OpenedCheckpoint open_checkpoint(const fs::path& folder, DtypeChoice dtype, BaseFormat base_format) {
   HfConfig config = HfConfig::read(folder);
   std::shared_ptr<const Model> model = make_model(config, dtype);
   return checked({std::move(config), read_checkpoint_index(folder)}, std::move(model), base_format);
 }
 
-OpenedCheckpoint checkpoint_from_rank0(const fs::path& folder, const std::string& dtype, BaseFormat base_format,
+OpenedCheckpoint checkpoint_from_rank0(const fs::path& folder, DtypeChoice dtype, BaseFormat base_format,
                                        MeshGroups& groups) {
   std::optional<OpenedCheckpoint> opened;
   const std::string text = from_rank0(groups, "checkpoint headers", [&] {
@@ -48,7 +48,7 @@ OpenedCheckpoint checkpoint_from_rank0(const fs::path& folder, const std::string
   return checked(std::move(headers), std::move(model), base_format);
 }
 
-OpenedCheckpoint open_or_assume_checkpoint(const fs::path& path, const std::string& dtype, BaseFormat base_format) {
+OpenedCheckpoint open_or_assume_checkpoint(const fs::path& path, DtypeChoice dtype, BaseFormat base_format) {
   if (holds_weights(path)) return open_checkpoint(path, dtype, base_format);
   HfConfig config = HfConfig::read(path);
   std::shared_ptr<const Model> model = make_model(config, dtype);

@@ -30,13 +30,13 @@ struct OpenedCheckpoint {
 
 // `dtype` as model.dtype. Throws input errors for anything wrong with the folder; for a model that is not supported
 // before its files are looked at, whatever else is wrong with them.
-OpenedCheckpoint open_checkpoint(const std::filesystem::path& folder, const std::string& dtype,
+OpenedCheckpoint open_checkpoint(const std::filesystem::path& folder, DtypeChoice dtype,
                                  BaseFormat base_format = BaseFormat::kStored);
 // The same on all ranks of the world, which must call this; only rank 0 opens the folder.
-OpenedCheckpoint checkpoint_from_rank0(const std::filesystem::path& folder, const std::string& dtype,
-                                       BaseFormat base_format, MeshGroups& groups);
+OpenedCheckpoint checkpoint_from_rank0(const std::filesystem::path& folder, DtypeChoice dtype, BaseFormat base_format,
+                                       MeshGroups& groups);
 // Without safetensors files too, for plans: then the hub's layout is assumed, and `path` may name config.json itself.
-OpenedCheckpoint open_or_assume_checkpoint(const std::filesystem::path& path, const std::string& dtype,
+OpenedCheckpoint open_or_assume_checkpoint(const std::filesystem::path& path, DtypeChoice dtype,
                                            BaseFormat base_format);
 
 }  // namespace moraine

@@ -58,7 +58,9 @@ std::unique_ptr<ModelLayout> layout_of(const HfConfig& config, const std::string
   if (dtype.empty() && config.dtype() == DType::kF16) {
     throw input_error(config.where(), "its dtype is float16", "add --dtype bfloat16 or --dtype float32");
   }
-  return make_layout(config, dtype.empty() ? "auto" : dtype);
+  return make_layout(config, dtype.empty()        ? DtypeChoice::kAuto
+                             : dtype == "float32" ? DtypeChoice::kFloat32
+                                                  : DtypeChoice::kBFloat16);
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ DType wanted_dtype(const std::string& name) {
 int run_convert(const CommandArgs& args) {
   const RewriteOptions options{
       .dtype = wanted_dtype(args.dtype), .max_file_bytes = max_shard_bytes(args), .num_threads = at::get_num_threads()};
-  const RewrittenCheckpoint written = rewrite_checkpoint(open_checkpoint(args.model, "bfloat16"), args.out, options);
+  const RewrittenCheckpoint written =
+      rewrite_checkpoint(open_checkpoint(args.model, DtypeChoice::kBFloat16), args.out, options);
   log_info("Wrote {}: {} tensors, {} in {} file{}, {}: {} were quantised, {} of another dtype", args.out,
            written.tensors, format_bytes(written.bytes), written.files, written.files == 1 ? "" : "s", args.dtype,
            written.dequantized, written.converted);

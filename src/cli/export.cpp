@@ -21,7 +21,7 @@ int run_export(const CommandArgs& args) {
     throw input_error("--layout", quote_text(args.layout) + " is no layout",
                       "one of " + join_words({words.begin(), words.end()}));
   const HfConfig config = HfConfig::read(args.model);
-  const auto layout = make_layout(config, "bfloat16");
+  const auto layout = make_layout(config, DtypeChoice::kBFloat16);
   const AdapterSelection selection = read_adapter_selection(*layout, args.adapter);
   warn_of_unmatched_targets(selection.unmatched, args.adapter);
   const ChosenLayout chosen = choose_layout(static_cast<SaveLayout>(word - words.begin()), family_of(config).name,

@@ -101,7 +101,7 @@ int inspect_for_server(const CommandArgs& args) {
   }
   if (args.model.empty()) throw input_error("--for", "needs --model", "the checkpoint's folder, or its config.json");
   const HfConfig config = HfConfig::read(args.model);
-  const auto layout = make_layout(config, "bfloat16");
+  const auto layout = make_layout(config, DtypeChoice::kBFloat16);
   const std::string family = family_of(config).name;
   const ServerReport report = check_for_server(*server, family, *layout, args.folder);
   const Exported can = exported(*server, family, *layout, args.folder);

@@ -64,7 +64,8 @@ std::string percent(uint64_t part, uint64_t whole) { return fmt::format("{:.1f} 
 }  // namespace
 
 OrderedJson inspect_model(const std::filesystem::path& folder) {
-  const OpenedCheckpoint checkpoint = open_checkpoint(folder, "float32");  // counts do not depend on the compute dtype
+  const OpenedCheckpoint checkpoint =
+      open_checkpoint(folder, DtypeChoice::kFloat32);  // counts do not depend on the compute dtype
   const HfConfig& config = checkpoint.headers.config;
   const CheckpointIndex& index = checkpoint.headers.index;
   warn_of_stored_head(config, checkpoint.specs[kRootImage]);
@@ -81,7 +82,6 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
   facts["kind"] = "model";
   facts["folder"] = folder.string();
   facts["architecture"] = config.architecture();
-  facts["can_be_trained"] = true;  // or it would not have opened
   facts["parameters"] = counts.total;
   facts["active_parameters"] =
       counts.total - counts.experts / shape.num_experts * (shape.num_experts - experts_per_token);

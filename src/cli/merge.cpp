@@ -76,7 +76,7 @@ OrderedJson merge_json(const CommandArgs& args, const MergedCheckpoint& merged, 
 
 int run_merge(const CommandArgs& args) {
   if (!args.score_tokens.empty())  // before the merge
-    read_tokens_file(args.score_tokens, make_layout(HfConfig::read(args.model), "auto")->shape().vocab_size);
+    read_tokens_file(args.score_tokens, make_layout(HfConfig::read(args.model))->shape().vocab_size);
   const MergedCheckpoint merged =
       merge_adapter(args.model, args.adapter, args.out, max_shard_bytes(args), at::get_num_threads(), args.keep_format);
   const std::optional<Losses> scored = losses(args);

@@ -69,8 +69,7 @@ int run_score(const CommandArgs& args) {
     check_score_flags(args);
     const Recipe recipe = read_overrides(args);
     check_mesh(recipe, ranks);
-    read_tokens_file(args.tokens,
-                     make_layout(HfConfig::read(args.model), word_of(recipe.model.dtype))->shape().vocab_size);
+    read_tokens_file(args.tokens, make_layout(HfConfig::read(args.model), recipe.model.dtype)->shape().vocab_size);
   };
   return run_on_ranks(args, check, [&](Control& control) {
     const bool is_writer = control.world().rank == 0;

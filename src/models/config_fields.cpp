@@ -16,9 +16,9 @@ int64_t within(const HfConfig& config, const std::string& key, int64_t value, in
 
 }  // namespace
 
-DType compute_dtype(const HfConfig& config, const std::string& wanted) {
-  if (wanted == "float32") return DType::kF32;
-  if (wanted == "bfloat16") return DType::kBF16;
+DType compute_dtype(const HfConfig& config, DtypeChoice wanted) {
+  if (wanted == DtypeChoice::kFloat32) return DType::kF32;
+  if (wanted == DtypeChoice::kBFloat16) return DType::kBF16;
   const DType said = config.dtype().value_or(DType::kF32);
   if (said == DType::kF16) {
     throw input_error(config.where(), "float16 weights overflow in training", "set model.dtype: bfloat16 or float32");

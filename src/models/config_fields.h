@@ -5,14 +5,15 @@
 #include <limits>
 #include <string>
 
+#include "config/choices.h"
 #include "config/hf_config.h"
 #include "formats/dtype.h"
 
 namespace moraine {
 
-// The dtype of activations. `wanted` as in the recipe: auto (what config.json says, float32 where it says nothing) |
-// bfloat16 | float32. Throws an input error for float16.
-DType compute_dtype(const HfConfig& config, const std::string& wanted);
+// The dtype of activations. `wanted` as in the recipe: kAuto is what config.json says, float32 where it says
+// nothing. Throws an input error for float16.
+DType compute_dtype(const HfConfig& config, DtypeChoice wanted);
 
 // Throws an input error that says `what` of the file unless `ok`.
 void require(const HfConfig& config, bool ok, const std::string& what);

@@ -10,9 +10,9 @@ namespace moraine {
 
 // `dtype` as in the recipe: auto | bfloat16 | float32. Each throws an input error that names the key for what is
 // missing, impossible or not supported.
-Decoder describe_qwen3_moe(const HfConfig& config, const std::string& dtype);
-Decoder describe_qwen3_5_moe(const HfConfig& config, const std::string& dtype);
-Decoder describe_mixtral(const HfConfig& config, const std::string& dtype);
-Decoder describe_olmoe(const HfConfig& config, const std::string& dtype);
+Decoder describe_qwen3_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_qwen3_5_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_mixtral(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_olmoe(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine

@@ -5,7 +5,7 @@
 
 namespace moraine {
 
-Decoder describe_mixtral(const HfConfig& config, const std::string& dtype) {
+Decoder describe_mixtral(const HfConfig& config, DtypeChoice dtype) {
   require(config, !config.has("sliding_window"),
           "sliding_window: sliding window attention is not supported for Mixtral");
   require(config, config.number("router_jitter_noise", 0) == 0,

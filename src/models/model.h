@@ -95,6 +95,6 @@ class Model {
 
 // Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error
 // for what make_layout refuses, and for an architecture whose mathematics are not built.
-std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype);
+std::unique_ptr<Model> make_model(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine

@@ -78,6 +78,6 @@ std::vector<ImageSpec> image_specs(const ModelLayout& layout, const StoredDtype&
 
 // Chosen by architectures[0] of config.json. `dtype` as in the recipe: auto | bfloat16 | float32. Throws an input error
 // for an architecture that is not known (a dense model too).
-std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype);
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, DtypeChoice dtype = DtypeChoice::kAuto);
 
 }  // namespace moraine

@@ -5,7 +5,7 @@
 
 namespace moraine {
 
-Decoder describe_olmoe(const HfConfig& config, const std::string& dtype) {
+Decoder describe_olmoe(const HfConfig& config, DtypeChoice dtype) {
   Decoder decoder = read_decoder(config, config, dtype, 1e-5);
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.kv_heads = 0, .rope_theta = 10000}));
   attention->qk_norm = QkNorm::kWidth;

@@ -46,7 +46,7 @@ GatedDeltaNet read_linear_attention(const HfConfig& text, const Decoder& decoder
 
 }  // namespace
 
-Decoder describe_qwen3_5_moe(const HfConfig& config, const std::string& dtype) {
+Decoder describe_qwen3_5_moe(const HfConfig& config, DtypeChoice dtype) {
   const bool text_class = config.architecture() == "Qwen3_5MoeForCausalLM";
   const HfConfig text = text_class && !config.has("text_config") ? config : config.object("text_config");
   require(text, text.boolean("attn_output_gate", true), "attn_output_gate must be true");

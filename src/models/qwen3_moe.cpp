@@ -7,7 +7,7 @@
 
 namespace moraine {
 
-Decoder describe_qwen3_moe(const HfConfig& config, const std::string& dtype) {
+Decoder describe_qwen3_moe(const HfConfig& config, DtypeChoice dtype) {
   require(config, !config.boolean("use_sliding_window", false) || !config.has("sliding_window"),
           "sliding window attention is not supported");
   Decoder decoder = read_decoder(config, config, dtype, 1e-6);

@@ -11,12 +11,11 @@
 namespace moraine {
 namespace {
 
-template <Decoder (*kDescribe)(const HfConfig&, const std::string&)>
+template <Decoder (*kDescribe)(const HfConfig&, DtypeChoice)>
 Family decoder_family(std::string name, std::vector<std::string> architectures) {
-  return {
-      std::move(name), std::move(architectures),
-      [](const HfConfig& config, const std::string& dtype) { return make_decoder_layout(kDescribe(config, dtype)); },
-      [](const HfConfig& config, const std::string& dtype) { return make_decoder_model(kDescribe(config, dtype)); }};
+  return {std::move(name), std::move(architectures),
+          [](const HfConfig& config, DtypeChoice dtype) { return make_decoder_layout(kDescribe(config, dtype)); },
+          [](const HfConfig& config, DtypeChoice dtype) { return make_decoder_model(kDescribe(config, dtype)); }};
 }
 
 }  // namespace
@@ -46,11 +45,11 @@ const Family& family_of(const HfConfig& config) {
                     fmt::format("supported Mixture-of-Experts architectures: {}", fmt::join(known, ", ")));
 }
 
-std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, DtypeChoice dtype) {
   return family_of(config).make_layout(config, dtype);
 }
 
-std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) {
+std::unique_ptr<Model> make_model(const HfConfig& config, DtypeChoice dtype) {
   return family_of(config).make_model(config, dtype);
 }
 

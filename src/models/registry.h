@@ -12,8 +12,8 @@ namespace moraine {
 struct Family {
   std::string name;                        // for people: "Qwen3-MoE"
   std::vector<std::string> architectures;  // of config.json
-  std::unique_ptr<ModelLayout> (*make_layout)(const HfConfig& config, const std::string& dtype);
-  std::unique_ptr<Model> (*make_model)(const HfConfig& config, const std::string& dtype);
+  std::unique_ptr<ModelLayout> (*make_layout)(const HfConfig& config, DtypeChoice dtype);
+  std::unique_ptr<Model> (*make_model)(const HfConfig& config, DtypeChoice dtype);
 };
 
 const std::vector<Family>& families();

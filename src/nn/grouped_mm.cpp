@@ -117,7 +117,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
 }  // namespace
 
 bool grouped_mm_is_faster(const at::Tensor& x_RI, const FrozenWeight& w_EOI) {
-  return execution_device(x_RI.device()).is_cuda() && x_RI.scalar_type() == at::kBFloat16 &&
+  return !execution_device(x_RI.device()).is_cpu() && x_RI.scalar_type() == at::kBFloat16 &&
          w_EOI.out_features() % kAligned == 0 && w_EOI.in_features() % kAligned == 0;
 }
 

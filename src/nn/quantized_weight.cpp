@@ -51,6 +51,18 @@ void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
   });
 }
 
+// Elements that tensor operations dequantise at a time, matrices whole: their temporaries take some 13 bytes for each.
+constexpr int64_t kElementsAtOnce = int64_t{16} << 20;
+
+// Two codes in a byte, the first in its lower half, in fp32. A code's bits, put where E4M3 has its sign, the lower half
+// of its exponent and its first bit, are the value / 64 in E4M3, zeros and the subnormal one included.
+at::Tensor fp4_values(const at::Tensor& bytes) {
+  const at::Tensor sign_of_first = bytes.bitwise_and(8).bitwise_left_shift_(4);
+  const at::Tensor first = bytes.bitwise_and(7).bitwise_left_shift_(2).bitwise_or_(sign_of_first);
+  const at::Tensor second = bytes.bitwise_and(0x70).bitwise_right_shift_(2).bitwise_or_(bytes.bitwise_and(0x80));
+  return at::stack({first, second}, -1).view(at::kFloat8_e4m3fn).to(at::kFloat).mul_(64);
+}
+
 }  // namespace
 
 FrozenWeight FrozenWeight::split_rows(int64_t groups) const {
@@ -76,7 +88,15 @@ void dequantize_into(const at::Tensor& out, const FrozenWeight& w) {
   } else if (out.is_cpu() && out.scalar_type() == at::kFloat) {
     dequantize_on_cpu(out.mutable_data_ptr<float>(), w);
   } else {
-    out.copy_(dequantize_by_tensor_ops(w, out.scalar_type()));
+    const int64_t parts = out.dim() == 3 ? out.size(0) : 1;
+    const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce * parts / std::max<int64_t>(1, out.numel()));
+    for (int64_t begin = 0; begin < parts; begin += at_once) {
+      const int64_t count = std::min(at_once, parts - begin);
+      FrozenWeight some = w;
+      if (count < parts) some.values = w.values.narrow(0, begin, count), some.scale = w.scale.narrow(0, begin, count);
+      const at::Tensor plain = dequantize_by_tensor_ops(some, out.scalar_type());
+      (count < parts ? out.narrow(0, begin, count) : out).copy_(plain);
+    }
   }
 }
 
@@ -92,10 +112,7 @@ at::Tensor dequantize_by_tensor_ops(const FrozenWeight& w, at::ScalarType dtype)
   const Matrix m = matrix_of(w);
   at::Tensor values;
   if (w.format->is_fp4()) {
-    const at::Tensor bytes = w.values.view(at::kByte);
-    const at::Tensor table = at::tensor(at::ArrayRef<float>(kFp4Values)).to(bytes.device());
-    const at::Tensor codes = at::stack({bytes.bitwise_and(15), bytes.bitwise_right_shift(4)}, -1);
-    values = table.index_select(0, codes.reshape({-1}).to(at::kInt));
+    values = fp4_values(w.values.view(at::kByte));
   } else {
     values = w.values.to(at::kFloat);
   }

@@ -44,7 +44,7 @@ OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {
     throw input_error("recipe", "missing key 'model.path'", "a checkpoint's folder, or its config.json alone");
   }
   OpenedCheckpoint checkpoint =
-      open_or_assume_checkpoint(recipe.model.path, word_of(recipe.model.dtype), recipe.model.base_format);
+      open_or_assume_checkpoint(recipe.model.path, recipe.model.dtype, recipe.model.base_format);
   if (checkpoint.has_weights) warn_of_stored_head(checkpoint.headers.config, checkpoint.specs[kRootImage]);
   return checkpoint;
 }

@@ -68,7 +68,7 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Dev
 }
 
 OpenedCheckpoint open_run_checkpoint(const Recipe& recipe, MeshGroups& groups) {
-  const std::string dtype = word_of(recipe.model.dtype);
+  const DtypeChoice dtype = recipe.model.dtype;
   return only_rank0_sees_files(recipe, groups)
              ? checkpoint_from_rank0(recipe.model.path, dtype, recipe.model.base_format, groups)
              : open_checkpoint(recipe.model.path, dtype, recipe.model.base_format);

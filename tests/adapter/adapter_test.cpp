@@ -79,7 +79,7 @@ TEST(TargetSelection, APatternThatMatchesNothingIsAnErrorThatListsWhatThereIs) {
 // PEFT would find the indexer's linear layers by the names of the attention's, and make adapters there that nobody
 // trains.
 TEST(SelectAdapter, ExcludesWhatPeftWouldFindBesides) {
-  const auto layout = make_layout(HfConfig::read(golden_folder("deepseek_v4-fp32") / "model"), "auto");
+  const auto layout = make_layout(HfConfig::read(golden_folder("deepseek_v4-fp32") / "model"));
   AdapterConfig wanted;
   const std::vector<std::string> indexer{"indexer.gate_proj", "indexer.kv_proj", "indexer.q_b_proj"};
   EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.names, indexer);
@@ -90,7 +90,7 @@ TEST(SelectAdapter, ExcludesWhatPeftWouldFindBesides) {
   wanted.exclude_modules = {.all_linear = false, .regex = ".*o_b.*", .names = {}};
   EXPECT_EQ(select_adapter(*layout, wanted, "m").config.exclude_modules.regex,
             R"((?:.*o_b.*)|.*\.(?:indexer\.kv_proj))");
-  const auto qwen = make_layout(HfConfig::read(golden_folder("qwen3_5_moe-fp32") / "model"), "auto");
+  const auto qwen = make_layout(HfConfig::read(golden_folder("qwen3_5_moe-fp32") / "model"));
   EXPECT_TRUE(select_adapter(*qwen, AdapterConfig{}, "m").config.exclude_modules.empty());
 }
 

@@ -80,7 +80,7 @@ TEST_P(MergeGoldens, EveryTensorIsTheSumOrAsItWas) {
   TempFolder folder;
   const CheckpointIndex before = read_checkpoint_index(golden / "model");
   const LoraConfig config = read_lora_config(golden / "lora" / "adapter");
-  const auto layout = make_layout(HfConfig::read(golden / "model"), "auto");
+  const auto layout = make_layout(HfConfig::read(golden / "model"));
   const MergedCheckpoint merged =
       merge_adapter(golden / "model", golden / "lora" / "adapter", folder / "out", 300'000, 2);
   const CheckpointIndex after = read_checkpoint_index(folder / "out");

@@ -38,7 +38,7 @@ void write_multimodal(const fs::path& from, const fs::path& to, const Json& targ
 TEST(MultimodalNames, AreReadAndWrittenAgain) {
   TempFolder folder;
   const fs::path golden = golden_folder("qwen3_5_moe-fp32"), ours = golden / "lora" / "adapter";
-  const auto layout = make_layout(HfConfig::read(golden / "model"), "auto");
+  const auto layout = make_layout(HfConfig::read(golden / "model"));
   MeshGroups groups = single_rank_groups();
   OpenedAdapter expected = open_adapter(*layout, ours, {0, 8}, at::kCPU);
   // Names alone, and a pattern over whole names as trainers of multimodal models write it.

@@ -24,7 +24,7 @@ using testing::HasSubstr;
 class OpenAdapter : public testing::Test {
  protected:
   OpenAdapter() {
-    layout_ = make_layout(HfConfig::read(golden_ / "model"), "auto");
+    layout_ = make_layout(HfConfig::read(golden_ / "model"));
     const SafetensorsHeader header =
         read_safetensors_header(golden_ / "lora" / "adapter" / "adapter_model.safetensors");
     for (const SafetensorsEntry& entry : header.entries) tensors_.emplace_back(entry.name, read_tensor(header, entry));

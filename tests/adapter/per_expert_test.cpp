@@ -30,9 +30,7 @@ std::map<std::string, at::Tensor> tensors_in(const fs::path& adapter) {
   return tensors;
 }
 
-std::unique_ptr<ModelLayout> layout_of(const fs::path& golden) {
-  return make_layout(HfConfig::read(golden / "model"), "auto");
-}
+std::unique_ptr<ModelLayout> layout_of(const fs::path& golden) { return make_layout(HfConfig::read(golden / "model")); }
 
 void convert(const ModelLayout& layout, const fs::path& from, AdapterFormat format, const fs::path& to) {
   const AdapterSelection selection = read_adapter_selection(layout, from);

@@ -39,7 +39,7 @@ class ServerKeys : public testing::Test {
   void take(const Model& model, AdapterFormat format) {
     model_ = model;
     const fs::path golden = golden_folder(model.golden);
-    layout_ = make_layout(HfConfig::read(golden / "model"), "auto");
+    layout_ = make_layout(HfConfig::read(golden / "model"));
     fs::path adapter = golden / "lora" / "adapter";
     if (format == AdapterFormat::kPerExpert) {
       const fs::path converted = folder_ / model.golden;

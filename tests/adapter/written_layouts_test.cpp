@@ -36,7 +36,7 @@ class WrittenLayouts : public testing::Test {
 
   TempFolder folder_;
   const fs::path golden_ = golden_folder("qwen3_moe-fp32"), adapter_ = golden_ / "lora" / "adapter";
-  const std::unique_ptr<ModelLayout> layout_ = make_layout(HfConfig::read(golden_ / "model"), "auto");
+  const std::unique_ptr<ModelLayout> layout_ = make_layout(HfConfig::read(golden_ / "model"));
 };
 
 TEST_F(WrittenLayouts, TheFactsAreOfTheFile) {
@@ -118,7 +118,7 @@ TEST_F(WrittenLayouts, AreRefusedBeforeAndWrittenAfterARun) {
   EXPECT_EQ(file(folder_ / "adapter-vllm"), file(folder_ / "per_expert"));
 
   const fs::path v4 = golden_folder("deepseek_v4-fp32");
-  const auto v4_layout = make_layout(HfConfig::read(v4 / "model"), "auto");
+  const auto v4_layout = make_layout(HfConfig::read(v4 / "model"));
   EXPECT_THAT(error_of([&] {
                 check_save_layouts(layouts, "DeepSeek-V4", *v4_layout,
                                    read_adapter_selection(*v4_layout, v4 / "lora" / "adapter"));

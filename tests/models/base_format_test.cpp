@@ -34,7 +34,7 @@ at::Tensor expected_elements(const Slot& slot, const CheckpointIndex& index) {
 // Reads the shards of all ranks of a mesh, in pieces of at most `max_piece` bytes in memory, and compares every slot.
 void expect_dequantised(const fs::path& golden, int64_t world, int64_t ep, uint64_t max_piece) {
   const CheckpointIndex index = read_checkpoint_index(golden / "model");
-  const auto layout = make_layout(HfConfig::read(golden / "model"), "auto");
+  const auto layout = make_layout(HfConfig::read(golden / "model"));
   const auto specs = image_specs(*layout, stored_in(index), BaseFormat::kBFloat16);
   const Placement placement(specs, layout->shape().num_experts, Mesh::make(world, {ep, {}, {}}));
   check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });
@@ -83,18 +83,18 @@ TEST(BaseFormat, EqualsTheDequantisedGoldenHoweverShardsAndReadsAreCut) {
 
 TEST(BaseFormat, IsTheComputeDtype) {
   const CheckpointIndex index = read_checkpoint_index(kGolden / "model");
-  const auto layout = make_layout(HfConfig::read(kGolden / "model"), "float32");
+  const auto layout = make_layout(HfConfig::read(kGolden / "model"), DtypeChoice::kFloat32);
   EXPECT_THROW(image_specs(*layout, stored_in(index), BaseFormat::kBFloat16), Error);
   // Nothing is quantised there.
   const fs::path plain = golden_folder("qwen3_moe-fp32") / "model";
   const CheckpointIndex plain_index = read_checkpoint_index(plain);
-  const auto plain_layout = make_layout(HfConfig::read(plain), "float32");
+  const auto plain_layout = make_layout(HfConfig::read(plain), DtypeChoice::kFloat32);
   EXPECT_EQ(image_specs(*plain_layout, stored_in(plain_index), BaseFormat::kBFloat16).size(), 9);
 }
 
 TEST(BaseFormat, ScalesAreCheckedBeforeTheFirstRead) {
   CheckpointIndex index = read_checkpoint_index(kGolden / "model");
-  const auto layout = make_layout(HfConfig::read(kGolden / "model"), "auto");
+  const auto layout = make_layout(HfConfig::read(kGolden / "model"));
   const auto specs = image_specs(*layout, stored_in(index), BaseFormat::kBFloat16);
   const auto check = [&] {
     check_checkpoint(specs, index, [&](const std::string& tensor) { return layout->why_skipped(tensor); });

@@ -39,7 +39,7 @@ void expect_refusals(const Json& good, const std::vector<Refusal>& refusals, con
 
 namespace v4 = deepseek_v4;
 
-v4::Config read_v4(const Json& json) { return v4::read_config(HfConfig(json, "config.json"), "auto"); }
+v4::Config read_v4(const Json& json) { return v4::read_config(HfConfig(json, "config.json"), DtypeChoice::kAuto); }
 
 TEST(DeepseekV4Config, BothFormsSayTheSame) {
   v4::Config hub = read_v4(GoldenHeaders("deepseek_v4-fp32").config.json());
@@ -72,7 +72,7 @@ TEST(DeepseekV4Config, ReadsTheHubsForm) {
   EXPECT_EQ(c.routed_scaling_factor, 1.5);
   EXPECT_FALSE(c.stored.linear || c.stored.experts);
 
-  const v4::Config flash = v4::read_config(hub_config("DeepSeek-V4-Flash"), "auto");
+  const v4::Config flash = v4::read_config(hub_config("DeepSeek-V4-Flash"), DtypeChoice::kAuto);
   EXPECT_EQ(flash.layer_types.size(), 43u);
   EXPECT_EQ(std::count(flash.mlp_layer_types.begin(), flash.mlp_layer_types.end(), kHashMoe), 3);
   EXPECT_EQ(flash.compress_rate(kHeavilyCompressedAttention), 128);
@@ -133,7 +133,7 @@ TEST(DeepseekV4Config, NamesWhatIsMissingOrImpossible) {
 Decoder read_text(const Json& text) {
   Json json = GoldenHeaders("qwen3_5_moe-fp32").config.json();
   json["text_config"] = text;
-  return describe_qwen3_5_moe(HfConfig(json, "config.json"), "auto");
+  return describe_qwen3_5_moe(HfConfig(json, "config.json"), DtypeChoice::kAuto);
 }
 
 // Of each layer, whether its attention is full.
@@ -180,7 +180,7 @@ TEST(Qwen3_5MoeConfig, TextClassHasItsFieldsAtTheTop) {
   text["architectures"] = {"Qwen3_5MoeForCausalLM"};
   text["num_local_experts"] = text["num_experts"];  // transformers saves it under this name
   text.erase("num_experts");
-  const auto expected = make_layout(outer, "auto"), flat = make_layout(HfConfig(text, "config.json"), "auto");
+  const auto expected = make_layout(outer), flat = make_layout(HfConfig(text, "config.json"));
   EXPECT_EQ(flat->shape().dtype, DType::kBF16);
   const auto params = [](const ModelLayout& layout) {
     std::map<std::string, std::vector<int64_t>> shapes;
@@ -222,7 +222,7 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
 
   Json outer = GoldenHeaders("qwen3_5_moe-fp32").config.json();
   outer.erase("text_config");
-  EXPECT_THAT(error_of([&] { make_layout(HfConfig(outer, "config.json"), "auto"); }), HasSubstr("'text_config'"));
+  EXPECT_THAT(error_of([&] { make_layout(HfConfig(outer, "config.json")); }), HasSubstr("'text_config'"));
 }
 
 // Counts that no model has are named before anything is made by them.
@@ -249,7 +249,7 @@ TEST(ModelConfigs, AbsurdCountsAreNamed) {
       for (const Json& number : absurd) {
         Json config = good;
         (nested ? config["text_config"] : config)[key] = number;
-        EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "float32"); }),
+        EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), DtypeChoice::kFloat32); }),
                     AllOf(HasSubstr("config.json"), HasSubstr(key)))
             << model << " " << key << " " << number;
       }
@@ -262,7 +262,8 @@ TEST(ModelConfigs, ProductsOfCountsAreBounded) {
   const auto error = [&](const Json& changes) {
     Json config = good;
     config.update(changes);
-    return error_of([&] { image_specs(*make_layout(HfConfig(config, "config.json"), "float32"), no_checkpoint()); });
+    return error_of(
+        [&] { image_specs(*make_layout(HfConfig(config, "config.json"), DtypeChoice::kFloat32), no_checkpoint()); });
   };
   EXPECT_EQ(error(Json::object()), "");
   EXPECT_THAT(error({{"num_hidden_layers", 10'000}, {"num_experts", 65'536}}),

@@ -24,7 +24,9 @@ struct GoldenHeaders {
   Json tensors;
 
   explicit GoldenHeaders(const std::string& model);
-  std::unique_ptr<ModelLayout> layout(const std::string& dtype = "auto") const { return make_layout(config, dtype); }
+  std::unique_ptr<ModelLayout> layout(DtypeChoice dtype = DtypeChoice::kAuto) const {
+    return make_layout(config, dtype);
+  }
   // Of one file, "tensors.safetensors".
   CheckpointIndex index() const;
 };

@@ -30,7 +30,7 @@ INSTANTIATE_TEST_SUITE_P(, HubConfig,
                          });
 
 TEST_P(HubConfig, HasTheSizeOfTheRelease) {
-  const auto layout = make_layout(hub_config(GetParam().name), "auto");
+  const auto layout = make_layout(hub_config(GetParam().name));
   const auto specs = image_specs(*layout, no_checkpoint());
   const CheckpointIndex index = assumed_index(specs);
   EXPECT_TRUE(check_checkpoint(specs, index, [](const std::string&) { return std::nullopt; }).empty());
@@ -44,7 +44,7 @@ TEST_P(HubConfig, HasTheSizeOfTheRelease) {
 
 // Whatever the mesh, the ranks of a replica read every byte of the checkpoint once.
 TEST_P(HubConfig, IsReadOnceByAThousandRanks) {
-  const auto layout = make_layout(hub_config(GetParam().name), "auto");
+  const auto layout = make_layout(hub_config(GetParam().name));
   const auto specs = image_specs(*layout, no_checkpoint());
   const CheckpointIndex index = assumed_index(specs);
   for (const int64_t ep : {1, 8}) {

@@ -20,14 +20,14 @@ using namespace testing_support;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-std::vector<SkippedTensor> check(const GoldenHeaders& model, const std::string& dtype = "auto") {
+std::vector<SkippedTensor> check(const GoldenHeaders& model, DtypeChoice dtype = DtypeChoice::kAuto) {
   const auto layout = model.layout(dtype);
   const CheckpointIndex index = model.index();
   return check_checkpoint(image_specs(*layout, stored_in(index)), index,
                           [&](const std::string& tensor) { return layout->why_skipped(tensor); });
 }
 
-std::vector<ImageSpec> specs_of(const GoldenHeaders& model, const std::string& dtype = "auto") {
+std::vector<ImageSpec> specs_of(const GoldenHeaders& model, DtypeChoice dtype = DtypeChoice::kAuto) {
   const CheckpointIndex index = model.index();
   return image_specs(*model.layout(dtype), stored_in(index));
 }
@@ -46,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(, GoldenLayout, testing::ValuesIn(golden_models()),
 
 TEST_P(GoldenLayout, ExplainsEveryTensor) {
   const GoldenHeaders model(GetParam());
-  for (const char* dtype : {"auto", "float32", "bfloat16"}) {
+  for (DtypeChoice dtype : {DtypeChoice::kAuto, DtypeChoice::kFloat32, DtypeChoice::kBFloat16}) {
     std::set<std::string> skipped, expected;
     for (const SkippedTensor& tensor : check(model, dtype)) {
       skipped.insert(tensor.tensor);
@@ -155,7 +155,7 @@ TEST(Qwen3_5MoeLayout, TextClassAloneAndTiedHead) {
   Json text = model.config.json()["text_config"];
   text["architectures"] = {"Qwen3_5MoeForCausalLM"};
   text["tie_word_embeddings"] = true;
-  const auto layout = make_layout(HfConfig(text, "config.json"), "auto");
+  const auto layout = make_layout(HfConfig(text, "config.json"));
   const auto specs = image_specs(*layout, no_checkpoint());
   EXPECT_EQ(find_param(specs, "model.norm.weight").sources[0].name, "model.norm.weight");
   EXPECT_EQ(specs[0].params.size(), 2u);
@@ -193,14 +193,14 @@ TEST(OutputHead, OneThatIsStoredIsTheHeadThoughConfigSaysTied) {
 }
 
 TEST(DeepseekV4Layout, QuantisedWeightsStayAsTheyAreStored) {
-  for (const char* dtype : {"bfloat16", "float32"}) {
+  for (DtypeChoice dtype : {DtypeChoice::kBFloat16, DtypeChoice::kFloat32}) {
     const auto specs = specs_of(GoldenHeaders("deepseek_v4-fp8fp4"), dtype);
     const auto dtype_of = [&](const std::string& name) { return find_param(specs, "model.layers.1." + name).dtype; };
     EXPECT_EQ(dtype_of("self_attn.q_a_proj.weight"), DType::kF8E4M3);
     EXPECT_EQ(dtype_of("self_attn.q_a_proj.weight_scale"), DType::kF8E8M0);
     EXPECT_EQ(dtype_of("mlp.experts.gate_up_proj"), DType::kI8);
     EXPECT_EQ(dtype_of("mlp.experts.gate_up_proj_scale"), DType::kF8E8M0);
-    const DType compute = std::string(dtype) == "float32" ? DType::kF32 : DType::kBF16;
+    const DType compute = dtype == DtypeChoice::kFloat32 ? DType::kF32 : DType::kBF16;
     EXPECT_EQ(dtype_of("input_layernorm.weight"), compute);
     EXPECT_EQ(dtype_of("mlp.gate.weight"), compute);
     EXPECT_EQ(dtype_of("self_attn.compressor.kv_proj.weight"), compute);
@@ -255,20 +255,19 @@ TEST(DeepseekV4Layout, ReadsFp8ExpertsWithF32Scales) {
 TEST(DeepseekV4Layout, RefusesCutOffBlocks) {
   Json config = GoldenHeaders("deepseek_v4-fp8fp4").config.json();
   config["o_lora_rank"] = 96;  // 192 rows in blocks of 128
-  const auto layout = make_layout(HfConfig(config, "config.json"), "auto");
+  const auto layout = make_layout(HfConfig(config, "config.json"));
   EXPECT_THAT(error_of([&] { layout->dense_spec(0, no_checkpoint()); }),
               HasSubstr("layers.0.attn.wo_a: 192 rows cannot be cut into blocks of 128"));
   config["o_lora_rank"] = 32;  // one block of 64 rows
-  EXPECT_EQ(error_of([&] { make_layout(HfConfig(config, "config.json"), "auto")->dense_spec(0, no_checkpoint()); }),
-            "");
+  EXPECT_EQ(error_of([&] { make_layout(HfConfig(config, "config.json"))->dense_spec(0, no_checkpoint()); }), "");
   config["moe_intermediate_size"] = 48;
-  EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"), "auto")->experts_spec(0, no_checkpoint()); }),
+  EXPECT_THAT(error_of([&] { make_layout(HfConfig(config, "config.json"))->experts_spec(0, no_checkpoint()); }),
               HasSubstr("layers.0.ffn.experts.0.w2: 48 columns cannot be cut into blocks of 32"));
 }
 
 TEST(DeepseekV4Layout, BothFormsOfConfigGiveTheSameParameters) {
-  const auto specs = specs_of(GoldenHeaders("deepseek_v4-fp32"), "float32");
-  const auto other = specs_of(GoldenHeaders("deepseek_v4-bf16"), "float32");
+  const auto specs = specs_of(GoldenHeaders("deepseek_v4-fp32"), DtypeChoice::kFloat32);
+  const auto other = specs_of(GoldenHeaders("deepseek_v4-bf16"), DtypeChoice::kFloat32);
   ASSERT_EQ(specs.size(), other.size());
   for (size_t i = 0; i < specs.size(); ++i) {
     ASSERT_EQ(specs[i].params.size(), other[i].params.size());
@@ -282,7 +281,7 @@ TEST(DeepseekV4Layout, BothFormsOfConfigGiveTheSameParameters) {
 
 TEST(ModelLayout, KindsOfLayers) {
   const auto kinds = [](const char* name) {
-    const auto layout = make_layout(hub_config(name), "auto");
+    const auto layout = make_layout(hub_config(name));
     std::vector<int64_t> kinds;
     for (int64_t layer = 0; layer < layout->shape().num_hidden_layers; ++layer)
       kinds.push_back(layout->layer_kind(layer));
@@ -300,7 +299,7 @@ TEST(ModelLayout, KindsOfLayers) {
 
 TEST(MakeModel, RefusesOtherArchitectures) {
   const HfConfig dense(Json{{"architectures", {"LlamaForCausalLM"}}}, "config.json");
-  EXPECT_THAT(error_of([&] { make_model(dense, "auto"); }), HasSubstr("LlamaForCausalLM is not supported"));
+  EXPECT_THAT(error_of([&] { make_model(dense, DtypeChoice::kAuto); }), HasSubstr("LlamaForCausalLM is not supported"));
 }
 
 }  // namespace

@@ -18,11 +18,11 @@ struct Layers {
   at::Tensor mask;  // bool [B, T]
   Batch batch;
   ForwardContext context;
-  Decoder decoder = describe_qwen3_5_moe(HfConfig::read(folder / "model"), "auto");
+  Decoder decoder = describe_qwen3_5_moe(HfConfig::read(folder / "model"), DtypeChoice::kAuto);
 
   explicit Layers(const std::string& name)
       : folder(golden_folder(name)),
-        loaded(open_model(folder / "model", "auto", {}, groups)),
+        loaded(open_model(folder / "model", DtypeChoice::kAuto, {}, groups)),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {
     batch.input_ids_T = golden_tensor(folder / "batch.safetensors", "input_ids").index({mask});
     std::vector<at::Tensor> positions;

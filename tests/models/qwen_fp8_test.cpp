@@ -91,7 +91,7 @@ class QwenFp8Files : public testing::TestWithParam<const char*> {
   QwenFp8Files() : config_(HfConfig::read(folder())), index_(read_checkpoint_index(folder())) {}
   std::filesystem::path folder() const { return golden_folder(GetParam()) / "model"; }
   std::string check(BaseFormat format = BaseFormat::kStored) {
-    const auto layout = make_layout(config_, "auto");
+    const auto layout = make_layout(config_);
     return error_of([&] {
       check_checkpoint(image_specs(*layout, stored_in(index_), format), index_,
                        [&](const std::string& t) { return layout->why_skipped(t); });
@@ -115,7 +115,7 @@ INSTANTIATE_TEST_SUITE_P(, QwenFp8Files, testing::Values("qwen3_moe-fp8", "qwen3
 TEST_P(QwenFp8Files, AreAssumedAsTheyAre) {
   EXPECT_EQ(check(), "");
   EXPECT_EQ(check(BaseFormat::kBFloat16), "");
-  const auto layout = make_layout(config_, "auto");
+  const auto layout = make_layout(config_);
   const CheckpointIndex assumed = assumed_index(image_specs(*layout, no_checkpoint()));
   uint64_t skipped = 0;
   for (const auto& [name, tensor] : index_.tensors) skipped += layout->why_skipped(name).has_value();
@@ -134,7 +134,7 @@ TEST_P(QwenFp8Files, CountTheParametersOfTheModel) {
   plain.erase("quantization_config");
   const auto count = [](const HfConfig& config) {
     uint64_t parameters = 0;
-    for (const ImageSpec& image : image_specs(*make_layout(config, "auto"), no_checkpoint()))
+    for (const ImageSpec& image : image_specs(*make_layout(config), no_checkpoint()))
       for (const ParamSpec& param : image.params) parameters += count_parameters(param);
     return parameters;
   };
@@ -202,7 +202,7 @@ TEST(QwenFp8Release, HasItsSize) {
   Json json = read_json_file(golden_folder("configs") / "Qwen3-30B-A3B" / "config.json");
   json["quantization_config"] = kRelease;
   json["quantization_config"]["modules_to_not_convert"] = Json::array({"lm_head"});
-  const auto specs = image_specs(*make_layout(HfConfig(json, "config.json"), "auto"), no_checkpoint());
+  const auto specs = image_specs(*make_layout(HfConfig(json, "config.json")), no_checkpoint());
   const CheckpointIndex index = assumed_index(specs);
   EXPECT_NEAR(index.total_bytes() / 1e9, 31.18, 0.01);
   EXPECT_EQ(index.tensors.size(), 18867u + 48 * (4 + 128 * 3));

@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 CheckpointIndex convert(const fs::path& model, const fs::path& out, DType dtype, uint64_t max_file_bytes = 300'000) {
-  rewrite_checkpoint(open_checkpoint(model, "bfloat16"), out,
+  rewrite_checkpoint(open_checkpoint(model, DtypeChoice::kBFloat16), out,
                      {.dtype = dtype, .max_file_bytes = max_file_bytes, .num_threads = 2});
   return read_checkpoint_index(out);
 }
@@ -47,7 +47,7 @@ TEST(RewriteCheckpoint, DequantisesFp8AndFp4) {
     EXPECT_EQ(config["torch_dtype"], dtype == DType::kBF16 ? "bfloat16" : "float32");
     EXPECT_EQ(read_text_file(folder / "out" / "generation_config.json"),
               read_text_file(golden / "model" / "generation_config.json"));
-    const auto layout = make_layout(HfConfig::read(folder / "out"), "auto");
+    const auto layout = make_layout(HfConfig::read(folder / "out"));
     check_checkpoint(image_specs(*layout, stored_in(after)), after,
                      [&](const std::string& name) { return layout->why_skipped(name); });
     EXPECT_GT(after.files.size(), 1);
@@ -104,7 +104,7 @@ TEST(RewriteCheckpoint, ChangesRowsAndCopiesTheRestByteForByte) {
   options.changes[changed] = [](int64_t first_row, const at::Tensor& rows_RI) {
     rows_RI.add_(at::arange(first_row, first_row + rows_RI.size(0), at::kFloat).unsqueeze(1));
   };
-  const OpenedCheckpoint before = open_checkpoint(model, "bfloat16");
+  const OpenedCheckpoint before = open_checkpoint(model, DtypeChoice::kBFloat16);
   rewrite_checkpoint(before, folder / "out", options);
   const CheckpointIndex after = read_checkpoint_index(folder / "out");
   EXPECT_EQ(after.tensors.size(), before.headers.index.tensors.size());
@@ -156,7 +156,7 @@ TEST(Quantize, TakesTheScaleWithTheSmallerError) {
 TEST(RewriteCheckpoint, KeepsTheFormatOfQuantisedTensors) {
   for (const char* name : {"deepseek_v4-fp8fp4", "qwen3_moe-fp8"}) {
     TempFolder folder;
-    const OpenedCheckpoint opened = open_checkpoint(golden_folder(name) / "model", "bfloat16");
+    const OpenedCheckpoint opened = open_checkpoint(golden_folder(name) / "model", DtypeChoice::kBFloat16);
     const CheckpointIndex& before = opened.headers.index;
     const bool is_v4 = opened.headers.config.json().contains("expert_dtype");
     const std::string suffix = is_v4 ? ".scale" : ".weight_scale_inv";
@@ -203,7 +203,7 @@ TEST(RewriteCheckpoint, KeepsTheFormatOfQuantisedTensors) {
       if (std::none_of(changed.begin(), changed.end(),
                        [&](const std::string& module) { return tensor.starts_with(module + "."); }))
         EXPECT_TRUE(at::equal(bytes_of(after, tensor), bytes_of(before, tensor))) << tensor;
-    open_checkpoint(folder / "out", "bfloat16");
+    open_checkpoint(folder / "out", DtypeChoice::kBFloat16);
   }
 }
 

@@ -33,8 +33,8 @@ void for_each_layer(Golden& golden, const Body& body) {
     const ImageView& experts = golden.loaded.weights->acquire(experts_image(layer));
     const at::Tensor out = golden.loaded.model->forward_layer({layer, dense, experts, {}, context, record}, hidden);
     const at::Tensor expected = golden.at_tokens(golden.forward("layers." + std::to_string(layer) + ".hidden_out"));
-    body(layer, out, expected, record);
-    hidden = expected.to(out.scalar_type());
+    body(layer, out.cpu(), expected, record);
+    hidden = expected.to(out.options());
     golden.loaded.weights->release(experts_image(layer));
     golden.loaded.weights->release(dense_image(layer));
   }
@@ -51,7 +51,7 @@ TEST(DeepseekV4Fp32, EveryLayerFromTheOneBefore) {
       golden, [&](int64_t layer, const at::Tensor& out, const at::Tensor& expected, const LayerRecord& record) {
         EXPECT_LT(relative_error(out, expected), 1e-5) << "layer " << layer;
         const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
-        EXPECT_TRUE(at::equal(record.chosen_experts_TK, indices)) << "layer " << layer;
+        EXPECT_TRUE(at::equal(record.chosen_experts_TK.cpu(), indices)) << "layer " << layer;
       });
 }
 
@@ -69,7 +69,7 @@ TEST(DeepseekV4Fp32, EntriesThatAreAttendedTo) {
       const int64_t choosing = chosen->at(s).size(0);
       const at::Tensor expected = topk[s].narrow(0, length - choosing, choosing);
       EXPECT_TRUE(expected.ge(0).all().item<bool>());
-      EXPECT_TRUE(at::equal(std::get<0>(chosen->at(s).to(at::kLong).sort(-1)), std::get<0>(expected.sort(-1))));
+      EXPECT_TRUE(at::equal(std::get<0>(chosen->at(s).cpu().to(at::kLong).sort(-1)), std::get<0>(expected.sort(-1))));
       // Tokens before them see no more than they may choose: the reference chose all of it.
       const at::Tensor seen = at::arange(1, length - choosing + 1).floor_divide(4).clamp_max(topk.size(-1));
       EXPECT_TRUE(at::equal(topk[s].narrow(0, 0, length - choosing).ge(0).sum(-1), seen));
@@ -87,7 +87,7 @@ TEST(DeepseekV4Bf16, EveryLayerFromTheOneBefore) {
         EXPECT_LT(error.mean().item<double>(), 0.004 * expected.to(at::kFloat).square().mean().sqrt().item<double>())
             << "layer " << layer;
         const at::Tensor indices = layer_tensor(golden, layer, "router.indices").index({golden.mask.flatten()});
-        EXPECT_LE(record.chosen_experts_TK.ne(indices).any(-1).sum().item<int64_t>(), 1) << "layer " << layer;
+        EXPECT_LE(record.chosen_experts_TK.cpu().ne(indices).any(-1).sum().item<int64_t>(), 1) << "layer " << layer;
       });
 }
 
@@ -106,7 +106,9 @@ TEST(DeepseekV4Fp32, NoTokens) {
   OpenedAdapter adapter = golden.adapter();
   adapter.state.zero_grads();
   for (const Recompute recompute : {Recompute::kFull, Recompute::kNone})
-    EXPECT_EQ(forward_backward(golden.loaded, adapter.state, make_batch({}, at::kCPU, 1), 1.0, recompute).loss_sum, 0);
+    EXPECT_EQ(forward_backward(golden.loaded, adapter.state, make_batch({}, golden.loaded.device, 1), 1.0, recompute)
+                  .loss_sum,
+              0);
   EXPECT_EQ(
       adapter.state.dense().grads.abs().sum().item<float>() + adapter.state.experts().grads.abs().sum().item<float>(),
       0);
@@ -128,7 +130,7 @@ TEST(DeepseekV4Fp32, GeneratesWhatTheWholeSequenceSays) {
   sample.input_ids.insert(sample.input_ids.end(), tokens.begin(), tokens.end());
   sample.labels.assign(sample.input_ids.size(), -100);
   for (size_t i = 0; i < sample.input_ids.size(); ++i) sample.position_ids.push_back(i);
-  const at::Tensor hidden = forward(golden.loaded, nullptr, make_batch({&sample}, at::kCPU, 1));
+  const at::Tensor hidden = forward(golden.loaded, nullptr, make_batch({&sample}, golden.loaded.device, 1));
   const at::Tensor head = golden.loaded.model->head_weight_VD(golden.loaded.weights->acquire(kRootImage));
   golden.loaded.weights->release(kRootImage);
   const at::Tensor best = at::mm(hidden, head.t()).argmax(-1);
@@ -143,9 +145,9 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
   int64_t compared = 0;
   const auto compare = [&](const FrozenWeight& weight, const at::Tensor& wanted, const std::string& name) {
     ASSERT_TRUE(weight.quantized()) << name;
-    EXPECT_TRUE(at::equal(dequantize(weight, at::kBFloat16), wanted)) << name;
-    EXPECT_TRUE(at::equal(dequantize(weight, at::kFloat), wanted.to(at::kFloat))) << name;
-    EXPECT_TRUE(at::equal(dequantize_by_tensor_ops(weight, at::kBFloat16), wanted)) << name;
+    EXPECT_TRUE(at::equal(dequantize(weight, at::kBFloat16).cpu(), wanted)) << name;
+    EXPECT_TRUE(at::equal(dequantize(weight, at::kFloat).cpu(), wanted.to(at::kFloat))) << name;
+    EXPECT_TRUE(at::equal(dequantize_by_tensor_ops(weight, at::kBFloat16).cpu(), wanted)) << name;
     ++compared;
   };
   for (int64_t layer = 0; layer < golden.loaded.model->shape().num_hidden_layers; ++layer) {
@@ -184,7 +186,7 @@ TEST(DeepseekV4Quantised, WeightsAreExact) {
 }
 
 TEST(DeepseekV4Quantised, LogitsAndLoss) {
-  Golden golden("deepseek_v4-fp8fp4", "float32");
+  Golden golden("deepseek_v4-fp8fp4", DtypeChoice::kFloat32);
   for (const bool adapted : {false, true}) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
@@ -198,7 +200,7 @@ TEST(DeepseekV4Quantised, LogitsAndLoss) {
 }
 
 TEST(DeepseekV4Quantised, EveryAdapterGradient) {
-  Golden golden("deepseek_v4-fp8fp4", "float32");
+  Golden golden("deepseek_v4-fp8fp4", DtypeChoice::kFloat32);
   OpenedAdapter adapter = golden.adapter();
   score(golden.loaded, &adapter.state, golden.batch, "batch", {.grads = true}, golden.groups);
   const SafetensorsHeader reference = read_safetensors_header(golden.folder / "lora" / "grads.safetensors");

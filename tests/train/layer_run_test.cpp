@@ -52,7 +52,7 @@ class BothRuns {
   explicit BothRuns(const std::string& name)
       : golden(name),
         batch(golden.one_batch(golden.loaded.row_alignment)),
-        specs(open_checkpoint(golden.folder / "model", "auto").specs),
+        specs(open_checkpoint(golden.folder / "model", DtypeChoice::kAuto).specs),
         context(context_of(batch, *golden.loaded.experts)),
         hidden(embedded()) {
     batch.targets_T.clamp_min_(0);  // plans take every token to be trained

@@ -13,11 +13,12 @@ namespace {
 TEST(Qwen3MoeDense, LogitsLossAndGradients) {
   const auto folder = golden_folder("qwen3_moe-dense");
   MeshGroups groups = single_rank_groups();
-  LoadedModel loaded = open_model(folder / "model", "auto", {}, groups);
+  LoadedModel loaded =
+      open_model(folder / "model", DtypeChoice::kAuto, {.device = testing_support::test_device()}, groups);
   const TokensFile batch = golden_batch(folder / "batch.safetensors");
   const at::Tensor mask = golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool);
   OpenedAdapter adapter =
-      open_adapter(loaded.model->layout(), folder / "adapter", loaded.experts->local_experts(), at::kCPU);
+      open_adapter(loaded.model->layout(), folder / "adapter", loaded.experts->local_experts(), loaded.device);
   for (const bool adapted : {false, true}) {
     const std::string prefix = adapted ? "lora." : "";
     const ScoreResult result =

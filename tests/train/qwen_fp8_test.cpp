@@ -16,7 +16,7 @@ INSTANTIATE_TEST_SUITE_P(, QwenFp8, testing::Values("qwen3_moe-fp8", "qwen3_5_mo
 });
 
 TEST_P(QwenFp8, LogitsLossAndGradients) {
-  Golden golden(GetParam(), "float32");
+  Golden golden(GetParam(), DtypeChoice::kFloat32);
   OpenedAdapter adapter = golden.adapter();
   for (const bool adapted : {false, true}) {
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
@@ -36,23 +36,25 @@ TEST_P(QwenFp8, LogitsLossAndGradients) {
 
 // Logits and gradients have the bits of the plain checkpoint, in the dtype that it is computed in.
 TEST_P(QwenFp8, EqualsItsDequantisedCheckpoint) {
-  for (const auto& [dtype, text] : {std::pair{DType::kF32, "float32"}, {DType::kBF16, "bfloat16"}}) {
+  for (const auto& [dtype, choice] :
+       {std::pair{DType::kF32, DtypeChoice::kFloat32}, {DType::kBF16, DtypeChoice::kBFloat16}}) {
     TempFolder folder;
-    Golden stored(GetParam(), text);
-    rewrite_checkpoint(open_checkpoint(stored.folder / "model", "bfloat16"), folder / "plain", {.dtype = dtype});
+    Golden stored(GetParam(), choice);
+    rewrite_checkpoint(open_checkpoint(stored.folder / "model", DtypeChoice::kBFloat16), folder / "plain",
+                       {.dtype = dtype});
     MeshGroups groups = single_rank_groups();
-    LoadedModel plain = open_model(folder / "plain", text, {}, groups);
+    LoadedModel plain = open_model(folder / "plain", choice, {.device = stored.loaded.device}, groups);
     const auto run = [&](LoadedModel& loaded) {
       OpenedAdapter adapter = open_adapter(loaded.model->layout(), stored.folder / "lora" / "adapter",
-                                           loaded.experts->local_experts(), at::kCPU);
+                                           loaded.experts->local_experts(), loaded.device);
       const ScoreResult result =
           score(loaded, &adapter.state, stored.batch, "batch", {.logits = true, .grads = true}, groups);
       return std::pair(result.logits, at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).clone());
     };
     const auto [logits, grads] = run(stored.loaded);
     const auto [plain_logits, plain_grads] = run(plain);
-    EXPECT_TRUE(at::equal(logits, plain_logits)) << text;
-    EXPECT_TRUE(at::equal(grads, plain_grads)) << text;
+    EXPECT_TRUE(at::equal(logits, plain_logits)) << word_of(choice);
+    EXPECT_TRUE(at::equal(grads, plain_grads)) << word_of(choice);
     EXPECT_GT(grads.abs().max().item<double>(), 0);
   }
 }

@@ -14,10 +14,10 @@ TEST(Variants, TrainAsInPeft) {
   const Json cases = read_json_file(golden_folder("variants.json"));
   ASSERT_FALSE(cases.empty());
   for (const auto& [title, expected] : cases.items()) {
-    Golden golden("qwen3_moe-fp32", "float32");
+    Golden golden("qwen3_moe-fp32", DtypeChoice::kFloat32);
     const Recipe recipe = recipe_from_overrides(expected["overrides"].get<std::vector<std::string>>());
     OpenedAdapter adapter = make_adapter(golden.loaded.model->layout(), recipe.adapter, "model",
-                                         golden.loaded.experts->local_experts(), at::kCPU);
+                                         golden.loaded.experts->local_experts(), golden.loaded.device);
     AdamW optimizer(adapter.state, recipe.train);
     std::vector<TokensFile> batches;
     for (const char* prefix : {"0.", "1.", "2."})

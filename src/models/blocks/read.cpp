@@ -32,7 +32,7 @@ void read_rope(const HfConfig& config, const GqaDefaults& defaults, Gqa& attenti
 
 }  // namespace
 
-Decoder read_decoder(const HfConfig& config, const HfConfig& text, const std::string& dtype, double default_norm_eps) {
+Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice dtype, double default_norm_eps) {
   Decoder decoder;
   decoder.vocab_size = positive(text, "vocab_size");
   decoder.hidden_size = width(text, "hidden_size");

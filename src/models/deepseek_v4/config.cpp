@@ -174,7 +174,7 @@ void check(const HfConfig& config, const Config& c) {
 
 }  // namespace
 
-Config read_config(const HfConfig& config, const std::string& dtype) {
+Config read_config(const HfConfig& config, DtypeChoice dtype) {
   Config c;
   c.vocab_size = positive(config, "vocab_size");
   c.hidden_size = width(config, "hidden_size");

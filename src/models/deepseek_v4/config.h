@@ -68,6 +68,6 @@ struct Config {
 // prediction at the end; num_hash_layers; qk_rope_head_dim; rope_scaling) and transformers' (layer_types,
 // mlp_layer_types, compress_rates, partial_rotary_factor, rope_parameters); where both are given, transformers' wins.
 // Throws an input error that names the key for what is missing, impossible or not supported.
-Config read_config(const HfConfig& config, const std::string& dtype);
+Config read_config(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine::deepseek_v4

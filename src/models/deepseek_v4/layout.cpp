@@ -176,7 +176,7 @@ Mlp shared_experts(const Config& c) {
   return Mlp("mlp.shared_experts", c.hidden_size, c.moe_intermediate_size, /*lora=*/true, c.swiglu_limit);
 }
 
-std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype) {
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, DtypeChoice dtype) {
   return std::make_unique<DeepseekV4Layout>(read_config(config, dtype));
 }
 

@@ -32,6 +32,6 @@ class DeepseekV4Layout : public ModelLayout {
 // The block that every layer has beside its routed experts.
 Mlp shared_experts(const Config& c);
 
-std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, const std::string& dtype);
+std::unique_ptr<ModelLayout> make_layout(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine::deepseek_v4

@@ -163,7 +163,7 @@ at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& 
 
 at::Tensor DeepseekV4Model::head_weight_VD(const ImageView& root) const { return root[output_head_slot(root)]; }
 
-std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype) {
+std::unique_ptr<Model> make_model(const HfConfig& config, DtypeChoice dtype) {
   return std::make_unique<DeepseekV4Model>(read_config(config, dtype));
 }
 

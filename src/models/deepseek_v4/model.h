@@ -44,6 +44,6 @@ class DeepseekV4Model : public Model {
   Mlp shared_experts_;
 };
 
-std::unique_ptr<Model> make_model(const HfConfig& config, const std::string& dtype);
+std::unique_ptr<Model> make_model(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine::deepseek_v4

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "adapter/replica_check.h"
+#include "base/cpu_features.h"
 #include "base/process.h"
 #include "distributed/launch/local_ranks.h"
 #include "distributed/launch/run_rank.h"
@@ -35,6 +36,7 @@ int run(Control& control, const std::vector<std::string>& args) {
 int main(int argc, char** argv) {
   using namespace moraine;
   make_write_failures_errors();
+  settle_cpu_computation();
   const std::vector<std::string> args(argv, argv + argc);
   const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(),

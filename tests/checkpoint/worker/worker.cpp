@@ -116,6 +116,6 @@ int run(std::vector<std::string> argv) {
 
 int main(int argc, char** argv) {
   moraine::make_write_failures_errors();
-  moraine::avoid_undescribed_amx();
+  moraine::settle_cpu_computation();
   moraine::end_process(moraine::run({argv, argv + argc}));
 }

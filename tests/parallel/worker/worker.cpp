@@ -13,6 +13,7 @@
 
 #include <random>
 
+#include "base/cpu_features.h"
 #include "base/process.h"
 #include "distributed/collectives/mesh_groups.h"
 #include "distributed/launch/local_ranks.h"
@@ -151,6 +152,7 @@ int run(Control& control, int64_t cases) {
 int main(int argc, char** argv) {
   using namespace moraine;
   make_write_failures_errors();
+  settle_cpu_computation();
   if (argc != 3) return 2;
   const auto rank = [&] {
     return run_rank(world_from_environment(), ControlOptions::from_environment(),
