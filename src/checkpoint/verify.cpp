@@ -172,7 +172,7 @@ void account_for_experts(const Verification& v, int64_t num_experts, const std::
 uint64_t verify_shards(const Verification& v, const ShardSpans& shards) {
   const int64_t self = v.groups.world->rank();
   const Claim own = own_claim(v, shards);
-  const auto key = [](int64_t rank) { return fmt::format("load/claim/{}", rank); };
+  const auto key = [&](int64_t rank) { return fmt::format("load/claim/{}/{}", v.part, rank); };
   if (v.groups.control) v.groups.control->put(key(self), to_bytes(own));
   const auto claim_of = [&](int64_t rank) {
     if (rank == self) return own;

@@ -1,6 +1,8 @@
 // Proof after load: what every rank holds is what the files hold, read again by another rank.
 #pragma once
 
+#include <string>
+
 #include "checkpoint/load.h"
 #include "checkpoint/reader.h"
 #include "distributed/collectives/mesh_groups.h"
@@ -13,6 +15,7 @@ struct Verification {
   MeshGroups& groups;
   LoadMode mode = LoadMode::kDirect;
   Verify level = Verify::kFull;
+  std::string part;  // names the placement's images among the model's, for the control store
   int num_threads = 1;
 };
 

@@ -4,7 +4,8 @@
 //
 // FAULT: none; overwrite:R:S rank R's experts are overwritten with rank S's after loading (what loaders did that fed
 // all ranks from rank 0); flip:R one bit of rank R's last shard flips; sleep:SECONDS each reading rank sleeps once in
-// the middle; slow:MILLISECONDS every read is slow. Prints "verified N ranks" when the load was proved.
+// the middle; slow:MILLISECONDS every read is slow; parts:BYTES loads all at once, then so many bytes of shards at a
+// time, and compares. Prints "verified N ranks" when the load was proved.
 #include <fmt/format.h>
 
 #include <atomic>
@@ -86,6 +87,24 @@ int load(const Fault& fault, const std::vector<std::string>& overrides, Control&
   const Placement placement(checkpoint.specs, checkpoint.shape().num_experts, run.groups.mesh);
   LoadSettings settings = load_settings(recipe, control.world());
   settings.hooks = hooks_for(fault, control.world().rank, placement, checkpoint.headers.index);
+  if (fault.name == "parts") {
+    const auto load = [&](uint64_t staging_bytes) {
+      settings.staging_bytes = staging_bytes;
+      return load_shards(placement, checkpoint.headers.index, run.groups, settings).bytes;
+    };
+    const std::vector<at::Tensor> whole = load(0), parts = load(static_cast<uint64_t>(fault.numbers[0]));
+    // Between tensors there may be anything.
+    for (const ReadRange& read :
+         plan_reads(placement.shards_of(control.world().rank), checkpoint.headers.index).reads) {
+      const auto landed = [&](const std::vector<at::Tensor>& images) {
+        return images.at(read.image)
+            .narrow(0, static_cast<int64_t>(read.shard_offset), static_cast<int64_t>(read.from.landed_nbytes()));
+      };
+      MORAINE_ASSERT(at::equal(landed(whole), landed(parts)), read.tensor + " has other bytes");
+    }
+    if (control.world().rank == 0) fmt::print("verified {} ranks, in parts as at once\n", control.world().world_size);
+    return 0;
+  }
   if (control.world().rank == 0) {
     fmt::print("loading\n");
     std::fflush(stdout);
