@@ -13,6 +13,7 @@ namespace moraine::testing_support {
 
 // The device that tests put their tensors on: MORAINE_TEST_DEVICE is cpu (the default), test or cuda.
 c10::Device test_device();
+inline at::Tensor to_test_device(const at::Tensor& x) { return x.to(test_device()); }
 
 // The test device, whatever MORAINE_TEST_DEVICE says.
 c10::Device registered_device();

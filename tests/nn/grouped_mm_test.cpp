@@ -1,9 +1,10 @@
-// One kernel for all experts against the loop over them, in bf16, on the CPU, where both run.
+// One kernel for all experts against the loop over them, in bf16, on the test_device().
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <numeric>
 
+#include "device/test_device.h"
 #include "nn/grouped_linear.h"
 #include "nn/grouped_mm.h"
 
@@ -12,7 +13,11 @@ namespace {
 
 constexpr int64_t kIn = 40, kOut = 24;
 
-at::Tensor random_bf16(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kBFloat16); }
+using testing_support::to_test_device;
+
+at::Tensor random_bf16(std::vector<int64_t> shape) {
+  return to_test_device(at::randn(shape, at::kDouble).to(at::kBFloat16));
+}
 
 struct Result {
   at::Tensor y, dx, a_grad, b_grad;
@@ -23,7 +28,7 @@ using Linear = at::Tensor (*)(const at::Tensor&, const FrozenWeight&, const std:
 Result run(Linear linear, const at::Tensor& x, const FrozenWeight& w, const std::vector<int64_t>& rows,
            const at::Tensor& a, const at::Tensor& b, const at::Tensor& dy) {
   const at::Tensor input = x.detach().clone().requires_grad_();
-  LoraPair lora{a, b, 1.5, at::zeros(a.sizes(), at::kFloat), at::zeros(b.sizes(), at::kFloat)};
+  LoraPair lora{a, b, 1.5, at::zeros_like(a), at::zeros_like(b)};  // fp32
   const at::Tensor y = linear(input, w, rows, &lora);
   const at::Tensor dx = torch::autograd::grad({y}, {input}, {dy}).front();
   return {y.detach(), dx, lora.a_grad, lora.b_grad};
@@ -62,7 +67,8 @@ TEST(GroupedMm, EqualsTheLoopOverExperts) {
 }
 
 TEST(GroupedMm, NoRowsAtAll) {
-  const at::Tensor w = random_bf16({2, kOut, kIn}), a = at::zeros({2, 4, kIn}), b = at::zeros({2, kOut, 4});
+  const at::Tensor w = random_bf16({2, kOut, kIn}), a = to_test_device(at::zeros({2, 4, kIn})),
+                   b = to_test_device(at::zeros({2, kOut, 4}));
   const Result result = run(grouped_mm_linear, random_bf16({0, kIn}), w, {0, 0}, a, b, random_bf16({0, kOut}));
   EXPECT_EQ(result.y.sizes(), (std::vector<int64_t>{0, kOut}));
   EXPECT_EQ(result.dx.sizes(), (std::vector<int64_t>{0, kIn}));
@@ -70,17 +76,18 @@ TEST(GroupedMm, NoRowsAtAll) {
 }
 
 TEST(GroupedMm, QuantisedWeights) {
-  const at::Tensor codes = at::randint(0, 64, {4, kOut, kIn}, at::kByte).view(at::kFloat8_e4m3fn);
-  const at::Tensor scale = at::randint(120, 126, {4, kOut / 8, kIn / 8}, at::kByte).view(at::kFloat8_e8m0fnu);
+  const at::Tensor codes = to_test_device(at::randint(0, 64, {4, kOut, kIn}, at::kByte).view(at::kFloat8_e4m3fn));
+  const at::Tensor scale =
+      to_test_device(at::randint(120, 126, {4, kOut / 8, kIn / 8}, at::kByte).view(at::kFloat8_e8m0fnu));
   expect_same(FrozenWeight(codes, scale, {DType::kF8E4M3, DType::kF8E8M0, 8, 8}), {2, 6, 0, 3}, 8);
   // Blocks of 16 × 16 of two matrices per expert, cut off at 12 rows and 40 columns.
-  const at::Tensor factors = at::rand({4, 2, 3}).add_(0.1).mul_(0.1).to(at::kBFloat16);
+  const at::Tensor factors = to_test_device(at::rand({4, 2, 3}).add_(0.1).mul_(0.1).to(at::kBFloat16));
   expect_same(FrozenWeight(codes, factors, {DType::kF8E4M3, DType::kBF16, 16, 16}, 2), {2, 6, 0, 3}, 8);
 }
 
 TEST(GroupedMm, FrozenPairGetsNoGradient) {
   const at::Tensor x = random_bf16({5, kIn}).requires_grad_(), w = random_bf16({2, kOut, kIn});
-  const LoraPair lora{at::zeros({2, 4, kIn}), at::zeros({2, kOut, 4}), 1.0, {}, {}};
+  const LoraPair lora{to_test_device(at::zeros({2, 4, kIn})), to_test_device(at::zeros({2, kOut, 4})), 1.0, {}, {}};
   const at::Tensor y = grouped_mm_linear(x, w, {2, 3}, &lora);
   EXPECT_TRUE(torch::autograd::grad({y}, {x}, {random_bf16({5, kOut})}).front().defined());
 }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "device/test_device.h"
 #include "nn/attention.h"
 #include "nn/grouped_linear.h"
 #include "nn/loss.h"
@@ -14,7 +15,10 @@
 namespace moraine {
 namespace {
 
-at::Tensor random(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+using testing_support::to_test_device;
+const c10::Device kDevice = testing_support::test_device();
+
+at::Tensor random(std::vector<int64_t> shape) { return to_test_device(at::randn(shape, at::kDouble).to(at::kFloat)); }
 at::Tensor leaf(std::vector<int64_t> shape) { return random(std::move(shape)).requires_grad_(); }
 
 std::vector<at::Tensor> gradients(const at::Tensor& output, const std::vector<at::Tensor>& inputs,
@@ -45,8 +49,8 @@ TEST(SwiGlu, ForwardAndGradient) {
 
 // A pair whose factors are leaves, for the formula in plain autograd, with zero gradients for the layer to add to.
 LoraPair trained_pair(std::vector<int64_t> a_shape, std::vector<int64_t> b_shape, double scaling) {
-  return {leaf(a_shape), leaf(b_shape), scaling, at::zeros(a_shape, gradient_dtype(at::kCPU)),
-          at::zeros(b_shape, gradient_dtype(at::kCPU))};
+  return {leaf(a_shape), leaf(b_shape), scaling, to_test_device(at::zeros(a_shape, gradient_dtype(kDevice))),
+          to_test_device(at::zeros(b_shape, gradient_dtype(kDevice)))};
 }
 
 TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
@@ -77,7 +81,7 @@ TEST(GroupedLinear, NoRowsAtAll) {
   LoraPair lora = trained_pair({2, 2, 8}, {2, 6, 2}, 1.0);
   at::Tensor y = grouped_linear(x, random({2, 6, 8}), {0, 0}, &lora);
   EXPECT_EQ(y.sizes(), (std::vector<int64_t>{0, 6}));
-  EXPECT_EQ(gradients(y, {x}, at::zeros({0, 6}))[0].size(0), 0);
+  EXPECT_EQ(gradients(y, {x}, to_test_device(at::zeros({0, 6})))[0].size(0), 0);
   EXPECT_EQ(lora.a_grad.abs().sum().item<double>() + lora.b_grad.abs().sum().item<double>(), 0);
 }
 
@@ -94,6 +98,7 @@ TEST(LoraLinear, EqualsTheFoldedWeight) {
 
 // So their order, which meshes change, does not show in fp32.
 TEST(LoraLinear, GradientsAreSummedInFp64) {
+  if (gradient_dtype(kDevice) != at::kDouble) GTEST_SKIP() << "in fp32 on " << kDevice;
   at::Tensor x = leaf({1100, 40}), g = random({1100, 24});
   LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
   gradients(lora_linear(x, random({24, 40}), &lora), {x}, g);
@@ -106,6 +111,7 @@ TEST(LoraLinear, GradientsAreSummedInFp64) {
 }
 
 TEST(OuterProducts, AnyShape) {
+  if (gradient_dtype(kDevice) != at::kDouble) GTEST_SKIP() << "in fp32 on " << kDevice;
   for (const auto& [R, P, Q] : std::vector<std::array<int64_t, 3>>{
            {1, 1, 1}, {3, 8, 70}, {130, 200, 17}, {64, 64, 33}, {5, 40, 40}, {0, 4, 9}}) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
@@ -143,9 +149,9 @@ TEST(Attention, NoTokens) {
 }
 
 TEST(Rope, RotatesPairsByPositionTimesFrequency) {
-  const at::Tensor positions = at::tensor({0, 3}, at::kLong);
+  const at::Tensor positions = to_test_device(at::tensor({0, 3}, at::kLong));
   const RopeTable table = make_rope_table(positions, 4, 100.0, at::kFloat);
-  at::Tensor x = at::tensor({1.0f, 0.0f, 0.0f, 2.0f}).view({1, 1, 4}).expand({2, 1, 4});
+  at::Tensor x = to_test_device(at::tensor({1.0f, 0.0f, 0.0f, 2.0f})).view({1, 1, 4}).expand({2, 1, 4});
   at::Tensor y = apply_rope(x, table);
   expect_close(y[0][0], x[0][0]);
   // frequencies 1 and 0.1; pairs are (0, 2) and (1, 3)
@@ -154,24 +160,26 @@ TEST(Rope, RotatesPairsByPositionTimesFrequency) {
 }
 
 TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
-  const RopeTable table = make_rope_table(at::tensor({0, 3, 5}, at::kLong), 4, 100.0, at::kFloat);
+  const RopeTable table = make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), 4, 100.0, at::kFloat);
   at::Tensor x = random({3, 2, 10}), y = apply_rope(x, table);
   expect_close(y.narrow(2, 0, 4), apply_rope(x.narrow(2, 0, 4), table));
   expect_close(y.narrow(2, 4, 6), x.narrow(2, 4, 6));
 }
 
 TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
-  at::Tensor logits = at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4});
+  at::Tensor logits = to_test_device(at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4}));
   const Routing routing = route_softmax_topk(logits, 2, true, {});
-  EXPECT_TRUE(at::equal(routing.indices_TK, at::tensor({1, 3}, at::kLong).view({1, 2})));
+  EXPECT_TRUE(at::equal(routing.indices_TK.cpu(), at::tensor({1, 3}, at::kLong).view({1, 2})));
   EXPECT_NEAR(routing.weights_TK.sum().item<float>(), 1.0, 1e-6);
-  const Routing forced = route_softmax_topk(logits, 2, false, at::tensor({0, 2}, at::kLong).view({1, 2}));
-  expect_close(forced.weights_TK, at::softmax(logits, -1).index_select(1, at::tensor({0, 2}, at::kLong)));
+  const Routing forced =
+      route_softmax_topk(logits, 2, false, to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
+  expect_close(forced.weights_TK,
+               at::softmax(logits, -1).index_select(1, to_test_device(at::tensor({0, 2}, at::kLong))));
 }
 
 TEST(Loss, ChunksEqualTheWholeAndItsGradient) {
   at::Tensor hidden = leaf({11, 8}), head = random({20, 8});
-  at::Tensor targets = at::randint(0, 20, {11}, at::kLong);
+  at::Tensor targets = to_test_device(at::randint(0, 20, {11}, at::kLong));
   targets[2] = -100;
   targets[10] = -100;
   at::Tensor expected = at::cross_entropy_loss(at::mm(hidden, head.t()), targets, {}, at::Reduction::Sum, -100);

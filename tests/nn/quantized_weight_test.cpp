@@ -4,23 +4,28 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "device/test_device.h"
 #include "nn/grouped_linear.h"
 #include "nn/swiglu.h"
 
 namespace moraine {
 namespace {
 
-at::Tensor random_fp32(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(at::kFloat); }
+using testing_support::to_test_device;
+
+at::Tensor random_fp32(std::vector<int64_t> shape) {
+  return to_test_device(at::randn(shape, at::kDouble).to(at::kFloat));
+}
 
 // Scales of powers of two, as E8M0.
 at::Tensor random_scales(std::vector<int64_t> shape) {
-  return at::randint(120, 132, shape, at::kByte).view(at::kFloat8_e8m0fnu);
+  return to_test_device(at::randint(120, 132, shape, at::kByte)).view(at::kFloat8_e8m0fnu);
 }
 FrozenWeight random_fp4(std::vector<int64_t> shape, int64_t block) {
   std::vector<int64_t> codes = shape, scales = shape;
   codes.back() /= 2;
   scales.back() /= block;
-  return {at::randint(0, 256, codes, at::kByte).view(at::kChar),
+  return {to_test_device(at::randint(0, 256, codes, at::kByte)).view(at::kChar),
           random_scales(scales),
           {DType::kI8, DType::kF8E8M0, 1, block}};
 }
@@ -41,10 +46,11 @@ void expect_equal(const at::Tensor& a, const at::Tensor& b) {
 TEST(QuantizedWeight, EveryFp4CodeInBothHalvesOfAByte) {
   std::vector<int64_t> bytes(256);
   for (int64_t byte = 0; byte < 256; ++byte) bytes[byte] = byte;
-  const at::Tensor codes = at::tensor(bytes).to(at::kByte).view({8, 32});
-  const FrozenWeight weight(codes.view(at::kChar), at::full({8, 2}, 128, at::kByte).view(at::kFloat8_e8m0fnu),  // 2^1
+  const at::Tensor codes = to_test_device(at::tensor(bytes).to(at::kByte).view({8, 32}));
+  const FrozenWeight weight(codes.view(at::kChar),
+                            to_test_device(at::full({8, 2}, 128, at::kByte)).view(at::kFloat8_e8m0fnu),  // 2^1
                             QuantFormat::fp4(DType::kF8E8M0));
-  const at::Tensor values = dequantize(weight, at::kFloat);
+  const at::Tensor values = dequantize(weight, at::kFloat).cpu();
   const double table[] = {0, .5, 1, 1.5, 2, 3, 4, 6, 0, -.5, -1, -1.5, -2, -3, -4, -6};
   for (int64_t byte = 0; byte < 256; ++byte) {
     EXPECT_EQ(values[byte / 32][byte % 32 * 2].item<double>(), 2 * table[byte % 16]);
@@ -86,7 +92,7 @@ TEST(QuantizedWeight, BlocksAreCutOffAtTheEndOfEachMatrix) {
   for (const auto& [matrices, rows, columns] :
        {std::array<int64_t, 3>{2, 10, 26}, {1, 10, 24}, {3, 8, 26}, {2, 3, 5}}) {
     const FrozenWeight weight = random_cut(3, matrices, rows, columns, 4, 8);
-    at::Tensor expected = at::empty({3, matrices * rows, columns});
+    at::Tensor expected = to_test_device(at::empty({3, matrices * rows, columns}));
     const int64_t scale_rows = (rows + 3) / 4;
     for (int64_t e = 0; e < 3; ++e)
       for (int64_t row = 0; row < matrices * rows; ++row)
@@ -111,8 +117,8 @@ TEST(QuantizedWeight, GroupedLinearDequantisesWhenItMultiplies) {
     at::Tensor x = random_fp32({8, 64}).requires_grad_(), g = random_fp32({8, 6});
     LoraPair lora{random_fp32({3, 2, 64}), random_fp32({3, 6, 2}), 1.5, {}, {}};
     const auto run = [&](const FrozenWeight& w) {
-      lora.a_grad = at::zeros_like(lora.a, at::kDouble);
-      lora.b_grad = at::zeros_like(lora.b, at::kDouble);
+      lora.a_grad = at::zeros_like(lora.a, gradient_dtype(lora.a.device()));
+      lora.b_grad = at::zeros_like(lora.b, gradient_dtype(lora.b.device()));
       at::Tensor y = grouped_linear(x, w, rows, &lora);
       return std::vector<at::Tensor>{torch::autograd::grad({y}, {x}, {g})[0], lora.a_grad, lora.b_grad, y.detach()};
     };
