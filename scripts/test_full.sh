@@ -22,5 +22,8 @@ for golden in tests/golden/*-fp32; do
   part mesh_equality --golden "$(basename "$golden")"
   part score_generate --golden "$(basename "$golden")"
 done
+printf '== gpu_check --dry-run\n'
+cmake --build "$(dirname "$program")" --target device_ceilings >/dev/null && bash scripts/gpu_check.sh --dry-run --build "$(dirname "$program")" ||
+  failed=$((failed + 1))
 printf '%s parts failed\n' "$failed"
 ((failed == 0))

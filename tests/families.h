@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -11,10 +13,16 @@
 
 namespace moraine::testing_support {
 
+// Of this folder as it is now: MORAINE_TESTS_DIR of the environment, else where it was when this was compiled.
+inline std::filesystem::path tests_folder() {
+  const char* folder = std::getenv("MORAINE_TESTS_DIR");
+  return folder ? folder : MORAINE_TESTS_DIR;
+}
+
 // {family: {"goldens": storages of tests/golden/FAMILY-STORAGE that came from transformers and PEFT, "curves": how far
 // losses, gradient norms (relative) and the adapter after 12 steps may be from the reference's, …}}
 inline const Json& families() {
-  static const Json table = read_json_file(std::string(MORAINE_TESTS_DIR) + "/golden/families.json");
+  static const Json table = read_json_file(tests_folder() / "golden" / "families.json");
   return table;
 }
 

@@ -8,12 +8,13 @@
 #include <string>
 
 #include "checkpoint/tensor_file.h"
+#include "families.h"
 #include "text/rows/dataset.h"
 
 namespace moraine {
 
 inline std::filesystem::path golden_folder(const std::string& name) {
-  return std::filesystem::path(MORAINE_TESTS_DIR) / "golden" / name;
+  return testing_support::tests_folder() / "golden" / name;
 }
 
 inline at::Tensor golden_tensor(const std::filesystem::path& file, const std::string& name) {
