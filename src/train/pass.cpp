@@ -58,9 +58,12 @@ struct HeldTape {
   LayerTape tape;
 };
 
-HeldTape hold_tape(LoadedModel& loaded, const AdapterState& adapter, int64_t layer, const at::Tensor& input,
+// The weights of turn.next are gathered meanwhile.
+HeldTape hold_tape(LoadedModel& loaded, const AdapterState& adapter, const LayerTurn& turn, const at::Tensor& input,
                    const ForwardContext& context, LayerRecord& record) {
+  const int64_t layer = turn.layer;
   auto weights = std::make_unique<LayerWeights>(*loaded.weights, layer);
+  prefetch_next(*loaded.weights, turn);
   const LayerAdapter layer_adapter =
       adapter.layer_adapter(layer, AdapterState::Gradients::kAdd, context.batch->dropout_keys_T);
   const LayerScope scope{layer, weights->dense, weights->experts, layer_adapter, context, record};
@@ -131,7 +134,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   for (const LayerTurn& turn : forward_turns(num_layers)) {
     const int64_t layer = turn.layer;
     if (recompute == Recompute::kNone && layer >= first_trained) {
-      tapes[layer] = hold_tape(loaded, adapter, layer, hidden, context, records[layer]);
+      tapes[layer] = hold_tape(loaded, adapter, turn, hidden, context, records[layer]);
       hidden = tapes[layer]->tape.output.detach();
       continue;
     }
@@ -152,8 +155,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   // Backwards, the same loop the other way.
   for (const LayerTurn& turn : backward_turns(num_layers, first_trained)) {
     const int64_t layer = turn.layer;
-    if (!tapes[layer]) tapes[layer] = hold_tape(loaded, adapter, layer, inputs[layer], context, records[layer]);
-    prefetch_next(*loaded.weights, turn);
+    if (!tapes[layer]) tapes[layer] = hold_tape(loaded, adapter, turn, inputs[layer], context, records[layer]);
     grad = backward_of_tape(tapes[layer]->tape, grad, grad_sums_E);
     tapes[layer].reset();
     inputs[layer].reset();
