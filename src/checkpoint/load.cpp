@@ -69,7 +69,8 @@ std::vector<size_t> part_limits(const Placement& placement, const LoadSettings& 
 
 // Loads the images of `placement`, of those that `loaded` counts.
 void load_part(const Placement& placement, const CheckpointIndex& index, MeshGroups& groups,
-               const LoadSettings& settings, const std::string& part, LoadedShards& loaded) {
+               const LoadSettings& settings, const std::vector<bool>& on_host, const std::string& part,
+               LoadedShards& loaded) {
   const auto start = std::chrono::steady_clock::now();
   LoadReport& report = loaded.report;
   std::vector<at::Tensor> images;
@@ -96,8 +97,9 @@ void load_part(const Placement& placement, const CheckpointIndex& index, MeshGro
       loaded.bytes.push_back(bytes);
       continue;
     }
-    loaded.bytes.push_back(bytes.to(settings.device));
-    // What is proven is what the device holds.
+    const bool stays = !on_host.empty() && on_host[loaded.bytes.size()];
+    loaded.bytes.push_back(stays ? bytes.pin_memory() : bytes.to(settings.device));
+    // What is proven is what the passes will read.
     if (settings.verify != Verify::kOff) bytes.zero_().copy_(loaded.bytes.back());
   }
   if (settings.verify != Verify::kOff) {
@@ -111,18 +113,18 @@ void load_part(const Placement& placement, const CheckpointIndex& index, MeshGro
 }  // namespace
 
 LoadedShards load_shards(const Placement& placement, const CheckpointIndex& index, MeshGroups& groups,
-                         const LoadSettings& settings) {
+                         const LoadSettings& settings, const std::vector<bool>& on_host) {
   LoadedShards loaded;
   loaded.report.mode = settings.mode;
   const std::vector<size_t> limits = part_limits(placement, settings);
   if (limits.size() == 2) {
-    load_part(placement, index, groups, settings, "all", loaded);
+    load_part(placement, index, groups, settings, on_host, "all", loaded);
   } else {
     const auto specs = placement.specs().begin();
     for (size_t i = 0; i + 1 < limits.size(); ++i) {
       const std::vector<ImageSpec> some(specs + static_cast<int64_t>(limits[i]),
                                         specs + static_cast<int64_t>(limits[i + 1]));
-      load_part(Placement(some, placement.num_experts(), placement.mesh()), index, groups, settings,
+      load_part(Placement(some, placement.num_experts(), placement.mesh()), index, groups, settings, on_host,
                 std::to_string(limits[i]), loaded);
     }
   }

@@ -27,6 +27,7 @@ struct LoadSettings {
   int num_threads = 1;
   uint64_t resident_bytes = 0;  // see WeightStore
   at::Device device = at::kCPU;
+  Offload offload = Offload::kNone;  // mesh.offload
   // Shards that are read, passed on and proven together, in bytes, at least one image's; 0: those that stay on the host
   // all at once, those of another device 256 MiB, which bounds the host memory that loading takes.
   uint64_t staging_bytes = 0;
@@ -52,12 +53,15 @@ struct LoadedShards {
   LoadReport report;
 };
 
+// `on_host`, if it is not empty: by image, whether its shard stays in the host's memory (pinned) though settings.device
+// is another.
+//
 // Loads and verifies; all ranks of the world must call this. The checkpoint must have passed check_checkpoint; in mode
 // rank0 only rank 0 opens its files. What is proven of a device's shards is what the device holds, read back. No rank
 // holds more than its shards and bounded staging, and none waits in a
 // collective for another one's reads. Throws input errors for files that end early, run errors that name tensor, rank
 // and file.
 LoadedShards load_shards(const Placement& placement, const CheckpointIndex& index, MeshGroups& groups,
-                         const LoadSettings& settings);
+                         const LoadSettings& settings, const std::vector<bool>& on_host = {});
 
 }  // namespace moraine

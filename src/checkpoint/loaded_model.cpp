@@ -9,14 +9,22 @@ namespace moraine {
 LoadedWeights load_weights(const OpenedCheckpoint& checkpoint, const LoadSettings& settings, MeshGroups& groups) {
   if (groups.world->rank() == 0) warn_of_stored_head(checkpoint.headers.config, checkpoint.specs[kRootImage]);
   const Placement placement(checkpoint.specs, checkpoint.shape().num_experts, groups.mesh);
-  LoadedShards shards = load_shards(placement, checkpoint.headers.index, groups, settings);
   std::vector<StoredImage> images;
-  for (size_t i = 0; i < shards.bytes.size(); ++i) {
+  for (size_t i = 0; i < placement.specs().size(); ++i) {
     const ImageKind kind = placement.specs()[i].kind;
     ProcessGroup* group = kind == ImageKind::kExperts ? groups.expert_gather.get() : groups.dense_gather.get();
-    images.push_back({placement.image(i, groups.world->rank()), std::move(shards.bytes[i]), group, lane_of(kind)});
+    const bool offloaded = is_offloaded(kind, group->size(), settings.offload);
+    images.push_back({placement.image(i, groups.world->rank()), {}, group, lane_of(kind), offloaded});
   }
-  return {std::make_unique<WeightStore>(std::move(images), settings.resident_bytes), shards.report};
+  std::vector<bool> on_host;
+  {
+    const GatherSchedule schedule = schedule_of(images, settings.resident_bytes);
+    for (size_t i = 0; i < images.size(); ++i)
+      on_host.push_back(images[i].offloaded && !schedule.is_resident(static_cast<int>(i)));
+  }
+  LoadedShards shards = load_shards(placement, checkpoint.headers.index, groups, settings, on_host);
+  for (size_t i = 0; i < images.size(); ++i) images[i].shard = std::move(shards.bytes[i]);
+  return {std::make_unique<WeightStore>(std::move(images), settings.resident_bytes, settings.device), shards.report};
 }
 
 LoadedModel load_model(const OpenedCheckpoint& checkpoint, const LoadSettings& settings, MeshGroups& groups) {

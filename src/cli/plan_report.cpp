@@ -150,6 +150,7 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
                      {"node", rank.node},
                      {"bytes_read", rank.bytes_read},
                      {"resident_base_bytes", m.resident_base},
+                     {"offloaded_base_bytes", m.offloaded_base},
                      {"gather_buffer_bytes", m.gather_buffers},
                      {"adapter_bytes", m.adapter},
                      {"optimizer_bytes", m.optimizer},
@@ -201,6 +202,11 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
       run.mesh.ep == 1 ? ""
                        : fmt::format(";\nif twice as many come to a rank's experts, activations are {}",
                                      format_bytes(plan.doubled_activations.front())));
+  if (fullest.offloaded_base > 0)
+    text += fmt::format(
+        "mesh.offload: {} of base weights stay in the host's memory{}; each is copied to the device twice a "
+        "micro-step.\n",
+        format_bytes(fullest.offloaded_base), run.device.is_cpu() ? ", counted here" : " on rank 0");
   if (run.device.is_cuda())
     text +=
         "planned for CUDA: memory of the GPU. Its context, NCCL's buffers and what the caching allocator cannot use "

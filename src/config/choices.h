@@ -38,6 +38,10 @@ constexpr auto words_of(LossOn) { return std::to_array<const char*>({"assistant"
 enum class OnBadRows { kError, kSkip };  // data.on_bad_rows
 constexpr auto words_of(OnBadRows) { return std::to_array<const char*>({"error", "skip"}); }
 
+// mesh.offload: which base weights stay in the host's memory and are copied to the device when they are used.
+enum class Offload { kNone, kExperts, kAll };
+constexpr auto words_of(Offload) { return std::to_array<const char*>({"none", "experts", "all"}); }
+
 // load.mode: who reads the checkpoint.
 enum class LoadMode {
   kDirect,  // every rank reads its own bytes; nothing travels

@@ -74,7 +74,9 @@ struct ByteSize {
 struct MeshConfig {
   int64_t ep = 1;
   std::optional<int64_t> fsdp, replicate;  // nullopt = auto
-  ByteSize resident;                       // memory a rank may give to sharded weights that are gathered once and kept
+  // Memory a rank may give to weights that are sharded or offloaded, gathered or copied once and then kept.
+  ByteSize resident;
+  Offload offload = Offload::kNone;
 };
 
 struct LoadConfig {

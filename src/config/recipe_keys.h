@@ -112,7 +112,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true},
         "Whole copies of the base weights, each spread over its own share of the ranks; auto is 1.");
   visit("mesh.resident", recipe.mesh.resident, AnyValue{},
-        "Memory per rank for sharded layers that are gathered once and then kept, for example 20GiB.");
+        "Memory per rank for sharded or offloaded layers that are gathered or copied once and then kept, for example "
+        "20GiB.");
+  visit("mesh.offload", recipe.mesh.offload, AnyValue{},
+        "Base weights that stay in the host's memory and are copied to the device a layer ahead: none, the experts or "
+        "all. mesh.resident says how much of them the device keeps.");
 
   visit("load.mode", recipe.load.mode, AnyValue{},
         "Who reads the checkpoint: direct every rank its own bytes, node one rank per node, rank0 rank 0 for all "

@@ -3,12 +3,27 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 
 #include "base/error.h"
 
 namespace moraine {
+namespace {
+
+// Which image has the first, second, … claim to be resident.
+std::vector<size_t> order_of_residence(const std::vector<HeldImage>& images) {
+  std::array<std::vector<size_t>, 3> claims;  // sharded; offloaded, every second; the others
+  std::map<int, size_t> offloaded;
+  for (size_t i = 0; i < images.size(); ++i)
+    claims[images[i].on_host ? 1 + offloaded[images[i].lane]++ % 2 : 0].push_back(i);
+  std::vector<size_t> order;
+  for (const std::vector<size_t>& claim : claims) order.insert(order.end(), claim.begin(), claim.end());
+  return order;
+}
+
+}  // namespace
 
 GatherSchedule::GatherSchedule(std::vector<HeldImage> images, uint64_t resident_bytes)
     : images_(std::move(images)), users_(images_.size(), 0) {
@@ -17,14 +32,16 @@ GatherSchedule::GatherSchedule(std::vector<HeldImage> images, uint64_t resident_
     int images = 0;
   };
   std::map<int, Lane> gathered;
-  for (const HeldImage& image : images_) {
+  held_.resize(images_.size());
+  for (const size_t i : order_of_residence(images_)) {
+    const HeldImage& image = images_[i];
     const uint64_t more = image.bytes - image.shard_bytes;
     if (more <= resident_bytes) {
-      held_.push_back(image.bytes);
+      held_[i] = image.bytes;
       resident_bytes -= more;
       continue;
     }
-    held_.push_back(image.shard_bytes);
+    held_[i] = image.shard_bytes;
     Lane& lane = gathered[image.lane];
     lane.largest = std::max(lane.largest, image.bytes);
     ++lane.images;
@@ -42,6 +59,13 @@ uint64_t GatherSchedule::held_bytes() const {
 uint64_t GatherSchedule::buffer_bytes() const {
   uint64_t sum = 0;
   for (const Buffer& buffer : buffers_) sum += buffer.bytes;
+  return sum;
+}
+
+uint64_t GatherSchedule::host_bytes() const {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < images_.size(); ++i)
+    if (images_[i].on_host && held_[i] < images_[i].bytes) sum += images_[i].bytes;
   return sum;
 }
 

@@ -13,6 +13,7 @@ struct HeldImage {
   uint64_t bytes = 0;
   uint64_t shard_bytes = 0;  // of it on this rank; all of it where no other rank has a part
   int lane = 0;              // images of one lane take turns in the lane's buffers
+  bool on_host = false;  // offloaded: this rank holds it in the host's memory, shard_bytes are those on the device: 0
 };
 
 // A lane with several images that are gathered has two buffers, a lane with one has one; each holds the lane's largest
@@ -21,7 +22,8 @@ struct HeldImage {
 class GatherSchedule {
  public:
   // Images are resident (kept whole) where no other rank has a part of them, and as long as the rest that is gathered
-  // for good comes to no more than `resident_bytes`, first ones first.
+  // or copied for good comes to no more than `resident_bytes`: sharded ones first, in their order, then of the
+  // offloaded ones of each lane every second, so that a copy has two layers' time.
   GatherSchedule(std::vector<HeldImage> images, uint64_t resident_bytes);
 
   const HeldImage& image(int image) const { return images_[image]; }
@@ -29,6 +31,7 @@ class GatherSchedule {
   bool all_resident() const { return buffers_.empty(); }
   uint64_t held_bytes() const;    // all the time: shards, and resident images whole
   uint64_t buffer_bytes() const;  // of all gather buffers
+  uint64_t host_bytes() const;    // of images that stay in the host's memory
 
   struct Buffer {
     int lane = 0;

@@ -6,6 +6,17 @@ namespace moraine {
 
 MeshAxis shard_axis(ImageKind kind) { return kind == ImageKind::kExperts ? MeshAxis::kEpFsdp : MeshAxis::kFsdp; }
 
+bool is_offloaded(ImageKind kind, int64_t shards, Offload offload) {
+  const bool experts = kind == ImageKind::kExperts;
+  const bool offloaded = experts ? offload != Offload::kNone : kind == ImageKind::kDense && offload == Offload::kAll;
+  if (!offloaded || shards == 1) return offloaded;
+  throw input_error(
+      "mesh.offload",
+      fmt::format("{} are sharded over {} ranks, and sharded weights are not offloaded",
+                  experts ? "experts" : "other weights", shards),
+      experts ? "set mesh.ep to the ranks of a replica, or use none" : "set mesh.fsdp: 1, or use experts");
+}
+
 Placement::Placement(const std::vector<ImageSpec>& specs, int64_t num_experts, const Mesh& mesh)
     : specs_(specs), num_experts_(num_experts), mesh_(mesh), laid_out_(specs_.size()) {
   experts_of(0);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "config/choices.h"
 #include "distributed/collectives/mesh.h"
 #include "parallel/layer_image.h"
 
@@ -15,6 +16,10 @@ MeshAxis shard_axis(ImageKind kind);
 
 // Root, dense and expert images take turns in gather buffers among themselves (see GatherSchedule).
 inline int lane_of(ImageKind kind) { return static_cast<int>(kind); }
+
+// Whether mesh.offload says so of images of `kind`, of which a rank holds one of so many shards. The root, which embeds
+// and ends every pass, stays on the device. Throws an input error for images that are sharded: they are not offloaded.
+bool is_offloaded(ImageKind kind, int64_t shards, Offload offload);
 
 // What one rank holds of one image.
 struct ShardPlan {

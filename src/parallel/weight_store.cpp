@@ -65,41 +65,48 @@ struct WeightStore::Buffer {
   at::Tensor bytes;  // uint8
   bool in_flight = false;
   Work gather;
+  HostCopy copy;
   ImageView view;
 
   void wait() {
     if (!in_flight) return;
     gather.wait();
+    copy.wait();
     in_flight = false;
   }
 };
 
-namespace {
-
 GatherSchedule schedule_of(const std::vector<StoredImage>& images, uint64_t resident_bytes) {
   std::vector<HeldImage> held;
-  for (const StoredImage& stored : images)
-    held.push_back({stored.image.nbytes, static_cast<uint64_t>(stored.shard.numel()), stored.lane});
+  for (const StoredImage& stored : images) {
+    const uint64_t parts = stored.group ? static_cast<uint64_t>(stored.group->size()) : 1;
+    held.push_back(
+        {stored.image.nbytes, stored.offloaded ? 0 : stored.image.nbytes / parts, stored.lane, stored.offloaded});
+  }
   return GatherSchedule(std::move(held), resident_bytes);
 }
 
-}  // namespace
-
-void WeightStore::gather_for_good(StoredImage& stored) {
-  at::Tensor whole = allocate_image_bytes(stored.image.nbytes, stored.shard.device());
+// Of an image that is to be resident.
+void WeightStore::keep_whole(StoredImage& stored) {
+  if (static_cast<uint64_t>(stored.shard.numel()) == stored.image.nbytes) return;
+  at::Tensor whole = allocate_image_bytes(stored.image.nbytes, device_);
   stored.group->all_gather_into_tensor(whole, stored.shard);
   stored.shard = std::move(whole);
 }
 
-WeightStore::WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes)
-    : images_(std::move(images)), schedule_(schedule_of(images_, resident_bytes)), resident_views_(images_.size()) {
+WeightStore::WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes, c10::Device device)
+    : images_(std::move(images)),
+      schedule_(schedule_of(images_, resident_bytes)),
+      device_(device),
+      host_copies_(device),
+      resident_views_(images_.size()) {
   for (size_t i = 0; i < images_.size(); ++i) {
     if (!schedule_.is_resident(static_cast<int>(i))) continue;
-    if (static_cast<uint64_t>(images_[i].shard.numel()) < images_[i].image.nbytes) gather_for_good(images_[i]);
+    keep_whole(images_[i]);
     resident_views_[i] = ImageView(images_[i].image, images_[i].shard);
   }
   for (const GatherSchedule::Buffer& buffer : schedule_.buffers())
-    buffers_.emplace_back().bytes = allocate_image_bytes(buffer.bytes, images_.front().shard.device());
+    buffers_.emplace_back().bytes = allocate_image_bytes(buffer.bytes, device_);
 }
 
 WeightStore::~WeightStore() = default;
@@ -112,7 +119,10 @@ WeightStore::Buffer& WeightStore::gather(int image) {
   buffer.wait();  // a gather that nobody came for must not write into it later
   const StoredImage& stored = images_[image];
   const at::Tensor whole = buffer.bytes.narrow(0, 0, static_cast<int64_t>(stored.image.nbytes));
-  buffer.gather = stored.group->all_gather_into_tensor_async(whole, stored.shard);
+  if (stored.offloaded)
+    buffer.copy = host_copies_.start(whole, stored.shard);
+  else
+    buffer.gather = stored.group->all_gather_into_tensor_async(whole, stored.shard);
   buffer.in_flight = true;
   buffer.view = ImageView(stored.image, whole);
   return buffer;

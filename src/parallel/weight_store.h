@@ -10,6 +10,7 @@
 
 #include "distributed/collectives/process_group.h"
 #include "parallel/gather_schedule.h"
+#include "parallel/host_copy.h"
 #include "parallel/layer_image.h"
 
 namespace moraine {
@@ -46,11 +47,16 @@ struct StoredImage {
   at::Tensor shard;  // uint8, the shard of group->rank() of group->size(); the whole image where it is resident
   ProcessGroup* group = nullptr;  // the ranks that hold the other shards; outlives the store
   int lane = 0;                   // see GatherSchedule
+  // The shard is the whole image, in the host's memory (pinned, for a device) where the schedule does not keep it.
+  bool offloaded = false;
 };
 
+// The schedule of these images, of which `images` may still lack shards: what is kept of them is of their sizes alone.
+GatherSchedule schedule_of(const std::vector<StoredImage>& images, uint64_t resident_bytes);
+
 // Hands out images. Those that are sharded are gathered into a buffer as a GatherSchedule says, one all-gather per
-// image. Base weights never change, so a gathered image stays valid until its buffer is needed again, and autograd may
-// keep views for as long as the image is held.
+// image; those that are offloaded are copied there. Base weights never change, so a gathered image stays valid until
+// its buffer is needed again, and autograd may keep views for as long as the image is held.
 //
 // All ranks of a group must prefetch and acquire the group's images in the same order.
 //
@@ -58,8 +64,8 @@ struct StoredImage {
 // computes.
 class WeightStore {
  public:
-  // `resident_bytes` as in GatherSchedule; all ranks of a group must say the same.
-  explicit WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes = 0);
+  // `resident_bytes` as in GatherSchedule; all ranks of a group must say the same. `device`: where images are used.
+  explicit WeightStore(std::vector<StoredImage> images, uint64_t resident_bytes = 0, c10::Device device = at::kCPU);
   ~WeightStore();
 
   // Starts gathering `image` unless it is there. At most one image of a lane may be held meanwhile (asserted).
@@ -73,11 +79,13 @@ class WeightStore {
 
  private:
   struct Buffer;
-  void gather_for_good(StoredImage& stored);
+  void keep_whole(StoredImage& stored);
   Buffer& gather(int image);
 
   std::vector<StoredImage> images_;
   GatherSchedule schedule_;
+  c10::Device device_;
+  HostCopies host_copies_;
   std::vector<ImageView> resident_views_;  // of resident images
   std::vector<Buffer> buffers_;            // of the schedule
 };

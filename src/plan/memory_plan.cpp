@@ -69,11 +69,12 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
 
   RankMemory memory;
   if (on_cpu) memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
-  memory.resident_base = images.held_bytes();
+  memory.offloaded_base = images.host_bytes();
+  memory.resident_base = images.held_bytes() + (on_cpu ? memory.offloaded_base : 0);
   memory.gather_buffers = images.buffer_bytes();
   memory.adapter = whole((kFloat + gradient) * (adapter.dense + adapter.experts));
   memory.optimizer = whole(2 * kFloat * (adapter.dense + adapter.owned_experts));
-  memory.loading = images.held_bytes();
+  memory.loading = memory.resident_base;
   if (on_cpu)
     memory.loading +=
         whole(kReaderBytes + kHeaderBytes * static_cast<double>(model.checkpoint.headers.index.tensors.size()));

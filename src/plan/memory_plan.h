@@ -19,6 +19,7 @@ struct MemoryStage {
 // Bytes: of the process on the CPU, of the GPU's memory on CUDA. All but `base` are this rank's own doing.
 struct RankMemory {
   uint64_t resident_base = 0;       // shards, whole images where a group is a single rank
+  uint64_t offloaded_base = 0;      // images in the host's memory, besides these on CUDA, among them on the CPU
   uint64_t gather_buffers = 0;      // two a lane that has sharded images, one where it has a single one (WeightStore)
   uint64_t adapter = 0;             // values and gradients
   uint64_t optimizer = 0;           // AdamW's two moments, of the elements that this rank updates

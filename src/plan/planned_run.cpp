@@ -75,6 +75,7 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   run.recompute = recipe.train.recompute == Recompute::kFull;
   run.load_mode = recipe.load.mode;
   run.resident_bytes = recipe.mesh.resident.bytes;
+  run.offload = recipe.mesh.offload;
   return run;
 }
 
@@ -87,7 +88,8 @@ GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run,
   for (const ImageSpec& spec : model.sizes) {
     const int64_t shards = run.mesh.group_size(shard_axis(spec.kind));
     const uint64_t bytes = lay_out_image(spec, experts, shards).nbytes;
-    images.push_back({bytes, bytes / shards, lane_of(spec.kind)});
+    const bool offloaded = is_offloaded(spec.kind, shards, run.offload);
+    images.push_back({bytes, offloaded ? 0 : bytes / shards, lane_of(spec.kind), offloaded});
   }
   return GatherSchedule(std::move(images), run.resident_bytes);
 }

@@ -50,6 +50,7 @@ struct PlannedRun {
   bool recompute = true;         // train.recompute: full
   c10::Device device = c10::kCPU;
   uint64_t resident_bytes = 0;  // mesh.resident
+  Offload offload = Offload::kNone;
   LoadMode load_mode = LoadMode::kDirect;
 
   int64_t node_of(int64_t rank) const { return rank / ranks_per_node; }

@@ -63,6 +63,7 @@ LoadSettings load_settings(const Recipe& recipe, const WorldInfo& world, at::Dev
   settings.transport = recipe.load.node_transport;
   settings.verify = recipe.load.verify;
   settings.resident_bytes = recipe.mesh.resident.bytes;
+  settings.offload = recipe.mesh.offload;
   settings.num_threads = static_cast<int>(default_thread_count(world.local_world_size));
   return settings;
 }

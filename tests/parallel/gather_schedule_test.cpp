@@ -85,5 +85,23 @@ TEST(GatherScheduleDeathTest, ABufferIsNeverTakenFromItsUser) {
   EXPECT_DEATH(schedule.release(3), "not held");
 }
 
+TEST(GatherSchedule, OfOffloadedImagesEverySecondIsKept) {
+  std::vector<HeldImage> images{{100, 100, 0}};  // stays on the device
+  for (int layer = 0; layer < 6; ++layer) images.push_back({100, 0, 1, true});
+  const auto resident = [&](uint64_t bytes) {
+    const GatherSchedule schedule(images, bytes);
+    std::string kept;
+    for (int i = 0; i < 7; ++i) kept += schedule.is_resident(i) ? 'x' : '.';
+    EXPECT_EQ(schedule.held_bytes() + schedule.host_bytes(), 700u);
+    EXPECT_EQ(schedule.buffer_bytes(), kept == "xxxxxxx" ? 0u : kept == "xxxxxx." ? 100u : 200u);
+    return kept;
+  };
+  EXPECT_EQ(resident(0), "x......");
+  EXPECT_EQ(resident(250), "xx.x...");
+  EXPECT_EQ(resident(400), "xxxx.x.");
+  EXPECT_EQ(resident(599), "xxxxxx.");
+  EXPECT_EQ(resident(600), "xxxxxxx");
+}
+
 }  // namespace
 }  // namespace moraine

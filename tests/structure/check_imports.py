@@ -22,7 +22,7 @@ MAY_INCLUDE = {room: set(others.split()) for room, others in {
     "distributed/collectives": "distributed/control config base",
     "distributed/launch": "distributed/control base",
     "tensor": "formats base",
-    "parallel": "distributed/collectives tensor formats base",
+    "parallel": "distributed/collectives tensor config formats base",
     "nn": "tensor formats base",
     "models": "nn parallel tensor config formats base",
     "checkpoint": "models nn parallel tensor distributed/collectives distributed/control config formats base",

@@ -1,5 +1,8 @@
-// Weights that go to a device, a part of the images at a time: the bytes that the CPU has, and proven there.
+// Weights that go to a device a part of the images at a time, or stay in the host's memory: the same bytes, the same
+// steps.
+#include "families.h"
 #include "opened_golden.h"
+#include "train/step.h"
 
 namespace moraine {
 namespace {
@@ -28,6 +31,39 @@ TEST(DeviceLoading, ImagesInPartsHaveTheBytesOfThoseAtOnce) {
     EXPECT_TRUE(parts.report.verified);
     EXPECT_EQ(parts.report.bytes_read, whole.report.bytes_read);
     EXPECT_EQ(parts.report.shard_bytes, whole.report.shard_bytes);
+  }
+}
+
+struct Steps {
+  std::vector<double> losses;
+  at::Tensor grads;
+};
+// Two steps of training, of two micro-batches each.
+Steps train(const std::string& name, Offload offload, uint64_t resident_bytes) {
+  Golden golden(name, DtypeChoice::kAuto, {.resident_bytes = resident_bytes, .offload = offload});
+  EXPECT_EQ(golden.loaded.weights->all_resident(), offload == Offload::kNone);
+  OpenedAdapter adapter = golden.adapter();
+  TrainConfig config;
+  AdamW optimizer(adapter.state, config);
+  std::vector<TrainingRow> rows;
+  for (const Sample& sample : golden.batch.samples) rows.push_back({&sample});
+  Steps steps;
+  for (int step = 0; step < 2; ++step)
+    steps.losses.push_back(train_step(golden.loaded, adapter.state, optimizer, rows, config, 1e-3, golden.groups).loss);
+  steps.grads = at::cat({adapter.state.dense().grads, adapter.state.experts().grads}).cpu();
+  return steps;
+}
+
+TEST(DeviceOffload, WeightsInTheHostsMemoryGiveTheSameBits) {
+  for (const std::string& name : {"deepseek_v4-fp8fp4", "qwen3_5_moe-bf16", "mixtral-fp32"}) {
+    const Steps wanted = train(name, Offload::kNone, 0);
+    for (const Offload offload : {Offload::kExperts, Offload::kAll}) {
+      for (const uint64_t resident_bytes : {0, 300000}) {
+        const Steps found = train(name, offload, resident_bytes);
+        EXPECT_EQ(found.losses, wanted.losses) << name << " " << word_of(offload) << " " << resident_bytes;
+        EXPECT_TRUE(at::equal(found.grads, wanted.grads)) << name << " " << word_of(offload) << " " << resident_bytes;
+      }
+    }
   }
 }
 

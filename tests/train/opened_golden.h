@@ -10,6 +10,11 @@
 
 namespace moraine {
 
+inline LoadSettings on_test_device(LoadSettings settings) {
+  settings.device = testing_support::test_device();
+  return settings;
+}
+
 struct Golden {
   std::filesystem::path folder;
   MeshGroups groups = single_rank_groups();
@@ -17,9 +22,9 @@ struct Golden {
   TokensFile batch;
   at::Tensor mask;  // bool [B, T]
 
-  explicit Golden(const std::string& name, DtypeChoice dtype = DtypeChoice::kAuto)
+  explicit Golden(const std::string& name, DtypeChoice dtype = DtypeChoice::kAuto, LoadSettings settings = {})
       : folder(golden_folder(name)),
-        loaded(open_model(folder / "model", dtype, {.device = testing_support::test_device()}, groups)),
+        loaded(open_model(folder / "model", dtype, on_test_device(std::move(settings)), groups)),
         batch(golden_batch(folder / "batch.safetensors")),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {}
 
