@@ -90,8 +90,8 @@ void check_not_tied(const OpenedCheckpoint& checkpoint, const std::vector<LoraMo
     throw input_error(
         adapter.string(),
         fmt::format("adapts {}, whose weight this model shares between embedding and output head", module.name),
-        "store lm_head.weight in the checkpoint too (transformers: tie_word_embeddings=False) and merge "
-        "into that, or use the adapter as it is");
+        "store lm_head.weight in the checkpoint too, with tie_word_embeddings false, and merge into "
+        "that; or use the adapter as it is");
   }
 }
 

@@ -72,8 +72,7 @@ TEST(SharedOuter, IsTheSameNumbersThereAndBack) {
     const auto layout = layout_of(golden_folder(name));
     const int64_t E = layout->shape().num_experts;
     AdapterConfig wanted;
-    wanted.r = 4;
-    wanted.expert_r = 3;
+    wanted.r = 3;
     wanted.experts = ExpertFactors::kSharedOuter;
     OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, E}, at::kCPU);
     for (const AdapterEntry& entry : made.state.entries()) made.state.b(entry).normal_();

@@ -117,7 +117,7 @@ TEST(LoraLinear, EqualsTheFoldedWeight) {
 }
 
 TEST(TokenEmbedding, EqualsTheFoldedWeight) {
-  at::Tensor weight = random({12, 6}), ids = at::randint(0, 5, {40}, at::kLong), g = random({40, 6});
+  at::Tensor weight = random({12, 6}), ids = to_test_device(at::randint(0, 5, {40}, at::kLong)), g = random({40, 6});
   LoraPair lora = trained_pair({3, 12}, {6, 3}, 2.0);
   at::Tensor expected = at::index_select(weight + 2.0 * at::mm(lora.b, lora.a).t(), 0, ids);
   at::Tensor y = token_embedding(weight, ids, &lora);
@@ -229,7 +229,7 @@ TEST(Loss, ChunksEqualTheWholeAndItsGradient) {
 
 TEST(Loss, WithAnAdapterOfTheHead) {
   at::Tensor hidden = leaf({11, 8}), head = random({20, 8});
-  at::Tensor targets = at::randint(0, 20, {11}, at::kLong);
+  at::Tensor targets = to_test_device(at::randint(0, 20, {11}, at::kLong));
   targets[4] = -100;
   for (int64_t chunk_rows : {3, 256}) {
     LoraPair lora = trained_pair({2, 8}, {20, 2}, 1.5);
