@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "adapter/target_selection.h"
 #include "base/error.h"
@@ -17,17 +18,19 @@ AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, ExpertRange exper
   AdapterLayout layout;
   double elements = 0;
   for (LoraModule& module : modules) {
-    const bool is_experts = module.num_experts > 0;
-    int64_t& size = is_experts ? layout.expert_size : layout.dense_size;
-    const int64_t copies = is_experts ? experts.count : 1, r = module.r;
-    elements += static_cast<double>(copies) * static_cast<double>(r) *
-                static_cast<double>(module.in_features + module.out_features);
+    const int64_t r = module.r;
+    elements += static_cast<double>(std::max<int64_t>(module.num_experts > 0 ? experts.count : 0, 1)) *
+                static_cast<double>(r) * static_cast<double>(module.in_features + module.out_features);
     if (elements > kMost)
       throw input_error("adapter.r", fmt::format("{} makes an adapter of more than {} parameters", r, kMost),
                         "lower it");
-    AdapterEntry entry{std::move(module), size, 0};
-    entry.b_offset = entry.a_offset + copies * r * entry.module.in_features;
-    size = entry.b_offset + copies * r * entry.module.out_features;
+    AdapterEntry entry{std::move(module), 0, 0};
+    const auto place = [&](bool of_expert, int64_t factor_elements) {
+      int64_t& size = of_expert ? layout.expert_size : layout.dense_size;
+      return std::exchange(size, size + (of_expert ? experts.count : 1) * factor_elements);
+    };
+    entry.a_offset = place(entry.module.has_expert_a(), r * entry.module.in_features);
+    entry.b_offset = place(entry.module.has_expert_b(), r * entry.module.out_features);
     layout.entries.push_back(std::move(entry));
   }
   return layout;
@@ -62,27 +65,28 @@ int64_t AdapterState::num_parameters() const {
 
 void AdapterState::initialize(uint64_t seed) {
   for (const AdapterEntry& entry : entries_) {
-    at::Tensor values = at::empty_like(a(entry), at::TensorOptions().device(at::kCPU)).contiguous();
+    const LoraModule& m = entry.module;
+    const at::Tensor random_factor = m.is_embedding() ? b(entry) : a(entry);
+    at::Tensor values = at::empty_like(random_factor, at::TensorOptions().device(at::kCPU)).contiguous();
     float* p = values.mutable_data_ptr<float>();
-    const int64_t elements = entry.module.r * entry.module.in_features;
-    const int64_t first = entry.module.num_experts > 0 ? expert_range_.first : 0;
-    const double bound = 1.0 / std::sqrt(static_cast<double>(entry.module.in_features));
-    const CounterRandom random(seed, entry.module.name + ".lora_A");
+    const CounterRandom random(seed, m.name + (m.is_embedding() ? ".lora_B" : ".lora_A"));
+    const double bound = 1.0 / std::sqrt(static_cast<double>(m.in_features));
+    const int64_t first = m.has_expert_a() ? expert_range_.first * m.r * m.in_features : 0;
     for (int64_t i = 0; i < values.numel(); ++i) {
-      p[i] = static_cast<float>((2.0 * random.uniform(first * elements + i) - 1.0) * bound);
+      p[i] = static_cast<float>(m.is_embedding() ? random.normal(i) : (2.0 * random.uniform(first + i) - 1.0) * bound);
     }
-    a(entry).copy_(values);
-    b(entry).zero_();
+    random_factor.copy_(values);
+    (m.is_embedding() ? a(entry) : b(entry)).zero_();
   }
 }
 
 at::Tensor AdapterState::view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const {
-  const bool is_experts = entry.module.num_experts > 0;
-  const AdapterSection& section = is_experts ? experts_ : dense_;
   const LoraModule& m = entry.module;
+  const bool of_expert = factor == Factor::kA ? m.has_expert_a() : m.has_expert_b();
+  const AdapterSection& section = of_expert ? experts_ : dense_;
   std::vector<int64_t> shape =
       factor == Factor::kA ? std::vector<int64_t>{m.r, m.in_features} : std::vector<int64_t>{m.out_features, m.r};
-  if (is_experts) shape.insert(shape.begin(), expert_range_.count);
+  if (m.num_experts > 0) shape.insert(shape.begin(), of_expert ? expert_range_.count : 1);
   return (grad ? section.grads : section.values).narrow(0, offset, num_elements(shape)).view(shape);
 }
 
@@ -91,17 +95,28 @@ void AdapterState::zero_grads() {
   experts_.grads.zero_();
 }
 
+LoraPair AdapterState::pair_of(const AdapterEntry& entry, Gradients gradients, const at::Tensor& dropout_keys_T) const {
+  const bool add = gradients == Gradients::kAdd;
+  LoraPair pair{a(entry), b(entry), entry.module.scaling, add ? a_grad(entry) : at::Tensor(),
+                add ? b_grad(entry) : at::Tensor()};
+  if (dropout_ > 0 && dropout_keys_T.defined())
+    pair.dropout = {dropout_, dropout_layer_key(entry.module.name), dropout_keys_T};
+  return pair;
+}
+
 LayerAdapter AdapterState::layer_adapter(int64_t layer, Gradients gradients, const at::Tensor& dropout_keys_T) const {
   LayerAdapter adapter;
-  for (const AdapterEntry& entry : entries_) {
-    const LoraModule& m = entry.module;
-    if (m.layer != layer) continue;
-    const bool add = gradients == Gradients::kAdd;
-    LoraPair pair{a(entry), b(entry), m.scaling, add ? a_grad(entry) : at::Tensor(),
-                  add ? b_grad(entry) : at::Tensor()};
-    if (dropout_ > 0 && dropout_keys_T.defined()) pair.dropout = {dropout_, dropout_layer_key(m.name), dropout_keys_T};
-    adapter.pairs.emplace(m.local_name, std::move(pair));
-  }
+  for (const AdapterEntry& entry : entries_)
+    if (entry.module.layer == layer)
+      adapter.pairs.emplace(entry.module.local_name, pair_of(entry, gradients, dropout_keys_T));
+  return adapter;
+}
+
+LayerAdapter AdapterState::outer_adapter(Gradients gradients, const at::Tensor& dropout_keys_T) const {
+  LayerAdapter adapter;
+  for (const AdapterEntry& entry : entries_)
+    if (!entry.module.in_layer())
+      adapter.pairs.emplace(entry.module.local_name, pair_of(entry, gradients, dropout_keys_T));
   return adapter;
 }
 

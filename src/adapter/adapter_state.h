@@ -26,10 +26,10 @@ struct SectionShard {
 };
 
 // One adapted weight within the state. A is [R, I] ([E, R, I] for experts), B is [O, R] ([E, O, R]); R is the module's
-// own r, and E counts this rank's experts.
+// own r, and E counts this rank's experts, or is 1 for a factor that all experts share.
 struct AdapterEntry {
   LoraModule module;
-  int64_t a_offset = 0, b_offset = 0;  // elements within the section
+  int64_t a_offset = 0, b_offset = 0;  // elements within the section that has the factor
 };
 
 // Where every factor lies, without any tensor: the state allocates by it, and plans count by it.
@@ -51,11 +51,13 @@ class AdapterState {
   // Splits the experts' section into equal parts, of which this rank updates one. Call before an optimizer is made.
   void shard_experts(SectionShard shard);
 
-  // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero. Each element depends only on
-  // `seed`, the tensor's name, the expert's id and its place in the expert's factor: the same on every mesh.
+  // PEFT's initial values: A uniform in ±1/√I (kaiming_uniform with a = √5), B zero; of the embedding A zero, B
+  // standard normal. Each element depends only on `seed`, the tensor's name, the expert's id and its place in the
+  // expert's factor: the same on every mesh. A factor that all experts share has the values of expert 0's.
   void initialize(uint64_t seed);
 
-  // Linear layers' adapters are the same on every rank; experts' adapters differ between ep ranks.
+  // Linear layers' adapters, and factors that all experts share, are the same on every rank; experts' own differ
+  // between ep ranks.
   AdapterSection& dense() { return dense_; }
   AdapterSection& experts() { return experts_; }
   const std::vector<AdapterEntry>& entries() const { return entries_; }
@@ -79,6 +81,8 @@ class AdapterState {
   // `dropout_keys_T`: Batch's.
   enum class Gradients { kNo, kAdd };
   LayerAdapter layer_adapter(int64_t layer, Gradients gradients, const at::Tensor& dropout_keys_T = {}) const;
+  // Those of the embedding and the output head, under kEmbeddingModule and kHeadModule.
+  LayerAdapter outer_adapter(Gradients gradients, const at::Tensor& dropout_keys_T = {}) const;
   // The rate of dropout in passes over batches with keys for it; at first 0.
   double dropout() const { return dropout_; }
   void set_dropout(double rate) { dropout_ = rate; }
@@ -86,6 +90,7 @@ class AdapterState {
  private:
   enum class Factor { kA, kB };
   at::Tensor view(const AdapterEntry& entry, int64_t offset, Factor factor, bool grad) const;
+  LoraPair pair_of(const AdapterEntry& entry, Gradients gradients, const at::Tensor& dropout_keys_T) const;
 
   PeftClass peft_class_ = PeftClass::kText;
   double dropout_ = 0;

@@ -11,8 +11,20 @@ const LoraModule& module_of(const AdapterState& state, const AdapterTensor& tens
   return state.entries()[tensor.entry].module;
 }
 
+// Whether each expert has one of its own.
 bool is_experts(const AdapterState& state, const AdapterTensor& tensor) {
-  return module_of(state, tensor).num_experts > 0;
+  const LoraModule& module = module_of(state, tensor);
+  return tensor.is_a ? module.has_expert_a() : module.has_expert_b();
+}
+
+// [1, …] of all experts → PEFT's, which has each expert's.
+at::Tensor shared_to_peft(const at::Tensor& shared, const LoraModule& module, bool is_a) {
+  const at::Tensor each = shared.expand({module.num_experts, -1, -1});
+  return is_a ? experts_a_to_peft(each) : experts_b_to_peft(each);
+}
+
+at::Tensor from_peft(const at::Tensor& whole, const LoraModule& module, bool is_a) {
+  return is_a ? experts_a_from_peft(whole, module.num_experts) : experts_b_from_peft(whole, module.num_experts);
 }
 
 std::vector<int64_t> with_experts(const at::Tensor& part, int64_t count) {
@@ -66,7 +78,11 @@ at::Tensor local_grads(const AdapterState& state, const AdapterTensor& tensor) {
 }
 
 at::Tensor collect(const AdapterState& state, const AdapterTensor& tensor, const at::Tensor& part, ProcessGroup& ep) {
-  if (!is_experts(state, tensor)) return ep.rank() == 0 ? part.to(at::kCPU) : at::Tensor();
+  if (!is_experts(state, tensor)) {
+    if (ep.rank() != 0) return at::Tensor();
+    const at::Tensor whole = part.to(at::kCPU);
+    return whole.dim() == 2 ? whole : shared_to_peft(whole, module_of(state, tensor), tensor.is_a);
+  }
   at::Tensor all = part;
   if (ep.size() > 1) {
     std::vector<at::Tensor> parts;
@@ -87,7 +103,7 @@ at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, co
   const bool is_root = groups.world->rank() == 0;
   at::Tensor part = at::empty_like(local_values(state, tensor), at::MemoryFormat::Contiguous);
   if (!is_experts(state, tensor)) {
-    if (is_root) part.copy_(whole);
+    if (is_root) part.copy_(part.dim() == 2 ? whole : from_peft(whole, module_of(state, tensor), tensor.is_a)[0]);
     groups.world->broadcast(part, 0);
     return part;
   }
@@ -96,9 +112,7 @@ at::Tensor distribute(const AdapterState& state, const AdapterTensor& tensor, co
     const int64_t num_experts = module_of(state, tensor).num_experts;
     std::vector<at::Tensor> parts;
     if (is_root) {
-      const at::Tensor all =
-          (tensor.is_a ? experts_a_from_peft(whole, num_experts) : experts_b_from_peft(whole, num_experts))
-              .to(state.device());
+      const at::Tensor all = from_peft(whole, module_of(state, tensor), tensor.is_a).to(state.device());
       for (int64_t rank = 0; rank < groups.mesh.ep; ++rank) {
         const ExpertRange experts = expert_range(num_experts, groups.mesh.ep, rank);
         parts.push_back(all.narrow(0, experts.first, experts.count).contiguous());

@@ -25,7 +25,8 @@ struct AdapterTensor {
 // All of them, by name: the order in which files have them, the same on every rank and mesh.
 std::vector<AdapterTensor> adapter_tensors(const AdapterState& state);
 
-// This rank's part of `tensor`, [R, I] or [O, R] ([E, R, I], [E, O, R]): a view.
+// This rank's part of `tensor`, [R, I] or [O, R] ([E, R, I], [E, O, R]; of a factor that all experts share [1, R, I],
+// [1, O, R], which files have as often as there are experts): a view.
 at::Tensor local_values(const AdapterState& state, const AdapterTensor& tensor);
 at::Tensor local_grads(const AdapterState& state, const AdapterTensor& tensor);
 

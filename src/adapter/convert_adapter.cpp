@@ -8,8 +8,10 @@
 #include "adapter/peft_import.h"
 #include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
 #include "adapter/target_names.h"
+#include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/tensor_file.h"
 #include "formats/checkpoint_writer.h"
@@ -94,7 +96,28 @@ void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t p
   }
 }
 
-Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection) {
+// The tensors of an expert parameter in the servers' layout of shared outer factors.
+void add_stacked(Conversion& conversion, const PeftWeights& weights, size_t module, const PerExpertModule& stored) {
+  const LoraModule& m = weights.modules()[module];
+  const int64_t of_a = m.shared_a ? 1 : m.num_experts, of_b = m.shared_b ? 1 : m.num_experts;
+  const std::vector<std::string> names = stacked_names(stored);
+  for (const std::string& name : names)
+    conversion.declared.push_back({factor_keys(m, name).lora_a, {of_a, m.r, m.in_features}});
+  for (const std::string& name : names)
+    conversion.declared.push_back({factor_keys(m, name).lora_b, {of_b, m.out_features / stored.projections, m.r}});
+  conversion.steps.push_back([&weights, module, of_a, count = names.size()](TensorFileWriter& file) {
+    const at::Tensor a_ERI = weights.read_a(module).narrow(0, 0, of_a).contiguous();
+    for (size_t i = 0; i < count; ++i) file.append(a_ERI);
+  });
+  conversion.steps.push_back([&weights, module, of_b, count = names.size()](TensorFileWriter& file) {
+    const at::Tensor b_EOR = weights.read_b(module).narrow(0, 0, of_b);
+    for (const at::Tensor& rows : b_EOR.chunk(static_cast<int64_t>(count), 1)) file.append(rows.contiguous());
+  });
+}
+
+// `stacked`: the experts' matrices of a projection in one tensor.
+Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection,
+                         bool stacked) {
   const std::vector<LoraModule>& modules = weights.modules();
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
   Conversion conversion{{}, {}, selection.config};
@@ -108,10 +131,14 @@ Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, 
       matrices.back().name = matrix;
     }
     adapted.insert(adapted.end(), stored[i].matrices.begin(), stored[i].matrices.end());
+    if (stacked && m.num_experts > 0) {
+      add_stacked(conversion, weights, i, stored[i]);
+      continue;
+    }
     for (const std::string& matrix : stored[i].matrices)
-      conversion.declared.push_back({factor_keys(matrix).lora_a, {m.r, m.in_features}});
+      conversion.declared.push_back({factor_keys(m, matrix).lora_a, {m.r, m.in_features}});
     for (const std::string& matrix : stored[i].matrices)
-      conversion.declared.push_back({factor_keys(matrix).lora_b, {m.out_features / projections, m.r}});
+      conversion.declared.push_back({factor_keys(m, matrix).lora_b, {m.out_features / projections, m.r}});
     const bool is_experts = m.num_experts > 0;
     conversion.steps.push_back([&weights, i, projections, is_experts](TensorFileWriter& file) {
       is_experts ? append_experts_a(file, weights.read_a(i), projections) : file.append(weights.read_a(i));
@@ -140,16 +167,22 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out) {
   check_new_folder(out);
-  if (format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
-  const PeftWeights weights(layout, folder, selection.targets.modules);
-  const Conversion conversion = format == AdapterFormat::kPerExpert
-                                    ? to_per_expert(layout, weights, selection)
-                                    : to_peft(weights, selection, format == AdapterFormat::kPeft0190);
+  const bool stacked = format == AdapterFormat::kSharedOuter,
+             by_checkpoint = stacked || format == AdapterFormat::kPerExpert;
+  if (by_checkpoint) check_per_expert(selection.targets.modules, folder.string());
+  std::vector<LoraModule> modules = selection.targets.modules;
+  if (stacked) set_expert_factors(modules, ExpertFactors::kSharedOuter);  // reading tells whether they are
+  if (stacked && expert_factors_of(modules) == ExpertFactors::kEach)
+    throw input_error(folder.string(), "adapts no experts", "--layout per-expert writes the same without any");
+  const PeftWeights weights(layout, folder, std::move(modules));
+  const Conversion conversion = by_checkpoint ? to_per_expert(layout, weights, selection, stacked)
+                                              : to_peft(weights, selection, format == AdapterFormat::kPeft0190);
   ConvertedAdapter converted{.tensors = conversion.declared.size()};
   for (const TensorFileWriter::Declared& tensor : conversion.declared)
     converted.bytes += num_elements(tensor.shape) * sizeof(float);
   write_folder_atomic(out, [&](const std::filesystem::path& temporary) {
-    TensorFileWriter file(temporary / "adapter_model.safetensors", conversion.declared, {{"format", "pt"}});
+    TensorFileWriter file(temporary / "adapter_model.safetensors", conversion.declared,
+                          adapter_metadata(selection.config.experts));
     for (const auto& step : conversion.steps) step(file);
     file.finish();
     write_file_atomic(temporary / "adapter_config.json", lora_config_to_json(conversion.config));

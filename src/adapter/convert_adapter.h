@@ -9,9 +9,10 @@
 namespace moraine {
 
 enum class AdapterFormat {
-  kPeft,       // A and B of all experts in a tensor each: target_parameters of PEFT 0.19.1 or later
-  kPeft0190,   // the same of PEFT 0.18 to 0.19.0: has_swapped_experts
-  kPerExpert,  // adapter/per_expert_layout
+  kPeft,         // A and B of all experts in a tensor each: target_parameters of PEFT 0.19.1 or later
+  kPeft0190,     // the same of PEFT 0.18 to 0.19.0: has_swapped_experts
+  kPerExpert,    // adapter/per_expert_layout
+  kSharedOuter,  // adapter/shared_outer
 };
 
 struct ConvertedAdapter {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adapter/module_settings.h"
+#include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
 #include "adapter/target_names.h"
 #include "adapter/target_selection.h"
@@ -93,6 +94,8 @@ void check_agrees(const ModelLayout& layout, const AdapterConfig& wanted, const 
   if (given("r") && wanted.r != found.r) disagree("r", fmt::format("{} (the folder says {})", wanted.r, found.r));
   if (given("lora_alpha") && wanted.lora_alpha != found.lora_alpha)
     disagree("lora_alpha", fmt::format("{} (the folder says {})", wanted.lora_alpha, found.lora_alpha));
+  if (given("experts") && found.experts != ExpertFactors::kEach && wanted.experts != found.experts)
+    disagree("experts", fmt::format("{} (the folder says {})", word_of(wanted.experts), word_of(found.experts)));
   LoraConfig merged = found;
   if (given("target_modules")) merged.target_modules = wanted.target_modules;
   if (given("exclude_modules")) merged.exclude_modules = wanted.exclude_modules;
@@ -126,6 +129,10 @@ AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& 
   if (!wanted.init_from.empty()) {
     AdapterSelection read = read_adapter_selection(layout, wanted.init_from);
     check_agrees(layout, wanted, read);
+    if (given_key(wanted, "experts")) {  // what says nothing may be what is wanted: reading its tensors tells
+      read.config.experts = wanted.experts;
+      set_expert_factors(read.targets.modules, wanted.experts);
+    }
     read.config.base_model_name_or_path = base_model;
     if (given_key(wanted, "lora_dropout")) read.config.lora_dropout = wanted.lora_dropout;
     check_dropout(read);
@@ -144,6 +151,7 @@ AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& 
   config.layers_to_transform = wanted.layers_to_transform;
   config.target_parameters = wanted.target_parameters;
   config.base_model_name_or_path = base_model;
+  config.experts = wanted.experts;
   if (wanted.expert_r) {
     if (wanted.target_parameters.empty())
       throw input_error("adapter.expert_r", "is set, but no experts are adapted",
@@ -156,9 +164,17 @@ AdapterSelection select_adapter(const ModelLayout& layout, const AdapterConfig& 
       throw input_error("adapter.layers_to_transform", fmt::format("there is no layer {}", layer),
                         fmt::format("this model's layers are 0 to {}", layers - 1));
   }
+  const std::string embedding = last_component(kEmbeddingModule);
+  const std::vector<std::string>& names = wanted.target_modules.names;
+  if (!wanted.layers_to_transform.empty() && std::find(names.begin(), names.end(), embedding) != names.end())
+    throw input_error("adapter.layers_to_transform", "leaves out " + embedding + ", which is in no layer",
+                      fmt::format("name it in full in adapter.target_modules: {}", kEmbeddingModule));
   made.targets = select_in_layers(PeftClass::kText, layout, config);
   check_patterns_match(config, made.targets.modules);
   check_dropout(made);
+  if (config.experts != ExpertFactors::kEach && expert_factors_of(made.targets.modules) == ExpertFactors::kEach)
+    throw input_error("adapter.experts", fmt::format("is {}, but no experts are adapted", word_of(config.experts)),
+                      "leave it out, or name them in adapter.target_parameters");
   config.target_modules = resolved(config.target_modules, made.targets.modules);
   config.exclude_modules = excluding(wanted.exclude_modules, namesakes(layout, made.targets.modules));
   return made;
@@ -168,8 +184,7 @@ OpenedAdapter make_adapter(const ModelLayout& layout, const AdapterConfig& wante
                            ExpertRange experts, at::Device device) {
   AdapterSelection selection = select_adapter(layout, wanted, base_model);
   if (!wanted.init_from.empty()) {
-    OpenedAdapter opened = open_adapter(layout, wanted.init_from, experts, device);
-    opened.config = std::move(selection.config);
+    OpenedAdapter opened = open_selected(layout, wanted.init_from, std::move(selection), experts, device);
     opened.state.set_dropout(opened.config.lora_dropout);
     return opened;
   }

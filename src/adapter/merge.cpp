@@ -1,5 +1,7 @@
 #include "adapter/merge.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <list>
 #include <memory>
@@ -11,6 +13,7 @@
 #include "adapter/target_kind.h"
 #include "base/error.h"
 #include "formats/checkpoint_writer.h"
+#include "models/output_head.h"
 #include "models/param_specs.h"
 
 // Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features, N rows of one or more
@@ -46,6 +49,8 @@ class RecentFactors {
 
   Factors read(size_t module) const {
     const at::Tensor a = weights_.read_a(module), b = weights_.read_b(module);
+    // The embedding's weight is [V, O]: (B·A)ᵀ = Aᵀ·Bᵀ.
+    if (weights_.modules()[module].is_embedding()) return {b.t().unsqueeze(0), a.t().contiguous().unsqueeze(0)};
     if (a.dim() == 2) return {a.unsqueeze(0), b.unsqueeze(0)};
     return {a, b.contiguous()};
   }
@@ -76,6 +81,20 @@ const ParamSpec& adapted_param(const ImageSpec& image, const LoraModule& module)
   return *found;
 }
 
+// A tied matrix is stored once: with the product of one of its two uses it would be wrong for the other.
+void check_not_tied(const OpenedCheckpoint& checkpoint, const std::vector<LoraModule>& modules,
+                    const std::filesystem::path& adapter) {
+  if (own_head(checkpoint.specs[kRootImage])) return;
+  for (const LoraModule& module : modules) {
+    if (module.in_layer()) continue;
+    throw input_error(
+        adapter.string(),
+        fmt::format("adapts {}, whose weight this model shares between embedding and output head", module.name),
+        "store lm_head.weight in the checkpoint too, with tie_word_embeddings false, and merge into "
+        "that; or use the adapter as it is");
+  }
+}
+
 }  // namespace
 
 MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
@@ -86,6 +105,7 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
   const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
   const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules);
   warn_of_unmatched_targets(selection.unmatched, adapter);
+  check_not_tied(checkpoint, weights.modules(), adapter);
   RecentFactors recent(weights);
 
   MergedCheckpoint merged;
@@ -95,8 +115,10 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::fi
     const LoraModule& module = weights.modules()[i];
     const bool is_experts = module.num_experts > 0;
     ++(is_experts ? merged.expert_parameters : merged.linear_layers);
-    const ParamSpec& param =
-        adapted_param(checkpoint.specs[is_experts ? experts_image(module.layer) : dense_image(module.layer)], module);
+    const int image = !module.in_layer() ? kRootImage
+                      : is_experts       ? experts_image(module.layer)
+                                         : dense_image(module.layer);
+    const ParamSpec& param = adapted_param(checkpoint.specs[image], module);
     for (const SourceTensor& source : param.sources) {
       const int64_t first = source.first_element / param.shape.back();  // of the module's rows
       options.changes[source.name] = [&recent, i, scaling = module.scaling, first](int64_t first_row,

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "adapter/module_pattern.h"
+#include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
 #include "adapter/target_selection.h"
 #include "base/text.h"
@@ -39,6 +40,7 @@ void set_ranks(std::vector<LoraModule>& modules, const LoraConfig& config) {
     module.lora_alpha = alphas.of(module.name, config.lora_alpha);
     module.scaling = config.scaling(module.r, module.lora_alpha);
   }
+  set_expert_factors(modules, config.experts);
 }
 
 std::vector<std::string> take_unmatched_patterns(LoraConfig& config, const std::vector<LoraModule>& modules) {

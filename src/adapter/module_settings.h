@@ -10,7 +10,8 @@
 namespace moraine {
 
 // Gives each of `modules`, named as the configuration's patterns mean them, the r, lora_alpha and scaling that PEFT
-// gives it. Throws an input error that names the pattern's key for one that is no regular expression.
+// gives it, and the factors that adapter.experts says. Throws an input error that names the pattern's key for one that
+// is no regular expression.
 void set_ranks(std::vector<LoraModule>& modules, const LoraConfig& config);
 
 // Takes the keys of patterns that match none of `modules` (named likewise) out of `config`: "rank_pattern 'w1'".

@@ -10,12 +10,14 @@
 #include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
 #include "adapter/target_names.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/path.h"
 #include "base/text.h"
+#include "models/output_head.h"
 
 namespace moraine {
 namespace {
@@ -139,10 +141,17 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < offered.size(); ++i) {
     for (const std::string& name : stored[i].matrices)
-      matrices.push_back(
-          {name, offered[i].layer, name, 0, offered[i].in_features, offered[i].out_features / stored[i].projections});
+      matrices.push_back({name, offered[i].layer, offered[i].local_name, 0, offered[i].in_features,
+                          offered[i].out_features / stored[i].projections});
   }
-  check_adapted_modules(weights, matrices);
+  std::vector<LoraModule> named = matrices;
+  if (has_stacked_experts(weights)) {
+    named.clear();
+    for (size_t i = 0; i < offered.size(); ++i)
+      for (const std::string& name : offered[i].num_experts > 0 ? stacked_names(stored[i]) : stored[i].matrices)
+        named.push_back({name, offered[i].layer, name});
+  }
+  check_adapted_modules(weights, named);
   drop_unmatched(config.target_modules.names, "target_modules", matrices, /*parameters=*/false, selection.unmatched);
   std::vector<LoraModule> selected =
       at_config(where, [&] {
@@ -191,6 +200,15 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   return selection;
 }
 
+// One adapter for two modules is not made here.
+void check_weight_tying(const ModelLayout& layout, const AdapterSelection& selection, const std::string& where) {
+  if (!selection.config.ensure_weight_tying || !ties_head(layout)) return;
+  for (const LoraModule& module : selection.targets.modules)
+    if (!module.in_layer())
+      throw input_error(where, "ensure_weight_tying is set, and it adapts " + module.name,
+                        "embedding and output head have an adapter each here, as in PEFT without that key");
+}
+
 }  // namespace
 
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder) {
@@ -202,6 +220,7 @@ AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::fi
   if (const auto file = folder / "adapter_model.safetensors"; path_exists(file)) {
     weights = read_safetensors_header(file);
     selection.peft_class = peft_class_of(*weights);
+    config.experts = expert_factors_of(*weights);
   }
   if (weights && is_per_expert(layout, *weights))
     return per_expert_selection(layout, std::move(selection), *weights, where);
@@ -217,6 +236,7 @@ AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::fi
   for (std::string& pattern : take_unmatched_patterns(config, modules))
     selection.unmatched.push_back(std::move(pattern));
   selection.targets = select();
+  check_weight_tying(layout, selection, where);
   return selection;
 }
 
@@ -227,14 +247,17 @@ void warn_of_unmatched_targets(const std::vector<std::string>& unmatched, const 
                           unmatched.size() == 1 ? "is" : "are"));
 }
 
-OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
-                           at::Device device) {
-  AdapterSelection selection = read_adapter_selection(layout, folder);
-  const LoraConfig& config = selection.config;
-  OpenedAdapter opened{config, AdapterState(selection.targets.modules, experts, device), selection.targets.patterns,
-                       selection.unmatched};
+OpenedAdapter open_selected(const ModelLayout& layout, const std::filesystem::path& folder, AdapterSelection selection,
+                            ExpertRange experts, at::Device device) {
+  OpenedAdapter opened{std::move(selection.config), AdapterState(std::move(selection.targets.modules), experts, device),
+                       std::move(selection.targets.patterns), std::move(selection.unmatched)};
   import_adapter(layout, opened.state, folder);
   return opened;
+}
+
+OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
+                           at::Device device) {
+  return open_selected(layout, folder, read_adapter_selection(layout, folder), experts, device);
 }
 
 }  // namespace moraine

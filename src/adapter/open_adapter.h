@@ -41,8 +41,11 @@ void warn_of_unmatched_targets(const std::vector<std::string>& unmatched, const 
 // tensors of adapters of what cannot be adapted here (the output head, a router).
 AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::filesystem::path& folder);
 
-// With its tensors. Throws input errors that name the adapter's file, also for tensors that are missing, unexpected or
-// of another shape.
+// `selection`, which was read of `folder`, with its tensors. Throws input errors that name the adapter's file, also for
+// tensors that are missing, unexpected or of another shape.
+OpenedAdapter open_selected(const ModelLayout& layout, const std::filesystem::path& folder, AdapterSelection selection,
+                            ExpertRange experts, at::Device device);
+// Both.
 OpenedAdapter open_adapter(const ModelLayout& layout, const std::filesystem::path& folder, ExpertRange experts,
                            at::Device device);
 

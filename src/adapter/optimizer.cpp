@@ -64,10 +64,12 @@ std::vector<AdamW::Rate> AdamW::rates_of(const AdapterState& adapter, bool exper
     rates.back().end = begin + count;
   };
   for (const AdapterEntry& entry : adapter.entries()) {
-    if ((entry.module.num_experts > 0) != experts) continue;
-    const double factor = factors.of(module_name_in(adapter.peft_class(), entry.module.name), 1);
-    add(entry.a_offset, adapter.a(entry).numel(), factor);
-    add(entry.b_offset, adapter.b(entry).numel(), factor * config.learning_rate_b_ratio);
+    const LoraModule& m = entry.module;
+    const double factor = factors.of(module_name_in(adapter.peft_class(), m.name), 1);
+    // LoRA+ leaves embeddings out (PEFT gives them a rate of their own).
+    const double factor_b = m.is_embedding() ? factor : factor * config.learning_rate_b_ratio;
+    if (m.has_expert_a() == experts) add(entry.a_offset, adapter.a(entry).numel(), factor);
+    if (m.has_expert_b() == experts) add(entry.b_offset, adapter.b(entry).numel(), factor_b);
   }
   if (!rates.empty()) rates.back().end = std::numeric_limits<int64_t>::max();  // the section's padding
   return rates;

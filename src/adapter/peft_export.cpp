@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "adapter/adapter_tensors.h"
+#include "adapter/shared_outer.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -40,13 +41,14 @@ WrittenAdapter write_adapter_files(const AdapterState& state, const LoraConfig& 
   if (ep.rank() == 0) {
     std::vector<TensorFileWriter::Declared> declared;
     for (const AdapterTensor& tensor : tensors) declared.push_back({tensor.name, tensor.shape});
-    file.emplace(folder / kWeightsFile, declared, std::map<std::string, std::string>{{"format", "pt"}});
+    file.emplace(folder / kWeightsFile, declared, adapter_metadata(config.experts));
   }
   for (const AdapterTensor& tensor : tensors) {
     const at::Tensor whole = collect(state, tensor, local_values(state, tensor), ep);
     if (!file) continue;
     file->append(whole);
-    if (tensor.is_a) continue;
+    // The factor that begins as zero.
+    if (tensor.is_a != state.entries()[tensor.entry].module.is_embedding()) continue;
     ++written.lora_b;
     if (!at::any(whole).item<bool>()) written.zero_b.push_back(tensor.name);
   }

@@ -27,7 +27,7 @@ struct WrittenAdapter {
   int64_t tensors = 0, elements = 0;
   uint64_t bytes = 0;                    // of adapter_model.safetensors
   std::string xxh3;                      // of that file: hash_file
-  int64_t lora_b = 0;                    // tensors
+  int64_t lora_b = 0;                    // tensors, with the embedding's lora_A, which begins as zero instead
   std::vector<std::string> zero_b = {};  // those of them that are all zero: they change nothing
 
   OrderedJson to_json() const;

@@ -10,6 +10,7 @@
 
 #include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/shared_outer.h"
 #include "base/error.h"
 #include "checkpoint/tensor_file.h"
 #include "formats/folder_parts.h"
@@ -82,8 +83,19 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
       const LoraModule& m = modules_[i];
       Stored stored;
       if (m.num_experts > 0) stored.projections = per_expert[i].projections;
+      stored.stacked = m.num_experts > 0 && has_stacked_experts(header_);
+      if (stored.stacked) {
+        const int64_t of_a = m.shared_a ? 1 : m.num_experts, of_b = m.shared_b ? 1 : m.num_experts;
+        for (const std::string& name : stacked_names(per_expert[i])) {
+          const PeftNames keys = factor_keys(m, name);
+          stored.a.push_back(find(keys.lora_a, {of_a, m.r, m.in_features}));
+          stored.b.push_back(find(keys.lora_b, {of_b, m.out_features / stored.projections, m.r}));
+        }
+        stored_.push_back(std::move(stored));
+        continue;
+      }
       for (const std::string& matrix : per_expert[i].matrices) {
-        const PeftNames keys = factor_keys(matrix);
+        const PeftNames keys = factor_keys(m, matrix);
         stored.a.push_back(find(keys.lora_a, {m.r, m.in_features}));
         stored.b.push_back(find(keys.lora_b, {m.out_features / per_expert[i].projections, m.r}));
       }
@@ -101,6 +113,13 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
       stored_.push_back({{a}, {find(names[i].lora_b, {out, rows})}, 0, swapped});
     }
   }
+  // PEFT saves the weights of an adapted embedding or head too: the base model's, which LoRA leaves as they are.
+  for (const LoraModule& m : modules_) {
+    const std::string key = kPeftPrefix + module_name_in(peft_class_, m.name) + ".base_layer.weight";
+    if (!m.in_layer() && entries.contains(key))
+      find(key,
+           m.is_embedding() ? std::vector{m.in_features, m.out_features} : std::vector{m.out_features, m.in_features});
+  }
   for (const SafetensorsEntry& entry : header_.entries) {
     if (!used.contains(entry.name)) {
       throw input_error(file, "unexpected tensor " + entry.name,
@@ -110,6 +129,26 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
 }
 
 at::Tensor PeftWeights::read_a(size_t module) const {
+  const at::Tensor a = all_of_a(module);
+  if (modules_[module].shared_a && !stored_[module].stacked)
+    the_shared_one(a, header_.path.string(), stored_[module].a.front()->name);
+  return a;
+}
+
+at::Tensor PeftWeights::read_b(size_t module) const {
+  const at::Tensor b = all_of_b(module);
+  if (modules_[module].shared_b && !stored_[module].stacked)
+    the_shared_one(b, header_.path.string(), stored_[module].b.front()->name);
+  return b;
+}
+
+Error PeftWeights::other_a(const SafetensorsEntry& a, const SafetensorsEntry& than) const {
+  return input_error(header_.path.string(), fmt::format("tensor {} differs from {}", a.name, than.name),
+                     "gate and up are one parameter here, with one lora_A for both; merge that adapter into its model "
+                     "with other tools");
+}
+
+at::Tensor PeftWeights::all_of_a(size_t module) const {
   const LoraModule& m = modules_[module];
   const Stored& stored = stored_[module];
   if (stored.swapped) return swapped_a(read_fp32(header_, *stored.b.front()), m.num_experts);
@@ -117,26 +156,34 @@ at::Tensor PeftWeights::read_a(size_t module) const {
     const at::Tensor a = read_fp32(header_, *stored.a.front());
     return m.num_experts == 0 ? a : experts_a_from_peft(a, m.num_experts);
   }
+  if (stored.stacked) {
+    const at::Tensor a_ERI = read_fp32(header_, *stored.a.front());
+    for (size_t i = 1; i < stored.a.size(); ++i)
+      if (!at::equal(a_ERI, read_fp32(header_, *stored.a[i]))) throw other_a(*stored.a[i], *stored.a.front());
+    return a_ERI.expand({m.num_experts, -1, -1});
+  }
   const at::Tensor a_ERI = at::empty({m.num_experts, m.r, m.in_features}, at::kFloat);
   for (size_t i = 0; i < stored.a.size(); ++i) {
     const at::Tensor a_RI = read_fp32(header_, *stored.a[i]), of_expert_RI = a_ERI[i / stored.projections];
     if (i % stored.projections == 0) {
       of_expert_RI.copy_(a_RI);
     } else if (!at::equal(a_RI, of_expert_RI)) {
-      throw input_error(header_.path.string(),
-                        fmt::format("tensor {} differs from {}", stored.a[i]->name, stored.a[i - 1]->name),
-                        "gate and up are one parameter here, with one lora_A for both; merge that adapter into its "
-                        "model with other tools");
+      throw other_a(*stored.a[i], *stored.a[i - 1]);
     }
   }
   return a_ERI;
 }
 
-at::Tensor PeftWeights::read_b(size_t module) const {
+at::Tensor PeftWeights::all_of_b(size_t module) const {
   const LoraModule& m = modules_[module];
   const Stored& stored = stored_[module];
   if (m.num_experts == 0) return read_fp32(header_, *stored.b.front());
   if (stored.swapped) return swapped_b(read_fp32(header_, *stored.a.front()), m.num_experts);
+  if (stored.stacked) {
+    std::vector<at::Tensor> rows;
+    for (const SafetensorsEntry* b : stored.b) rows.push_back(read_fp32(header_, *b));
+    return at::cat(rows, 1).expand({m.num_experts, -1, -1});
+  }
   at::Tensor b_ORE;
   if (stored.projections == 0) {
     b_ORE = read_fp32(header_, *stored.b.front()).view({m.out_features, m.r, m.num_experts});
@@ -158,13 +205,15 @@ void import_adapter(const ModelLayout& layout, AdapterState& state, const std::f
   const PeftWeights weights(layout, folder, std::move(modules));
   state.set_peft_class(weights.peft_class());
   const ExpertRange experts = state.expert_range();
-  const auto mine = [&](const AdapterEntry& entry, const at::Tensor& factor) {
-    return entry.module.num_experts > 0 ? factor.narrow(0, experts.first, experts.count) : factor;
+  const auto mine = [&](bool of_expert, const at::Tensor& factor, const at::Tensor& own) {
+    return of_expert ? factor.narrow(0, experts.first, experts.count)
+                     : factor.narrow(0, 0, own.size(0));  // where all experts share it, the first one's
   };
   for (size_t i = 0; i < state.entries().size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];
-    state.a(entry).copy_(mine(entry, weights.read_a(i)));
-    state.b(entry).copy_(mine(entry, weights.read_b(i)));
+    const at::Tensor a = state.a(entry), b = state.b(entry);
+    a.copy_(mine(entry.module.has_expert_a(), weights.read_a(i), a));
+    b.copy_(mine(entry.module.has_expert_b(), weights.read_b(i), b));
   }
 }
 

@@ -1,10 +1,12 @@
-// Reads the tensors of an adapter folder, PEFT's own or one in the per-expert layout.
+// Reads the tensors of an adapter folder: PEFT's own, one in the per-expert layout or one in that of shared outer
+// factors.
 #pragma once
 
 #include <filesystem>
 #include <vector>
 
 #include "adapter/adapter_state.h"
+#include "base/error.h"
 #include "config/lora_config.h"
 #include "formats/safetensors.h"
 
@@ -22,9 +24,10 @@ class PeftWeights {
   const std::vector<LoraModule>& modules() const { return modules_; }
   PeftClass peft_class() const { return peft_class_; }
 
-  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them. Each is a
-  // view of memory in PEFT's layout, and takes no more than that. From any thread. Throws an input error that names the
-  // tensor where gate's A is not up's.
+  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them, also
+  // where they share it. Each is a view of memory in PEFT's layout, and takes no more than that. From any thread.
+  // Throws an input error that names the tensor where gate's A is not up's, or one that all experts share is not the
+  // same.
   at::Tensor read_a(size_t module) const;
   at::Tensor read_b(size_t module) const;
 
@@ -33,7 +36,11 @@ class PeftWeights {
     std::vector<const SafetensorsEntry*> a, b;  // one, or those of the per-expert layout's matrices
     int64_t projections = 0;                    // 0: one tensor
     bool swapped = false;                       // of experts in one tensor: has_swapped_experts
+    bool stacked = false;                       // a tensor for each projection: adapter/shared_outer
   };
+  Error other_a(const SafetensorsEntry& a, const SafetensorsEntry& than) const;
+  at::Tensor all_of_a(size_t module) const;
+  at::Tensor all_of_b(size_t module) const;
 
   SafetensorsHeader header_;
   std::vector<LoraModule> modules_;

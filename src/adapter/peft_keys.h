@@ -13,9 +13,11 @@ inline constexpr const char* kPeftPrefix = "base_model.model.";
 inline constexpr const char* kTextStem = "model.";
 inline constexpr const char* kMultimodalStem = "model.language_model.";
 
-// The keys of the factors of `module`, a whole name.
-inline PeftNames factor_keys(const std::string& module) {
-  return {kPeftPrefix + module + ".lora_A.weight", kPeftPrefix + module + ".lora_B.weight"};
+// The keys of the factors of `module`, which is called `name` in the file.
+inline PeftNames factor_keys(const LoraModule& module, const std::string& name) {
+  const std::string stem = kPeftPrefix + name + (module.is_embedding() ? ".lora_embedding_" : ".lora_");
+  const std::string end = module.is_embedding() ? "" : ".weight";
+  return {stem + "A" + end, stem + "B" + end};
 }
 
 }  // namespace moraine

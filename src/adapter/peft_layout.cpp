@@ -44,12 +44,12 @@ std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftCl
   for (const LoraModule& m : modules) {
     const std::string name = module_name_in(peft_class, m.name);
     if (m.num_experts == 0) {
-      names.push_back(factor_keys(is_router(m) ? parent_module(name) : name));
+      names.push_back(factor_keys(m, is_router(m) ? parent_module(name) : name));
       continue;
     }
     std::string wrapper = parent_module(name);
     for (int64_t depth = --wrappers_left[parent_module(m.name)]; depth > 0; --depth) wrapper += ".base_layer";
-    names.push_back(factor_keys(wrapper));
+    names.push_back(factor_keys(m, wrapper));
   }
   return names;
 }

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "adapter/peft_keys.h"
+#include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
 #include "base/error.h"
 
@@ -18,6 +19,9 @@ std::optional<DType> stored_by_expert(const std::string& tensor) {
   if (tensor.ends_with(kWeight) && tensor.find(".experts.") != tensor.npos) return DType::kBF16;
   return std::nullopt;
 }
+
+// A head of its own, also where it is tied.
+std::optional<DType> everything_stored(const std::string&) { return DType::kBF16; }
 
 std::string module_of(PeftClass peft_class, const SourceTensor& source) {
   MORAINE_ASSERT(source.name.ends_with(kWeight), "a matrix is a module's weight: " + source.name);
@@ -34,7 +38,9 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
   std::vector<PerExpertModule> found;
   for (const LoraModule& module : modules) {
     std::vector<ParamSpec>& of_layer = params[module.layer];
-    if (of_layer.empty()) {
+    if (of_layer.empty() && !module.in_layer()) {
+      of_layer = layout.root_spec(everything_stored).params;
+    } else if (of_layer.empty()) {
       of_layer = layout.dense_spec(module.layer, no_checkpoint()).params;
       for (ParamSpec& param : layout.experts_spec(module.layer, stored_by_expert).params)
         of_layer.push_back(std::move(param));
@@ -78,6 +84,7 @@ bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights) 
   }
   for (const PerExpertModule& module : per_expert_modules(layout, peft_class, offered))
     stored.insert(module.matrices.begin(), module.matrices.end());
+  if (has_stacked_experts(weights)) return true;
   bool found = false;
   for (const SafetensorsEntry& entry : weights.entries) {
     const std::string module = adapted_module(entry.name);

@@ -29,7 +29,7 @@ void check_per_expert(const std::vector<LoraModule>& modules, const std::string&
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class);
 
 // Whether an adapter's tensors are in that layout: it has names that only the checkpoint has, and none that only PEFT
-// has.
+// has. Or in the one that stacks the experts' matrices (adapter/shared_outer), whose other names are the same.
 bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights);
 
 }  // namespace moraine

@@ -38,9 +38,8 @@ void check_replicas(const AdapterState& adapter, MeshGroups& groups) {
   if (groups.world->size() == 1) return;  // nothing to compare: the adapter stays on its device
   std::vector<NamedHash> dense, experts;
   for (const AdapterEntry& entry : adapter.entries()) {
-    std::vector<NamedHash>& hashes = entry.module.num_experts > 0 ? experts : dense;
-    hashes.push_back(hash_of(entry, ".lora_A", adapter.a(entry)));
-    hashes.push_back(hash_of(entry, ".lora_B", adapter.b(entry)));
+    (entry.module.has_expert_a() ? experts : dense).push_back(hash_of(entry, ".lora_A", adapter.a(entry)));
+    (entry.module.has_expert_b() ? experts : dense).push_back(hash_of(entry, ".lora_B", adapter.b(entry)));
   }
   const at::Device device = adapter.device();
   compare(dense, *groups.world, device);

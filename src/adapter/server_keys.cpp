@@ -92,11 +92,14 @@ struct Modules {
   std::unordered_map<std::string, Sizes> linear;    // by "LAYER.LOCAL"
   std::map<int64_t, std::vector<Experts>> experts;  // of each layer, in the model's order: gate and up, down
   std::string experts_name;                         // "mlp.experts", as transformers calls it
-  int64_t layers = 0, num_experts = 0;
+  int64_t layers = 0, num_experts = 0, vocabulary = 0, hidden = 0;
 
   // `of_checkpoint`: linear layers have the names of the checkpoint's tensors, not transformers'.
   Modules(const ModelLayout& layout, bool of_checkpoint)
-      : layers(layout.shape().num_hidden_layers), num_experts(layout.shape().num_experts) {
+      : layers(layout.shape().num_hidden_layers),
+        num_experts(layout.shape().num_experts),
+        vocabulary(layout.shape().vocab_size),
+        hidden(layout.shape().hidden_size) {
     const auto add = [&](const std::string& name, Sizes sizes) {
       if (const auto split = in_layer(name)) linear[key(split->layer, split->local)] = sizes;
     };
@@ -186,6 +189,7 @@ class Targets {
                        [&](const std::string& name) { return module == name || module.ends_with("." + name); });
   }
   bool is_list() const { return !all_ && !regex_; }
+  bool is_all() const { return all_; }
   const std::vector<std::string>& names() const { return names_; }
 
  private:
@@ -291,6 +295,7 @@ class Check {
         config["r"].get<int64_t>() > server_.ranks.back())
       config_row("r", Fate::kRefused, fmt::format("{}: {} is the most", config["r"].dump(), server_.ranks.back()));
     if (server_.peft_targets && rules_ && !reads_each_expert() && targets_.is_list() && !targets_.names().empty() &&
+        !targets_.holds(kHeadModule) && !targets_.holds(kEmbeddingModule) &&
         std::none_of(modules_.linear.begin(), modules_.linear.end(),
                      [&](const auto& module) { return targets_.holds("model.layers." + module.first); }))
       config_row("target_modules", Fate::kRefused, short_text(config["target_modules"]) + ": no module of the model");
@@ -348,6 +353,10 @@ class Check {
     while (local.ends_with(kBaseLayer)) local.resize(local.size() - kBaseLayer.size());
     return local == modules_.experts_name;
   }
+  // The experts' matrices of a projection in one tensor (adapter/shared_outer).
+  static bool is_stacked(const std::string& local) {
+    return local.ends_with("experts.w1") || local.ends_with("experts.w2") || local.ends_with("experts.w3");
+  }
   NameRule fate_of(size_t i) {
     const Key& key = parsed_[i];
     const std::string& tensor = keys_[i]->name;
@@ -362,10 +371,24 @@ class Check {
     if (fate.fate != Fate::kRead) return fate;
     if (factors_.at(key.name) != 3) return server_.half;
     const auto split = in_layer(key.name);
-    if (!split) return fate;
+    if (!split) return fate_outside(key, fate, keys_[i]->shape);
     if (const auto other = misfit(*split, key, keys_[i]->shape)) return *other;
     if (const auto other = fate_of_companions(*split, key.name)) return *other;
     return fate;
+  }
+
+  // Of the embedding and the head.
+  NameRule fate_outside(const Key& key, const NameRule& fate, const std::vector<int64_t>& shape) const {
+    const bool targeted = targets_.holds(key.name) && !targets_.is_all() && !excluded_.holds(key.name);
+    if (server_.peft_targets && !targeted) return {"", Fate::kIgnored, "target_modules does not name it"};
+    const bool embedding = key.name.ends_with("embed_tokens");
+    const int64_t in = embedding ? modules_.vocabulary : modules_.hidden,
+                  out = embedding ? modules_.hidden : modules_.vocabulary, side = key.is_a ? in : out;
+    if (shape.size() == 2 && shape[key.is_a ? 1 : 0] == side)
+      return {"", fate.fate, fate.says.empty() ? key.name : fate.says};
+    return {"", Fate::kRefused,
+            fmt::format("has shape [{}], but the module {} {}", fmt::join(shape, ", "), side,
+                        key.is_a ? "inputs" : "outputs")};
   }
 
   NameRule rule_of(const std::string& name) {
@@ -383,9 +406,13 @@ class Check {
   bool is_there(const LayerName& split) const {
     if (split.layer >= modules_.layers) return false;
     const bool has_experts = modules_.experts.contains(split.layer);
-    if (is_wrapper(split.local)) return has_experts;
+    if (is_wrapper(split.local) || is_stacked(split.local)) return has_experts;
     if (const auto expert = expert_of(split.local)) return has_experts && *expert < modules_.num_experts;
     return modules_.linear.contains(Modules::key(split.layer, split.local));
+  }
+
+  static bool fits_matrix(const std::vector<int64_t>& shape, const Key& key, const Sizes& sizes) {
+    return shape[key.is_a ? 1 : 0] == (key.is_a ? sizes.in : sizes.out);
   }
 
   std::optional<NameRule> misfit(const LayerName& split, const Key& key, const std::vector<int64_t>& shape) const {
@@ -394,8 +421,7 @@ class Check {
                       fmt::format("has shape [{}], but the module {}", fmt::join(shape, ", "), expected)};
     };
     const auto fits = [&](const Sizes& sizes, int64_t copies) {
-      return shape.size() == 2 && shape[key.is_a ? 1 : 0] == (key.is_a ? sizes.in : sizes.out) &&
-             shape[key.is_a ? 0 : 1] % copies == 0;
+      return shape.size() == 2 && fits_matrix(shape, key, sizes) && shape[key.is_a ? 0 : 1] % copies == 0;
     };
     const auto sides = [&](const Sizes& sizes) {
       return fmt::format("{} {}", key.is_a ? sizes.in : sizes.out, key.is_a ? "inputs" : "outputs");
@@ -410,6 +436,14 @@ class Check {
       return wrong(fmt::format("{} experts with {}", modules_.num_experts, fmt::join(possible, " or ")));
     }
     Sizes sizes;
+    if (is_stacked(split.local)) {
+      const auto& [parameter, projections] = modules_.experts.at(split.layer)[split.local.ends_with("w2") ? 1 : 0];
+      sizes = {parameter.in_features, parameter.out_features / projections};
+      const bool fits_all = shape.size() == 3 && (shape[0] == 1 || shape[0] == parameter.num_experts) &&
+                            fits_matrix({shape[1], shape[2]}, key, sizes);
+      return fits_all ? std::nullopt
+                      : std::optional(wrong(fmt::format("{} experts with {}", modules_.num_experts, sides(sizes))));
+    }
     if (expert_of(split.local)) {
       const std::string last = last_component(split.local);
       const bool down = last == "w2" || last == "down_proj";
@@ -424,7 +458,8 @@ class Check {
 
   // What else must be there.
   std::optional<NameRule> fate_of_companions(const LayerName& split, const std::string& name) const {
-    const bool wrapper = is_wrapper(split.local), of_expert = expert_of(split.local).has_value();
+    const bool wrapper = is_wrapper(split.local),
+               of_expert = expert_of(split.local).has_value() || is_stacked(split.local);
     if (wrapper || of_expert) {
       if (mixed_.contains(split.layer)) return NameRule{"", Fate::kRefused, "the layer has experts in both layouts"};
       if (server_.experts == Experts::kWhole && partial_.contains(split.layer))

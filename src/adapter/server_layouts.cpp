@@ -121,6 +121,8 @@ ChosenLayout choose_layout(SaveLayout wanted, const std::string& family, const M
       return {AdapterFormat::kPeft0190, ""};
     case SaveLayout::kPerExpert:
       return {AdapterFormat::kPerExpert, ""};
+    case SaveLayout::kSharedOuter:
+      return {AdapterFormat::kSharedOuter, ""};
     default:
       const ServerLayout server = server_layout(word_of(wanted), family, layout, folder, selection);
       return {server.format, fmt::format("{}: {}", server.version, server.arguments)};

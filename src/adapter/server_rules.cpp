@@ -69,7 +69,9 @@ Server vllm() {
   };
   const std::vector<NameRule> head{{"lm_head", kRead, "lm_head"}, {R"(model\.embed_tokens)", kRead, "embed_tokens"}};
   const NameRule experts{R"(mlp\.experts\.\d+\.(gate|up|down)_proj)", kRead, "mlp.experts"},
-      router{R"(mlp\.gate)", kRead, "mlp.gate"}, fused{kWrappers, kRefused, kFused};
+      router{R"(mlp\.gate)", kRead, "mlp.gate"}, fused{kWrappers, kRefused, kFused},
+      stacked{R"(.*\.experts\.w[123])", kRefused,
+              "one tensor of all experts for each projection: only with --enable-moe-shared-loras"};
   std::vector<NameRule> mm_head = head;
   mm_head.push_back({R"(model\.language_model\.embed_tokens)", kRead, "embed_tokens"});
   return {
@@ -96,6 +98,7 @@ Server vllm() {
                     {kPerExpert},
                     {"model."},
                     with({experts,
+                          stacked,
                           router,
                           {R"(mlp\.(gate|up)_proj)", kRead, "mlp.gate_up_proj"},
                           {R"(mlp\.down_proj)", kRead, "mlp.down_proj"},
@@ -105,6 +108,7 @@ Server vllm() {
                     {kPeft},
                     {"model.", "model.language_model."},
                     with({{kWrappers, kRead, "mlp.experts"},
+                          stacked,
                           router,
                           {R"(mlp\.shared_expert\.(gate|up)_proj)", kRead, "mlp.shared_expert.gate_up_proj"},
                           {R"(mlp\.shared_expert\.down_proj)", kRead, "mlp.shared_expert.down_proj"},
@@ -119,6 +123,7 @@ Server vllm() {
                     {kPerExpert},
                     {"", "model."},
                     {{R"(attn\.(wq_a|wkv))", kRead, "attn.fused_wqa_wkv"},
+                     stacked,
                      {R"(attn\.(wq_b|wo_b|indexer\.wq_b|indexer\.weights_proj))", kRead, ""},
                      {R"(ffn\.experts\.\d+\.w[123])", kRead, "ffn.experts"},
                      {R"(ffn\.shared_experts\.w[13])", kRead, "ffn.shared_experts.gate_up_proj"},
@@ -133,13 +138,14 @@ Server vllm() {
                     {kPerExpert},
                     {"model."},
                     with({{R"(block_sparse_moe\.experts\.\d+\.w[123])", kRead, "block_sparse_moe.experts"},
+                          stacked,
                           {R"(block_sparse_moe\.experts\.\d+\.(gate|up|down)_proj)", kRead, "block_sparse_moe.experts"},
                           {R"(block_sparse_moe\.gate)", kRead, "block_sparse_moe.gate"},
                           {R"(mlp\.experts\.\d+\.(w[123]|(gate|up|down)_proj))", kIgnored, kNoModule},
                           {R"(mlp\.gate)", kIgnored, kNoModule},
                           {kWrappers, kIgnored, kNoModule}}),
                     head},
-                   {"OLMoE", {kPerExpert}, {"model."}, with({experts, router, fused})}},
+                   {"OLMoE", {kPerExpert}, {"model."}, with({experts, stacked, router, fused})}},
   };
 }
 
@@ -152,7 +158,7 @@ Server vllm() {
 Server sglang() {
   const NameRule qkv{R"(self_attn\.[qkv]_proj)", kRead, "self_attn.qkv_proj"},
       o_proj{R"(self_attn\.o_proj)", kRead, "self_attn.o_proj"},
-      experts{R"(mlp\.experts\.\d+\.((gate|up|down)_proj|w[123]))", kRead, "mlp.experts"},
+      experts{R"(mlp\.experts\.(\d+\.((gate|up|down)_proj|w[123])|w[123]))", kRead, "mlp.experts"},
       fused{kWrappers, kRefused, "3-D experts in PEFT's layout are not read"},
       dense{R"(mlp\.(gate|up|down)_proj)", kRefused, "layers without experts are not adapted in a model with experts"};
   const std::vector<NameRule> head{{".*lm_head", kRead, "lm_head"}, {".*embed_tokens", kRead, "embed_tokens"}};
@@ -200,7 +206,7 @@ Server sglang() {
                     {},
                     {qkv,
                      o_proj,
-                     {R"((mlp|block_sparse_moe)\.experts\.\d+\.((gate|up|down)_proj|w[123]))", kRead,
+                     {R"((mlp|block_sparse_moe)\.experts\.(\d+\.((gate|up|down)_proj|w[123])|w[123]))", kRead,
                       "block_sparse_moe.experts"},
                      fused},
                     head,

@@ -70,7 +70,7 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
   auto add_pattern = [&](const std::string& pattern, const std::string& key, bool parameters, auto&& matches) {
     std::vector<TargetSelection::Pattern> rows;
     for (const LoraModule& m : offered) {
-      if (is_parameter(m) != parameters || !matches(m.name)) continue;
+      if (is_parameter(m) != parameters || !matches(m)) continue;
       if (!parameters && !exclude_modules.empty() && excluded.matches(m.name)) continue;
       TargetSelection::Pattern& row = row_of(m, rows, pattern);
       row.matched += 1;
@@ -86,18 +86,18 @@ TargetSelection select_targets(const std::vector<LoraModule>& offered, const Mod
   };
 
   if (target_modules.all_linear) {
-    add_pattern("all-linear", "adapter.target_modules", false, [](const std::string&) { return true; });
+    add_pattern("all-linear", "adapter.target_modules", false, [](const LoraModule& m) { return m.in_layer(); });
   } else if (target_modules.regex) {
     const Matcher regex(target_modules, "adapter.target_modules");
     add_pattern(*target_modules.regex, "adapter.target_modules", false,
-                [&](const std::string& n) { return regex.matches(n); });
+                [&](const LoraModule& m) { return regex.matches(m.name); });
   }
   for (const std::string& name : target_modules.names)
     add_pattern(name, "adapter.target_modules", false,
-                [&](const std::string& n) { return is_name_or_suffix(n, name); });
+                [&](const LoraModule& m) { return is_name_or_suffix(m.name, name); });
   for (const std::string& name : target_parameters)
     add_pattern(name, "adapter.target_parameters", true,
-                [&](const std::string& n) { return is_name_or_suffix(n, name); });
+                [&](const LoraModule& m) { return is_name_or_suffix(m.name, name); });
 
   for (const LoraModule& m : offered)
     if (selected.contains(m.name)) selection.modules.push_back(m);

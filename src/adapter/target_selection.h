@@ -15,7 +15,8 @@ std::string last_component(const std::string& name);
 
 // Trainable elements of a module's adapter.
 inline int64_t lora_parameters(const LoraModule& m) {
-  return std::max<int64_t>(m.num_experts, 1) * m.r * (m.in_features + m.out_features);
+  return m.r * ((m.has_expert_a() ? m.num_experts : 1) * m.in_features +
+                (m.has_expert_b() ? m.num_experts : 1) * m.out_features);
 }
 
 struct TargetSelection {
@@ -32,7 +33,8 @@ struct TargetSelection {
 };
 
 // PEFT 0.21: a name matches a module when it is the module's name or its end after a dot; a regex must match the whole
-// name; exclude_modules wins; target_parameters match like names. all-linear = every linear layer but the output head;
+// name; exclude_modules wins; target_parameters match like names. all-linear = every linear layer but the output head
+// (and not the embedding, which is none);
 // 3-D experts are not linear layers. `offered` have their ranks (set_ranks). Throws an input error that names the
 // recipe key for a pattern that matches nothing that can be adapted, and when nothing at all is selected.
 TargetSelection select_targets(const std::vector<LoraModule>& offered, const ModuleSelection& target_modules,

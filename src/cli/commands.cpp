@@ -223,10 +223,11 @@ Command export_command() {
             "--model DIR --adapter DIR --layout L --out DIR"};
   c.flags = {{"--model", "DIR", "the checkpoint that the adapter is for; its config.json is enough",
               &CommandArgs::model, true},
-             {"--adapter", "DIR", "the adapter, in PEFT's layout or the per-expert one", &CommandArgs::adapter, true},
+             {"--adapter", "DIR", "the adapter, in any of the layouts", &CommandArgs::adapter, true},
              {"--layout", "L",
-              "peft, peft-0.19.0 (of 0.18 to 0.19.0), per-expert (2-D factors for each expert and projection), vllm or "
-              "sglang (the one that it reads of this family)",
+              "peft, peft-0.19.0 (of 0.18 to 0.19.0), per-expert (2-D factors for each expert and projection), "
+              "shared-outer (of adapter.experts: shared_outer, those of all experts stacked), vllm or sglang (the one "
+              "that it reads of this family)",
               &CommandArgs::layout, true},
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true}};
   c.examples = {

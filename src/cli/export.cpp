@@ -28,8 +28,9 @@ int run_export(const CommandArgs& args) {
                                             *layout, args.adapter, selection);
   const ConvertedAdapter written = convert_adapter(*layout, args.adapter, selection, chosen.format, args.out);
   log_info("Wrote {}: {} tensors, {}, {}", args.out, written.tensors, format_bytes(written.bytes),
-           chosen.format == AdapterFormat::kPerExpert ? "each expert's projections by themselves"
-                                                      : "all experts of a parameter in one");
+           chosen.format == AdapterFormat::kPerExpert     ? "each expert's projections by themselves"
+           : chosen.format == AdapterFormat::kSharedOuter ? "experts' factors stacked, shared ones once"
+                                                          : "all experts of a parameter in one");
   if (!chosen.start.empty()) log_info("For {}{}", chosen.start, args.out);
   return 0;
 }

@@ -1,6 +1,7 @@
 // moraine inspect of an adapter: its configuration, its tensors, and whether it changes anything.
 #include <fmt/format.h>
 
+#include "adapter/shared_outer.h"
 #include "base/bytes.h"
 #include "base/format_count.h"
 #include "base/text.h"
@@ -48,7 +49,8 @@ OrderedJson inspect_adapter(const std::filesystem::path& folder) {
   for (const SafetensorsEntry& entry : header.entries) {
     entries.push_back(&entry);
     parameters += static_cast<uint64_t>(num_elements(entry.shape));
-    if (entry.name.find("lora_B") == std::string::npos) continue;
+    const auto has = [&](const char* factor) { return entry.name.find(factor) != std::string::npos; };
+    if (!has("lora_B") && !has("lora_embedding_A")) continue;  // those that begin as zero
     ++all_b;
     zero_b += is_zero(header, entry);
   }
@@ -65,6 +67,7 @@ OrderedJson inspect_adapter(const std::filesystem::path& folder) {
   facts["target_modules"] = selection_json(config.target_modules);
   facts["target_parameters"] = config.target_parameters;
   facts["exclude_modules"] = selection_json(config.exclude_modules);
+  facts["experts"] = word_of(expert_factors_of(header));
   facts["parameters"] = parameters;
   facts["tensors"] = header.entries.size();
   facts["bytes"] = header.file_size;
@@ -89,6 +92,8 @@ std::string describe_adapter(const OrderedJson& facts) {
       {"dtypes", describe_sums(facts["stored_dtypes"])},
       {"base model", facts["base_model_name_or_path"].get<std::string>()},
       {"PEFT version", text_or(facts["peft_version"], "not said")}};
+  if (facts["experts"] != word_of(ExpertFactors::kEach))
+    lines.insert(lines.begin() + 3, {"experts", facts["experts"].get<std::string>()});
   for (const char* key : {"rank_pattern", "alpha_pattern"})
     if (!facts[key].empty()) lines.insert(lines.begin() + 1, {key, facts[key].dump()});
   const uint64_t zero_b = count("lora_b_zero"), all_b = count("lora_b_tensors");

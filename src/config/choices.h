@@ -77,16 +77,24 @@ enum class Recompute {
 };
 constexpr auto words_of(Recompute) { return std::to_array<const char*>({"full", "none"}); }
 
+// adapter.experts: which factors the experts of a layer have.
+enum class ExpertFactors {
+  kEach,         // each its own
+  kSharedOuter,  // one A of gate and up and one B of down for all, the others its own
+};
+constexpr auto words_of(ExpertFactors) { return std::to_array<const char*>({"each", "shared_outer"}); }
+
 // save.layouts, and what export writes: which layout of an adapter.
 enum class SaveLayout {
   kPeft,      // PEFT's own, of 0.19.1 or later
   kPeft0190,  // of PEFT 0.18 to 0.19.0
   kPerExpert,
+  kSharedOuter,
   kVllm,  // the one that the server reads of the family
   kSglang,
 };
 constexpr auto words_of(SaveLayout) {
-  return std::to_array<const char*>({"peft", "peft-0.19.0", "per-expert", "vllm", "sglang"});
+  return std::to_array<const char*>({"peft", "peft-0.19.0", "per-expert", "shared-outer", "vllm", "sglang"});
 }
 
 enum class BackendChoice { kAuto, kGloo, kNccl };  // dist.backend

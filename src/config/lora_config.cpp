@@ -185,6 +185,7 @@ LoraConfig read_lora_config(const std::filesystem::path& folder) {
   check_alpha(where, "'lora_alpha'", config.lora_alpha);
   config.use_rslora = file.boolean("use_rslora", false);
   read_patterns(file, config);
+  config.ensure_weight_tying = file.boolean("ensure_weight_tying", false);
   config.lora_dropout = file.number("lora_dropout", 0);
   if (!(config.lora_dropout >= 0 && config.lora_dropout < 1)) {
     throw input_error(where,

@@ -26,6 +26,9 @@ struct LoraConfig {
   std::string base_model_name_or_path;
   std::string peft_version;  // "" when the file has none; lora_config_to_json then writes the version it follows
   double lora_dropout = 0;
+  // adapter.experts, which PEFT does not know: adapter_model.safetensors says it (adapter/shared_outer.h).
+  ExpertFactors experts = ExpertFactors::kEach;
+  bool ensure_weight_tying = false;  // read alone: of a tied head and embedding one adapter for both
 
   // What makes r, lora_alpha or the targets other than they are written above: adapter/module_settings.
   bool use_rslora = false;

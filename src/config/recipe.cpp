@@ -212,6 +212,7 @@ std::string recipe_to_yaml(const Recipe& recipe) {
                                                       "expert_r",
                                                       "lora_alpha",
                                                       "use_rslora",
+                                                      "experts",
                                                       "rank_pattern",
                                                       "alpha_pattern",
                                                       "lora_dropout",

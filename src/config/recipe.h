@@ -45,6 +45,7 @@ struct AdapterConfig {
   ModuleSelection exclude_modules;
   std::vector<int64_t> layers_to_transform;  // empty: all
   std::vector<std::string> target_parameters{"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  ExpertFactors experts = ExpertFactors::kEach;
   std::string init_from;  // empty = none
   uint64_t seed = 0;
   // Keys the user wrote (those omitted follow init_from), e.g. "r".

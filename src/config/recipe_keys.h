@@ -67,7 +67,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "not with adapters of experts.");
   visit("adapter.target_modules", recipe.adapter.target_modules, Modules{true},
         "Linear layers that get an adapter: all-linear, a list of names, or one regular expression over full names, by "
-        "PEFT's rules.");
+        "PEFT's rules; by name also embed_tokens and lm_head.");
   visit("adapter.exclude_modules", recipe.adapter.exclude_modules, Modules{false},
         "Linear layers to leave out: a list of names or one regular expression.");
   visit("adapter.layers_to_transform", recipe.adapter.layers_to_transform, Whole{0},
@@ -78,6 +78,9 @@ void visit_recipe(R& recipe, Visit&& visit) {
         "Expert weights that get an adapter per expert, and with mlp.gate.weight the routers; [] trains the linear "
         "layers "
         "alone.");
+  visit("adapter.experts", recipe.adapter.experts, AnyValue{},
+        "Which factors the experts of a layer have: each its own, or shared_outer, where lora_A of gate_up_proj and "
+        "lora_B of down_proj are one for all of them.");
   visit("adapter.init_from", recipe.adapter.init_from, PathValue{},
         "Folder of a PEFT adapter to start from; adapter keys that are not written then follow that adapter.");
   visit("adapter.seed", recipe.adapter.seed, AnyValue{}, "Seed of the adapter's initial values.");

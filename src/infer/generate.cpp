@@ -58,7 +58,8 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
     if (leads) {
       if (has_cache) cached = static_cast<int64_t>(sequence.size());
       const at::Tensor last = hidden.narrow(0, static_cast<int64_t>(next.size()) - 1, 1);
-      const at::Tensor logits = at::mm(last, loaded.model->head_weight_VD(root).t());
+      const LayerAdapter outer = outer_adapter(adapter, batch);
+      const at::Tensor logits = head_logits(last, loaded.model->head_weight_VD(root), outer.find(kHeadModule));
       const int64_t token = choose(logits[0].to(at::kFloat), options.temperature, random.uniform(generated.size()));
       goes_on = std::find(options.stop_ids.begin(), options.stop_ids.end(), token) == options.stop_ids.end();
       if (goes_on) {

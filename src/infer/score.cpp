@@ -13,12 +13,12 @@ at::Tensor columns_of(const Sample& sample) {
   return at::tensor(sample.position_ids, at::TensorOptions().dtype(at::kLong));
 }
 
-void put_logits(at::Tensor logits_TV, const at::Tensor& hidden_TD, const at::Tensor& head_VD,
+void put_logits(at::Tensor logits_TV, const at::Tensor& hidden_TD, const at::Tensor& head_VD, const LoraPair* lora,
                 const at::Tensor& columns) {
   constexpr int64_t kRows = 256;
   for (int64_t begin = 0; begin < hidden_TD.size(0); begin += kRows) {
     const int64_t n = std::min(kRows, hidden_TD.size(0) - begin);
-    at::Tensor chunk = at::mm(hidden_TD.narrow(0, begin, n), head_VD.t()).to(at::kFloat).to(at::kCPU);
+    at::Tensor chunk = head_logits(hidden_TD.narrow(0, begin, n), head_VD, lora).to(at::kFloat).to(at::kCPU);
     logits_TV.index_copy_(0, columns.narrow(0, begin, n), chunk);
   }
 }
@@ -45,10 +45,12 @@ RowScore score_row(LoadedModel& loaded, AdapterState* adapter, const Sample* row
     const at::Tensor hidden = forward(loaded, adapter, batch);
     const ImageView& root = loaded.weights->acquire(kRootImage);
     const at::Tensor head = loaded.model->head_weight_VD(root);
-    if (!options.grads) loss = chunked_cross_entropy(hidden, head, batch.targets_T, WithGradient::kNo, 1.0);
+    const LayerAdapter outer = outer_adapter(adapter, batch);
+    const LoraPair* lora = outer.find(kHeadModule);
+    if (!options.grads) loss = chunked_cross_entropy(hidden, head, batch.targets_T, WithGradient::kNo, 1.0, lora);
     if (options.logits && row) {
       result.logits = at::zeros({columns, head.size(0)}, options32);
-      if (length > 0) put_logits(result.logits, hidden.narrow(0, 0, length), head, columns_of(*row));
+      if (length > 0) put_logits(result.logits, hidden.narrow(0, 0, length), head, lora, columns_of(*row));
     }
     loaded.weights->release(kRootImage);
   }

@@ -5,6 +5,7 @@
 
 #include "models/output_head.h"
 #include "models/param_specs.h"
+#include "nn/embedding.h"
 
 namespace moraine {
 namespace {
@@ -64,7 +65,7 @@ class DecoderLayout : public ModelLayout {
     for (int64_t layer = 0; layer < shape_.num_hidden_layers; ++layer)
       for (LoraModule& module : declare(Declaration::Part::kModules, layer, no_checkpoint()).take_modules())
         modules.push_back(std::move(module));
-    return modules;
+    return with_embedding_and_head(std::move(modules), shape_);
   }
 
   RmsNorm norm(const std::string& name) const {
@@ -97,8 +98,8 @@ class DecoderModel : public Model {
   explicit DecoderModel(Decoder decoder) : layout_(std::move(decoder)) {}
 
   const ModelLayout& layout() const override { return layout_; }
-  at::Tensor embed(const ImageView& root, const Batch& batch) const override {
-    return root["model.embed_tokens.weight"].index_select(0, batch.input_ids_T);
+  at::Tensor embed(const ImageView& root, const Batch& batch, const LoraPair* lora) const override {
+    return token_embedding(root["model.embed_tokens.weight"], batch.input_ids_T, lora);
   }
   at::Tensor forward_layer(const LayerScope& scope, const at::Tensor& hidden_TD) const override {
     const DecoderLayer& layer = layout_.decoder().layers[scope.layer];

@@ -28,16 +28,22 @@ at::Tensor backward_of_tape(const LayerTape& tape, const at::Tensor& grad_output
 }
 
 HeadResult run_head(const Model& model, const ImageView& root, const at::Tensor& hidden, const at::Tensor& targets_T,
-                    double loss_scale) {
+                    double loss_scale, const LoraPair* lora) {
   at::Tensor normed, input = hidden.detach().requires_grad_();
   {
     at::AutoGradMode enable_grad(true);
     normed = model.final_norm(root, input);
   }
-  LossResult loss =
-      chunked_cross_entropy(normed.detach(), model.head_weight_VD(root), targets_T, WithGradient::kYes, loss_scale);
+  LossResult loss = chunked_cross_entropy(normed.detach(), model.head_weight_VD(root), targets_T, WithGradient::kYes,
+                                          loss_scale, lora);
   const at::Tensor grad_normed = std::exchange(loss.grad_hidden_TD, {});
   return {std::move(loss), torch::autograd::grad({normed}, {input}, {grad_normed}).front()};
+}
+
+void backward_of_embedding(const Model& model, const ImageView& root, const Batch& batch, const LoraPair& lora,
+                           const at::Tensor& grad_output) {
+  at::AutoGradMode enable_grad(true);
+  torch::autograd::backward({model.embed(root, batch, &lora)}, {grad_output});
 }
 
 }  // namespace moraine

@@ -85,7 +85,8 @@ class Model {
   // Whether layers continue a sequence from ForwardContext::caches. Where not, the whole sequence goes through for
   // every token.
   virtual bool has_cache() const { return true; }
-  virtual at::Tensor embed(const ImageView& root, const Batch& batch) const = 0;
+  // The first layer's input. `lora`: the embedding's adapter, or null. Differentiable in the adapter's tensors alone.
+  virtual at::Tensor embed(const ImageView& root, const Batch& batch, const LoraPair* lora = nullptr) const = 0;
   // One decoder layer. Differentiable in hidden and in the adapter's tensors.
   virtual at::Tensor forward_layer(const LayerScope& scope, const at::Tensor& hidden) const = 0;
   // The input of the output head, [T, D]. Differentiable in hidden.

@@ -21,6 +21,13 @@ StoredDtype no_checkpoint() {
   return [](const std::string&) { return std::optional<DType>(); };
 }
 
+std::vector<LoraModule> with_embedding_and_head(std::vector<LoraModule> of_layers, const ModelShape& shape) {
+  const int64_t vocabulary = shape.vocab_size, hidden = shape.hidden_size;
+  of_layers.insert(of_layers.begin(), {kEmbeddingModule, kEmbeddingLayer, kEmbeddingModule, 0, vocabulary, hidden});
+  of_layers.push_back({kHeadModule, shape.num_hidden_layers, kHeadModule, 0, hidden, vocabulary});
+  return of_layers;
+}
+
 namespace {
 
 constexpr uint64_t kMaxModelBytes = uint64_t{1} << 55;  // 32 PiB: sums of such, a few of them, fit into 64 bits

@@ -25,17 +25,32 @@ struct ModelShape {
   DType dtype = DType::kF32;  // compute dtype of activations
 };
 
+// The modules outside of the decoder layers that LoRA can adapt, by their names and local names. The embedding's layer
+// is the one before the first, the output head's the one after the last.
+inline constexpr const char* kEmbeddingModule = "model.embed_tokens";
+inline constexpr const char* kHeadModule = "lm_head";
+inline constexpr int64_t kEmbeddingLayer = -1;
+
 // A weight that LoRA can adapt.
 struct LoraModule {
   std::string name;  // full, as PEFT matches it: "model.layers.0.self_attn.q_proj"
   int64_t layer = 0;
-  std::string local_name;   // within the layer, as LayerAdapter finds it: "self_attn.q_proj"
-  int64_t num_experts = 0;  // 0 = a linear layer; else a 3-D expert parameter
-  int64_t in_features = 0, out_features = 0;
+  std::string local_name;                     // within the layer, as LayerAdapter finds it: "self_attn.q_proj"
+  int64_t num_experts = 0;                    // 0 = a linear layer or the embedding; else a 3-D expert parameter
+  int64_t in_features = 0, out_features = 0;  // of the embedding the vocabulary's size and the width of its rows
   // Of the adapter that it gets (adapter/module_settings): its rank, and what its product is multiplied by. 0 in what a
   // layout offers.
   int64_t r = 0;
   double lora_alpha = 0, scaling = 0;
+  // Of an expert parameter whose adapter has one A, or one B, for all experts of the layer.
+  bool shared_a = false, shared_b = false;
+
+  bool is_embedding() const { return layer == kEmbeddingLayer; }
+  bool is_head() const { return local_name == kHeadModule; }
+  bool in_layer() const { return !is_embedding() && !is_head(); }
+  // Whether each expert has an A, or a B, of its own.
+  bool has_expert_a() const { return num_experts > 0 && !shared_a; }
+  bool has_expert_b() const { return num_experts > 0 && !shared_b; }
 };
 
 // The dtype that a tensor is stored in, nullopt when the checkpoint lacks it. Decides between the ways in which a
@@ -68,6 +83,9 @@ class ModelLayout {
   // In the order of transformers' modules.
   virtual std::vector<LoraModule> lora_modules() const = 0;
 };
+
+// `of_layers` between the embedding's module and the output head's.
+std::vector<LoraModule> with_embedding_and_head(std::vector<LoraModule> of_layers, const ModelShape& shape);
 
 // All images of the model: the root, then each layer's dense and experts images. The order of WeightStore. Throws an
 // input error for sizes that no memory holds.

@@ -17,6 +17,11 @@ bool has_own_head(bool tie_word_embeddings, const std::string& tensor, const Sto
 // The root's slot that holds the head.
 const char* output_head_slot(const ImageView& root);
 
+// The head's parameter, null where the root has none of its own: it is the embedding's.
+const ParamSpec* own_head(const ImageSpec& root);
+// Whether config.json ties the head to the embedding.
+bool ties_head(const ModelLayout& layout);
+
 // One line to the user where config.json ties the head, but `root` has one of its own. For one rank to call.
 void warn_of_stored_head(const HfConfig& config, const ImageSpec& root);
 

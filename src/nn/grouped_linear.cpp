@@ -55,6 +55,9 @@ void for_each_expert(const FrozenWeight& w, at::ScalarType dtype, const std::vec
   }
 }
 
+// The matrix of expert e, or the one that all share.
+at::Tensor of_expert(const at::Tensor& factor, int64_t e) { return factor[factor.size(0) == 1 ? 0 : e]; }
+
 // One autograd node for W, A and B together: the low-rank activations are kept, not recomputed.
 class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
  public:
@@ -71,8 +74,8 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
                       matmul_into(y_e, x_e, w_e.t());
                       if (!lora) return;
                       at::Tensor low_e = low.narrow(0, row, n);
-                      matmul_into(low_e, x_e, a[e].t());
-                      add_matmul(y_e, low_e, b[e].t(), lora->scaling);
+                      matmul_into(low_e, x_e, of_expert(a, e).t());
+                      add_matmul(y_e, low_e, of_expert(b, e).t(), lora->scaling);
                     });
     SavedLinear{lora ? x : at::Tensor(), w, a, b, low, std::move(rows_of_expert)}.save(context);
     save_pair(context, lora);
@@ -88,6 +91,10 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
     const at::Tensor dy = grads[0].contiguous();
     at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
     at::Tensor dlow = a.defined() ? at::empty_like(low) : at::Tensor();
+    const int64_t experts = static_cast<int64_t>(rows_of_expert.size());
+    // The gradient of a factor that all experts share is a sum over all rows, which experts side by side cannot take.
+    const auto has_own = [&](const at::Tensor& grad) { return grad.defined() && grad.size(0) == experts; };
+    const bool own_a = has_own(a_grad), own_b = has_own(b_grad);
     for_each_expert(w, dy.scalar_type(), rows_of_expert, dy.is_cpu(),
                     [&](int64_t e, const at::Tensor& w_e, int64_t row, int64_t n) {
                       const at::Tensor dy_e = dy.narrow(0, row, n);
@@ -95,12 +102,13 @@ class GroupedLinear : public torch::autograd::Function<GroupedLinear> {
                       matmul_into(dx_e, dy_e, w_e);
                       if (!a.defined()) return;
                       at::Tensor dlow_e = dlow.narrow(0, row, n);
-                      matmul_into(dlow_e, dy_e, b[e]);
-                      add_matmul(dx_e, dlow_e, a[e], scaling);
-                      if (!a_grad.defined()) return;
-                      add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
-                      add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
+                      matmul_into(dlow_e, dy_e, of_expert(b, e));
+                      add_matmul(dx_e, dlow_e, of_expert(a, e), scaling);
+                      if (own_b) add_outer_products(b_grad[e], dy_e, low.narrow(0, row, n), scaling);
+                      if (own_a) add_outer_products(a_grad[e], dlow_e, x.narrow(0, row, n), scaling);
                     });
+    if (b_grad.defined() && !own_b) add_outer_products(b_grad[0], dy, low, scaling);
+    if (a_grad.defined() && !own_a) add_outer_products(a_grad[0], dlow, x, scaling);
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

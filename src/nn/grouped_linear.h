@@ -16,7 +16,7 @@ namespace moraine {
 // rows_of_expert[0] rows belong to expert 0, and so on; an expert may have none, and R may be 0. x and w have the same
 // dtype, or w is quantised and dequantised to x's dtype a few experts at a time. Differentiable in x; the backward pass
 // adds the factors' gradients to the LoRA pair's, and w is frozen. `lora` may be null; its factors are used in x's
-// dtype.
+// dtype. A factor with a first dimension of 1 is that of all experts.
 at::Tensor grouped_linear(const at::Tensor& x_RI, const FrozenWeight& w_EOI, const std::vector<int64_t>& rows_of_expert,
                           const LoraPair* lora);
 

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "nn/outer_products.h"
 #include "nn/saved_linear.h"
 #include "tensor/execution_device.h"
 #include "tensor/to_device.h"
@@ -74,8 +75,11 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
     at::Tensor a, b, low;  // of rank r filled up with zeros
     if (lora) {
       const int64_t r = lora->a.size(1), more = static_cast<int64_t>(round_up(r, kAligned)) - r;
-      a = at::constant_pad_nd(lora->a.to(x.scalar_type()), {0, 0, 0, more});
-      b = at::constant_pad_nd(lora->b.to(x.scalar_type()), {0, more});
+      const auto of_each = [&](const at::Tensor& factor) {  // one that all experts share as often as there are experts
+        return factor.size(0) == w.values.size(0) ? factor : factor.repeat({w.values.size(0), 1, 1});
+      };
+      a = of_each(at::constant_pad_nd(lora->a.to(x.scalar_type()), {0, 0, 0, more}));
+      b = of_each(at::constant_pad_nd(lora->b.to(x.scalar_type()), {0, more}));
       low = at::empty({x.size(0), a.size(1)}, x.options());
     }
     at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
@@ -107,8 +111,16 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
       wave.rows(dx).add_(by_expert(dlow, wave.experts(a), wave), scaling);
       if (!a_grad.defined()) return;
       const int64_t r = a_grad.size(1);
-      wave.experts(b_grad).add_(outer_by_expert(dy_of_wave, wave.rows(low), wave).narrow(2, 0, r), scaling);
-      wave.experts(a_grad).add_(outer_by_expert(dlow, wave.rows(x), wave).narrow(1, 0, r), scaling);
+      // Of a factor that all experts share, the sum over all rows.
+      const auto is_shared = [&](const at::Tensor& grad) { return grad.size(0) != w.values.size(0); };
+      if (is_shared(b_grad))
+        add_outer_products(b_grad[0], dy_of_wave, wave.rows(low).narrow(1, 0, r).contiguous(), scaling);
+      else
+        wave.experts(b_grad).add_(outer_by_expert(dy_of_wave, wave.rows(low), wave).narrow(2, 0, r), scaling);
+      if (is_shared(a_grad))
+        add_outer_products(a_grad[0], dlow.narrow(1, 0, r).contiguous(), wave.rows(x), scaling);
+      else
+        wave.experts(a_grad).add_(outer_by_expert(dlow, wave.rows(x), wave).narrow(1, 0, r), scaling);
     });
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }

@@ -23,7 +23,8 @@ struct LoraDropout {
 };
 
 // The two factors of one adapted weight. A linear layer's are [R, I] and [O, R]; an expert parameter's [E, R, I] and
-// [E, O, R]. Any floating dtype; layers cast to their compute dtype.
+// [E, O, R], where a first dimension of 1 says that all experts share the factor. An embedding's are [R, V] and [O, R],
+// V the vocabulary: its weight is [V, O] (nn/embedding.h). Any floating dtype; layers cast to their compute dtype.
 struct LoraPair {
   at::Tensor a;
   at::Tensor b;

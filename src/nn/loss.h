@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "nn/lora.h"
+
 namespace moraine {
 
 struct LossResult {
@@ -14,12 +16,17 @@ struct LossResult {
   at::Tensor grad_hidden_TD;  // d (loss_scale · loss_sum) / d hidden, hidden's dtype; undefined unless asked for
 };
 
+// hidden · headᵀ (+ the adapter of the head, if any), in hidden's dtype, without gradients. For few rows.
+at::Tensor head_logits(const at::Tensor& hidden_TD, const at::Tensor& head_VD, const LoraPair* lora);
+
 enum class WithGradient { kNo, kYes };
 
 // Cross-entropy of softmax(hidden · headᵀ) against targets_T (int64, -100 = not trained), calculated in fp32 from
 // logits in hidden's dtype, for `chunk_rows` trained tokens at a time: rows without a target never reach the output
-// head.
+// head. `lora`: the head's adapter, or null; its product is taken as lora_linear takes it, and with a gradient its
+// factors' gradients are added to the pair's.
 LossResult chunked_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& head_VD, const at::Tensor& targets_T,
-                                 WithGradient with_gradient, double loss_scale, int64_t chunk_rows = 256);
+                                 WithGradient with_gradient, double loss_scale, const LoraPair* lora = nullptr,
+                                 int64_t chunk_rows = 256);
 
 }  // namespace moraine

@@ -26,6 +26,7 @@ struct PassRun {
   int64_t batch = 0;             // ids, positions, targets, and what layers share
   std::vector<LayerRun> layers;  // all
   HeadRun head;
+  int64_t embedding = 0;  // measure_embedding
   ProductKernels kernels;
 };
 
@@ -116,7 +117,10 @@ class PassRunner {
         if (is_new) kind->second = run_layer(layer, hidden);
         run.layers.push_back(kind->second);
       }
-      run.head = measure_head(model, root, hidden, batch_, tensors_.memory());
+      AdapterState outer(targets([](const LoraModule& module) { return !module.in_layer(); }), local_, at::kMeta);
+      outer.set_dropout(model_.dropout);
+      run.head = measure_head(model, root, outer, hidden, batch_, tensors_.memory());
+      run.embedding = measure_embedding(model, root, outer, hidden, batch_, tensors_.memory());
     }
     run.batch = tensors_.memory().live();
     run.kernels = count_kernels(products.shapes(), row_counts());
@@ -124,11 +128,14 @@ class PassRunner {
   }
 
  private:
-  std::vector<LoraModule> targets_of(int64_t layer) const {
+  template <typename Holds>
+  std::vector<LoraModule> targets(const Holds& holds) const {
     std::vector<LoraModule> targets;
-    std::copy_if(model_.targets.begin(), model_.targets.end(), std::back_inserter(targets),
-                 [&](const LoraModule& module) { return module.layer == layer; });
+    std::copy_if(model_.targets.begin(), model_.targets.end(), std::back_inserter(targets), holds);
     return targets;
+  }
+  std::vector<LoraModule> targets_of(int64_t layer) const {
+    return targets([&](const LoraModule& module) { return module.layer == layer; });
   }
 
   // Equal for layers that hold the same: of one kind, with weights of the same sizes and dtypes, adapted alike.
@@ -257,6 +264,7 @@ ActivationPlan plan_activations(const PlannedModel& model, const PlannedRun& run
       live -= layer.tape;
     }
   }
+  raise(plan.backward, live + runs.embedding);
   for (double* bytes : {&plan.forward, &plan.head, &plan.backward, &plan.largest}) *bytes *= less.times;
   if (run.device.is_cpu()) plan.kernels = kernel_bytes(model, run, pass, runs.kernels);
   return plan;

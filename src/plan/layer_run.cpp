@@ -41,13 +41,27 @@ LayerRun measure_layer(const Model& model, int64_t layer, const ImageView& dense
   return run;
 }
 
-HeadRun measure_head(const Model& model, const ImageView& root, const at::Tensor& hidden, const Batch& batch,
-                     AllocationCount& memory) {
+HeadRun measure_head(const Model& model, const ImageView& root, const AdapterState& adapter, const at::Tensor& hidden,
+                     const Batch& batch, AllocationCount& memory) {
   at::NoGradGuard no_grad;
   const int64_t before = memory.live();
   memory.forget_peak();
-  const HeadResult head = run_head(model, root, hidden, batch.targets_T, /*loss_scale=*/1.0);
+  const LayerAdapter outer = adapter.outer_adapter(AdapterState::Gradients::kAdd, batch.dropout_keys_T);
+  const HeadResult head = run_head(model, root, hidden, batch.targets_T, /*loss_scale=*/1.0, outer.find(kHeadModule));
   return {memory.live() - before, memory.peak() - before};
+}
+
+int64_t measure_embedding(const Model& model, const ImageView& root, const AdapterState& adapter,
+                          const at::Tensor& hidden, const Batch& batch, AllocationCount& memory) {
+  const LayerAdapter outer = adapter.outer_adapter(AdapterState::Gradients::kAdd);
+  const LoraPair* pair = outer.find(kEmbeddingModule);
+  if (!pair) return 0;
+  at::NoGradGuard no_grad;
+  const at::Tensor grad_output = at::empty_like(hidden);
+  const int64_t before = memory.live();
+  memory.forget_peak();
+  backward_of_embedding(model, root, batch, *pair, grad_output);
+  return memory.peak() - before;
 }
 
 }  // namespace moraine

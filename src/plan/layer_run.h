@@ -31,7 +31,12 @@ struct HeadRun {
   int64_t kept = 0;  // the gradient of what the last layer returned, and each token's loss
   int64_t most = 0;
 };
-HeadRun measure_head(const Model& model, const ImageView& root, const at::Tensor& hidden, const Batch& batch,
-                     AllocationCount& memory);
+// `adapter`: may have the head's.
+HeadRun measure_head(const Model& model, const ImageView& root, const AdapterState& adapter, const at::Tensor& hidden,
+                     const Batch& batch, AllocationCount& memory);
+// The most bytes that the backward pass of the embedding's adapter takes, the output's gradient not among them; 0
+// without one.
+int64_t measure_embedding(const Model& model, const ImageView& root, const AdapterState& adapter,
+                          const at::Tensor& hidden, const Batch& batch, AllocationCount& memory);
 
 }  // namespace moraine

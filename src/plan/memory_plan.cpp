@@ -26,7 +26,8 @@ constexpr double kLargestInHeap = 256 * kMiB;  // base/process: larger blocks ar
 
 // Elements of the adapter's sections.
 struct AdapterSizes {
-  double dense = 0, experts = 0, owned_experts = 0, all_experts = 0;
+  double dense = 0, experts = 0, owned_experts = 0;
+  double saved = 0;                  // in a file, which has what all experts share as often as there are experts
   double largest_expert_factor = 0;  // of all experts
 };
 
@@ -38,7 +39,7 @@ AdapterSizes adapter_sizes(const PlannedModel& model, const PlannedRun& run, Exp
   sizes.experts = sizes.owned_experts * run.mesh.ep_fsdp;
   for (const LoraModule& m : model.targets) {
     const double rows = static_cast<double>(m.num_experts * m.r);
-    sizes.all_experts += rows * (m.in_features + m.out_features);
+    sizes.saved += static_cast<double>(std::max<int64_t>(m.num_experts, 1) * m.r) * (m.in_features + m.out_features);
     sizes.largest_expert_factor = std::max(sizes.largest_expert_factor, rows * std::max(m.in_features, m.out_features));
   }
   return sizes;
@@ -108,7 +109,7 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
 
 uint64_t snapshot_bytes(const PlannedModel& model, const PlannedRun& run) {
   const AdapterSizes adapter = adapter_sizes(model, run, expert_range(model.shape.num_experts, run.mesh.ep, 0));
-  return whole(3 * kFloat * (adapter.dense + adapter.all_experts));
+  return whole(3 * kFloat * adapter.saved);
 }
 
 uint64_t largest_peak(const PlannedModel& model, const PlannedRun& run) { return plan_memory(model, run, 0).peak(); }

@@ -36,7 +36,7 @@ PlannedModel::PlannedModel(const OpenedCheckpoint& checkpoint, std::vector<LoraM
 int64_t PlannedModel::first_adapted_layer() const {
   int64_t first = std::numeric_limits<int64_t>::max();
   for (const LoraModule& module : targets) first = std::min(first, module.layer);
-  return first;
+  return std::max<int64_t>(first, 0);  // the embedding's adapter needs all
 }
 
 OpenedCheckpoint open_planned_checkpoint(const Recipe& recipe) {

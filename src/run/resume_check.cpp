@@ -32,7 +32,7 @@ const std::vector<std::pair<std::string, std::vector<std::string>>>& hashed_keys
       {"model.path", {"model.path"}},
       {"adapter.rank_pattern",
        {"adapter.rank_pattern", "adapter.alpha_pattern", "adapter.expert_r", "adapter.use_rslora", "adapter."}},
-      {"adapter.target_modules", {"adapter.target", "adapter.exclude", "adapter."}},
+      {"adapter.target_modules", {"adapter.target", "adapter.exclude", "adapter.experts", "adapter."}},
       {"adapter.init_from", {"adapter.init_from"}},
       {"data.train", {"data.", "model.path"}},
   };
@@ -69,8 +69,8 @@ std::string ranks_hash(const AdapterSelection& selection) {
 std::string adapter_tensors_hash(const AdapterSelection& selection) {
   std::string text;
   for (const LoraModule& m : selection.targets.modules)
-    text += fmt::format("{} {} {} {}\n", module_name_in(selection.peft_class, m.name), m.num_experts, m.in_features,
-                        m.out_features);
+    text += fmt::format("{} {} {} {}{}\n", module_name_in(selection.peft_class, m.name), m.num_experts, m.in_features,
+                        m.out_features, m.shared_a || m.shared_b ? " shared_outer" : "");
   return hash_text(text);
 }
 

@@ -71,10 +71,11 @@ HeldTape hold_tape(LoadedModel& loaded, const AdapterState& adapter, const Layer
   return {std::move(weights), std::move(tape)};
 }
 
-int64_t first_adapted_layer(const AdapterState& adapter) {
+// The first layer that a gradient must pass; with the head's adapter alone there is none.
+int64_t first_trained_layer(const AdapterState& adapter) {
   int64_t first = std::numeric_limits<int64_t>::max();
   for (const AdapterEntry& entry : adapter.entries()) first = std::min(first, entry.module.layer);
-  return first;
+  return std::max<int64_t>(first, 0);
 }
 
 ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::vector<LayerCache>* caches,
@@ -89,13 +90,17 @@ ForwardContext make_context(const LoadedModel& loaded, const Batch& batch, std::
 
 }  // namespace
 
+LayerAdapter outer_adapter(const AdapterState* adapter, const Batch& batch) {
+  return adapter ? adapter->outer_adapter(AdapterState::Gradients::kNo, batch.dropout_keys_T) : LayerAdapter{};
+}
+
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,
                    std::vector<LayerCache>* caches, std::vector<LayerRecord>* records) {
   at::NoGradGuard no_grad;
   at::AutoDispatchBelowADInplaceOrView no_autograd;
   const ForwardContext context = make_context(loaded, batch, caches, records != nullptr);
   RootWeights root(*loaded.weights);
-  at::Tensor hidden = loaded.model->embed(root.view, batch);
+  at::Tensor hidden = loaded.model->embed(root.view, batch, outer_adapter(adapter, batch).find(kEmbeddingModule));
   for (const LayerTurn& turn : forward_turns(loaded.model->shape().num_hidden_layers)) {
     const int64_t layer = turn.layer;
     LayerWeights weights(*loaded.weights, layer);
@@ -114,15 +119,16 @@ LossResult forward_loss(LoadedModel& loaded, const AdapterState* adapter, const 
   at::NoGradGuard no_grad;
   const at::Tensor hidden = forward(loaded, adapter, batch);
   const RootWeights root(*loaded.weights);
-  return chunked_cross_entropy(hidden, loaded.model->head_weight_VD(root.view), batch.targets_T, WithGradient::kNo,
-                               1.0);
+  const LayerAdapter outer = outer_adapter(adapter, batch);
+  return chunked_cross_entropy(hidden, loaded.model->head_weight_VD(root.view), batch.targets_T, WithGradient::kNo, 1.0,
+                               outer.find(kHeadModule));
 }
 
 LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Batch& batch, double loss_scale,
                             Recompute recompute, const AfterForward& after_forward) {
   at::NoGradGuard no_grad;
   const int64_t num_layers = loaded.model->shape().num_hidden_layers;
-  const int64_t first_trained = first_adapted_layer(adapter);
+  const int64_t first_trained = first_trained_layer(adapter);
   const ForwardContext context = make_context(loaded, batch, nullptr, static_cast<bool>(after_forward));
   RootWeights root(*loaded.weights);
 
@@ -130,7 +136,9 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
   std::vector<at::Tensor> inputs(num_layers);
   std::vector<LayerRecord> records(num_layers);
   std::vector<std::optional<HeldTape>> tapes(num_layers);
-  at::Tensor hidden = loaded.model->embed(root.view, batch);
+  const LayerAdapter outer = adapter.outer_adapter(AdapterState::Gradients::kAdd, batch.dropout_keys_T);
+  const LoraPair* of_embedding = outer.find(kEmbeddingModule);
+  at::Tensor hidden = loaded.model->embed(root.view, batch, of_embedding);
   for (const LayerTurn& turn : forward_turns(num_layers)) {
     const int64_t layer = turn.layer;
     if (recompute == Recompute::kNone && layer >= first_trained) {
@@ -149,7 +157,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
 
   const at::Tensor grad_sums_E = after_forward ? after_forward(records) : at::Tensor();
 
-  HeadResult head = run_head(*loaded.model, root.view, hidden, batch.targets_T, loss_scale);
+  HeadResult head = run_head(*loaded.model, root.view, hidden, batch.targets_T, loss_scale, outer.find(kHeadModule));
   at::Tensor grad = std::move(head.grad_hidden);
 
   // Backwards, the same loop the other way.
@@ -160,6 +168,7 @@ LossResult forward_backward(LoadedModel& loaded, AdapterState& adapter, const Ba
     tapes[layer].reset();
     inputs[layer].reset();
   }
+  if (of_embedding) backward_of_embedding(*loaded.model, root.view, batch, *of_embedding, grad);
   return std::move(head.loss);
 }
 

@@ -11,6 +11,10 @@
 
 namespace moraine {
 
+// The adapters outside of the layers (kEmbeddingModule, kHeadModule) for a pass over `batch` without gradients;
+// `adapter` may be null.
+LayerAdapter outer_adapter(const AdapterState* adapter, const Batch& batch);
+
 // The input of the output head, [T, D], without gradients. `adapter` may be null; `caches` (one per layer) only when
 // generating. `records`, when wanted, takes what each layer tells of its routing.
 at::Tensor forward(LoadedModel& loaded, const AdapterState* adapter, const Batch& batch,

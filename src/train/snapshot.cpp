@@ -22,7 +22,8 @@ constexpr char kFinished[] = "finished";
 constexpr const char* kMoments[] = {".exp_avg", ".exp_avg_sq"};
 
 at::Tensor moment(AdapterState& state, const AdamW& optimizer, const AdapterTensor& tensor, int which) {
-  const bool is_experts = state.entries()[tensor.entry].module.num_experts > 0;
+  const LoraModule& module = state.entries()[tensor.entry].module;
+  const bool is_experts = tensor.is_a ? module.has_expert_a() : module.has_expert_b();
   const AdamW::Moments& moments = optimizer.moments_of(is_experts ? state.experts() : state.dense());
   return which == 0 ? moments.exp_avg : moments.exp_avg_sq;
 }

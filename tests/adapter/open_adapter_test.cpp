@@ -202,9 +202,9 @@ TEST_F(OpenAdapter, LayersToTransform) {
 TEST_F(OpenAdapter, AdaptersOfWhatCannotBeAdaptedAreNamed) {
   const std::vector<std::pair<std::string, at::Tensor>> plain = tensors_;
   const at::Tensor some = at::zeros({4, 4});
-  for (const char* module : {"lm_head", "model.embed_tokens", "model.layers.0.mlp.norm",
+  for (const char* module : {"score", "model.embed_positions", "model.layers.0.mlp.norm",
                              "model.layers.0.mlp.experts.3.gate_proj", "model.layers.9.self_attn.q_proj"}) {
-    const bool embedding = std::string(module).ends_with("embed_tokens");
+    const bool embedding = std::string(module).ends_with("embed_positions");
     const std::string stem = std::string("base_model.model.") + module;
     tensors_ = plain;
     tensors_.emplace_back(stem + (embedding ? ".lora_embedding_A" : ".lora_A.weight"), some);
@@ -212,12 +212,12 @@ TEST_F(OpenAdapter, AdaptersOfWhatCannotBeAdaptedAreNamed) {
     // Whether the configuration names it or not, in a list or a pattern.
     const std::string last = std::string(module).substr(std::string(module).rfind('.') + 1);
     for (const Json& targets : {Json({"q_proj", "k_proj", "v_proj", "o_proj", last}), Json({"q_proj"}), Json(".*")}) {
-      EXPECT_THAT(
-          error({{"target_modules", targets}}),
-          AllOf(HasSubstr(std::string("holds an adapter of '") + module + "'"),
-                HasSubstr(last == "q_proj"
-                              ? "which this model does not have (the adapter was made for another model)"
-                              : "not supported (this model's adapters can be of k_proj, mlp.experts.down_proj")));
+      EXPECT_THAT(error({{"target_modules", targets}}),
+                  AllOf(HasSubstr(std::string("holds an adapter of '") + module + "'"),
+                        HasSubstr(last == "q_proj"
+                                      ? "which this model does not have (the adapter was made for another model)"
+                                      : "not supported (this model's adapters can be of embed_tokens, k_proj, lm_head, "
+                                        "mlp.experts.down_proj")));
     }
   }
 }
@@ -249,16 +249,52 @@ TEST_F(OpenAdapter, RoutersAreParameters) {
                     HasSubstr("experts and routers (target_parameters): mlp.gate.weight, mlp.experts.gate_up_proj")));
 }
 
+// As PEFT saves them, with the base model's weights beside the factors.
+TEST_F(OpenAdapter, EmbeddingAndHead) {
+  const int64_t V = layout_->shape().vocab_size, D = layout_->shape().hidden_size;
+  const std::string embedding = "base_model.model.model.embed_tokens.", head = "base_model.model.lm_head.";
+  tensors_.insert(tensors_.end(), {{embedding + "lora_embedding_A", at::randn({4, V})},
+                                   {embedding + "lora_embedding_B", at::randn({D, 4})},
+                                   {embedding + "base_layer.weight", at::randn({V, D})},
+                                   {head + "lora_A.weight", at::randn({4, D})},
+                                   {head + "lora_B.weight", at::randn({V, 4})},
+                                   {head + "base_layer.weight", at::randn({V, D})}});
+  const Json targets{{"target_modules", {"q_proj", "k_proj", "v_proj", "o_proj", "embed_tokens", "lm_head"}}};
+  OpenedAdapter opened = open_adapter(*layout_, write(targets), {0, 8}, at::kCPU);
+  EXPECT_EQ(opened.state.entries().front().module.name, "model.embed_tokens");
+  EXPECT_EQ(opened.state.entries().back().module.name, "lm_head");
+  MeshGroups groups = single_rank_groups();
+  const auto written = peft_tensors(opened.state, AdapterPart::kValues, *groups.ep);
+  EXPECT_EQ(written.size(), tensors_.size() - 2);
+  for (const auto& [name, values] : written)
+    for (const auto& [given, wanted] : tensors_)
+      if (name == given) EXPECT_TRUE(at::equal(values, wanted)) << name;
+
+  AdapterConfig wanted;  // all-linear is of layers
+  for (const LoraModule& module : select_adapter(*layout_, wanted, "model").targets.modules)
+    EXPECT_TRUE(module.in_layer()) << module.name;
+  wanted.target_modules = {.all_linear = false, .regex = {}, .names = {"embed_tokens", "lm_head"}};
+  wanted.target_parameters.clear();
+  OpenedAdapter made = make_adapter(*layout_, wanted, "model", {0, 8}, at::kCPU);
+  ASSERT_EQ(made.state.entries().size(), 2u);
+  const AdapterEntry& first = made.state.entries().front();
+  EXPECT_EQ(made.state.a(first).abs().max().item<float>(), 0) << "PEFT's initial values of an embedding";
+  EXPECT_NEAR(made.state.b(first).std().item<double>(), 1, 0.1);
+
+  tensors_.back().second = at::zeros({V + 1, D});
+  EXPECT_THAT(error(targets), HasSubstr("lm_head.base_layer.weight has shape"));
+}
+
 TEST_F(OpenAdapter, TargetsThatMatchNothingAreSaid) {
-  const Json changes{{"target_modules", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "lm_head"}}};
+  const Json changes{{"target_modules", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "fc1"}}};
   const AdapterSelection selection = select(changes);
-  EXPECT_THAT(selection.unmatched, ElementsAre("target_modules 'gate_proj'", "target_modules 'lm_head'"));
+  EXPECT_THAT(selection.unmatched, ElementsAre("target_modules 'gate_proj'", "target_modules 'fc1'"));
   EXPECT_THAT(selection.config.target_modules.names, ElementsAre("q_proj", "k_proj", "v_proj", "o_proj"));
   testing::internal::CaptureStderr();
   warn_of_unmatched_targets(selection.unmatched, "adapter");
   warn_of_unmatched_targets({}, "adapter");
   EXPECT_EQ(testing::internal::GetCapturedStderr(),
-            "moraine: warning: adapter/adapter_config.json: target_modules 'gate_proj' and target_modules 'lm_head' "
+            "moraine: warning: adapter/adapter_config.json: target_modules 'gate_proj' and target_modules 'fc1' "
             "match nothing in this model "
             "and are left out\n");
 }

@@ -8,6 +8,7 @@
 #include "adapter/convert_adapter.h"
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
+#include "adapter/server_keys.h"
 #include "adapter/server_layouts.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -63,6 +64,95 @@ Family deepseek_v4(const std::string& golden) {
            {"shared_experts.down_proj", "shared_experts.w2"},
            {"shared_experts.gate_proj", "shared_experts.w1"},
            {"shared_experts.up_proj", "shared_experts.w3"}}};
+}
+
+// adapter.experts: shared_outer, in the layout of servers that know it and in all others, and back.
+TEST(SharedOuter, IsTheSameNumbersThereAndBack) {
+  for (const char* name : {"qwen3_moe-fp32", "deepseek_v4-fp32"}) {
+    const auto layout = layout_of(golden_folder(name));
+    const int64_t E = layout->shape().num_experts;
+    AdapterConfig wanted;
+    wanted.r = 3;
+    wanted.experts = ExpertFactors::kSharedOuter;
+    OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, E}, at::kCPU);
+    for (const AdapterEntry& entry : made.state.entries()) made.state.b(entry).normal_();
+    MeshGroups groups = single_rank_groups();
+    TempFolder folder;
+    export_adapter(made.state, made.config, folder / "peft", *groups.ep);
+    const auto wanted_tensors = tensors_in(folder / "peft");
+    fs::path last = folder / "peft";
+    for (const auto& [step, format] : {std::pair{"stacked", AdapterFormat::kSharedOuter},
+                                       {"each", AdapterFormat::kPerExpert},
+                                       {"old", AdapterFormat::kPeft0190},
+                                       {"again", AdapterFormat::kSharedOuter},
+                                       {"back", AdapterFormat::kPeft}}) {
+      convert(*layout, last, format, folder / step);
+      last = folder / step;
+    }
+    const auto back = tensors_in(folder / "back"), stacked = tensors_in(folder / "stacked");
+    ASSERT_EQ(back.size(), wanted_tensors.size());
+    for (const auto& [key, values] : wanted_tensors) EXPECT_TRUE(at::equal(back.at(key), values)) << key;
+    EXPECT_EQ(tensors_in(folder / "again").size(), stacked.size());
+    const std::string experts = std::string(name).starts_with("deepseek")
+                                    ? "base_model.model.layers.1.ffn.experts."
+                                    : "base_model.model.model.layers.1.mlp.experts.";
+    const auto shape = [&](const char* key) { return stacked.at(experts + key).sizes().vec(); };
+    EXPECT_EQ(shape("w1.lora_A.weight")[0], 1);
+    EXPECT_EQ(shape("w3.lora_B.weight")[0], E);
+    EXPECT_EQ(shape("w2.lora_A.weight")[0], E);
+    EXPECT_EQ(shape("w2.lora_B.weight"), (std::vector<int64_t>{1, layout->shape().hidden_size, 3}));
+
+    if (std::string(name).starts_with("qwen3_moe")) {
+      const auto report = [&](const char* server) {
+        for (const Server& row : servers())
+          if (row.name == server) return check_for_server(row, "Qwen3-MoE", *layout, folder / "stacked");
+        throw std::runtime_error(server);
+      };
+      EXPECT_TRUE(report("sglang").is_read());
+      EXPECT_GT(report("vllm").refused, 0);
+      std::string said;
+      for (const KeyRow& row : report("vllm").tensors) said += row.says;
+      EXPECT_THAT(said, HasSubstr("--enable-moe-shared-loras"));
+      EXPECT_GT(report("peft").ignored, 0);
+    }
+
+    // What says so goes on so, each layout by itself.
+    for (const char* step : {"peft", "stacked", "each"}) {
+      AdapterConfig from;
+      from.init_from = (folder / step).string();
+      const OpenedAdapter opened = make_adapter(*layout, from, "model", {0, E}, at::kCPU);
+      EXPECT_EQ(opened.state.num_parameters(), made.state.num_parameters()) << step;
+      EXPECT_TRUE(
+          at::equal(opened.state.a(opened.state.entries().front()), made.state.a(made.state.entries().front())));
+      from.experts = ExpertFactors::kEach;
+      from.given = {"experts"};
+      EXPECT_THAT(error_of([&] {
+                    make_adapter(*layout, from, "model", {0, E}, at::kCPU);
+                  }),
+                  HasSubstr("adapter.experts: each (the folder says shared_outer) disagrees"));
+    }
+  }
+}
+
+TEST(SharedOuter, IsRefusedWhereExpertsHaveOtherFactors) {
+  const fs::path golden = golden_folder("qwen3_moe-fp32"), adapter = golden / "lora" / "adapter";
+  const auto layout = layout_of(golden);
+  TempFolder folder;
+  EXPECT_THAT(error_of([&] { convert(*layout, adapter, AdapterFormat::kSharedOuter, folder / "stacked"); }),
+              AllOf(HasSubstr("mlp.experts.base_layer.lora_A.weight is not the same for all experts"),
+                    HasSubstr("adapter.experts: shared_outer")));
+  AdapterConfig from;
+  from.init_from = adapter.string();
+  from.experts = ExpertFactors::kSharedOuter;
+  from.given = {"experts"};
+  EXPECT_THAT(error_of([&] {
+                make_adapter(*layout, from, "model", {0, 8}, at::kCPU);
+              }),
+              HasSubstr("is not the same for all experts"));
+  AdapterConfig none;
+  none.target_parameters.clear();
+  none.experts = ExpertFactors::kSharedOuter;
+  EXPECT_THAT(error_of([&] { select_adapter(*layout, none, "model"); }), HasSubstr("no experts are adapted"));
 }
 
 class PerExpert : public testing::TestWithParam<Family> {};

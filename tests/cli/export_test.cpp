@@ -90,7 +90,8 @@ TEST_F(Export, RefusesInOneLineAndWritesNothing) {
                        parts);
   };
   const fs::path out = folder_ / "out", used = folder_ / "used", broken = folder_ / "broken";
-  refused("gguf", adapter_, out, {"--layout: 'gguf' is no layout", "peft, peft-0.19.0, per-expert, vllm and sglang"});
+  refused("gguf", adapter_, out,
+          {"--layout: 'gguf' is no layout", "peft, peft-0.19.0, per-expert, shared-outer, vllm and sglang"});
   fs::create_directory(used);
   folder_.write("used/file", "");
   refused("per-expert", adapter_, used, {used.string(), "is not empty"});

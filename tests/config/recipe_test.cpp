@@ -362,7 +362,7 @@ TEST_F(RecipeTest, LayoutsAreAListOfWords) {
   EXPECT_THAT(read(recipe_to_yaml(r)).save.layouts, r.save.layouts);
   EXPECT_THAT(read("", {"save.layouts=sglang"}).save.layouts, ElementsAre(SaveLayout::kSglang));
   EXPECT_THAT(override_error({"save.layouts=[gguf]"}),
-              HasSubstr("is 'gguf', expected one of peft, peft-0.19.0, per-expert, vllm and sglang"));
+              HasSubstr("is 'gguf', expected one of peft, peft-0.19.0, per-expert, shared-outer, vllm and sglang"));
 }
 
 TEST_F(RecipeTest, NoRecomputationNeedsResidentWeights) {

@@ -27,7 +27,11 @@ std::string peft_prefix(const LoraModule& module) {
 TEST_P(LoraModules, AreThoseOfTheReferenceAdapter) {
   constexpr int64_t kRank = 4;
   std::map<std::string, std::vector<int64_t>> offered, adapter;
-  for (const LoraModule& module : GoldenHeaders(GetParam()).layout()->lora_modules()) {
+  const std::vector<LoraModule> modules = GoldenHeaders(GetParam()).layout()->lora_modules();
+  EXPECT_EQ(modules.front().name, kEmbeddingModule);
+  EXPECT_EQ(modules.back().name, kHeadModule);
+  for (const LoraModule& module : modules) {
+    if (!module.in_layer()) continue;  // not among all-linear's
     EXPECT_EQ(module.name, "model.layers." + std::to_string(module.layer) + "." + module.local_name);
     if (module.local_name == "mlp.gate.weight") continue;  // is not in these adapters
     const int64_t rows = kRank * std::max<int64_t>(module.num_experts, 1);

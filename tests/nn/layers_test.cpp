@@ -4,6 +4,7 @@
 
 #include "device/test_device.h"
 #include "nn/attention.h"
+#include "nn/embedding.h"
 #include "nn/grouped_linear.h"
 #include "nn/loss.h"
 #include "nn/norm.h"
@@ -76,6 +77,25 @@ TEST(GroupedLinear, EqualsALoopOverExpertsWithFoldedAdapters) {
   expect_close(lora.b_grad, 2 * wanted[2]);
 }
 
+// One A, or one B, for all experts.
+TEST(GroupedLinear, SharedFactorsGetTheSumOverAllExperts) {
+  const std::vector<int64_t> rows{3, 0, 5, 1};
+  for (const auto& [of_a, of_b] : {std::pair<int64_t, int64_t>{1, 4}, {4, 1}}) {
+    at::Tensor x = leaf({9, 8}), w = random({4, 6, 8}), g = random({9, 6});
+    LoraPair lora = trained_pair({of_a, 2, 8}, {of_b, 6, 2}, 1.5);
+    at::Tensor folded = w + 1.5 * at::matmul(lora.b, lora.a);
+    std::vector<at::Tensor> outputs;
+    int64_t row = 0;
+    for (int64_t e = 0; e < 4; row += rows[e++]) outputs.push_back(at::mm(x.narrow(0, row, rows[e]), folded[e].t()));
+    at::Tensor expected = at::cat(outputs), y = grouped_linear(x, w, rows, &lora);
+    expect_close(y, expected);
+    const auto wanted = gradients(expected, {x, lora.a, lora.b}, g);
+    expect_close(gradients(y, {x}, g)[0], wanted[0]);
+    expect_close(lora.a_grad, wanted[1]);
+    expect_close(lora.b_grad, wanted[2]);
+  }
+}
+
 TEST(GroupedLinear, NoRowsAtAll) {
   at::Tensor x = leaf({0, 8});
   LoraPair lora = trained_pair({2, 2, 8}, {2, 6, 2}, 1.0);
@@ -94,6 +114,19 @@ TEST(LoraLinear, EqualsTheFoldedWeight) {
   expect_close(gradients(y, {x}, g)[0], wanted[0]);
   expect_close(lora.a_grad, wanted[1]);
   expect_close(lora.b_grad, wanted[2]);
+}
+
+TEST(TokenEmbedding, EqualsTheFoldedWeight) {
+  at::Tensor weight = random({12, 6}), ids = to_test_device(at::randint(0, 5, {40}, at::kLong)), g = random({40, 6});
+  LoraPair lora = trained_pair({3, 12}, {6, 3}, 2.0);
+  at::Tensor expected = at::index_select(weight + 2.0 * at::mm(lora.b, lora.a).t(), 0, ids);
+  at::Tensor y = token_embedding(weight, ids, &lora);
+  expect_close(y, expected);
+  const auto wanted = gradients(expected, {lora.a, lora.b}, g);
+  torch::autograd::backward({y}, {g});
+  expect_close(lora.a_grad, wanted[0]);
+  expect_close(lora.b_grad, wanted[1]);
+  EXPECT_TRUE(at::equal(token_embedding(weight, ids, nullptr), weight.index_select(0, ids)));
 }
 
 // So their order, which meshes change, does not show in fp32.
@@ -185,11 +218,32 @@ TEST(Loss, ChunksEqualTheWholeAndItsGradient) {
   at::Tensor expected = at::cross_entropy_loss(at::mm(hidden, head.t()), targets, {}, at::Reduction::Sum, -100);
   at::Tensor wanted = torch::autograd::grad({expected * 0.5}, {hidden})[0];
   for (int64_t chunk_rows : {1, 4, 256}) {
-    const LossResult loss = chunked_cross_entropy(hidden.detach(), head, targets, WithGradient::kYes, 0.5, chunk_rows);
+    const LossResult loss =
+        chunked_cross_entropy(hidden.detach(), head, targets, WithGradient::kYes, 0.5, nullptr, chunk_rows);
     EXPECT_NEAR(loss.loss_sum, expected.item<double>(), 1e-4);
     EXPECT_EQ(loss.trained_tokens, 9);
     expect_close(loss.grad_hidden_TD, wanted);
     EXPECT_EQ(loss.token_loss_T[2].item<float>(), 0);
+  }
+}
+
+TEST(Loss, WithAnAdapterOfTheHead) {
+  at::Tensor hidden = leaf({11, 8}), head = random({20, 8});
+  at::Tensor targets = to_test_device(at::randint(0, 20, {11}, at::kLong));
+  targets[4] = -100;
+  for (int64_t chunk_rows : {3, 256}) {
+    LoraPair lora = trained_pair({2, 8}, {20, 2}, 1.5);
+    at::Tensor logits = at::mm(hidden, (head + 1.5 * at::mm(lora.b, lora.a)).t());
+    at::Tensor expected = at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum, -100);
+    const auto wanted = torch::autograd::grad({expected * 0.5}, {hidden, lora.a, lora.b});
+    const LoraPair detached{lora.a.detach(), lora.b.detach(), lora.scaling, lora.a_grad, lora.b_grad};
+    const LossResult loss =
+        chunked_cross_entropy(hidden.detach(), head, targets, WithGradient::kYes, 0.5, &detached, chunk_rows);
+    EXPECT_NEAR(loss.loss_sum, expected.item<double>(), 1e-4);
+    expect_close(loss.grad_hidden_TD, wanted[0]);
+    expect_close(lora.a_grad, wanted[1]);
+    expect_close(lora.b_grad, wanted[2]);
+    expect_close(head_logits(hidden.detach(), head, &detached), logits.detach());
   }
 }
 

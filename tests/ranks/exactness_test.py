@@ -40,8 +40,9 @@ def mesh_flags(mesh):
 
 
 # LoRA's variants, each several at once: adapter keys and the ratio of learning rates.
-VARIANTS = [{"r": 4, "target_parameters": [], "lora_dropout": 0.2, "rank_pattern": {"o_proj": 6}, "use_rslora": True},
-            {"r": 4, "expert_r": 3, "alpha_pattern": {"down_proj": 8}, "use_rslora": True,
+VARIANTS = [{"r": 4, "target_parameters": [], "lora_dropout": 0.2, "rank_pattern": {"o_proj": 6}, "use_rslora": True,
+             "target_modules": ["q_proj", "v_proj", "o_proj", "embed_tokens", "lm_head"]},
+            {"r": 4, "expert_r": 3, "alpha_pattern": {"down_proj": 8}, "use_rslora": True, "experts": "shared_outer",
              "target_parameters": ["mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}]
 
 

@@ -92,11 +92,13 @@ class BothRuns {
 
   HeadRun real_head() {
     AllocationCount memory(c10::kCPU);
-    return measure_head(model(), image(kRootImage), hidden, batch, memory);
+    return measure_head(model(), image(kRootImage), adapter(model().shape().num_hidden_layers, at::kCPU), hidden, batch,
+                        memory);
   }
   HeadRun planned_head() {
     PlannedTensors tensors(at::kCPU);
-    return measure_head(model(), on_meta(specs[kRootImage], local()), hidden.to(at::kMeta), on_meta(batch),
+    return measure_head(model(), on_meta(specs[kRootImage], local()),
+                        adapter(model().shape().num_hidden_layers, at::kMeta), hidden.to(at::kMeta), on_meta(batch),
                         tensors.memory());
   }
 

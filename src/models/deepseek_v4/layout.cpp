@@ -169,7 +169,7 @@ std::vector<LoraModule> DeepseekV4Layout::lora_modules() const {
     for (LoraModule& module :
          declare_layer(config_, Declaration::Part::kModules, layer, no_checkpoint()).take_modules())
       modules.push_back(std::move(module));
-  return modules;
+  return with_embedding_and_head(std::move(modules), shape_);
 }
 
 Mlp shared_experts(const Config& c) {

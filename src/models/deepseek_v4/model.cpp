@@ -12,6 +12,7 @@
 #include "models/deepseek_v4/router.h"
 #include "models/image_weight.h"
 #include "models/output_head.h"
+#include "nn/embedding.h"
 #include "nn/grouped_linear.h"
 #include "nn/norm.h"
 #include "tensor/torch_dtype.h"
@@ -40,8 +41,8 @@ DeepseekV4Model::DeepseekV4Model(Config config)
       experts_{config.n_routed_experts, config.moe_intermediate_size, config.hidden_size, config.swiglu_limit},
       shared_experts_(shared_experts(config)) {}
 
-at::Tensor DeepseekV4Model::embed(const ImageView& root, const Batch& batch) const {
-  const at::Tensor embedded_TD = root["model.embed_tokens.weight"].index_select(0, batch.input_ids_T);
+at::Tensor DeepseekV4Model::embed(const ImageView& root, const Batch& batch, const LoraPair* lora) const {
+  const at::Tensor embedded_TD = token_embedding(root["model.embed_tokens.weight"], batch.input_ids_T, lora);
   return embedded_TD.unsqueeze(1).repeat({1, config_.hc_mult, 1});
 }
 

@@ -23,7 +23,7 @@ class DeepseekV4Model : public Model {
 
   // Compressors would have to remember windows that are not complete yet; generating runs the sequence again instead.
   bool has_cache() const override { return false; }
-  at::Tensor embed(const ImageView& root, const Batch& batch) const override;
+  at::Tensor embed(const ImageView& root, const Batch& batch, const LoraPair* lora) const override;
   at::Tensor forward_layer(const LayerScope& scope, const at::Tensor& hidden) const override;
   // Collapses the streams.
   at::Tensor final_norm(const ImageView& root, const at::Tensor& hidden) const override;
