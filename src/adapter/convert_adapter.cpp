@@ -46,7 +46,7 @@ void append_swapped_b(TensorFileWriter& file, const at::Tensor& a_ERI) {
   }
 }
 
-Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection, bool swapped) {
+Conversion to_peft(const AdapterFactors& weights, const LoraConfig& config, bool swapped) {
   struct Factor {
     std::string key;
     size_t module;
@@ -57,7 +57,7 @@ Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection
   for (size_t i = 0; i < names.size(); ++i)
     factors.insert(factors.end(), {{names[i].lora_a, i, true}, {names[i].lora_b, i, false}});
   std::sort(factors.begin(), factors.end(), [](const Factor& a, const Factor& b) { return a.key < b.key; });
-  Conversion conversion{{}, {}, selection.config};
+  Conversion conversion{{}, {}, config};
   if (swapped) conversion.config.peft_version = kSwappedPeftVersion;
   for (const Factor& factor : factors) {
     const LoraModule& m = weights.modules()[factor.module];
@@ -94,10 +94,10 @@ void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t p
   }
 }
 
-Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection) {
+Conversion to_per_expert(const ModelLayout& layout, const AdapterFactors& weights, const LoraConfig& config) {
   const std::vector<LoraModule>& modules = weights.modules();
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
-  Conversion conversion{{}, {}, selection.config};
+  Conversion conversion{{}, {}, config};
   std::vector<std::string> adapted;
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < modules.size(); ++i) {
@@ -126,7 +126,7 @@ Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, 
   std::erase_if(offered, is_router);
   for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), offered))
     others.insert(others.end(), module.matrices.begin(), module.matrices.end());
-  conversion.config = with_ranks_of(selection.config, matrices);
+  conversion.config = with_ranks_of(config, matrices);
   TargetNames names = target_names(adapted, others);
   conversion.config.target_modules = only(std::move(names.targets));
   conversion.config.exclude_modules = only(std::move(names.excluded));
@@ -141,10 +141,15 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const std::filesystem::path& out) {
   check_new_folder(out);
   if (format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
-  const PeftWeights weights(layout, folder, selection.targets.modules);
+  return write_converted(layout, PeftWeights(layout, folder, selection.targets.modules), selection.config, format, out);
+}
+
+ConvertedAdapter write_converted(const ModelLayout& layout, const AdapterFactors& factors, const LoraConfig& config,
+                                 AdapterFormat format, const std::filesystem::path& out) {
+  check_new_folder(out);
   const Conversion conversion = format == AdapterFormat::kPerExpert
-                                    ? to_per_expert(layout, weights, selection)
-                                    : to_peft(weights, selection, format == AdapterFormat::kPeft0190);
+                                    ? to_per_expert(layout, factors, config)
+                                    : to_peft(factors, config, format == AdapterFormat::kPeft0190);
   ConvertedAdapter converted{.tensors = conversion.declared.size()};
   for (const TensorFileWriter::Declared& tensor : conversion.declared)
     converted.bytes += num_elements(tensor.shape) * sizeof(float);

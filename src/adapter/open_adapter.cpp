@@ -97,16 +97,13 @@ TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout
   return select_targets_as(peft_class, layout, config);
 }
 
-namespace {
-
-// The configuration that PEFT's own layout has of an adapter of `modules`, with their ranks: else like `config`.
-LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
-                         std::vector<LoraModule> modules) {
+LoraConfig config_of_modules(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
+                             std::vector<LoraModule> modules) {
   std::vector<std::string> adapted;
   std::map<std::string, int64_t> parameters;  // how many layers offer each, less those that adapt it
-  for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += module.num_experts > 0;
+  for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += is_parameter(module);
   for (const LoraModule& module : modules) {
-    if (module.num_experts == 0)
+    if (!is_parameter(module))
       adapted.push_back(module_name_in(peft_class, module.name));
     else
       --parameters[module.local_name];
@@ -114,15 +111,17 @@ LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraCo
   TargetNames names = target_names(adapted, linear_layers(layout, peft_class));
   config.target_modules = only(std::move(names.targets));
   config.exclude_modules = only(std::move(names.excluded));
-  std::set<std::string> of_experts;
+  std::set<std::string> adapted_parameters;
   for (const LoraModule& module : modules)
-    if (module.num_experts > 0)
-      of_experts.insert(parameters[module.local_name] == 0 ? module.local_name
-                                                           : module_name_in(peft_class, module.name));
-  config.target_parameters.assign(of_experts.begin(), of_experts.end());
+    if (is_parameter(module))
+      adapted_parameters.insert(parameters[module.local_name] == 0 ? module.local_name
+                                                                   : module_name_in(peft_class, module.name));
+  config.target_parameters.assign(adapted_parameters.begin(), adapted_parameters.end());
   for (LoraModule& module : modules) module.name = module_name_in(peft_class, module.name);
   return with_ranks_of(std::move(config), modules);
 }
+
+namespace {
 
 // Of an adapter in the per-expert layout, whose patterns mean the checkpoint's names.
 AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelection selection,
@@ -182,7 +181,7 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
     module.lora_alpha = first.lora_alpha;
     module.scaling = first.scaling;
   }
-  config = in_peft_names(layout, selection.peft_class, std::move(config), modules);
+  config = config_of_modules(layout, selection.peft_class, std::move(config), modules);
   if (config.lora_dropout != 0 && !config.target_parameters.empty())
     throw input_error(where, "lora_dropout does not work together with adapters of experts", "set lora_dropout to 0");
   selection.targets = select_targets_as(selection.peft_class, layout, config);

@@ -61,9 +61,9 @@ at::Tensor swapped_b(const at::Tensor& lora_a, int64_t num_experts) {
 
 PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder,
                          std::vector<LoraModule> modules)
-    : header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))),
-      modules_(std::move(modules)),
-      peft_class_(peft_class_of(header_)) {
+    : AdapterFactors(std::move(modules), PeftClass::kText),
+      header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))) {
+  peft_class_ = peft_class_of(header_);
   const std::string file = header_.path.string();
   std::unordered_map<std::string_view, const SafetensorsEntry*> entries;
   for (const SafetensorsEntry& entry : header_.entries) entries.emplace(entry.name, &entry);
@@ -152,20 +152,23 @@ at::Tensor PeftWeights::read_b(size_t module) const {
   return b_ORE.permute({2, 0, 1});
 }
 
-void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
-  std::vector<LoraModule> modules;
-  for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const PeftWeights weights(layout, folder, std::move(modules));
-  state.set_peft_class(weights.peft_class());
+void import_factors(AdapterState& state, const AdapterFactors& factors) {
+  state.set_peft_class(factors.peft_class());
   const ExpertRange experts = state.expert_range();
   const auto mine = [&](const AdapterEntry& entry, const at::Tensor& factor) {
     return entry.module.num_experts > 0 ? factor.narrow(0, experts.first, experts.count) : factor;
   };
   for (size_t i = 0; i < state.entries().size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];
-    state.a(entry).copy_(mine(entry, weights.read_a(i)));
-    state.b(entry).copy_(mine(entry, weights.read_b(i)));
+    state.a(entry).copy_(mine(entry, factors.read_a(i)));
+    state.b(entry).copy_(mine(entry, factors.read_b(i)));
   }
+}
+
+void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
+  std::vector<LoraModule> modules;
+  for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
+  import_factors(state, PeftWeights(layout, folder, std::move(modules)));
 }
 
 }  // namespace moraine
