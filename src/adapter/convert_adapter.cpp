@@ -140,7 +140,6 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out) {
   check_new_folder(out);
-  if (format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
   return write_converted(layout, PeftWeights(layout, folder, selection.targets.modules), selection.config, format, out);
 }
 

@@ -9,6 +9,7 @@
 
 #include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
+#include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
 #include "adapter/target_kind.h"
 #include "adapter/target_names.h"
@@ -133,7 +134,12 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   if (config.use_rslora)
     throw input_error(where, "use_rslora is not supported", layout_is + ", in which programs differ about its scaling");
   std::vector<LoraModule> offered = layout.lora_modules();
-  std::erase_if(offered, is_router);  // has no name of its own there
+  // A router is a linear layer there, but all-linear and patterns that match it anywhere mean none.
+  std::erase_if(offered, [&](const LoraModule& module) {
+    return is_router(module) &&
+           !weights.find(
+               factor_keys(per_expert_modules(layout, selection.peft_class, {module}).front().matrices.front()).lora_a);
+  });
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, selection.peft_class, offered);
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < offered.size(); ++i) {

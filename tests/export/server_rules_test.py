@@ -2,8 +2,8 @@
 
     MORAINE_VLLM=DIR MORAINE_SGLANG=DIR server_rules_test.py MORAINE_PROGRAM [--write]
 
-Each folder holds the package's unpacked Python files (scripts/servers.sh fetches both and runs this test); a server whose variable is not set
-is left out, and without both the test exits 77, skipped. Nothing of a server is installed or imported: functions and classes are taken out of
+Each folder holds the package's unpacked Python files; scripts/servers.sh fetches both into .servers/, where they are found without these
+variables, and runs this test. A server that is not there is left out, and without both the test exits 77, skipped. Nothing of a server is installed or imported: functions and classes are taken out of
 its files by name and run on the keys of adapters that moraine writes of every family, in both layouts, with stand-ins for tensors and for the
 modules that a model would have. Each key must come to what `moraine inspect --for` says of it.
 
@@ -113,26 +113,47 @@ def pattern_of(key):
     return re.sub(r"\.lora_[AB]", ".lora_*", re.sub(r"(?<=\.)\d+(?=\.)", "*", key))
 
 
-def said_by_moraine(program, server, golden, adapter):
+def said_by_moraine(program, server, model, adapter):
     """{pattern of keys: (fate, module or why)} and the fates of keys of adapter_config.json."""
-    done = subprocess.run([program, "inspect", adapter, "--for", server, "--model", GOLDENS / golden / "model", "--json"], capture_output=True,
-                          text=True)
+    done = subprocess.run([program, "inspect", adapter, "--for", server, "--model", model, "--json"], capture_output=True, text=True)
     if done.returncode not in (0, 1):
         sys.exit(f"FAILED: moraine inspect: {done.stderr}")
     said = json.loads(done.stdout)
     return {row["keys"]: (row["fate"], row.get("module", row.get("why"))) for row in said["tensors"]}, {row["keys"]: row["fate"] for row in said["config"]}
 
 
-def adapters_of(program, golden, folder):
-    """The golden adapter in both layouts."""
+def add_router(adapter, module, hidden, experts):
+    """An adapter of layer 0's router, of zeros."""
+    path = adapter / "adapter_model.safetensors"
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header, values = json.loads(data[8:8 + size]), data[8 + size:]
+    for factor, shape in (("A", [4, hidden]), ("B", [experts, 4])):
+        count = 4 * shape[0] * shape[1]
+        header[f"base_model.model.{module}.lora_{factor}.weight"] = {"dtype": "F32", "shape": shape,
+                                                                      "data_offsets": [len(values), len(values) + count]}
+        values += bytes(count)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + values)
+
+
+def adapters_of(program, model, golden, folder):
+    """The golden adapter in both layouts, with an adapter of a router."""
+    config = json.loads((model / "config.json").read_text())
+    config = config.get("text_config", config)
+    experts = next(config[key] for key in ("num_experts", "n_routed_experts", "num_local_experts") if key in config)
     for layout in ("peft", "per-expert"):
-        out = folder / f"{golden}-{layout}"
-        subprocess.run([program, "export", "--model", GOLDENS / golden / "model", "--adapter", GOLDENS / golden / "lora" / "adapter", "--layout",
-                        layout, "--out", out], check=True, stdout=subprocess.DEVNULL)
-        yield layout, out
+        out = folder / layout
+        subprocess.run([program, "export", "--model", model, "--adapter", GOLDENS / golden / "lora" / "adapter", "--layout", layout, "--out", out],
+                       check=True, stdout=subprocess.DEVNULL)
+        name = next(key for key in keys_of(out) if "layers.0." in key).removeprefix("base_model.model.").partition("layers.0.")[0] + "layers.0."
+        routers = {"Mixtral": "block_sparse_moe.gate", "Deepseek": "ffn.gate"} if layout == "per-expert" else {}
+        router = next((gate for family, gate in routers.items() if family in config.get("architectures", [""])[0]), "mlp.gate")
+        add_router(out, name + router, config["hidden_size"], experts)
+        yield layout, out, config, experts
 
 
-def compare(server, golden, layout, keys, said, found):
+def compare(server, architecture, layout, keys, said, found):
     """`found`: {key: (fate, module)} as the server's code has it."""
     wrong = []
     for key in keys:
@@ -141,7 +162,7 @@ def compare(server, golden, layout, keys, said, found):
         unused = fate == "ignored" and "computed without it" in what and theirs == "read"  # held by digests
         if not unused and (fate != theirs or (fate == "read" and what != module)):
             wrong.append(f"{key}: moraine says {fate} ({what}), the server's code {theirs} ({module})")
-    report(not wrong, f"{server}, {golden}, {layout}: {len(keys)} keys as the server's code has them" + "".join(f"\n  {line}" for line in wrong[:6]))
+    report(not wrong, f"{server}, {architecture}, {layout}: {len(keys)} keys as the server's code has them" + "".join(f"\n  {line}" for line in wrong[:6]))
 
 
 # ---- vLLM ----
@@ -304,8 +325,6 @@ class Tensor:
 
 
 class Sglang:
-    SOURCES = {"Qwen3_5": "models/qwen3_5.py"}
-
     def __init__(self, folder):
         self.package = package = Package(folder, "sglang")
         torch = types.SimpleNamespace(
@@ -378,6 +397,21 @@ SGLANG_DIGESTS = {
 
 # ---- the test ----
 
+def models_in(folder):
+    """(architecture, golden, a folder with its config.json) of every family, and of the text class that a multimodal one has."""
+    for golden in golden_models("fp32"):
+        config = json.loads((GOLDENS / golden / "model" / "config.json").read_text())
+        configs = [config]
+        if config["architectures"] == ["Qwen3_5MoeForConditionalGeneration"]:
+            configs.append(config["text_config"] | {"architectures": ["Qwen3_5MoeForCausalLM"]})
+        for config in configs:
+            architecture = config["architectures"][0]
+            model = folder / architecture / "model"
+            model.mkdir(parents=True)
+            (model / "config.json").write_text(json.dumps(config))
+            yield architecture, golden, model
+
+
 def digests(package, table):
     found = {}
     for places in table.values():
@@ -399,9 +433,14 @@ def check_digests(server, package, table, stored):
 def main():
     program, write = pathlib.Path(sys.argv[1]).resolve(), "--write" in sys.argv
     stored = json.loads(STORED.read_text()) if STORED.exists() else {}
-    servers = {name: os.environ[variable] for name, variable in (("vllm", "MORAINE_VLLM"), ("sglang", "MORAINE_SGLANG")) if os.environ.get(variable)}
+    servers = {}
+    for name in ("vllm", "sglang"):
+        fetched = STORED.parents[2] / ".servers" / name
+        folder = os.environ.get(f"MORAINE_{name.upper()}") or (fetched if fetched.is_dir() else None)
+        if folder:
+            servers[name] = folder
     if not servers:
-        print("SKIPPED: neither MORAINE_VLLM nor MORAINE_SGLANG names a folder of the server's Python files (scripts/servers.sh fetches them)")
+        print("SKIPPED: no Python files of vLLM or SGLang: bash scripts/servers.sh fetches them; or MORAINE_VLLM, MORAINE_SGLANG name their folders")
         return 77
     vllm = Vllm(servers["vllm"]) if "vllm" in servers else None
     sglang = Sglang(servers["sglang"]) if "sglang" in servers else None
@@ -411,23 +450,19 @@ def main():
     if sglang:
         found["sglang"] = check_digests("sglang", sglang.package, SGLANG_DIGESTS, stored)
     with tempfile.TemporaryDirectory() as temporary:
-        for golden in golden_models("fp32"):
-            text = json.loads((GOLDENS / golden / "model" / "config.json").read_text())
-            architecture, of_text = text["architectures"][0], text.get("text_config", text)
-            experts = next(of_text[key] for key in ("num_experts", "n_routed_experts", "num_local_experts") if key in of_text)
-            config = types.SimpleNamespace(**of_text)
-            for layout, adapter in adapters_of(program, golden, pathlib.Path(temporary)):
-                keys = keys_of(adapter)
+        for architecture, golden, model in models_in(pathlib.Path(temporary)):
+            for layout, adapter, text, experts in adapters_of(program, model, golden, model.parent):
+                keys, config = keys_of(adapter), types.SimpleNamespace(**text)
                 if vllm:
-                    said, _ = said_by_moraine(program, "vllm", golden, adapter)
-                    compare("vllm", golden, layout, keys, said, vllm.fates(architecture, keys, config.num_hidden_layers, experts))
+                    said, _ = said_by_moraine(program, "vllm", model, adapter)
+                    compare("vllm", architecture, layout, keys, said, vllm.fates(architecture, keys, config.num_hidden_layers, experts))
                 if sglang and "Deepseek" not in architecture:
-                    said, of_config = said_by_moraine(program, "sglang", golden, adapter)
+                    said, of_config = said_by_moraine(program, "sglang", model, adapter)
                     targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
                     fates, unknown = sglang.fates(architecture, keys, config, targets, "block_sparse_moe.experts" if "Mixtral" in architecture else "mlp.experts")
                     report((of_config.get("target_modules") == "refused") == bool(unknown),
-                           f"sglang, {golden}, {layout}: target_modules, of which the server knows all but {sorted(unknown)}")
-                    compare("sglang", golden, layout, keys, said, fates)
+                           f"sglang, {architecture}, {layout}: target_modules, of which the server knows all but {sorted(unknown)}")
+                    compare("sglang", architecture, layout, keys, said, fates)
     if write:
         STORED.write_text(json.dumps({**stored, **found}, indent=1, sort_keys=True) + "\n")
     return 1 if failures else 0
