@@ -83,12 +83,31 @@ void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t p
     for (int64_t p = 0; p < projections; ++p) file.append(a_RI);
 }
 
-// `b_EOR` lies as [O, R, E] in memory: a few experts are copied together.
+// Experts `first` and on of `from`, which lies as [O·R, E] in memory, into `to` [count, O·R]: some rows of all of them
+// at a time, while their cache lines last.
+void transpose_experts(const float* from, int64_t num_experts, int64_t first, int64_t count, int64_t of_expert,
+                       float* to) {
+  constexpr int64_t kRows = 32;
+  for (int64_t row = 0; row < of_expert; row += kRows) {
+    const int64_t end = std::min(row + kRows, of_expert);
+    for (int64_t e = 0; e < count; ++e)
+      for (int64_t i = row; i < end; ++i) to[e * of_expert + i] = from[i * num_experts + first + e];
+  }
+}
+
+// `b_EOR` lies as [O, R, E] in memory, or its factors have been swapped: a few experts are copied together.
 void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
   const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
   const int64_t together = std::clamp<int64_t>(kElementsTogether / of_expert, 1, num_experts);
+  const bool rank_major = b_EOR.permute({1, 2, 0}).is_contiguous();
   for (int64_t first = 0; first < num_experts; first += together) {
-    const at::Tensor some_EOR = b_EOR.narrow(0, first, std::min(together, num_experts - first)).contiguous();
+    const int64_t count = std::min(together, num_experts - first);
+    at::Tensor some_EOR = at::empty({count, b_EOR.size(1), b_EOR.size(2)}, at::kFloat);
+    if (rank_major)
+      transpose_experts(b_EOR.const_data_ptr<float>(), num_experts, first, count, of_expert,
+                        some_EOR.mutable_data_ptr<float>());
+    else
+      some_EOR.copy_(b_EOR.narrow(0, first, count));
     for (const at::Tensor& b_OR : some_EOR.unbind())
       for (const at::Tensor& rows : b_OR.chunk(projections)) file.append(rows);
   }
