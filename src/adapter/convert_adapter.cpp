@@ -26,13 +26,34 @@ struct Conversion {
 
 constexpr int64_t kElementsTogether = int64_t{1} << 22;  // that are copied together
 
+// to[c, r] = from[r, c], of rows that are so many elements apart: a few rows of `from` at a time, while their cache
+// lines last.
+void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+  constexpr int64_t kRows = 16;
+  for (int64_t first = 0; first < rows; first += kRows) {
+    const int64_t end = std::min(first + kRows, rows);
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = first; r < end; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+}
+
+// Whether a view [E, O, R] lies as [O, R, E] in memory, as read_b gives it of PEFT's layout.
+bool is_rank_major(const at::Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).is_contiguous(); }
+
 // lora_A of has_swapped_experts, of a view [E, O, R]: a few experts at a time.
 void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
   const int64_t num_experts = b_EOR.size(0), out = b_EOR.size(1), r = b_EOR.size(2);
   const int64_t together = std::clamp<int64_t>(kElementsTogether / (out * r), 1, num_experts);
   for (int64_t first = 0; first < num_experts; first += together) {
     const int64_t count = std::min(together, num_experts - first);
-    file.append_rows(b_EOR.narrow(0, first, count).transpose(1, 2).reshape({count * r, out}));
+    at::Tensor rows = at::empty({count * r, out}, at::kFloat);
+    if (!is_rank_major(b_EOR))
+      rows.view({count, r, out}).copy_(b_EOR.narrow(0, first, count).transpose(1, 2));
+    else
+      for (int64_t rho = 0; rho < r; ++rho)
+        transpose(b_EOR.const_data_ptr<float>() + rho * num_experts + first, r * num_experts, out, count,
+                  rows.mutable_data_ptr<float>() + rho * out, r * out);
+    file.append_rows(rows);
   }
 }
 
@@ -42,7 +63,14 @@ void append_swapped_b(TensorFileWriter& file, const at::Tensor& a_ERI) {
   const int64_t together = std::clamp<int64_t>(kElementsTogether / (num_experts * r), 1, in);
   for (int64_t first = 0; first < in; first += together) {
     const int64_t count = std::min(together, in - first);
-    file.append_rows(a_ERI.narrow(2, first, count).permute({2, 1, 0}).reshape({count, r * num_experts}));
+    at::Tensor rows = at::empty({count, r * num_experts}, at::kFloat);
+    if (!a_ERI.is_contiguous())
+      rows.view({count, r, num_experts}).copy_(a_ERI.narrow(2, first, count).permute({2, 1, 0}));
+    else
+      for (int64_t rho = 0; rho < r; ++rho)
+        transpose(a_ERI.const_data_ptr<float>() + rho * in + first, r * in, num_experts, count,
+                  rows.mutable_data_ptr<float>() + rho * num_experts, r * num_experts);
+    file.append_rows(rows);
   }
 }
 
@@ -83,29 +111,16 @@ void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t p
     for (int64_t p = 0; p < projections; ++p) file.append(a_RI);
 }
 
-// Experts `first` and on of `from`, which lies as [O·R, E] in memory, into `to` [count, O·R]: some rows of all of them
-// at a time, while their cache lines last.
-void transpose_experts(const float* from, int64_t num_experts, int64_t first, int64_t count, int64_t of_expert,
-                       float* to) {
-  constexpr int64_t kRows = 32;
-  for (int64_t row = 0; row < of_expert; row += kRows) {
-    const int64_t end = std::min(row + kRows, of_expert);
-    for (int64_t e = 0; e < count; ++e)
-      for (int64_t i = row; i < end; ++i) to[e * of_expert + i] = from[i * num_experts + first + e];
-  }
-}
-
-// `b_EOR` lies as [O, R, E] in memory, or its factors have been swapped: a few experts are copied together.
+// A few experts are copied together.
 void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
   const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
   const int64_t together = std::clamp<int64_t>(kElementsTogether / of_expert, 1, num_experts);
-  const bool rank_major = b_EOR.permute({1, 2, 0}).is_contiguous();
   for (int64_t first = 0; first < num_experts; first += together) {
     const int64_t count = std::min(together, num_experts - first);
     at::Tensor some_EOR = at::empty({count, b_EOR.size(1), b_EOR.size(2)}, at::kFloat);
-    if (rank_major)
-      transpose_experts(b_EOR.const_data_ptr<float>(), num_experts, first, count, of_expert,
-                        some_EOR.mutable_data_ptr<float>());
+    if (is_rank_major(b_EOR))
+      transpose(b_EOR.const_data_ptr<float>() + first, num_experts, of_expert, count,
+                some_EOR.mutable_data_ptr<float>(), of_expert);
     else
       some_EOR.copy_(b_EOR.narrow(0, first, count));
     for (const at::Tensor& b_OR : some_EOR.unbind())
