@@ -28,13 +28,34 @@ struct Conversion {
 
 constexpr int64_t kElementsTogether = int64_t{1} << 22;  // that are copied together
 
+// to[c, r] = from[r, c], of rows that are so many elements apart: a few rows of `from` at a time, while their cache
+// lines last.
+void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+  constexpr int64_t kRows = 16;
+  for (int64_t first = 0; first < rows; first += kRows) {
+    const int64_t end = std::min(first + kRows, rows);
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = first; r < end; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+}
+
+// Whether a view [E, O, R] lies as [O, R, E] in memory, as read_b gives it of PEFT's layout.
+bool is_rank_major(const at::Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).is_contiguous(); }
+
 // lora_A of has_swapped_experts, of a view [E, O, R]: a few experts at a time.
 void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
   const int64_t num_experts = b_EOR.size(0), out = b_EOR.size(1), r = b_EOR.size(2);
   const int64_t together = std::clamp<int64_t>(kElementsTogether / (out * r), 1, num_experts);
   for (int64_t first = 0; first < num_experts; first += together) {
     const int64_t count = std::min(together, num_experts - first);
-    file.append_rows(b_EOR.narrow(0, first, count).transpose(1, 2).reshape({count * r, out}));
+    at::Tensor rows = at::empty({count * r, out}, at::kFloat);
+    if (!is_rank_major(b_EOR))
+      rows.view({count, r, out}).copy_(b_EOR.narrow(0, first, count).transpose(1, 2));
+    else
+      for (int64_t rho = 0; rho < r; ++rho)
+        transpose(b_EOR.const_data_ptr<float>() + rho * num_experts + first, r * num_experts, out, count,
+                  rows.mutable_data_ptr<float>() + rho * out, r * out);
+    file.append_rows(rows);
   }
 }
 
@@ -44,11 +65,18 @@ void append_swapped_b(TensorFileWriter& file, const at::Tensor& a_ERI) {
   const int64_t together = std::clamp<int64_t>(kElementsTogether / (num_experts * r), 1, in);
   for (int64_t first = 0; first < in; first += together) {
     const int64_t count = std::min(together, in - first);
-    file.append_rows(a_ERI.narrow(2, first, count).permute({2, 1, 0}).reshape({count, r * num_experts}));
+    at::Tensor rows = at::empty({count, r * num_experts}, at::kFloat);
+    if (!a_ERI.is_contiguous())
+      rows.view({count, r, num_experts}).copy_(a_ERI.narrow(2, first, count).permute({2, 1, 0}));
+    else
+      for (int64_t rho = 0; rho < r; ++rho)
+        transpose(a_ERI.const_data_ptr<float>() + rho * in + first, r * in, num_experts, count,
+                  rows.mutable_data_ptr<float>() + rho * num_experts, r * num_experts);
+    file.append_rows(rows);
   }
 }
 
-Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection, bool swapped) {
+Conversion to_peft(const AdapterFactors& weights, const LoraConfig& config, bool swapped) {
   struct Factor {
     std::string key;
     size_t module;
@@ -59,7 +87,7 @@ Conversion to_peft(const PeftWeights& weights, const AdapterSelection& selection
   for (size_t i = 0; i < names.size(); ++i)
     factors.insert(factors.end(), {{names[i].lora_a, i, true}, {names[i].lora_b, i, false}});
   std::sort(factors.begin(), factors.end(), [](const Factor& a, const Factor& b) { return a.key < b.key; });
-  Conversion conversion{{}, {}, selection.config};
+  Conversion conversion{{}, {}, config};
   if (swapped) conversion.config.peft_version = kSwappedPeftVersion;
   for (const Factor& factor : factors) {
     const LoraModule& m = weights.modules()[factor.module];
@@ -85,19 +113,25 @@ void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t p
     for (int64_t p = 0; p < projections; ++p) file.append(a_RI);
 }
 
-// `b_EOR` lies as [O, R, E] in memory: a few experts are copied together.
+// A few experts are copied together.
 void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
   const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
   const int64_t together = std::clamp<int64_t>(kElementsTogether / of_expert, 1, num_experts);
   for (int64_t first = 0; first < num_experts; first += together) {
-    const at::Tensor some_EOR = b_EOR.narrow(0, first, std::min(together, num_experts - first)).contiguous();
+    const int64_t count = std::min(together, num_experts - first);
+    at::Tensor some_EOR = at::empty({count, b_EOR.size(1), b_EOR.size(2)}, at::kFloat);
+    if (is_rank_major(b_EOR))
+      transpose(b_EOR.const_data_ptr<float>() + first, num_experts, of_expert, count,
+                some_EOR.mutable_data_ptr<float>(), of_expert);
+    else
+      some_EOR.copy_(b_EOR.narrow(0, first, count));
     for (const at::Tensor& b_OR : some_EOR.unbind())
       for (const at::Tensor& rows : b_OR.chunk(projections)) file.append(rows);
   }
 }
 
 // The tensors of an expert parameter in the servers' layout of shared outer factors.
-void add_stacked(Conversion& conversion, const PeftWeights& weights, size_t module, const PerExpertModule& stored) {
+void add_stacked(Conversion& conversion, const AdapterFactors& weights, size_t module, const PerExpertModule& stored) {
   const LoraModule& m = weights.modules()[module];
   const int64_t of_a = m.shared_a ? 1 : m.num_experts, of_b = m.shared_b ? 1 : m.num_experts;
   const std::vector<std::string> names = stacked_names(stored);
@@ -116,11 +150,11 @@ void add_stacked(Conversion& conversion, const PeftWeights& weights, size_t modu
 }
 
 // `stacked`: the experts' matrices of a projection in one tensor.
-Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, const AdapterSelection& selection,
+Conversion to_per_expert(const ModelLayout& layout, const AdapterFactors& weights, const LoraConfig& config,
                          bool stacked) {
   const std::vector<LoraModule>& modules = weights.modules();
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
-  Conversion conversion{{}, {}, selection.config};
+  Conversion conversion{{}, {}, config};
   std::vector<std::string> adapted;
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < modules.size(); ++i) {
@@ -153,7 +187,7 @@ Conversion to_per_expert(const ModelLayout& layout, const PeftWeights& weights, 
   std::erase_if(offered, is_router);
   for (const PerExpertModule& module : per_expert_modules(layout, weights.peft_class(), offered))
     others.insert(others.end(), module.matrices.begin(), module.matrices.end());
-  conversion.config = with_ranks_of(selection.config, matrices);
+  conversion.config = with_ranks_of(config, matrices);
   TargetNames names = target_names(adapted, others);
   conversion.config.target_modules = only(std::move(names.targets));
   conversion.config.exclude_modules = only(std::move(names.excluded));
@@ -167,16 +201,22 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out) {
   check_new_folder(out);
-  const bool stacked = format == AdapterFormat::kSharedOuter,
-             by_checkpoint = stacked || format == AdapterFormat::kPerExpert;
-  if (by_checkpoint) check_per_expert(selection.targets.modules, folder.string());
+  const bool stacked = format == AdapterFormat::kSharedOuter;
+  if (stacked || format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
   std::vector<LoraModule> modules = selection.targets.modules;
   if (stacked) set_expert_factors(modules, ExpertFactors::kSharedOuter);  // reading tells whether they are
   if (stacked && expert_factors_of(modules) == ExpertFactors::kEach)
     throw input_error(folder.string(), "adapts no experts", "--layout per-expert writes the same without any");
-  const PeftWeights weights(layout, folder, std::move(modules));
-  const Conversion conversion = by_checkpoint ? to_per_expert(layout, weights, selection, stacked)
-                                              : to_peft(weights, selection, format == AdapterFormat::kPeft0190);
+  return write_converted(layout, PeftWeights(layout, folder, std::move(modules)), selection.config, format, out);
+}
+
+ConvertedAdapter write_converted(const ModelLayout& layout, const AdapterFactors& factors, const LoraConfig& config,
+                                 AdapterFormat format, const std::filesystem::path& out) {
+  check_new_folder(out);
+  const bool stacked = format == AdapterFormat::kSharedOuter;
+  const Conversion conversion = stacked || format == AdapterFormat::kPerExpert
+                                    ? to_per_expert(layout, factors, config, stacked)
+                                    : to_peft(factors, config, format == AdapterFormat::kPeft0190);
   ConvertedAdapter converted{.tensors = conversion.declared.size()};
   for (const TensorFileWriter::Declared& tensor : conversion.declared)
     converted.bytes += num_elements(tensor.shape) * sizeof(float);

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "adapter/open_adapter.h"
+#include "adapter/peft_import.h"
 
 namespace moraine {
 
@@ -25,5 +26,9 @@ struct ConvertedAdapter {
 ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesystem::path& folder,
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out);
+
+// The same of `factors`; `config` is that of PEFT's own layout.
+ConvertedAdapter write_converted(const ModelLayout& layout, const AdapterFactors& factors, const LoraConfig& config,
+                                 AdapterFormat format, const std::filesystem::path& out);
 
 }  // namespace moraine

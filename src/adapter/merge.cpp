@@ -8,8 +8,6 @@
 #include <mutex>
 #include <utility>
 
-#include "adapter/open_adapter.h"
-#include "adapter/peft_import.h"
 #include "adapter/target_kind.h"
 #include "base/error.h"
 #include "formats/checkpoint_writer.h"
@@ -29,7 +27,7 @@ struct Factors {
 // are only few at a time, and a module of experts is large.
 class RecentFactors {
  public:
-  explicit RecentFactors(const PeftWeights& weights) : weights_(weights) {}
+  explicit RecentFactors(const AdapterFactors& weights) : weights_(weights) {}
 
   std::shared_ptr<const Factors> of(size_t module) {
     const std::lock_guard lock(mutex_);
@@ -55,7 +53,7 @@ class RecentFactors {
     return {a, b.contiguous()};
   }
 
-  const PeftWeights& weights_;
+  const AdapterFactors& weights_;
   std::mutex mutex_;
   std::list<std::pair<size_t, std::shared_ptr<const Factors>>> recent_;
 };
@@ -97,22 +95,21 @@ void check_not_tied(const OpenedCheckpoint& checkpoint, const std::vector<LoraMo
 
 }  // namespace
 
-MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::filesystem::path& adapter,
+MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::vector<WeightedAdapter>& adapters,
                                const std::filesystem::path& out, uint64_t max_file_bytes, int num_threads,
                                bool keep_format) {
   check_new_folder(out);
   const OpenedCheckpoint checkpoint = open_checkpoint(model, DtypeChoice::kBFloat16);
-  const AdapterSelection selection = read_adapter_selection(checkpoint.layout(), adapter);
-  const PeftWeights weights(checkpoint.layout(), adapter, selection.targets.modules);
-  warn_of_unmatched_targets(selection.unmatched, adapter);
-  check_not_tied(checkpoint, weights.modules(), adapter);
-  RecentFactors recent(weights);
+  const std::unique_ptr<AdapterFactors> factors = open_factors(checkpoint.layout(), adapters);
+  warn_of_unmatched_targets(checkpoint.layout(), adapters);
+  for (const WeightedAdapter& adapter : adapters) check_not_tied(checkpoint, factors->modules(), adapter.folder);
+  RecentFactors recent(*factors);
 
   MergedCheckpoint merged;
   RewriteOptions options{
       .dtype = {}, .keep_format = keep_format, .max_file_bytes = max_file_bytes, .num_threads = num_threads};
-  for (size_t i = 0; i < weights.modules().size(); ++i) {
-    const LoraModule& module = weights.modules()[i];
+  for (size_t i = 0; i < factors->modules().size(); ++i) {
+    const LoraModule& module = factors->modules()[i];
     const bool is_experts = module.num_experts > 0;
     ++(is_experts ? merged.expert_parameters : merged.linear_layers);
     const int image = !module.in_layer() ? kRootImage

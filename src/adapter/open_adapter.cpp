@@ -9,6 +9,7 @@
 
 #include "adapter/module_settings.h"
 #include "adapter/peft_import.h"
+#include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
 #include "adapter/shared_outer.h"
 #include "adapter/target_kind.h"
@@ -99,16 +100,13 @@ TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout
   return select_targets_as(peft_class, layout, config);
 }
 
-namespace {
-
-// The configuration that PEFT's own layout has of an adapter of `modules`, with their ranks: else like `config`.
-LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
-                         std::vector<LoraModule> modules) {
+LoraConfig config_of_modules(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
+                             std::vector<LoraModule> modules) {
   std::vector<std::string> adapted;
   std::map<std::string, int64_t> parameters;  // how many layers offer each, less those that adapt it
-  for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += module.num_experts > 0;
+  for (const LoraModule& module : layout.lora_modules()) parameters[module.local_name] += is_parameter(module);
   for (const LoraModule& module : modules) {
-    if (module.num_experts == 0)
+    if (!is_parameter(module))
       adapted.push_back(module_name_in(peft_class, module.name));
     else
       --parameters[module.local_name];
@@ -116,15 +114,17 @@ LoraConfig in_peft_names(const ModelLayout& layout, PeftClass peft_class, LoraCo
   TargetNames names = target_names(adapted, linear_layers(layout, peft_class));
   config.target_modules = only(std::move(names.targets));
   config.exclude_modules = only(std::move(names.excluded));
-  std::set<std::string> of_experts;
+  std::set<std::string> adapted_parameters;
   for (const LoraModule& module : modules)
-    if (module.num_experts > 0)
-      of_experts.insert(parameters[module.local_name] == 0 ? module.local_name
-                                                           : module_name_in(peft_class, module.name));
-  config.target_parameters.assign(of_experts.begin(), of_experts.end());
+    if (is_parameter(module))
+      adapted_parameters.insert(parameters[module.local_name] == 0 ? module.local_name
+                                                                   : module_name_in(peft_class, module.name));
+  config.target_parameters.assign(adapted_parameters.begin(), adapted_parameters.end());
   for (LoraModule& module : modules) module.name = module_name_in(peft_class, module.name);
   return with_ranks_of(std::move(config), modules);
 }
+
+namespace {
 
 // Of an adapter in the per-expert layout, whose patterns mean the checkpoint's names.
 AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelection selection,
@@ -136,7 +136,12 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   if (config.use_rslora)
     throw input_error(where, "use_rslora is not supported", layout_is + ", in which programs differ about its scaling");
   std::vector<LoraModule> offered = layout.lora_modules();
-  std::erase_if(offered, is_router);  // has no name of its own there
+  // A router is a linear layer there, but all-linear and patterns that match it anywhere mean none.
+  std::erase_if(offered, [&](const LoraModule& module) {
+    return is_router(module) &&
+           !weights.find(
+               factor_keys(per_expert_modules(layout, selection.peft_class, {module}).front().matrices.front()).lora_a);
+  });
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, selection.peft_class, offered);
   std::vector<LoraModule> matrices;
   for (size_t i = 0; i < offered.size(); ++i) {
@@ -191,7 +196,7 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
     module.lora_alpha = first.lora_alpha;
     module.scaling = first.scaling;
   }
-  config = in_peft_names(layout, selection.peft_class, std::move(config), modules);
+  config = config_of_modules(layout, selection.peft_class, std::move(config), modules);
   if (config.lora_dropout != 0 && !config.target_parameters.empty())
     throw input_error(where, "lora_dropout does not work together with adapters of experts", "set lora_dropout to 0");
   selection.targets = select_targets_as(selection.peft_class, layout, config);

@@ -25,6 +25,10 @@ TargetSelection select_targets_as(PeftClass peft_class, const ModelLayout& layou
 // The same in the layers of layers_to_transform, in whose place `config` then names the modules one by one.
 TargetSelection select_in_layers(PeftClass peft_class, const ModelLayout& layout, LoraConfig& config);
 
+// The configuration that PEFT's own layout has of an adapter of `modules`, with their ranks: else like `config`.
+LoraConfig config_of_modules(const ModelLayout& layout, PeftClass peft_class, LoraConfig config,
+                             std::vector<LoraModule> modules);
+
 struct OpenedAdapter {
   LoraConfig config;
   AdapterState state;

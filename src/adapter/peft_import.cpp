@@ -62,9 +62,9 @@ at::Tensor swapped_b(const at::Tensor& lora_a, int64_t num_experts) {
 
 PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path& folder,
                          std::vector<LoraModule> modules)
-    : header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))),
-      modules_(std::move(modules)),
-      peft_class_(peft_class_of(header_)) {
+    : AdapterFactors(std::move(modules), PeftClass::kText),
+      header_(read_safetensors_header(find_in_folder(folder, FolderPart::kAdapterWeights))) {
+  peft_class_ = peft_class_of(header_);
   const std::string file = header_.path.string();
   std::unordered_map<std::string_view, const SafetensorsEntry*> entries;
   for (const SafetensorsEntry& entry : header_.entries) entries.emplace(entry.name, &entry);
@@ -199,11 +199,8 @@ at::Tensor PeftWeights::all_of_b(size_t module) const {
   return b_ORE.permute({2, 0, 1});
 }
 
-void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
-  std::vector<LoraModule> modules;
-  for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
-  const PeftWeights weights(layout, folder, std::move(modules));
-  state.set_peft_class(weights.peft_class());
+void import_factors(AdapterState& state, const AdapterFactors& factors) {
+  state.set_peft_class(factors.peft_class());
   const ExpertRange experts = state.expert_range();
   const auto mine = [&](bool of_expert, const at::Tensor& factor, const at::Tensor& own) {
     return of_expert ? factor.narrow(0, experts.first, experts.count)
@@ -212,9 +209,15 @@ void import_adapter(const ModelLayout& layout, AdapterState& state, const std::f
   for (size_t i = 0; i < state.entries().size(); ++i) {
     const AdapterEntry& entry = state.entries()[i];
     const at::Tensor a = state.a(entry), b = state.b(entry);
-    a.copy_(mine(entry.module.has_expert_a(), weights.read_a(i), a));
-    b.copy_(mine(entry.module.has_expert_b(), weights.read_b(i), b));
+    a.copy_(mine(entry.module.has_expert_a(), factors.read_a(i), a));
+    b.copy_(mine(entry.module.has_expert_b(), factors.read_b(i), b));
   }
+}
+
+void import_adapter(const ModelLayout& layout, AdapterState& state, const std::filesystem::path& folder) {
+  std::vector<LoraModule> modules;
+  for (const AdapterEntry& entry : state.entries()) modules.push_back(entry.module);
+  import_factors(state, PeftWeights(layout, folder, std::move(modules)));
 }
 
 }  // namespace moraine

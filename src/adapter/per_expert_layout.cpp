@@ -45,7 +45,7 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
       for (ParamSpec& param : layout.experts_spec(module.layer, stored_by_expert).params)
         of_layer.push_back(std::move(param));
     }
-    const std::string name = module.num_experts > 0 ? module.local_name : module.local_name + std::string(kWeight);
+    const std::string name = is_parameter(module) ? module.local_name : module.local_name + std::string(kWeight);
     const auto param =
         std::find_if(of_layer.begin(), of_layer.end(), [&](const ParamSpec& p) { return p.name == name; });
     MORAINE_ASSERT(param != of_layer.end(), "a module that LoRA can adapt has a parameter: " + module.name);
@@ -55,13 +55,6 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
     found.push_back(std::move(stored));
   }
   return found;
-}
-
-void check_per_expert(const std::vector<LoraModule>& modules, const std::string& where) {
-  const auto router = std::find_if(modules.begin(), modules.end(), is_router);
-  if (router != modules.end())
-    throw input_error(where, "adapts the router " + router->name + ", which servers do not",
-                      "merge the adapter into its model");
 }
 
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class) {

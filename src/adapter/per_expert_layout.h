@@ -17,13 +17,10 @@ struct PerExpertModule {
   int64_t projections = 1;
 };
 
-// Of each of `modules`, none of them a router. Names are those of a checkpoint with a tensor for each expert, with the
-// class's "model." before "layers".
+// Of each of `modules`; a router is a linear layer there. Names are those of a checkpoint with a tensor for each
+// expert, with the class's "model." before "layers".
 std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftClass peft_class,
                                                 const std::vector<LoraModule>& modules);
-
-// Throws an input error that names `where` for an adapter of a router, for which that layout has no name.
-void check_per_expert(const std::vector<LoraModule>& modules, const std::string& where);
 
 // The same names of all linear layers of the decoder layers, adapted ones and those that cannot be.
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class);

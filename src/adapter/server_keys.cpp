@@ -398,7 +398,8 @@ class Check {
     if (!split || fate.fate != Fate::kRead) return fate;
     const bool stem = rules_->stems.empty() ||
                       std::find(rules_->stems.begin(), rules_->stems.end(), split->stem) != rules_->stems.end();
-    if (!stem || !is_there(*split)) return server_.absent;
+    const bool renamed = modules_.linear.contains(Modules::key(split->layer, fate.says));
+    if (!stem || !(renamed || is_there(*split))) return server_.absent;
     if (fate.says.empty()) fate.says = split->local;
     return fate;
   }
@@ -449,8 +450,9 @@ class Check {
       const bool down = last == "w2" || last == "down_proj";
       const auto& [parameter, projections] = modules_.experts.at(split.layer)[down ? 1 : 0];
       sizes = {parameter.in_features, parameter.out_features / projections};
-    } else {
-      sizes = modules_.linear.at(Modules::key(split.layer, split.local));
+    } else if (const auto found = modules_.linear.find(Modules::key(split.layer, split.local));
+               found != modules_.linear.end()) {
+      sizes = found->second;
     }
     if (sizes.in == 0 || fits(sizes, 1)) return std::nullopt;
     return wrong(sides(sizes));
@@ -466,6 +468,11 @@ class Check {
         return NameRule{"", Fate::kRefused, "a layer's experts are adapted wholly, all projections, or not at all"};
       if (server_.experts == Experts::kByTargets && targets_.is_list()) {
         const std::set<std::string> called = called_targets();
+        const std::string last = last_component(split.local);
+        const bool down = last == "w2" || last == "down_proj";
+        if (!called.contains(down ? "down_proj" : "gate_up_proj"))
+          return NameRule{"", Fate::kRefused,
+                          fmt::format("target_modules does not name {}", down ? "down_proj" : "gate_proj and up_proj")};
         if (!called.contains("gate_up_proj") || !called.contains("down_proj"))
           return NameRule{"", Fate::kIgnored,
                           "experts are adapted where target_modules names gate_proj, up_proj and down_proj"};

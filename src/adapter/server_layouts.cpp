@@ -8,6 +8,7 @@
 
 #include "adapter/per_expert_layout.h"
 #include "adapter/server_keys.h"
+#include "adapter/target_kind.h"
 #include "adapter/target_selection.h"
 #include "base/error.h"
 
@@ -34,10 +35,8 @@ std::vector<std::string> written_names(AdapterFormat format, const ModelLayout& 
       names.insert(names.end(), module.matrices.begin(), module.matrices.end());
     return names;
   }
-  for (const LoraModule& module : selection.targets.modules) {
-    const std::string name = module_name_in(selection.peft_class, module.name);
-    names.push_back(module.num_experts > 0 ? name.substr(0, name.rfind('.')) : name);
-  }
+  for (const LoraModule& module : selection.targets.modules)
+    names.push_back(module_name_in(selection.peft_class, adapted_name(module)));
   return names;
 }
 
@@ -102,7 +101,6 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
     throw input_error(where,
                       fmt::format("is an adapter of {}, of which {} is not known to read any", family, server->version),
                       "merge it into its model, or write another layout");
-  check_per_expert(selection.targets.modules, where);
   check_modules(*server, *rules, written_names(rules->formats.front(), layout, selection), where);
   check_settings(*server, selection.config, where);
   if (server->experts != Experts::kEach) check_expert_parameters(*server, layout, selection, where);

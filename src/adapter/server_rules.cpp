@@ -1,12 +1,17 @@
 #include "adapter/server_rules.h"
 
 #include <algorithm>
+#include <string_view>
+
+#include "models/registry.h"
 
 namespace moraine {
 namespace {
 
 constexpr auto kRead = Fate::kRead, kIgnored = Fate::kIgnored, kRefused = Fate::kRefused;
 constexpr auto kPeft = AdapterFormat::kPeft, kPerExpert = AdapterFormat::kPerExpert;
+
+constexpr const char* kTextClass = " (text class)";
 
 // The parameters of experts in PEFT's layout.
 constexpr const char* kWrappers = R"(mlp\.experts(\.base_layer)*)";
@@ -24,6 +29,7 @@ Server peft() {
     } else {
       rules.formats.push_back(kPerExpert);
       rules.in_layer = {{experts, kRead, "mlp.experts"}};
+      if (name == "Mixtral") rules.in_layer.push_back({R"(block_sparse_moe\.gate)", kRead, "mlp.gate"});
     }
     rules.in_layer.push_back({".*", kRead, ""});
     return rules;
@@ -74,6 +80,18 @@ Server vllm() {
               "one tensor of all experts for each projection: only with --enable-moe-shared-loras"};
   std::vector<NameRule> mm_head = head;
   mm_head.push_back({R"(model\.language_model\.embed_tokens)", kRead, "embed_tokens"});
+  const auto qwen3_5 = [&](std::vector<NameRule> of_experts) {
+    std::vector<NameRule> rules =
+        with({router,
+              {R"(mlp\.shared_expert\.(gate|up)_proj)", kRead, "mlp.shared_expert.gate_up_proj"},
+              {R"(mlp\.shared_expert\.down_proj)", kRead, "mlp.shared_expert.down_proj"},
+              {R"(mlp\.shared_expert_gate)", kRead, "mlp.shared_expert_gate"},
+              {R"(linear_attn\.in_proj_(qkv|z))", kRead, "linear_attn.in_proj_qkvz"},
+              {R"(linear_attn\.in_proj_[ab])", kRead, "linear_attn.in_proj_ba"},
+              {R"(linear_attn\.out_proj)", kRead, "linear_attn.out_proj"}});
+    rules.insert(rules.end(), of_experts.begin(), of_experts.end());
+    return rules;
+  };
   return {
       .name = "vllm",
       .version = "vLLM 0.33.0",
@@ -107,17 +125,15 @@ Server vllm() {
                    {"Qwen3.5-MoE",
                     {kPeft},
                     {"model.", "model.language_model."},
-                    with({{kWrappers, kRead, "mlp.experts"},
-                          stacked,
-                          router,
-                          {R"(mlp\.shared_expert\.(gate|up)_proj)", kRead, "mlp.shared_expert.gate_up_proj"},
-                          {R"(mlp\.shared_expert\.down_proj)", kRead, "mlp.shared_expert.down_proj"},
-                          {R"(mlp\.shared_expert_gate)", kRead, "mlp.shared_expert_gate"},
-                          {R"(linear_attn\.in_proj_(qkv|z))", kRead, "linear_attn.in_proj_qkvz"},
-                          {R"(linear_attn\.in_proj_[ab])", kRead, "linear_attn.in_proj_ba"},
-                          {R"(linear_attn\.out_proj)", kRead, "linear_attn.out_proj"},
-                          {R"(mlp\.experts\.\d+\..*)", kRefused,
-                           "experts that are layers of their own: only with --enable-mixed-moe-lora-format"}}),
+                    qwen3_5({{kWrappers, kRead, "mlp.experts"},
+                             stacked,
+                             {R"(mlp\.experts\.\d+\..*)", kRefused,
+                              "experts that are layers of their own: only with --enable-mixed-moe-lora-format"}}),
+                    mm_head},
+                   {std::string("Qwen3.5-MoE") + kTextClass,  // has no is_3d_moe_weight
+                    {kPerExpert},
+                    {"model.", "model.language_model."},
+                    qwen3_5({experts, stacked, fused}),
                     mm_head},
                    {"DeepSeek-V4",
                     {kPerExpert},
@@ -131,7 +147,7 @@ Server vllm() {
                      {R"(ffn\.gate)", kRead, "ffn.gate"},
                      {R"(attn\.wo_a)", kIgnored, kUnused},
                      {R"(attn\.(indexer\.)?compressor\.(wkv|wgate))", kIgnored, kUnused},
-                     {R"(mlp\.shared_experts\.down_proj)", kIgnored, kNoModule},
+                     {R"(mlp\.(gate|shared_experts\.down_proj))", kIgnored, kNoModule},
                      {kWrappers, kIgnored, kNoModule}},
                     {{R"(mtp\..*)", kIgnored, "layers of multi-token prediction are not adapted"}}},
                    {"Mixtral",
@@ -222,10 +238,17 @@ const std::vector<Server>& servers() {
   return rows;
 }
 
+std::string served_family(const HfConfig& config) {
+  const bool text_class = config.architecture() == "Qwen3_5MoeForCausalLM";
+  return family_of(config).name + (text_class ? kTextClass : "");
+}
+
 const FamilyRules* rules_for(const Server& server, const std::string& family) {
   const auto found = std::find_if(server.families.begin(), server.families.end(),
                                   [&](const FamilyRules& rules) { return rules.family == family; });
-  return found == server.families.end() ? nullptr : &*found;
+  if (found != server.families.end()) return &*found;
+  if (!family.ends_with(kTextClass)) return nullptr;
+  return rules_for(server, family.substr(0, family.size() - std::string_view(kTextClass).size()));
 }
 
 }  // namespace moraine

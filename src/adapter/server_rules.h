@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapter/convert_adapter.h"
+#include "config/hf_config.h"
 
 namespace moraine {
 
@@ -73,7 +74,11 @@ struct Server {
 
 // "peft", "vllm" and "sglang".
 const std::vector<Server>& servers();
-// The family's; null: of no model that the program reads adapters for.
+// The family of a model as FamilyRules name it: the registry's, with " (text class)" behind it where a server reads
+// adapters of a family's text class otherwise.
+std::string served_family(const HfConfig& config);
+
+// The family's, else those of its name without "(text class)"; null: of no model that the program reads adapters for.
 const FamilyRules* rules_for(const Server& server, const std::string& family);
 
 }  // namespace moraine

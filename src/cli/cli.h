@@ -19,7 +19,9 @@ struct CommandArgs {
   std::string folder;                  // positional of inspect and report
   std::string key;                     // positional of recipe
   std::vector<std::string> overrides;  // section.key=value
+  std::vector<std::string> adapters;   // DIR or DIR=WEIGHT: cli/adapter_flags
   std::string model, adapter, tokens, out, grads, config, dtype, layout, server, score_tokens;
+  std::string method = "cat";  // of merge-adapters
   std::string prompt, chat, text, texts, messages, parse, template_name, template_options, chat_template,
       memory_per_rank;
   int64_t max_new_tokens = 128;
@@ -32,7 +34,7 @@ struct CommandArgs {
   bool logits = false, json = false, hash = false, check = false, schema = false, markdown = false, keep_format = false;
 };
 
-// The loss of args.tokens with args.model and args.adapter, in this process alone; throws as `moraine score` does.
+// The loss of args.tokens with args.model and args.adapters, in this process alone; throws as `moraine score` does.
 double score_loss(const CommandArgs& args);
 
 int run_train(const CommandArgs& args);
@@ -46,6 +48,7 @@ int run_recipe(const CommandArgs& args);
 int run_tokenize(const CommandArgs& args);
 int run_init(const CommandArgs& args);
 int run_merge(const CommandArgs& args);
+int run_merge_adapters(const CommandArgs& args);
 int run_export(const CommandArgs& args);
 int run_convert(const CommandArgs& args);
 

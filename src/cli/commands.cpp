@@ -11,7 +11,11 @@ namespace moraine {
 namespace {
 
 Flag model_flag() { return {"--model", "DIR", "the checkpoint: a Hugging Face folder", &CommandArgs::model, true}; }
-Flag adapter_flag() { return {"--adapter", "DIR", "a PEFT adapter to put on the model", &CommandArgs::adapter}; }
+Flag adapters_flag(bool required = false) {
+  return {"--adapter", "DIR[=W]",
+          "a PEFT adapter to put on the model, times a weight (default 1); may be given repeatedly: their sum",
+          &CommandArgs::adapters, required};
+}
 Flag ranks_flag() { return {"--ranks", "N", "processes to start on this machine", &CommandArgs::ranks}; }
 Flag json_flag(std::string text) { return {"--json", "", std::move(text), &CommandArgs::json}; }
 Flag seed_flag(std::string text) { return {"--seed", "S", std::move(text), &CommandArgs::seed}; }
@@ -71,10 +75,10 @@ Command plan_command() {
 
 Command score_command() {
   Command c{"score", "loss of a file of tokens, with or without an adapter",
-            "--model DIR [--adapter DIR] --tokens FILE [flags] [section.key=value ...]"};
+            "--model DIR [--adapter DIR[=W] ...] --tokens FILE [flags] [section.key=value ...]"};
   c.flags = {
       model_flag(),
-      adapter_flag(),
+      adapters_flag(),
       {"--tokens", "FILE", "safetensors with input_ids [B,T] and, if any, attention_mask and labels",
        &CommandArgs::tokens, true},
       {"--out", "FILE", "write loss and token_loss [B,T-1] there (safetensors)", &CommandArgs::out},
@@ -85,6 +89,8 @@ Command score_command() {
   c.runs_on_ranks = true;
   c.takes_overrides = true;
   c.examples = {"moraine score --model Qwen3-30B-A3B --adapter runs/short/adapter --tokens eval.safetensors",
+                "moraine score --model Qwen3-30B-A3B --adapter runs/style/adapter --adapter runs/facts/adapter=0.5 "
+                "--tokens eval.safetensors",
                 "moraine score --model tiny --tokens batch.safetensors model.dtype=float32 --out scores.safetensors"};
   c.run = run_score;
   return c;
@@ -92,10 +98,10 @@ Command score_command() {
 
 Command generate_command() {
   Command c{"generate", "let a model answer, with or without an adapter",
-            "--model DIR [--adapter DIR] (--prompt TEXT | --chat FILE.json) [flags] [section.key=value ...]"};
+            "--model DIR [--adapter DIR[=W] ...] (--prompt TEXT | --chat FILE.json) [flags] [section.key=value ...]"};
   c.flags = {
       model_flag(),
-      adapter_flag(),
+      adapters_flag(),
       {"--prompt", "TEXT", "asked as a user's message, in the checkpoint's chat format when it has one",
        &CommandArgs::prompt},
       {"--chat", "FILE", "a conversation to go on with: {\"messages\": [...], \"tools\": [...]}", &CommandArgs::chat},
@@ -201,9 +207,9 @@ Flag max_shard_size_flag() {
 
 Command merge_command() {
   Command c{"merge", "fold an adapter into its model: a checkpoint that needs no adapter",
-            "--model DIR --adapter DIR --out DIR [--keep-format] [flags]"};
+            "--model DIR --adapter DIR[=W] ... --out DIR [--keep-format] [flags]"};
   c.flags = {model_flag(),
-             {"--adapter", "DIR", "the PEFT adapter", &CommandArgs::adapter, true},
+             adapters_flag(/*required=*/true),
              {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true},
              {"--keep-format", "", "quantise merged FP8 and FP4 weights again, instead of writing all in bfloat16",
               &CommandArgs::keep_format},
@@ -215,6 +221,25 @@ Command merge_command() {
                 "moraine merge --model Qwen3-30B-A3B-FP8 --adapter runs/short/adapter --out merged --keep-format "
                 "--score eval.safetensors"};
   c.run = run_merge;
+  return c;
+}
+
+Command merge_adapters_command() {
+  Command c{"merge-adapters", "write several adapters of one model as one, each with a weight",
+            "--adapter DIR[=W] --adapter DIR[=W] ... --out DIR [--method cat|linear] [--model DIR]"};
+  c.flags = {{"--adapter", "DIR[=W]", "an adapter and its weight (default 1)", &CommandArgs::adapters, true},
+             {"--method", "M",
+              "as PEFT's add_weighted_adapter: cat (default), the exact sum, of the summed rank; or linear, factor by "
+              "factor at the same rank, which is only near the sum",
+              &CommandArgs::method},
+             {"--model", "DIR",
+              "the checkpoint that the adapters are for, config.json is enough (default: the folder that they name)",
+              &CommandArgs::model},
+             {"--out", "DIR", "a new or empty folder", &CommandArgs::out, true}};
+  c.examples = {
+      "moraine merge-adapters --model Qwen3-30B-A3B --adapter runs/style/adapter --adapter runs/facts/adapter=0.5 "
+      "--out both"};
+  c.run = run_merge_adapters;
   return c;
 }
 
@@ -260,10 +285,10 @@ std::string columns(const std::vector<std::pair<std::string, std::string>>& rows
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table{train_command(),    recipe_command(),   plan_command(),   verify_command(),
-                                          score_command(),    generate_command(), report_command(), inspect_command(),
-                                          tokenize_command(), init_command(),     merge_command(),  export_command(),
-                                          convert_command()};
+  static const std::vector<Command> table{
+      train_command(),    recipe_command(),         plan_command(),    verify_command(),   score_command(),
+      generate_command(), report_command(),         inspect_command(), tokenize_command(), init_command(),
+      merge_command(),    merge_adapters_command(), export_command(),  convert_command()};
   return table;
 }
 

@@ -10,14 +10,16 @@
 namespace moraine {
 
 struct Flag {
-  // Where the value goes; a bool is a switch, everything else takes one value.
-  using Target = std::variant<bool CommandArgs::*, std::string CommandArgs::*, int64_t CommandArgs::*,
-                              uint64_t CommandArgs::*, double CommandArgs::*>;
+  // Where the value goes; a bool is a switch, everything else takes one value. Only a list may be given repeatedly.
+  using Target = std::variant<bool CommandArgs::*, std::string CommandArgs::*, std::vector<std::string> CommandArgs::*,
+                              int64_t CommandArgs::*, uint64_t CommandArgs::*, double CommandArgs::*>;
   std::string name;   // "--model"
   std::string value;  // what --help calls the value; empty for a switch
   std::string text;
   Target target;
   bool required = false;
+
+  bool is_list() const { return std::holds_alternative<std::vector<std::string> CommandArgs::*>(target); }
 };
 
 // The one argument without a name, e.g. RECIPE.yaml.

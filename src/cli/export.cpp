@@ -5,12 +5,12 @@
 
 #include "adapter/convert_adapter.h"
 #include "adapter/server_layouts.h"
+#include "adapter/server_rules.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/cli.h"
-#include "models/registry.h"
 
 namespace moraine {
 
@@ -24,7 +24,7 @@ int run_export(const CommandArgs& args) {
   const auto layout = make_layout(config, DtypeChoice::kBFloat16);
   const AdapterSelection selection = read_adapter_selection(*layout, args.adapter);
   warn_of_unmatched_targets(selection.unmatched, args.adapter);
-  const ChosenLayout chosen = choose_layout(static_cast<SaveLayout>(word - words.begin()), family_of(config).name,
+  const ChosenLayout chosen = choose_layout(static_cast<SaveLayout>(word - words.begin()), served_family(config),
                                             *layout, args.adapter, selection);
   const ConvertedAdapter written = convert_adapter(*layout, args.adapter, selection, chosen.format, args.out);
   log_info("Wrote {}: {} tensors, {}, {}", args.out, written.tensors, format_bytes(written.bytes),

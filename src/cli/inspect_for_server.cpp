@@ -11,7 +11,6 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/inspect_folder.h"
-#include "models/registry.h"
 
 namespace moraine {
 namespace {
@@ -102,7 +101,7 @@ int inspect_for_server(const CommandArgs& args) {
   if (args.model.empty()) throw input_error("--for", "needs --model", "the checkpoint's folder, or its config.json");
   const HfConfig config = HfConfig::read(args.model);
   const auto layout = make_layout(config, DtypeChoice::kBFloat16);
-  const std::string family = family_of(config).name;
+  const std::string family = served_family(config);
   const ServerReport report = check_for_server(*server, family, *layout, args.folder);
   const Exported can = exported(*server, family, *layout, args.folder);
   if (args.json) {

@@ -1,4 +1,4 @@
-// moraine merge: an adapter folded into its base model.
+// moraine merge: adapters folded into their base model.
 #include "adapter/merge.h"
 
 #include <ATen/Parallel.h>
@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/output.h"
+#include "cli/adapter_flags.h"
 #include "cli/cli.h"
 #include "cli/max_shard_size.h"
 #include "models/model_layout.h"
@@ -29,7 +30,7 @@ std::optional<Losses> losses(const CommandArgs& args) {
   scored.tokens = args.score_tokens;
   const double adapter = score_loss(scored);
   scored.model = args.out;
-  scored.adapter.clear();
+  scored.adapters.clear();
   return Losses{adapter, score_loss(scored)};
 }
 
@@ -77,8 +78,8 @@ OrderedJson merge_json(const CommandArgs& args, const MergedCheckpoint& merged, 
 int run_merge(const CommandArgs& args) {
   if (!args.score_tokens.empty())  // before the merge
     read_tokens_file(args.score_tokens, make_layout(HfConfig::read(args.model))->shape().vocab_size);
-  const MergedCheckpoint merged =
-      merge_adapter(args.model, args.adapter, args.out, max_shard_bytes(args), at::get_num_threads(), args.keep_format);
+  const MergedCheckpoint merged = merge_adapter(args.model, weighted_adapters(args), args.out, max_shard_bytes(args),
+                                                at::get_num_threads(), args.keep_format);
   const std::optional<Losses> scored = losses(args);
   if (args.json)
     print_json(merge_json(args, merged, scored));

@@ -1,10 +1,13 @@
 #include "cli/open.h"
 
+#include <fmt/format.h>
+
 #include <limits>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/fingerprint.h"
+#include "cli/adapter_flags.h"
 #include "distributed/control/agreement.h"
 #include "formats/folder_parts.h"
 
@@ -35,7 +38,12 @@ void check_same_inputs(Control& control, const CommandArgs& args) {
   auto add = [&](const std::string& what, const std::filesystem::path& file) {
     values.emplace_back(what, hash_text(read_text_file(file, std::numeric_limits<uint64_t>::max())));
   };
-  if (!args.adapter.empty()) add("adapter_config.json", std::filesystem::path(args.adapter) / "adapter_config.json");
+  size_t number = 0;
+  for (const WeightedAdapter& adapter : weighted_adapters(args)) {
+    const std::string which = ++number == 1 ? "" : fmt::format(" of --adapter {}", number);
+    add("adapter_config.json" + which, adapter.folder / "adapter_config.json");
+    values.emplace_back("the weight" + which, fmt::format("{}", adapter.weight));
+  }
   if (!args.tokens.empty()) add("--tokens", args.tokens);
   check_agreement(control, "input", values);
 }
@@ -44,14 +52,15 @@ void check_same_inputs(Control& control, const CommandArgs& args) {
 
 OpenedInputs open_inputs(const CommandArgs& args, const Recipe& recipe, Control& control) {
   // The small file first: a wrong adapter should not cost the time of loading the model.
-  if (!args.adapter.empty()) {
-    read_lora_config(args.adapter);
-    find_in_folder(args.adapter, FolderPart::kAdapterWeights);
+  const std::vector<WeightedAdapter> adapters = weighted_adapters(args);
+  for (const WeightedAdapter& adapter : adapters) {
+    read_lora_config(adapter.folder);
+    find_in_folder(adapter.folder, FolderPart::kAdapterWeights);
   }
   RunGroups run = make_run_groups(recipe, control);
   OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, run.groups);
   expert_range(checkpoint.shape().num_experts, run.groups.mesh.ep, 0);  // refuses more ep ranks than experts
-  if (!args.adapter.empty()) read_adapter_selection(checkpoint.layout(), args.adapter);
+  read_selections(checkpoint.layout(), adapters);
   check_same_on_all_ranks(control, recipe, checkpoint);
   check_same_inputs(control, args);
   return {std::move(run), std::move(checkpoint)};
@@ -62,11 +71,13 @@ OpenedModel load_inputs(OpenedInputs inputs, const CommandArgs& args, const Reci
   RunGroups& run = inputs.run;
   LoadedModel loaded = load_model(inputs.checkpoint, load_settings(recipe, control.world(), run.device), run.groups);
   OpenedModel opened{std::move(run), std::move(loaded), {}};
-  if (!args.adapter.empty()) {
+  if (const std::vector<WeightedAdapter> adapters = weighted_adapters(args); !adapters.empty()) {
     const LoadedModel& model = opened.loaded;
-    opened.adapter.emplace(
-        open_adapter(model.model->layout(), args.adapter, model.experts->local_experts(), model.device));
-    if (control.world().rank == 0) warn_of_unmatched_targets(opened.adapter->unmatched, args.adapter);
+    const ModelLayout& layout = model.model->layout();
+    const auto factors = open_factors(layout, adapters);
+    opened.adapter.emplace(factors->modules(), model.experts->local_experts(), model.device);
+    import_factors(*opened.adapter, *factors);
+    if (control.world().rank == 0) warn_of_unmatched_targets(layout, adapters);
   }
   return opened;
 }

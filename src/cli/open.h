@@ -1,4 +1,4 @@
-// What score and generate do first: settings from overrides, the model and its adapter from their folders.
+// What score and generate do first: settings from overrides, the model and its adapters from their folders.
 #pragma once
 
 #include <optional>
@@ -31,10 +31,10 @@ OpenedInputs open_inputs(const CommandArgs& args, const Recipe& recipe, Control&
 struct OpenedModel {
   RunGroups run;
   LoadedModel loaded;
-  std::optional<OpenedAdapter> adapter;  // with --adapter
+  std::optional<AdapterState> adapter;  // with --adapter: all of them as one
 
   MeshGroups& groups() { return run.groups; }
-  AdapterState* adapter_state() { return adapter ? &adapter->state : nullptr; }
+  AdapterState* adapter_state() { return adapter ? &*adapter : nullptr; }
 };
 
 // Loads their weights on all ranks, which must all call this.

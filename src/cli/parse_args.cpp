@@ -37,7 +37,9 @@ void store(const Flag& flag, const std::string& text, CommandArgs& args) {
   std::visit(
       [&](auto target) {
         using Value = std::remove_reference_t<decltype(args.*target)>;
-        if constexpr (std::is_same_v<Value, std::string>) {
+        if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
+          (args.*target).push_back(expand_home(text, flag.name));
+        } else if constexpr (std::is_same_v<Value, std::string>) {
           args.*target = is_path(flag.value) ? expand_home(text, flag.name) : text;
         } else if constexpr (!std::is_same_v<Value, bool>) {
           args.*target = parse_number<Value>(flag.name, text);
@@ -94,7 +96,10 @@ void check_required(const Command& command, const CommandArgs& args) {
   }
   for (const Flag& flag : command.flags) {
     if (!flag.required) continue;
-    if ((args.*std::get<std::string CommandArgs::*>(flag.target)).empty())
+    const bool is_missing = flag.is_list()
+                                ? (args.*std::get<std::vector<std::string> CommandArgs::*>(flag.target)).empty()
+                                : (args.*std::get<std::string CommandArgs::*>(flag.target)).empty();
+    if (is_missing)
       throw input_error(command.name, fmt::format("{} {} is missing", flag.name, flag.value), see_help(command));
   }
 }
@@ -111,7 +116,7 @@ Error misused_flag(const Command& command, const std::vector<std::string>& words
         })) {
       return input_error(flag.name, "takes no value");
     }
-    if (std::count_if(words.begin(), words.end(), is_this) > 1)
+    if (!flag.is_list() && std::count_if(words.begin(), words.end(), is_this) > 1)
       return input_error(flag.name, "is given more than once");
     if (words.back() == flag.name) return input_error(flag.name, fmt::format("its value {} is missing", flag.value));
   }
@@ -127,14 +132,15 @@ std::optional<CommandArgs> parse_args(const Command& command, const std::vector<
   app.allow_extras();
   bool help = false;
   app.add_flag("-h,--help", help);
-  std::vector<std::string> texts(command.flags.size());
+  std::vector<std::vector<std::string>> texts(command.flags.size());
   std::vector<CLI::Option*> options;
   for (size_t i = 0; i < command.flags.size(); ++i) {
     const Flag& flag = command.flags[i];
     if (auto* target = std::get_if<bool CommandArgs::*>(&flag.target)) {
       options.push_back(app.add_flag(flag.name, args.**target)->disable_flag_override());
     } else {
-      options.push_back(app.add_option(flag.name, texts[i]));
+      options.push_back(app.add_option(flag.name, texts[i])->allow_extra_args(false));
+      if (!flag.is_list()) options.back()->expected(1);
     }
   }
   std::vector<std::string> reversed(words.rbegin(), words.rend());  // CLI11 takes them off the end
@@ -145,7 +151,7 @@ std::optional<CommandArgs> parse_args(const Command& command, const std::vector<
   }
   if (help) return std::nullopt;
   for (size_t i = 0; i < command.flags.size(); ++i)
-    if (!command.flags[i].value.empty() && options[i]->count() > 0) store(command.flags[i], texts[i], args);
+    for (const std::string& text : texts[i]) store(command.flags[i], text, args);
   take_other_words(command, app.remaining(), args);
   check_required(command, args);
   return args;

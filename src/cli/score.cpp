@@ -9,6 +9,7 @@
 #include "base/output.h"
 #include "base/path.h"
 #include "checkpoint/tensor_file.h"
+#include "cli/adapter_flags.h"
 #include "cli/cli.h"
 #include "cli/open.h"
 #include "cli/run_on_ranks.h"
@@ -31,8 +32,10 @@ void check_output(const std::string& flag, const std::string& path) {
 }
 
 void check_score_flags(const CommandArgs& args) {
-  if (!args.grads.empty() && args.adapter.empty()) {
-    throw input_error("--grads", "needs an adapter", "gradients are those of --adapter DIR");
+  const size_t adapters = weighted_adapters(args).size();
+  if (!args.grads.empty() && adapters != 1) {
+    throw input_error("--grads", adapters == 0 ? "needs an adapter" : "is for one adapter alone",
+                      "gradients are those of --adapter DIR");
   }
   if (args.logits && args.out.empty()) throw input_error("--logits", "needs --out FILE", "logits are written there");
   check_output("--out", args.out);
@@ -89,7 +92,7 @@ int run_score(const CommandArgs& args) {
     // The first ep group holds every expert once, and rank 0 is its first rank.
     std::vector<std::pair<std::string, at::Tensor>> grads;
     if (options.grads && control.world().rank < opened.groups().mesh.ep)
-      grads = peft_tensors(opened.adapter->state, AdapterPart::kGrads, *opened.groups().ep);
+      grads = peft_tensors(*opened.adapter, AdapterPart::kGrads, *opened.groups().ep);
     if (!is_writer) return 0;
     if (!args.out.empty()) write_result(args.out, result);
     if (options.grads) write_tensors(args.grads, grads);

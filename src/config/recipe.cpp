@@ -161,6 +161,10 @@ Recipe build(const Settings& settings) {
 Error unknown_recipe_key(const std::string& where, const std::string& key) {
   if (key == "adapter.modules_to_save")
     return input_error(where, "adapter.modules_to_save is not supported", kNoModulesToSave);
+  if (key == "adapter.layers_pattern")
+    return input_error(where, "adapter.layers_pattern is not needed",
+                       "the layers of these models are called layers: leave the key out, adapter.layers_to_transform "
+                       "counts them");
   std::vector<std::string> candidates = known_keys();
   if (key.find('.') == key.npos) {
     for (const std::string& known : known_keys()) {

@@ -8,13 +8,13 @@
 #include "adapter/peft_export.h"
 #include "adapter/replica_check.h"
 #include "adapter/save_layouts.h"
+#include "adapter/server_rules.h"
 #include "adapter/target_kind.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "distributed/collectives/from_rank0.h"
 #include "distributed/control/stop_request.h"
-#include "models/registry.h"
 #include "report/run_description.h"
 #include "report/run_record.h"
 #include "run/run_folder.h"
@@ -105,7 +105,7 @@ int train(const Recipe& recipe, Control& control) {
   DataRows held_out;
   if (!recipe.data.eval.empty()) held_out = read_rows(recipe, "data.eval", recipe.data.eval, shape.vocab_size, groups);
   check_same_on_all_ranks(control, recipe, checkpoint, {{"data.train", &training}, {"data.eval", &held_out}});
-  const std::string family = family_of(checkpoint.headers.config).name;
+  const std::string family = served_family(checkpoint.headers.config);
   if (recipe.save.layouts != SaveConfig{}.layouts) {
     from_rank0(groups, "save.layouts", [&] {  // which may be the only one that sees adapter.init_from
       check_save_layouts(recipe.save.layouts, family, checkpoint.layout(),

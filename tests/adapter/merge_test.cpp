@@ -82,7 +82,7 @@ TEST_P(MergeGoldens, EveryTensorIsTheSumOrAsItWas) {
   const LoraConfig config = read_lora_config(golden / "lora" / "adapter");
   const auto layout = make_layout(HfConfig::read(golden / "model"));
   const MergedCheckpoint merged =
-      merge_adapter(golden / "model", golden / "lora" / "adapter", folder / "out", 300'000, 2);
+      merge_adapter(golden / "model", {{golden / "lora" / "adapter"}}, folder / "out", 300'000, 2);
   const CheckpointIndex after = read_checkpoint_index(folder / "out");
   const auto expected =
       deltas(golden / "lora" / "adapter", before, GetParam().stored_as, config.scaling(), layout->shape().num_experts);

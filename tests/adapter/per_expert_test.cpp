@@ -297,10 +297,15 @@ TEST_F(BrokenPerExpert, TensorsAreNamed) {
       with([&] { tensors_[prefix_ + "8.down_proj.lora_A.weight"] = tensor("7.down_proj.lora_A.weight"); }),
       HasSubstr("holds an adapter of 'model.layers.1.mlp.experts.8.down_proj', which this model does not have"));
   EXPECT_THAT(with([&] {
+                tensors_["base_model.model.model.layers.1.input_layernorm.lora_A.weight"] =
+                    tensor("7.down_proj.lora_A.weight");
+              }),
+              HasSubstr("holds an adapter of 'model.layers.1.input_layernorm', which is not supported"));
+  EXPECT_THAT(with([&] {
                 tensors_["base_model.model.model.layers.1.mlp.gate.lora_A.weight"] =
                     tensor("7.down_proj.lora_A.weight");
               }),
-              HasSubstr("holds an adapter of 'model.layers.1.mlp.gate', which is not supported"));
+              HasSubstr("unexpected tensor base_model.model.model.layers.1.mlp.gate.lora_A.weight"));
 }
 
 TEST_F(BrokenPerExpert, ConfigurationsAreNamed) {

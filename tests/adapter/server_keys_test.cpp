@@ -31,7 +31,8 @@ struct Model {
   std::string golden, family;
 };
 const Model kQwen3{"qwen3_moe-fp32", "Qwen3-MoE"}, kQwen35{"qwen3_5_moe-fp32", "Qwen3.5-MoE"},
-    kV4{"deepseek_v4-fp32", "DeepSeek-V4"}, kMixtral{"mixtral-fp32", "Mixtral"}, kOlmoe{"olmoe-fp32", "OLMoE"};
+    kQwen35Text{"qwen3_5_moe-fp32", "Qwen3.5-MoE (text class)"}, kV4{"deepseek_v4-fp32", "DeepSeek-V4"},
+    kMixtral{"mixtral-fp32", "Mixtral"}, kOlmoe{"olmoe-fp32", "OLMoE"};
 
 class ServerKeys : public testing::Test {
  protected:
@@ -104,6 +105,10 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kQwen35, kPeft, "vllm", ""},
       {kQwen35, kPerExpert, "vllm", ".experts.0.", Fate::kRefused, "--enable-mixed-moe-lora-format"},
       {kQwen35, kPerExpert, "sglang", "in_proj_qkv", Fate::kRefused, "in_proj_qkvz"},
+      {kQwen35Text, kPeft, "peft", ""},
+      {kQwen35Text, kPeft, "vllm", ".experts.", Fate::kRefused, "--enable-mixed-moe-lora-format"},
+      {kQwen35Text, kPerExpert, "vllm", ""},
+      {kQwen35Text, kPerExpert, "sglang", "in_proj_qkv", Fate::kRefused, "in_proj_qkvz"},
       {kV4, kPeft, "peft", ""},
       {kV4, kPerExpert, "peft", "attn.wq_a", Fate::kIgnored, "no such module"},
       {kV4, kPerExpert, "peft", "target_modules", Fate::kRefused, "no module of the model"},
@@ -116,6 +121,7 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kMixtral, kPeft, "vllm", ".experts.", Fate::kIgnored, "no module has this name"},
       {kMixtral, kPerExpert, "vllm", ""},
       {kMixtral, kPerExpert, "sglang", "target_modules", Fate::kRefused, "names w1, w2 and w3"},
+      {kMixtral, kPerExpert, "sglang", ".experts.0.w1", Fate::kRefused, "does not name gate_proj and up_proj"},
       {kOlmoe, kPeft, "peft", ""},
       {kOlmoe, kPerExpert, "vllm", ""},
       {kOlmoe, kPerExpert, "sglang", ""},

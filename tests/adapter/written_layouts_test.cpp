@@ -7,6 +7,7 @@
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
 #include "adapter/save_layouts.h"
+#include "adapter/server_layouts.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/temp_folder.h"
@@ -101,6 +102,31 @@ TEST_F(WrittenLayouts, SwappedExpertsAreTheSameNumbers) {
   folder_.write("swapped/adapter_config.json", config.dump());
   EXPECT_THAT(error_of([&] { open_adapter(*layout_, folder_ / "swapped", some, at::kCPU); }),
               HasSubstr("or by PEFT older than 0.19.1"));
+}
+
+// Which vLLM adapts, and SGLang does not.
+TEST_F(WrittenLayouts, RoutersAreLinearLayersOfTheirOwn) {
+  MeshGroups groups = single_rank_groups();
+  AdapterConfig wanted;
+  wanted.target_parameters = {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  wanted.rank_pattern = {{"gate.weight", 2}};
+  OpenedAdapter made = make_adapter(*layout_, wanted, "model", {0, 8}, at::kCPU);
+  for (const AdapterEntry& entry : made.state.entries()) made.state.b(entry).normal_();
+  export_adapter(made.state, made.config, folder_ / "adapter", *groups.ep);
+  const AdapterSelection selection = read_adapter_selection(*layout_, folder_ / "adapter");
+  const ChosenLayout chosen = choose_layout(SaveLayout::kVllm, "Qwen3-MoE", *layout_, folder_ / "adapter", selection);
+  EXPECT_EQ(chosen.format, AdapterFormat::kPerExpert);
+  convert(folder_ / "adapter", AdapterFormat::kPerExpert, folder_ / "per_expert");
+  const auto peft = tensors_in(folder_ / "adapter"), per_expert = tensors_in(folder_ / "per_expert");
+  for (const char* factor : {"lora_A", "lora_B"}) {
+    const std::string key = fmt::format("base_model.model.model.layers.1.mlp.gate.{}.weight", factor);
+    EXPECT_TRUE(at::equal(peft.at(key), per_expert.at(key)));
+  }
+  convert(folder_ / "per_expert", AdapterFormat::kPeft, folder_ / "back");
+  EXPECT_EQ(file(folder_ / "back"), file(folder_ / "adapter"));
+  EXPECT_THAT(
+      error_of([&] { choose_layout(SaveLayout::kSglang, "Qwen3-MoE", *layout_, folder_ / "adapter", selection); }),
+      HasSubstr("adapts model.layers.0.mlp.gate, which SGLang 0.5.23 does not"));
 }
 
 TEST_F(WrittenLayouts, AreRefusedBeforeAndWrittenAfterARun) {

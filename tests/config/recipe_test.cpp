@@ -228,6 +228,8 @@ TEST_F(RecipeTest, PatternsKeepTheirOrder) {
   EXPECT_THAT(error("adapter: {alpha_pattern: [a]}"), HasSubstr("is a list, expected a map of numbers above 0"));
   EXPECT_THAT(error("adapter: {modules_to_save: [mlp.gate]}"),
               HasSubstr("adapter.modules_to_save is not supported (whole weights are not trained: give them adapters"));
+  EXPECT_THAT(error("adapter: {layers_pattern: layers}"),
+              HasSubstr("adapter.layers_pattern is not needed (the layers of these models are called layers"));
   EXPECT_THAT(error("adapter: {layers_to_transform: [0], target_modules: '.*q_proj'}"),
               HasSubstr("does not work together with a regular expression"));
   EXPECT_THAT(error("adapter: {layers_to_transform: [0, x]}"), HasSubstr("is 'x', expected a list of whole numbers"));
