@@ -56,7 +56,8 @@ def check(found, conversation, count, tokenizer, options):
     if not text.startswith(prompt):  # thinking is written although the prompt has closed it
         return "" if options else "the text does not begin with the prompt"
     first = found["loss_mask"].index(1)
-    begins = tokenizer(prompt, add_special_tokens=False)["input_ids"] == found["ids"][:first]
+    begin, end = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][first]
+    begins = begin <= len(prompt) < end  # a token over the prompt's end is trained
     behind = found["loss_mask"][first:]  # the newline behind the turn's end counts to it in what is built in alone
     return "" if begins and all(behind[:-1]) else f"the mask {found['loss_mask']}"
 
