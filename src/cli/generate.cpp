@@ -41,7 +41,8 @@ Prompt chat_prompt(const CommandArgs& args, const DataConfig& config, const Toke
     messages = chat["messages"];
     if (chat.contains("tools")) tools = chat["tools"];
   }
-  const auto format = make_chat_template(config.chat_template, config.template_options, args.model);
+  const auto format =
+      make_chat_template(config.chat_template, config.template_options, args.model, config.template_name);
   check_turn_tokens(*format, tokenizer);
   const auto text = at_place(args.chat, [&] { return format->encoder->generation_prompt(messages, tools); });
   return {text, format->turns.end_of_turn};
@@ -51,7 +52,7 @@ Prompt chat_prompt(const CommandArgs& args, const DataConfig& config, const Toke
 Prompt text_prompt(const CommandArgs& args, const DataConfig& config, const Tokenizer& tokenizer) {
   std::unique_ptr<ChatTemplate> format;
   try {
-    format = make_chat_template(config.chat_template, config.template_options, args.model);
+    format = make_chat_template(config.chat_template, config.template_options, args.model, config.template_name);
   } catch (const Error& error) {
     if (config.chat_template != "auto" || !config.template_options.empty()) throw;
     log_warning(fmt::format("{}: {}: the prompt is used as it is ({})", error.where, error.message, error.hint));

@@ -107,7 +107,7 @@ OrderedJson inspect_model(const std::filesystem::path& folder) {
     }
   };
   read_or_say_why("template", [&]() -> std::string {
-    const KnownTemplate known = detect_chat_template(folder);
+    const KnownTemplate known = detect_chat_template(folder).always;
     return known.format != nullptr ? known.format->name : known.where;
   });
   read_or_say_why("tokenizer_vocab_size", [&] { return Tokenizer::from_folder(folder).vocab_size(); });

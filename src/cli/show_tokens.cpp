@@ -10,8 +10,9 @@ namespace moraine {
 namespace {
 
 constexpr const char* kReset = "\x1b[0m";
-// Black on two greens; plain and grey.
-constexpr const char* kTrainedShades[] = {"\x1b[30;48;5;114m", "\x1b[30;48;5;150m"};
+// Black on two greens and, for every second turn, on two blues; plain and grey.
+constexpr const char* kTrainedShades[][2] = {{"\x1b[30;48;5;114m", "\x1b[30;48;5;150m"},
+                                             {"\x1b[30;48;5;110m", "\x1b[30;48;5;153m"}};
 constexpr const char* kOtherShades[] = {"", "\x1b[90m"};
 
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
@@ -54,13 +55,15 @@ std::string show_tokens(std::string_view text, const Encoding& encoding, const s
   std::string shown;
   size_t begin = 0;
   bool in_trained = false;
+  size_t turns = 0;
   for (size_t i = 0; i < encoding.ids.size(); ++i) {
     // Text between tokens (dropped by normalisation) goes to the token after it.
     const size_t end = std::max(begin, character_end(text, encoding.offsets[i].second));
     const std::string_view piece = text.substr(begin, end - begin);
     const bool trained = !loss_mask.empty() && loss_mask[i];
+    turns += trained && !in_trained;
     if (marks == TokenMarks::kColours) {
-      shown += coloured(piece, (trained ? kTrainedShades : kOtherShades)[i % 2]);
+      shown += coloured(piece, (trained ? kTrainedShades[(turns + 1) % 2] : kOtherShades)[i % 2]);
     } else {
       if (trained != in_trained) shown += trained ? "⟦" : "⟧";
       shown += for_terminal(piece);

@@ -11,7 +11,7 @@
 namespace moraine {
 
 enum class TokenMarks {
-  kColours,   // ANSI: trained tokens on green, neighbours in two shades
+  kColours,   // ANSI: trained tokens on green and blue from turn to turn, neighbours in two shades
   kBrackets,  // ⟦trained⟧ spans in plain text; tokens are not told apart
 };
 

@@ -58,7 +58,9 @@ std::string as_flags(std::string text) {
   for (const auto& [key, flag] : {std::pair<std::string, std::string>{"data.template_options", "--template-options"},
                                   {"data.template: ", "--template "},
                                   {"data.template", "--template"}}) {
-    for (size_t at; (at = text.find(key)) != text.npos;) text.replace(at, key.size(), flag);
+    for (size_t at = 0; (at = text.find(key, at)) != text.npos; ++at) {
+      if (!text.substr(at + key.size()).starts_with('_')) text.replace(at, key.size(), flag);  // another key
+    }
   }
   return text;
 }
@@ -90,9 +92,10 @@ DataConfig read_data_config(const CommandArgs& args) {
   return config;
 }
 
-std::unique_ptr<ChatTemplate> open_template(const std::string& name, const Json& options, const std::string& model) {
+std::unique_ptr<ChatTemplate> open_template(const std::string& name, const Json& options, const std::string& model,
+                                            const std::string& template_name = "") {
   try {
-    return make_chat_template(name, options, model);
+    return make_chat_template(name, options, model, template_name);
   } catch (const Error& error) {
     throw input_error(as_flags(error.where), error.message, as_flags(error.hint));
   }
@@ -234,9 +237,10 @@ void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowP
   std::unique_ptr<ChatTemplate> chat;
   for (const std::string& file : files) {
     if (chat == nullptr && needs_chat_template(data_format_of(file, config)))
-      chat = open_template(config.chat_template, config.template_options, args.model);
+      chat = open_template(config.chat_template, config.template_options, args.model, config.template_name);
   }
-  load_dataset(files, config, &tokenizer, chat.get(), vocab_size);  // throws or says what training would
+  const std::string summary =  // throws or says what training would
+      in_words(load_dataset(files, config, &tokenizer, chat.get(), vocab_size));
   const auto for_each_prepared = [&](const auto& use) {
     for (const std::string& file : files) {
       const ChatTemplate* of_file = needs_chat_template(data_format_of(file, config)) ? chat.get() : nullptr;
@@ -249,6 +253,7 @@ void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowP
   if (args.json)
     for_each_prepared([](const PreparedRow& row, const ChatTemplate* format) { generation_prompt_of(row, format); });
   for_each_prepared([&](const PreparedRow& row, const ChatTemplate* format) { printer.print_prepared(row, format); });
+  if (!args.json) print_result(summary + "\n");
 }
 
 // A completion that is malformed is a result, not a mistake of the file.

@@ -45,9 +45,11 @@ OrderedJson row_by_template(const jinja::ConversationTemplate& chat, const Order
   OrderedJson json{{"text", made.text}, {"loss_spans_utf8", spans_of(made)}};
   if (tokenizer == nullptr) return json;
   ChatText text{made.text, {}, {}};
+  text.foreign = jinja::foreign_ranges(messages, made);
   for (const OrderedJson& span : json["loss_spans_utf8"])
     text.trained.emplace_back(span[0].get<size_t>(), span[1].get<size_t>());
-  TokenizedChat tokens = tokenize_chat(text, *tokenizer, LossOn::kAssistant);
+  TokenizedChat tokens =
+      tokenize_chat(text, *tokenizer, LossOn::kAssistant, tokenizer->added_tokens_in(chat.scaffold()));
   json["ids"] = std::move(tokens.ids);
   json["loss_mask"] = std::move(tokens.loss_mask);
   return json;

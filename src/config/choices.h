@@ -35,6 +35,13 @@ constexpr auto words_of(Truncation) { return std::to_array<const char*>({"error"
 enum class LossOn { kAssistant, kLast, kAll };  // data.loss_on
 constexpr auto words_of(LossOn) { return std::to_array<const char*>({"assistant", "last", "all"}); }
 
+// data.turns: how many rows a conversation makes.
+enum class Turns {
+  kTogether,  // one: a single rendering, in which all its turns are trained
+  kEach,      // one for each assistant turn, rendered as the last of its own conversation
+};
+constexpr auto words_of(Turns) { return std::to_array<const char*>({"together", "each"}); }
+
 enum class OnBadRows { kError, kSkip };  // data.on_bad_rows
 constexpr auto words_of(OnBadRows) { return std::to_array<const char*>({"error", "skip"}); }
 

@@ -129,6 +129,12 @@ void check(const Recipe& recipe, const Settings& settings) {
                       "adapter.lora_dropout does not work together with adapter.target_parameters",
                       "set adapter.lora_dropout: 0, or adapter.target_parameters: [] to leave the experts out");
   }
+  if (recipe.data.turns == Turns::kEach && recipe.data.loss_on == LossOn::kAll) {
+    throw input_error(where("data.turns"),
+                      "data.turns: each trains answers, and data.loss_on: all every token of every row, so that what "
+                      "comes first in a conversation would count once for each answer",
+                      "set data.turns: together, or data.loss_on: assistant");
+  }
   if (!recipe.adapter.layers_to_transform.empty() && recipe.adapter.target_modules.regex) {
     throw input_error(where("adapter.layers_to_transform"),
                       "adapter.layers_to_transform does not work together with a regular expression in "

@@ -56,7 +56,9 @@ struct DataConfig {
   std::vector<std::string> train, eval;
   DataFormatChoice format = DataFormatChoice::kAuto;
   std::string chat_template = "auto";  // key: template
+  std::string template_name;           // empty: by transformers' rule
   Json template_options = Json::object();
+  bool allow_special_in_content = false;
   // Values for {{NAME}} placeholders in chats, key: variables.
   Json variables = Json::object();
   int64_t max_length = 2048;
@@ -64,6 +66,7 @@ struct DataConfig {
   bool packing = false;
   bool shuffle = true;
   LossOn loss_on = LossOn::kAssistant;
+  Turns turns = Turns::kTogether;
   OnBadRows on_bad_rows = OnBadRows::kError;
 };
 

@@ -93,6 +93,9 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.template", recipe.data.chat_template, AnyValue{},
         "Chat format: auto (the checkpoint's own template), a file FILE.jinja, or a name; `moraine tokenize --help` "
         "lists them.");
+  visit("data.template_name", recipe.data.template_name, AnyValue{},
+        "Which of a checkpoint's named templates; without it tool_use for rows with tools, where there is one, and "
+        "default for the others.");
   visit("data.template_options", recipe.data.template_options, AnyValue{},
         "Options of the chat format, or variables of the template, for example {enable_thinking: false}.");
   visit("data.variables", recipe.data.variables, TextMap{},
@@ -106,6 +109,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.shuffle", recipe.data.shuffle, AnyValue{}, "Shuffle the rows in each epoch, by train.seed.");
   visit("data.loss_on", recipe.data.loss_on, AnyValue{},
         "Which tokens are trained: every assistant turn, the last one of a conversation, or all tokens.");
+  visit("data.turns", recipe.data.turns, AnyValue{},
+        "together: a conversation is one row; each: a row for each assistant turn, rendered as the last of its "
+        "conversation, as it is served.");
+  visit("data.allow_special_in_content", recipe.data.allow_special_in_content, AnyValue{},
+        "Encode special tokens that a user's or tool's text spells out as these tokens, not as plain text.");
   visit("data.on_bad_rows", recipe.data.on_bad_rows, AnyValue{},
         "What to do about rows that cannot be used: error names them and ends, skip leaves them out with a count.");
 

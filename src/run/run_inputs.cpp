@@ -31,7 +31,10 @@ Dataset load_files(const Recipe& recipe, const std::vector<std::string>& names, 
   std::optional<Tokenizer> tokenizer;
   if (any_text) tokenizer = Tokenizer::from_folder(model);
   std::unique_ptr<ChatTemplate> chat;
-  if (any_chat) chat = make_chat_template(recipe.data.chat_template, recipe.data.template_options, model);
+  if (any_chat) {
+    chat =
+        make_chat_template(recipe.data.chat_template, recipe.data.template_options, model, recipe.data.template_name);
+  }
   return load_dataset(files, recipe.data, tokenizer ? &*tokenizer : nullptr, chat.get(), vocab_size);
 }
 

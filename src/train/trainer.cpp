@@ -40,12 +40,8 @@ int agreed_signal(int own, ProcessGroup& world, at::Device device) {
 }
 
 void print_data(const std::string& what, const DataRows& rows) {
-  const Dataset& data = rows.data;
-  log_info("{}: {} rows, {} tokens, longest {}{}{}{}{}", what, data.samples.size(), rows.num_tokens(),
-           rows.longest_sample(), data.truncated ? fmt::format(", {} truncated", data.truncated) : "",
-           data.dropped ? fmt::format(", {} dropped", data.dropped) : "",
-           data.skipped ? fmt::format(", {} bad ones left out", data.skipped) : "",
-           rows.size() < static_cast<int64_t>(data.samples.size()) ? fmt::format(", packed into {}", rows.size()) : "");
+  const bool is_packed = rows.size() < static_cast<int64_t>(rows.data.samples.size());
+  log_info("{}: {}{}", what, in_words(rows.data), is_packed ? fmt::format(", packed into {}", rows.size()) : "");
 }
 
 void print_targets(const OpenedAdapter& adapter, const ModelLayout& layout) {
@@ -136,6 +132,8 @@ int train(const Recipe& recipe, Control& control) {
     return 0;
   }
 
+  print_data("data", training);
+  if (held_out.size() > 0) print_data("data.eval", held_out);
   control.set_stage("load");
   LoadedModel loaded = load_model(checkpoint, load_settings(recipe, world, run_groups.device), groups);
   check_recompute(recipe.train.recompute, loaded.weights->all_resident());
@@ -146,8 +144,6 @@ int train(const Recipe& recipe, Control& control) {
   print_skipped(checkpoint.skipped);
   const std::vector<OrderedJson> load_reports = gather_load_reports(loaded.report, groups);
   if (is_writer) print_load_reports(load_reports);
-  print_data("data", training);
-  if (held_out.size() > 0) print_data("data.eval", held_out);
   AdapterConfig wanted = recipe.adapter;
   std::optional<FolderFromRank0> init_from;
   if (recipe.load.mode == LoadMode::kRank0 && world.distributed() && !wanted.init_from.empty()) {

@@ -188,7 +188,8 @@ TEST(Tokenize, TextsEqualTheGoldens) {
 
 TEST(Tokenize, MessagesEqualTheGoldens) {
   const fs::path model = golden_folder("tokenizers") / "qwen3", chats = golden_folder("templates") / "qwen3.jsonl";
-  const Ended ended = run_moraine({"tokenize", "--model", model, "--messages", chats, "--template", "qwen3", "--json"});
+  const Ended ended = run_moraine({"tokenize", "--model", model, "--messages", chats, "--template", "qwen3", "--json",
+                                   "data.allow_special_in_content=true"});  // as transformers reads them
   ASSERT_EQ(ended.exit_code, 0) << ended.err;
   TempFolder folder;
   RowReader wanted(chats), got(folder.write("out.jsonl", ended.out));
@@ -213,6 +214,7 @@ TEST(Tokenize, MarksTrainedSpansOffATerminal) {
   ASSERT_EQ(ended.exit_code, 0) << ended.err;
   EXPECT_THAT(ended.out, HasSubstr("⟦Hello \\x1b[31m!<|im_end|>"));
   EXPECT_THAT(ended.out, HasSubstr("trained"));
+  EXPECT_THAT(ended.out, HasSubstr("\n1 rows, 1 assistant turns, "));
   EXPECT_EQ(ended.out.find('\x1b'), std::string::npos);
 }
 

@@ -54,6 +54,9 @@ data:
   packing: true
   shuffle: no
   loss_on: last
+  turns: each
+  template_name: tool_use
+  allow_special_in_content: true
 mesh: {ep: 4, fsdp: 8, replicate: 2}
 load: {mode: rank0, verify: off}
 train:
@@ -126,6 +129,9 @@ TEST_F(RecipeTest, ReadsEveryKey) {
   EXPECT_TRUE(r.data.packing);
   EXPECT_FALSE(r.data.shuffle);
   EXPECT_EQ(r.data.loss_on, LossOn::kLast);
+  EXPECT_EQ(r.data.turns, Turns::kEach);
+  EXPECT_EQ(r.data.template_name, "tool_use");
+  EXPECT_TRUE(r.data.allow_special_in_content);
   EXPECT_EQ(r.mesh.ep, 4);
   EXPECT_EQ(r.mesh.fsdp, 8);
   EXPECT_EQ(r.mesh.replicate, 2);
@@ -329,11 +335,16 @@ TEST_F(RecipeTest, WrongTypesAndRangesNameKeyAndValue) {
 TEST_F(RecipeTest, ChoicesAreListed) {
   EXPECT_EQ(error("load: {mode: rank1}"),
             "recipe.yaml: key 'load.mode' is 'rank1', expected one of direct, node and rank0");
-  for (const char* key : {"model.dtype", "model.base_format", "data.format", "data.truncation", "data.loss_on",
-                          "load.verify", "train.scheduler", "train.recompute", "dist.backend", "dist.device"}) {
+  for (const char* key :
+       {"model.dtype", "model.base_format", "data.format", "data.truncation", "data.loss_on", "data.turns",
+        "load.verify", "train.scheduler", "train.recompute", "dist.backend", "dist.device"}) {
     EXPECT_THAT(override_error({std::string(key) + "=what"}), HasSubstr("is 'what', expected one of ")) << key;
     EXPECT_THAT(override_error({std::string(key) + "=[what]"}), HasSubstr("is a list, expected one of ")) << key;
   }
+}
+
+TEST_F(RecipeTest, EachTurnIsNotTrainedWithAllTokens) {
+  EXPECT_THAT(override_error({"data.turns=each", "data.loss_on=all"}), HasSubstr("data.turns: each trains answers"));
 }
 
 TEST_F(RecipeTest, SizesAreBytes) {

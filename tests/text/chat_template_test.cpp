@@ -49,7 +49,8 @@ TEST_P(TemplateGoldens, EveryRowRendersAsTheReleasedTemplate) {
 TEST_P(TemplateGoldens, EveryRowTokenisesWithItsLossMask) {
   for (const OrderedJson& row : golden_rows(GetParam().file)) {
     auto chat = GetParam().make_for(row);
-    const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
+    ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
+    text.foreign.clear();  // transformers reads special tokens in it
     const TokenizedChat tokens = tokenize_chat(text, qwen3_tokenizer(), LossOn::kAssistant);
     EXPECT_EQ(tokens.ids, row["training_ids"].get<std::vector<int64_t>>()) << text.text;
     EXPECT_EQ(tokens.loss_mask, row["loss_mask"].get<std::vector<uint8_t>>()) << text.text;
@@ -254,14 +255,14 @@ TEST(DetectTemplate, ReadsTheTokenizerConfig) {
   const std::string jinja = read_text_file(kGolden / "templates/qwen3.jinja");
   Folder folder;
   folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3");
+  EXPECT_EQ(detect_chat_template(folder.path).always.format->name, "qwen3");
   const Json list = Json::array({{{"name", "rag"}, {"template", "x"}}, {{"name", "default"}, {"template", jinja}}});
   folder.write("tokenizer_config.json", Json({{"chat_template", list}}).dump());
-  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3");
+  EXPECT_EQ(detect_chat_template(folder.path).always.format->name, "qwen3");
   // The file of its own goes first, and that the other differs is said.
   fs::copy_file(kGolden / "templates/qwen3_instruct_2507.jinja", folder.path / "chat_template.jinja");
   testing::internal::CaptureStderr();
-  EXPECT_EQ(detect_chat_template(folder.path).format->name, "qwen3_instruct_2507");
+  EXPECT_EQ(detect_chat_template(folder.path).always.format->name, "qwen3_instruct_2507");
   EXPECT_THAT(testing::internal::GetCapturedStderr(),
               HasSubstr("tokenizer_config.json: its chat_template differs from"));
 }
@@ -276,19 +277,57 @@ TEST(DetectTemplate, RowsWithToolsMayHaveATemplateOfTheirOwn) {
   };
   Folder in_config, in_folder;
   in_config.write("tokenizer_config.json", with_tool_use(jinja));
-  EXPECT_EQ(detect_chat_template(in_config.path).format->name, "qwen3");
+  EXPECT_EQ(detect_chat_template(in_config.path).always.format->name, "qwen3");
+  EXPECT_FALSE(detect_chat_template(in_config.path).with_tools);
   in_config.write("tokenizer_config.json",
                   with_tool_use(read_text_file(kGolden / "templates/qwen3_instruct_2507.jinja")));
-  EXPECT_THAT(error(in_config), HasSubstr("conversations with tools have another template than those without"));
-  in_config.write("tokenizer_config.json", with_tool_use(jinja + " "));
-  EXPECT_THAT(error(in_config), HasSubstr("data.template: FILE.jinja"));
+  EXPECT_EQ(detect_chat_template(in_config.path).with_tools->format->name, "qwen3_instruct_2507");
+  EXPECT_FALSE(detect_chat_template(in_config.path, "default").with_tools);
+  EXPECT_EQ(detect_chat_template(in_config.path, "tool_use").always.format->name, "qwen3_instruct_2507");
+  EXPECT_THAT(error_of([&] { detect_chat_template(in_config.path, "rag"); }),
+              testing::AllOf(HasSubstr("no chat template is called 'rag'"),
+                             HasSubstr("data.template_name: default or tool_use")));
   // Files of a folder replace what the config lists.
   in_folder.write("tokenizer_config.json", Json({{"chat_template", jinja}}).dump());
   fs::create_directory(in_folder.path / "additional_chat_templates");
   in_folder.write("additional_chat_templates/tool_use.jinja", jinja);
   EXPECT_THAT(error(in_folder), HasSubstr("none is the default"));
   in_folder.write("chat_template.jinja", jinja + "\n");
-  EXPECT_EQ(detect_chat_template(in_folder.path).format->name, "qwen3");
+  EXPECT_EQ(detect_chat_template(in_folder.path).always.format->name, "qwen3");
+}
+
+// A list is not null, however short: as in transformers.
+TEST(DetectTemplate, TheRowsToolsDecideWhichOfTwoTemplatesRendersIt) {
+  const std::string plain =
+      "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}[assistant]{% endif %}";
+  Folder folder;
+  const auto write = [&](const std::string& with_tools) {
+    const Json list =
+        Json::array({{{"name", "default"}, {"template", plain}}, {{"name", "tool_use"}, {"template", with_tools}}});
+    folder.write("tokenizer_config.json", Json({{"chat_template", list}}).dump());
+  };
+  write("TOOLS " + plain);
+  const OrderedJson messages =
+      OrderedJson::parse(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])");
+  const auto text = [&](const OrderedJson& tools, const std::string& name) {
+    const auto chat = make_chat_template("auto", Json::object(), folder.path, name);
+    const ChatText together = chat->encoder->training_text(messages, tools);
+    EXPECT_EQ(together.text, chat->encoder->turn_text(messages, tools).text);
+    EXPECT_EQ(together.text, chat->encoder->inference_text(messages, tools));
+    EXPECT_THAT(chat->encoder->generation_prompt(messages, tools), testing::EndsWith("[assistant]"));
+    return together.text;
+  };
+  const std::string rendered = "[user]q<|im_end|>[assistant]a<|im_end|>";
+  EXPECT_EQ(text(nullptr, ""), rendered);
+  EXPECT_EQ(text(OrderedJson::array(), ""), "TOOLS " + rendered);
+  EXPECT_EQ(text(OrderedJson::array(), "default"), rendered);
+  EXPECT_EQ(text(nullptr, "tool_use"), "TOOLS " + rendered);
+  EXPECT_THAT(error_of([&] { make_chat_template("qwen3", Json::object(), folder.path, "tool_use"); }),
+              HasSubstr("data.template_name: names one of the checkpoint's own templates, but data.template is qwen3"));
+  write("{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}");
+  EXPECT_THAT(error_of([&] { make_chat_template("auto", Json::object(), folder.path); }),
+              HasSubstr("end the assistant's turns with different tokens"));
 }
 
 TEST(DetectTemplate, OnlyReleasedTextsAreTaken) {

@@ -12,6 +12,7 @@
 #include "formats/safetensors.h"
 #include "text/chats.h"
 #include "text/rows/data_files.h"
+#include "text/rows/dataset_bytes.h"
 
 namespace moraine {
 namespace {
@@ -106,6 +107,50 @@ TEST_F(DatasetTest, Messages) {
     trained.push_back(sample.labels[i]);
   }
   EXPECT_EQ(qwen3_tokenizer().decode(trained), "Hello!<|im_end|>\n");
+}
+
+TEST_F(DatasetTest, EachTurnMayBeARowOfItsOwn) {
+  config_.turns = Turns::kEach;
+  const std::string chats = R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"one"},)"
+                            R"({"role":"user","content":"r"},{"role":"assistant","content":"two","train":false},)"
+                            R"({"role":"user","content":"s"},{"role":"assistant","content":"three"}]})"
+                            "\n"
+                            R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"four"}]})";
+  const std::string file = write("a.jsonl", chats);
+  const Dataset data = load(file);
+  ASSERT_EQ(data.samples.size(), 3u);
+  const char* said[] = {"one<|im_end|>\n", "three<|im_end|>\n", "four<|im_end|>\n"};
+  for (size_t i = 0; i < 3; ++i) {
+    std::vector<int64_t> trained;
+    for (int64_t label : data.samples[i].labels) {
+      if (label != kNotTrained) trained.push_back(label);
+    }
+    EXPECT_EQ(qwen3_tokenizer().decode(trained), said[i]);
+    EXPECT_THAT(qwen3_tokenizer().decode(data.samples[i].input_ids), EndsWith(said[i]));
+  }
+  EXPECT_EQ(data.rows, 2);
+  EXPECT_EQ(data.turns, 3);
+  EXPECT_THAT(in_words(data), StartsWith("2 rows make 3 samples, 3 assistant turns, "));
+  const Dataset again = dataset_from_bytes(dataset_to_bytes(data));
+  EXPECT_EQ(in_words(again), in_words(data));
+  config_.loss_on = LossOn::kLast;
+  EXPECT_EQ(load(file).samples.size(), 2u);
+  config_.loss_on = LossOn::kAssistant;
+  config_.truncation = Truncation::kDrop;
+  config_.max_length = 12;  // the first turn of each row
+  EXPECT_THAT(in_words(load(file)), HasSubstr("1 dropped"));
+  config_.truncation = Truncation::kError;
+  EXPECT_THAT(error_of([&] { load(file); }), HasSubstr("a.jsonl:1: messages[5]: "));
+  EXPECT_THAT(error_of([&] { load(write("b.jsonl", R"({"messages":[{"role":"user","content":"q"}]})")); }),
+              HasSubstr("no trained token"));
+}
+
+TEST_F(DatasetTest, SpecialTokensOfUsersAreTextUnlessAllowed) {
+  const std::string file =
+      write("a.jsonl", R"({"messages":[{"role":"user","content":"<|im_end|>"},{"role":"assistant","content":"a"}]})");
+  const size_t as_text = load(file).samples.at(0).input_ids.size();
+  config_.allow_special_in_content = true;
+  EXPECT_GT(as_text, load(file).samples.at(0).input_ids.size() + 2);
 }
 
 TEST_F(DatasetTest, ShareGpt) {

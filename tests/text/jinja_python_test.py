@@ -19,6 +19,7 @@ import warnings
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from reference import GOLDEN  # first: it may start this test again
 
+from served_turns import check_turns
 from transformers.utils import chat_template_utils
 
 VARIABLES = {
@@ -92,9 +93,13 @@ def rendered(sources, variables):
     return texts
 
 
+MARKS = {"user": "\ue001", "tool": "\ue002", "system": "\ue003"}  # characters of others than the assistant
+
+
 def conversation(dice):
-    def text():
-        return dice.choice(["", " "]) + "".join(dice.choice(TEXTS) for _ in range(dice.randint(0, 5)))
+    def text(role=None):
+        words = [dice.choice(TEXTS) for _ in range(dice.randint(0, 5))]
+        return dice.choice(["", " "]) + MARKS.get(role, "").join(["", *words, ""] if words else [""])
 
     def call():
         arguments = {key: dice.choice([1, 2.5, None, True, text(), [1, {"y": text()}], {}])
@@ -102,13 +107,13 @@ def conversation(dice):
         return {"id": f"call{dice.randint(0, 9)}xyz", "type": "function",
                 "function": {"name": dice.choice(["f", "get_x"]), "arguments": arguments}}
 
-    messages = [{"role": "system", "content": text()}] if dice.random() < 0.5 else []
+    messages = [{"role": "system", "content": text("system")}] if dice.random() < 0.5 else []
     for _ in range(dice.randint(0, 4)):
-        messages.append({"role": "user", "content": text()})
+        messages.append({"role": "user", "content": text("user")})
         while dice.random() < 0.3:
             calls = [call() for _ in range(dice.randint(1, 2))]
             messages.append({"role": "assistant", "content": dice.choice(["", text()]), "tool_calls": calls})
-            messages.append({"role": "tool", "name": "f", "tool_call_id": "call1xyz", "content": text()})
+            messages.append({"role": "tool", "name": "f", "tool_call_id": "call1xyz", "content": text("tool")})
         if dice.random() < 0.8:
             messages.append({"role": "assistant", "content": text()})
             if dice.random() < 0.4:
@@ -166,11 +171,26 @@ def check_conversations(program, count, seed, folder):
         dice, source = random.Random(f"{seed}-{file.name}"), file.read_text(encoding="utf-8")
         given = {"bos_token": "<s>", "eos_token": "<|im_end|>", "add_generation_prompt": dice.random() < 0.5,
                  "enable_thinking": dice.random() < 0.5}
-        rows = [conversation(dice) for _ in range(max(1, count // len(files)))]
+        rows = [conversation(dice) for _ in range(-(-count // len(files)))]
         wanted = rendered([source] * len(rows), [{**given, **row, "documents": None} for row in rows])
         found = program_rows(program, source, rows, {**given, "now": NOW.isoformat()})
         wrong += wrong_rows(file.name, found, wanted, [json.dumps(row) for row in rows])
+        wrong += foreign_rows(file.name, found, rows)
     return wrong
+
+
+def foreign_rows(title, found, rows):
+    """Rows that train a character of a user, a tool or a system message."""
+    wrong, spans = [], 0
+    for made, row in zip(found, rows):
+        text = made.get("text", "").encode()
+        trained = b"".join(text[begin:end] for begin, end in made.get("loss_spans_utf8", [])).decode(errors="replace")
+        spans += len(made.get("loss_spans_utf8", []))
+        if any(mark in trained for mark in MARKS.values()):
+            wrong.append(row)
+            print(f"{title} trains what is not the assistant's: {json.dumps(row)}\n  {trained!r}")
+    print(f"{title}: {spans} spans, {len(wrong)} rows train what is not the assistant's", flush=True)
+    return len(wrong)
 
 
 def main():
@@ -183,7 +203,8 @@ def main():
     a = parser.parse_args()
     warnings.simplefilter("ignore")
     wrong = check_expressions(a.program, a.expressions, a.seed)
-    sys.exit(1 if wrong + check_conversations(a.program, a.conversations, a.seed, a.templates) else 0)
+    wrong += check_conversations(a.program, a.conversations, a.seed, a.templates)
+    sys.exit(1 if wrong + check_turns(a.program) else 0)
 
 
 if __name__ == "__main__":

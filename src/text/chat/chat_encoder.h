@@ -14,10 +14,21 @@ namespace moraine {
 
 // A rendered conversation. `trained` are byte ranges [begin, end) of `text`, in order, one for each assistant turn:
 // what the assistant says, its end token included, its generation prompt excluded. `withheld` are those of them that
-// the message's own flag takes out of training, whatever data.loss_on says.
+// the message's own flag takes out of training, whatever data.loss_on says. `foreign` is what users and tools wrote, in
+// order.
 struct ChatText {
   std::string text;
   std::vector<std::pair<size_t, size_t>> trained, withheld;
+  std::vector<std::pair<size_t, size_t>> foreign = {};
+  // Turns that this text shows otherwise than it would if they were the last: their thinking is left out, or the
+  // generation prompt that served them is another.
+  size_t changed_turns = 0;
+
+  // A user's or tool's text.
+  void append_foreign(std::string_view content) {
+    if (!content.empty()) foreign.emplace_back(text.size(), text.size() + content.size());
+    text += content;
+  }
 
   // The end of an assistant's turn, which began at byte `begin`: every encoder calls it for each. `message` says
   // is_trained, of read_train_flag.
@@ -35,6 +46,9 @@ class ChatEncoder {
   virtual ~ChatEncoder() = default;
   // Every turn keeps its thinking block.
   virtual ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const = 0;
+  // The conversation up to an assistant's turn, its last message, as the released template renders it. Trained is that
+  // turn alone: all behind its generation prompt, where the text begins with that prompt.
+  virtual ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const = 0;
   // What the released template renders over the whole conversation; earlier turns may lose their thinking.
   virtual std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const = 0;
   // The conversation ready for an answer (the released template with add_generation_prompt).

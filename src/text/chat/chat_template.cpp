@@ -1,6 +1,7 @@
 #include "text/chat/chat_template.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -17,13 +18,22 @@ namespace {
 
 const std::string kOptions = "data.template_options", kBase = "data.template_options.base";
 
-// The named format, or with auto what the checkpoint's template is. `have`: the formats that may be named at `where`.
-KnownTemplate find_template(const std::string& name, const std::filesystem::path& model_folder,
-                            const std::string& where, bool (*have)(const ChatFormat& format) = nullptr) {
-  if (name == "auto") return detect_chat_template(model_folder);
-  if (name.ends_with(".jinja")) return {nullptr, false, read_text_file(expand_home(name, where)), name};
-  const ChatFormat* format = find_chat_format(name);
-  if (format != nullptr && (have == nullptr || have(*format))) return {format, true};
+// The named format, or with auto what the checkpoint's template is: its `template_name`. `have`: the formats that may
+// be named at `where`.
+CheckpointTemplates find_template(const std::string& name, const std::string& template_name,
+                                  const std::filesystem::path& model_folder, const std::string& where,
+                                  bool (*have)(const ChatFormat& format) = nullptr) {
+  if (name == "auto") return detect_chat_template(model_folder, template_name);
+  const bool is_file = name.ends_with(".jinja");
+  const ChatFormat* format = is_file ? nullptr : find_chat_format(name);
+  const bool is_format = format != nullptr && (have == nullptr || have(*format));
+  if (!template_name.empty() && (is_file || is_format)) {
+    throw input_error("data.template_name",
+                      fmt::format("names one of the checkpoint's own templates, but {} is {}", where, name),
+                      "leave one of the two out");
+  }
+  if (is_file) return {{nullptr, false, read_text_file(expand_home(name, where)), name}};
+  if (is_format) return {{format, true}};
   std::vector<std::string> names = chat_format_names(have);
   names.insert(names.begin(), "auto");
   throw input_error(where, fmt::format("unknown template '{}'", name), "available: " + join_words(names));
@@ -31,32 +41,61 @@ KnownTemplate find_template(const std::string& name, const std::filesystem::path
 
 std::string takes(const ChatFormat& format) { return format.name + " takes " + join_words(format.options); }
 
-// A template that is none of the table, rendered by itself.
-struct OwnTemplate {
-  std::shared_ptr<ChatFormat> format;
-  std::unique_ptr<ChatEncoder> encoder;
+// A template with its options, whether it is one of the table or rendered by itself.
+struct OneTemplate {
+  const ChatFormat* format = nullptr;
+  std::unique_ptr<ChatEncoder> encoder = nullptr;
+  std::shared_ptr<const ChatFormat> own = nullptr;
+  std::string scaffold = "";
 };
 
-OwnTemplate make_own(const KnownTemplate& found, const Json& options, const std::filesystem::path& model_folder) {
-  JinjaChat chat = make_jinja_chat(found.jinja, found.where, OrderedJson::parse(options.dump()), model_folder);
-  OwnTemplate made{std::make_shared<ChatFormat>(), std::move(chat.encoder)};
-  made.format->name = found.where;
-  made.format->end_of_turn = chat.end_of_turn;
-  return made;
-}
-
 // `known`: which options there are, as a hint.
-std::unique_ptr<ChatEncoder> make_encoder(const KnownTemplate& found, const Json& options, const std::string& known) {
+OneTemplate make_one(const KnownTemplate& found, const Json& options, const std::filesystem::path& model_folder,
+                     const std::string& known = "") {
+  if (found.format == nullptr) {
+    JinjaChat chat = make_jinja_chat(found.jinja, found.where, OrderedJson::parse(options.dump()), model_folder);
+    auto own = std::make_shared<ChatFormat>();
+    own->name = found.where;
+    own->end_of_turn = chat.end_of_turn;
+    return {own.get(), std::move(chat.encoder), own, std::move(chat.scaffold)};
+  }
   const std::vector<std::string>& keys = found.format->options;
   for (const auto& [key, value] : options.items()) {
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
-      throw input_error(kOptions, fmt::format("unknown option {}", quoted_for_error(key)), known);
+      throw input_error(kOptions, fmt::format("unknown option {}", quoted_for_error(key)),
+                        known.empty() ? takes(*found.format) : known);
   }
-  return found.format->make(options, found.thinks_by_default);
+  return {found.format, found.format->make(options, found.thinks_by_default), nullptr,
+          fmt::format("{}", fmt::join(found.format->turn_tokens, ""))};
 }
 
+// Rows with tools by one template, the others by another.
+class ByTools final : public ChatEncoder {
+ public:
+  ByTools(std::unique_ptr<ChatEncoder> without, std::unique_ptr<ChatEncoder> with)
+      : without_(std::move(without)), with_(std::move(with)) {}
+
+  ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return by(tools).training_text(messages, tools);
+  }
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return by(tools).turn_text(messages, tools);
+  }
+  std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return by(tools).inference_text(messages, tools);
+  }
+  std::string generation_prompt(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return by(tools).generation_prompt(messages, tools);
+  }
+
+ private:
+  const ChatEncoder& by(const OrderedJson& tools) const { return tools.is_null() ? *without_ : *with_; }
+
+  std::unique_ptr<ChatEncoder> without_, with_;
+};
+
 // A format that wraps another, whose options it takes besides its own.
-std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json options,
+std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json options, const std::string& template_name,
                                            const std::filesystem::path& model_folder) {
   std::string name = "auto";
   if (options.contains("base")) {
@@ -66,20 +105,20 @@ std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json option
   }
   KnownTemplate base;
   try {
-    base = find_template(name, model_folder, kBase, has_encoder);
+    base = find_template(name, template_name, model_folder, kBase, has_encoder).always;
   } catch (const Error& error) {
-    if (name != "auto") throw;
+    if (name != "auto" || !template_name.empty()) throw;
     throw input_error(error.where, error.message,
                       fmt::format("say which format renders {}'s messages: {}", format.name, kBase));
   }
-  if (base.format == nullptr) {
-    OwnTemplate own = make_own(base, options, model_folder);
-    return std::make_unique<ChatTemplate>(
-        ChatTemplate{format, *own.format, format.wrap(std::move(own.encoder)), own.format});
+  if (base.format != nullptr) {
+    for (const auto& [key, value] : base.format->when_wrapped.items()) options.emplace(key, value);
   }
-  for (const auto& [key, value] : base.format->when_wrapped.items()) options.emplace(key, value);
-  auto encoder = make_encoder(base, options, fmt::format("{}; its base {}", takes(format), takes(*base.format)));
-  return std::make_unique<ChatTemplate>(ChatTemplate{format, *base.format, format.wrap(std::move(encoder))});
+  OneTemplate made =
+      make_one(base, options, model_folder,
+               base.format == nullptr ? "" : fmt::format("{}; its base {}", takes(format), takes(*base.format)));
+  return std::make_unique<ChatTemplate>(
+      ChatTemplate{format, *made.format, format.wrap(std::move(made.encoder)), made.own, std::move(made.scaffold)});
 }
 
 // Calls `use` with the index of each token that holds a byte of one of the ranges [first, last), which come in order as
@@ -98,18 +137,26 @@ void for_tokens_of(Range first, Range last, const Encoding& encoding, const Use&
 }  // namespace
 
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const Json& given,
-                                                 const std::filesystem::path& model_folder) {
+                                                 const std::filesystem::path& model_folder,
+                                                 const std::string& template_name) {
   const Json options = given.is_null() ? Json::object() : given;
   if (!options.is_object()) throw input_error(kOptions, "not a mapping");
   const ChatFormat* named = find_chat_format(name);
-  if (named != nullptr && named->wrap != nullptr) return make_wrapped(*named, options, model_folder);
-  const KnownTemplate found = find_template(name, model_folder, "data.template");
-  if (found.format == nullptr) {
-    OwnTemplate own = make_own(found, options, model_folder);
-    return std::make_unique<ChatTemplate>(ChatTemplate{*own.format, *own.format, std::move(own.encoder), own.format});
+  if (named != nullptr && named->wrap != nullptr) return make_wrapped(*named, options, template_name, model_folder);
+  const CheckpointTemplates found = find_template(name, template_name, model_folder, "data.template");
+  OneTemplate made = make_one(found.always, options, model_folder);
+  if (found.with_tools) {
+    OneTemplate with_tools = make_one(*found.with_tools, options, model_folder);
+    if (with_tools.format->end_of_turn != made.format->end_of_turn) {
+      throw input_error(found.with_tools->where,
+                        "its templates tool_use and default end the assistant's turns with different tokens",
+                        "say which renders all rows: data.template_name: default or tool_use");
+    }
+    made.encoder = std::make_unique<ByTools>(std::move(made.encoder), std::move(with_tools.encoder));
+    made.scaffold += with_tools.scaffold;
   }
-  auto encoder = make_encoder(found, options, takes(*found.format));
-  return std::make_unique<ChatTemplate>(ChatTemplate{*found.format, *found.format, std::move(encoder)});
+  return std::make_unique<ChatTemplate>(
+      ChatTemplate{*made.format, *made.format, std::move(made.encoder), made.own, std::move(made.scaffold)});
 }
 
 void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer) {
@@ -123,8 +170,13 @@ void check_turn_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer) {
   }
 }
 
-TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on) {
-  Encoding encoding = tokenizer.encode(chat.text);
+std::vector<int64_t> control_tokens(const ChatTemplate& chat, const Tokenizer& tokenizer) {
+  return tokenizer.added_tokens_in(chat.scaffold);
+}
+
+TokenizedChat tokenize_chat(const ChatText& chat, const Tokenizer& tokenizer, LossOn loss_on,
+                            const std::vector<int64_t>& controls) {
+  Encoding encoding = tokenizer.encode(chat.text, {chat.foreign, controls});
   MORAINE_ASSERT(encoding.ids.size() == encoding.offsets.size(), "an offset for each id");
   TokenizedChat result;
   result.loss_mask.assign(encoding.ids.size(), loss_on == LossOn::kAll ? 1 : 0);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "text/chat/chat_turns.h"
 #include "text/chat/deepseek_v4_dsml.h"
 #include "text/chat/deepseek_v4_turns.h"
 #include "text/chat/tojson.h"
@@ -41,13 +42,13 @@ std::string instructions(const Message& message) {
   return text;
 }
 
-std::string user_text(const Message& message) {
-  std::string text;
+void append_user(ChatText& chat, const Message& message) {
   for (const UserBlock& block : message.blocks) {
-    if (&block != &message.blocks.front()) text += "\n\n";
-    text += block.is_result ? "<tool_result>" + block.text + "</tool_result>" : block.text;
+    if (&block != &message.blocks.front()) chat.text += "\n\n";
+    if (block.is_result) chat.text += "<tool_result>";
+    chat.append_foreign(block.text);
+    if (block.is_result) chat.text += "</tool_result>";
   }
-  return text;
 }
 
 std::string answer_text(const Message& message, bool with_thinking) {
@@ -79,6 +80,10 @@ class DeepseekV4Chat final : public ChatEncoder {
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
     return render(messages, tools).chat;
+  }
+
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return only_last_turn(render(messages, tools).chat, *this, messages, tools);
   }
 
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
@@ -131,7 +136,8 @@ class DeepseekV4Chat final : public ChatEncoder {
           text.append(kUser).append(instructions(message));
           break;
         case Role::kUser:
-          text.append(kUser).append(user_text(message));
+          text.append(kUser);
+          append_user(rendered.chat, message);
           break;
         case Role::kLatestReminder:  // may stand between a prompt and its answer
           text.append(kLatestReminder).append(message.content);
@@ -141,6 +147,7 @@ class DeepseekV4Chat final : public ChatEncoder {
           const bool answers_task = i > 0 && !messages[i - 1].task.empty();
           text += at_place(message.place, [&] { return answer_text(message, with_thinking && !answers_task); });
           // What has lost its thinking is context, not an answer.
+          if (drops && i <= last && message.is_trained) ++rendered.chat.changed_turns;
           if (!drops || i > last) {
             rendered.chat.add_answer(begin, message);
           } else if (!message.is_trained) {

@@ -76,23 +76,11 @@ class JinjaEncoder final : public ChatEncoder {
       : chat_(std::move(chat)), where_(std::move(where)) {}
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
-    return with_arguments(messages, [&](const OrderedJson& given) {
-      jinja::ConversationText made = chat_.render(given, tools);
-      if (made.changed_turns > 0) {
-        note_about_input(
-            where_ +
-            ": this template shows earlier turns of some conversations otherwise than it did when they were "
-            "the last (thinking is left out): they are trained as they are shown");
-      }
-      ChatText text;
-      text.text = std::move(made.text);
-      for (const jinja::TurnSpan& turn : made.turns) {
-        text.trained.emplace_back(turn.begin, turn.end);
-        if (turn.message < given.size() && !read_train_flag(given[turn.message]))
-          text.withheld.push_back(text.trained.back());
-      }
-      return text;
-    });
+    return shown(messages, tools, jinja::WhichTurns::kAll);
+  }
+
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return shown(messages, tools, jinja::WhichTurns::kLast);
   }
 
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
@@ -104,6 +92,22 @@ class JinjaEncoder final : public ChatEncoder {
   }
 
  private:
+  ChatText shown(const OrderedJson& messages, const OrderedJson& tools, jinja::WhichTurns which) const {
+    return with_arguments(messages, [&](const OrderedJson& given) {
+      jinja::ConversationText made = chat_.render(given, tools, nullptr, which);
+      ChatText text;
+      text.changed_turns = made.changed_turns;
+      for (const jinja::TurnSpan& turn : made.turns) {
+        text.trained.emplace_back(turn.begin, turn.end);
+        if (turn.message < given.size() && !read_train_flag(given[turn.message]))
+          text.withheld.push_back(text.trained.back());
+      }
+      text.foreign = jinja::foreign_ranges(given, made);
+      text.text = std::move(made.text);
+      return text;
+    });
+  }
+
   jinja::ConversationTemplate chat_;
   std::string where_;
 };
@@ -118,8 +122,8 @@ JinjaChat make_jinja_chat(const std::string& source, const std::string& where, c
   if (read.add_generation_prompt || read.continue_final_message)
     throw input_error("data.template_options", "add_generation_prompt and continue_final_message are not for training");
   jinja::ConversationTemplate chat(jinja::Template(source, where), read);
-  const std::string end = chat.end_of_turn();
-  return {std::make_unique<JinjaEncoder>(std::move(chat), where), end};
+  const std::string end = chat.end_of_turn(), scaffold = chat.scaffold();
+  return {std::make_unique<JinjaEncoder>(std::move(chat), where), scaffold, end};
 }
 
 }  // namespace moraine

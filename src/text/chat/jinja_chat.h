@@ -12,6 +12,7 @@ namespace moraine {
 
 struct JinjaChat {
   std::unique_ptr<ChatEncoder> encoder;
+  std::string scaffold;     // a short conversation, rendered; "" where the template refuses that
   std::string end_of_turn;  // what ends an assistant's turns; "" where a template writes nothing certain
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "text/chat/chat_message.h"
+#include "text/chat/chat_turns.h"
 #include "text/chat/qwen_turns.h"
 #include "text/chat/tojson.h"
 #include "text/tokenizer/at_place.h"
@@ -79,6 +80,10 @@ class Qwen35Chat final : public ChatEncoder {
     return render(messages, tools, QwenPurpose::kTraining);
   }
 
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return only_last_turn(render(messages, tools, QwenPurpose::kInference), *this, messages, tools);
+  }
+
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
     return render(messages, tools, QwenPurpose::kInference).text;
   }
@@ -112,9 +117,11 @@ class Qwen35Chat final : public ChatEncoder {
         chat.text += "<|im_end|>\n";
         chat.add_answer(begin, message);
       } else if (message.role == "tool") {
-        append_tool_result(chat.text, messages, i);
+        append_tool_result(chat, messages, i);
       } else if (message.role == "user") {
-        chat.text += "<|im_start|>user\n" + message.content + "<|im_end|>\n";
+        chat.text += "<|im_start|>user\n";
+        chat.append_foreign(message.content);
+        chat.text += "<|im_end|>\n";
       }
     }
     return chat;

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "text/chat/chat_message.h"
+#include "text/chat/chat_turns.h"
 #include "text/chat/qwen_turns.h"
 #include "text/chat/tojson.h"
 
@@ -25,6 +26,10 @@ class Qwen3Chat final : public ChatEncoder {
 
   ChatText training_text(const OrderedJson& messages, const OrderedJson& tools) const override {
     return render(messages, tools, QwenPurpose::kTraining);
+  }
+
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return only_last_turn(render(messages, tools, QwenPurpose::kInference), *this, messages, tools);
   }
 
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
@@ -57,9 +62,15 @@ class Qwen3Chat final : public ChatEncoder {
         append_answer(chat.text, message, block);
         chat.add_answer(begin, message);
       } else if (message.role == "tool") {
-        append_tool_result(chat.text, messages, i);
+        append_tool_result(chat, messages, i);
       } else if (message.role == "user" || i > 0) {  // a leading system message is written already
-        chat.text += "<|im_start|>" + message.role + "\n" + message.content + "<|im_end|>\n";
+        chat.text += "<|im_start|>" + message.role + "\n";
+        if (message.role == "user") {
+          chat.append_foreign(message.content);
+        } else {
+          chat.text += message.content;
+        }
+        chat.text += "<|im_end|>\n";
       }
     }
     return chat;

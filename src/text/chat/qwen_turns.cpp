@@ -50,10 +50,12 @@ std::optional<size_t> last_query(const std::vector<ChatMessage>& messages) {
   return static_cast<size_t>(messages.rend() - found) - 1;
 }
 
-void append_tool_result(std::string& text, const std::vector<ChatMessage>& messages, size_t index) {
-  if (index == 0 || messages[index - 1].role != "tool") text += "<|im_start|>user";
-  text += "\n<tool_response>\n" + messages[index].content + "\n</tool_response>";
-  if (index + 1 == messages.size() || messages[index + 1].role != "tool") text += "<|im_end|>\n";
+void append_tool_result(ChatText& chat, const std::vector<ChatMessage>& messages, size_t index) {
+  if (index == 0 || messages[index - 1].role != "tool") chat.text += "<|im_start|>user";
+  chat.text += "\n<tool_response>\n";
+  chat.append_foreign(messages[index].content);
+  chat.text += "\n</tool_response>";
+  if (index + 1 == messages.size() || messages[index + 1].role != "tool") chat.text += "<|im_end|>\n";
 }
 
 }  // namespace moraine

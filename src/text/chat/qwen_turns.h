@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/chat/chat_encoder.h"
 #include "text/chat/chat_message.h"
 
 namespace moraine {
@@ -37,6 +38,6 @@ QwenAnswer split_thinking(const ChatMessage& message);
 std::optional<size_t> last_query(const std::vector<ChatMessage>& messages);
 
 // Message `index`, the result of a tool, as a part of a user turn that holds all results in a row.
-void append_tool_result(std::string& text, const std::vector<ChatMessage>& messages, size_t index);
+void append_tool_result(ChatText& chat, const std::vector<ChatMessage>& messages, size_t index);
 
 }  // namespace moraine

@@ -124,6 +124,10 @@ class ReactChat final : public ChatEncoder {
     return base_->training_text(to_react_messages(messages, tools), nullptr);
   }
 
+  ChatText turn_text(const OrderedJson& messages, const OrderedJson& tools) const override {
+    return base_->turn_text(to_react_messages(messages, tools), nullptr);
+  }
+
   std::string inference_text(const OrderedJson& messages, const OrderedJson& tools) const override {
     return base_->inference_text(to_react_messages(messages, tools), nullptr);
   }

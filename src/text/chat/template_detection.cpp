@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/path.h"
+#include "text/chat/tojson.h"
 #include "text/tokenizer/input_notes.h"
 
 namespace moraine {
@@ -123,34 +124,37 @@ const ChatFormat* resembling_format(std::string_view jinja) {
   return nullptr;
 }
 
-KnownTemplate detect_chat_template(const std::filesystem::path& model_folder) {
+CheckpointTemplates detect_chat_template(const std::filesystem::path& model_folder, const std::string& name) {
   const Templates templates = read_templates(model_folder);
   if (templates.by_name.empty()) {
-    if (const ChatFormat* format = format_without_template(model_folder)) return {format};
+    const ChatFormat* format = format_without_template(model_folder);
+    if (format != nullptr && name.empty()) return {{format}};
     const bool for_processors = path_exists(model_folder / "chat_template.json");
     throw input_error(model_folder.string(), "no chat template (no chat_template.jinja, none in tokenizer_config.json)",
                       for_processors ? fmt::format("chat_template.json is a processor's, tokenizers do not read it; {}",
                                                    how_to_mend())
                                      : how_to_mend());
   }
-  const auto found = templates.by_name.find("default");
+  const auto found = templates.by_name.find(name.empty() ? "default" : name);
   if (found == templates.by_name.end()) {
-    throw input_error(templates.by_name.begin()->second.where, "the chat templates have names, and none is the default",
-                      how_to_mend());
+    std::vector<std::string> names;
+    for (const auto& [known, entry] : templates.by_name) names.push_back(known);
+    throw input_error(templates.by_name.begin()->second.where,
+                      name.empty() ? "the chat templates have names, and none is the default"
+                                   : fmt::format("no chat template is called {}", quoted_for_error(name)),
+                      "say which: data.template_name: " + join_choices(names));
   }
-  const KnownTemplate known = recognise(found->second);
-  if (const ChatFormat* alike = known.format == nullptr ? resembling_format(known.jinja) : nullptr) {
+  CheckpointTemplates known{recognise(found->second)};
+  const KnownTemplate& always = known.always;
+  if (const ChatFormat* alike = always.format == nullptr ? resembling_format(always.jinja) : nullptr) {
     note_about_input(
         fmt::format("{}: is no released template and is rendered as it is; it resembles {}, which "
                     "data.template: {} takes instead",
-                    known.where, alike->name, alike->name));
+                    always.where, alike->name, alike->name));
   }
-  // transformers renders conversations with tools by this one.
-  if (auto for_tools = templates.by_name.find("tool_use"); for_tools != templates.by_name.end()) {
+  if (auto for_tools = templates.by_name.find("tool_use"); name.empty() && for_tools != templates.by_name.end()) {
     const KnownTemplate other = recognise(for_tools->second);
-    if (other.format != known.format || other.jinja != known.jinja)
-      throw input_error(for_tools->second.where, "conversations with tools have another template than those without",
-                        "write the one to use into a file: data.template: FILE.jinja");
+    if (other.format != always.format || other.jinja != always.jinja) known.with_tools = other;
   }
   if (templates.passed_over && template_source(templates.passed_over->jinja) != template_source(found->second.jinja)) {
     note_about_input(fmt::format("{}: its chat_template differs from {}, which is read instead, as in transformers",

@@ -25,12 +25,18 @@ std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja);
 // none of them. For messages only.
 const ChatFormat* resembling_format(std::string_view jinja);
 
+// A checkpoint's template, and the one for rows with tools where that is another.
+struct CheckpointTemplates {
+  KnownTemplate always = {};
+  std::optional<KnownTemplate> with_tools = std::nullopt;
+};
+
 // The template that transformers' tokenizer would take in `model_folder`: chat_template.jinja and
-// additional_chat_templates/, else chat_template in tokenizer_config.json (text, or a list of {name, template} of which
-// "default" is taken). Without any, the model_type of config.json decides, where a format is that of models which are
-// released without a template. Warns in one line when the folder holds two that differ. Throws an input error that says
-// how to mend it when there is none, when it is no released one, or when rows with tools would be rendered by another
-// one.
-KnownTemplate detect_chat_template(const std::filesystem::path& model_folder);
+// additional_chat_templates/, else chat_template in tokenizer_config.json (text, or a list of {name, template}). Of
+// several the one called `name`, or without a name its rule: tool_use for rows with tools, where there is one, and
+// default for the others. Without any, the model_type of config.json decides, where a format is that of models which
+// are released without a template. Warns in one line when the folder holds two that differ. Throws an input error that
+// says how to mend it when there is none, none of that name, or without a name no default.
+CheckpointTemplates detect_chat_template(const std::filesystem::path& model_folder, const std::string& name = "");
 
 }  // namespace moraine

@@ -93,6 +93,30 @@ RenderOptions read_render_options(const OrderedJson& options, const std::string&
   return read;
 }
 
+std::vector<std::pair<size_t, size_t>> foreign_ranges(const OrderedJson& messages, const ConversationText& made) {
+  std::vector<bool> is_foreign;
+  for (const OrderedJson& message : messages) {
+    const OrderedJson role = message.is_object() ? message.value("role", OrderedJson()) : OrderedJson();
+    is_foreign.push_back(role != "assistant" && role != "system" && role != "developer");
+  }
+  std::vector<std::pair<size_t, size_t>> ranges;
+  for (size_t i = 0; i < made.runs.size(); ++i) {
+    const int message = message_of(made.runs[i].origin);
+    if (message < 0 || static_cast<size_t>(message) >= is_foreign.size() || !is_foreign[static_cast<size_t>(message)] ||
+        field_of(made.runs[i].origin) == Field::kTemplate)
+      continue;
+    const size_t begin = made.runs[i].begin;
+    const size_t end = i + 1 < made.runs.size() ? made.runs[i + 1].begin : made.text.size();
+    if (begin >= end) continue;
+    if (!ranges.empty() && ranges.back().second == begin) {
+      ranges.back().second = end;
+    } else {
+      ranges.emplace_back(begin, end);
+    }
+  }
+  return ranges;
+}
+
 struct ConversationTemplate::Inputs {
   Value messages, tools;
   std::tm now{};
@@ -125,6 +149,7 @@ void ConversationTemplate::learn_ends() {
     messages.push_back({{"role", "user"}, {"content", "Zz9"}});
     inputs.messages = messages_from_json(messages);
     const Rendered followed = render_values(inputs, 3, false);
+    scaffold_ = followed.text;
     const size_t answer = followed.text.rfind(kAnswer);
     if (answer == followed.text.npos) return;
     size_t end = answer + kAnswer.size();
@@ -190,7 +215,7 @@ Rendered ConversationTemplate::continue_final(const OrderedJson& messages, Input
 }
 
 ConversationText ConversationTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
-                                              std::string* spans_failed) const {
+                                              std::string* spans_failed, WhichTurns which) const {
   if (!messages.is_array()) throw row_error("messages are no list");
   Inputs inputs{messages_from_json(messages), from_json(tools), options_.now.value_or(local_time())};
   Rendered rendered = options_.continue_final_message
@@ -204,11 +229,11 @@ ConversationText ConversationTemplate::render(const OrderedJson& messages, const
     if (template_.has_generation() && !options_.continue_final_message) {
       for (const auto& [begin, end] : rendered.generated) {
         const int message = end > begin ? message_of(origin_in(made.runs, begin)) : -1;
-        if (end > begin)
+        if (end > begin && (which == WhichTurns::kAll || message + 1 == static_cast<int>(messages.size())))
           made.turns.push_back({message < 0 ? messages.size() : static_cast<size_t>(message), begin, end});
       }
     } else {
-      find_turns(messages, inputs, made);
+      find_turns(messages, inputs, which, made);
     }
     for (const TurnSpan& turn : made.turns) {
       for (size_t i = 0; i < made.runs.size(); ++i) {
@@ -228,8 +253,9 @@ ConversationText ConversationTemplate::render(const OrderedJson& messages, const
   return made;
 }
 
-void ConversationTemplate::find_turns(const OrderedJson& messages, const Inputs& inputs, ConversationText& made) const {
-  for (size_t i = 0; i < messages.size(); ++i) {
+void ConversationTemplate::find_turns(const OrderedJson& messages, const Inputs& inputs, WhichTurns which,
+                                      ConversationText& made) const {
+  for (size_t i = which == WhichTurns::kLast && !messages.empty() ? messages.size() - 1 : 0; i < messages.size(); ++i) {
     if (!is_assistant(messages[i])) continue;
     std::string why;
     const std::optional<TurnSpan> turn = turn_by_prefixes(messages, inputs, i, made, why);

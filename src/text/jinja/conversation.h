@@ -39,6 +39,12 @@ struct ConversationText {
   size_t changed_turns = 0;
 };
 
+// The bytes of `made`'s text that came from the messages of users and tools: of every role but assistant, system and
+// developer. In order; what touches is one.
+std::vector<std::pair<size_t, size_t>> foreign_ranges(const OrderedJson& messages, const ConversationText& made);
+
+enum class WhichTurns { kAll, kLast };
+
 // A template with its options, ready for conversations. Safe from several threads.
 class ConversationTemplate {
  public:
@@ -49,19 +55,22 @@ class ConversationTemplate {
 
   // The text by the options, and what assistant turns wrote of it: {% generation %} blocks where the template has them,
   // else from the end of the turn's generation prompt to the end of its last token, white space behind that left out.
+  // With kLast the last message's turn alone, where it is an assistant's.
   // Throws an input error without the row's place where a turn's span is not decided, or would hold a byte of another
   // message; `spans_failed`, when not null, gets that error's text instead, and there are no turns then.
-  ConversationText render(const OrderedJson& messages, const OrderedJson& tools,
-                          std::string* spans_failed = nullptr) const;
+  ConversationText render(const OrderedJson& messages, const OrderedJson& tools, std::string* spans_failed = nullptr,
+                          WhichTurns which = WhichTurns::kAll) const;
 
   // What ends an assistant's turn that another follows; "" when the template writes nothing certain.
   const std::string& end_of_turn() const { return turn_end_; }
+  // A question, its answer and another question, rendered; "" where the template refuses them.
+  const std::string& scaffold() const { return scaffold_; }
 
  private:
   struct Inputs;
   Rendered render_values(const Inputs& inputs, size_t count, bool add_generation_prompt) const;
   Rendered continue_final(const OrderedJson& messages, Inputs& inputs) const;
-  void find_turns(const OrderedJson& messages, const Inputs& inputs, ConversationText& made) const;
+  void find_turns(const OrderedJson& messages, const Inputs& inputs, WhichTurns which, ConversationText& made) const;
   std::optional<TurnSpan> turn_by_prefixes(const OrderedJson& messages, const Inputs& inputs, size_t index,
                                            const ConversationText& made, std::string& why) const;
   TurnSpan turn_by_origin(const Inputs& inputs, size_t index, const ConversationText& made,
@@ -71,9 +80,10 @@ class ConversationTemplate {
   Template template_;
   RenderOptions options_;
   Variables variables_;
-  std::string eos_;         // the variable eos_token
-  std::string last_end_;    // what follows the content of a last assistant turn, white space around it left out
-  std::string turn_end_;    // the end of turns
+  std::string eos_;       // the variable eos_token
+  std::string last_end_;  // what follows the content of a last assistant turn, white space around it left out
+  std::string turn_end_;  // the end of turns
+  std::string scaffold_;
   std::string cut_behind_;  // the same, where a template writes more behind a last turn; else ""
 };
 

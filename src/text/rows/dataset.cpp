@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "base/workers.h"
+#include "text/chat/chat_turns.h"
 #include "text/chat/tojson.h"
 #include "text/rows/row_reader.h"
 #include "text/rows/training_rows.h"
@@ -76,16 +77,18 @@ void cut(Sample& sample, size_t begin, size_t count) {
 
 using Fate = PreparedRow::Fate;
 
+[[noreturn]] void refuse_untrained() {
+  std::string hint =
+      "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train and loss";
+  for (const ChatFormat& format : chat_formats()) {
+    if (!format.leaves_untrained.empty()) hint += ", and " + format.leaves_untrained;
+  }
+  throw row_error("the row has no trained token", hint);
+}
+
 // Applies max_length and truncation, and refuses a row that trains nothing.
 Fate fit(Sample& sample, const DataConfig& config) {
-  if (count_trained_tokens(sample) == 0) {
-    std::string hint =
-        "without an answer there is nothing to learn; see data.loss_on, the messages' flags weight, train and loss";
-    for (const ChatFormat& format : chat_formats()) {
-      if (!format.leaves_untrained.empty()) hint += ", and " + format.leaves_untrained;
-    }
-    throw row_error("the row has no trained token", hint);
-  }
+  if (count_trained_tokens(sample) == 0) refuse_untrained();
   const size_t length = sample.input_ids.size(), limit = static_cast<size_t>(config.max_length);
   if (length <= limit) return Fate::kKept;
   if (config.truncation == Truncation::kDrop) return Fate::kDropped;
@@ -111,18 +114,26 @@ class RowEncoder {
         vocab_size_(vocab_size),
         loss_on_(config.loss_on),
         variables_(read_variables(config)),
-        end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {}
+        end_of_text_(tokenizer.token_to_id("<|endoftext|>")) {
+    if (chat != nullptr) controls_ = control_tokens(*chat, tokenizer);
+  }
 
-  // Throws input errors without the row's place.
-  PreparedRow encode(const JsonRow& json, DataFormat format) const {
+  // One row, or those of a chat's turns. Throws input errors without the row's place.
+  std::vector<PreparedRow> encode(const JsonRow& json, DataFormat format) const {
     OrderedJson json_row = parse_exact_json(json.text, "");
+    if (needs_chat_template(format)) {
+      ChatRow chat = chat_of_row(format, std::move(json_row), loss_on_ != LossOn::kAll);
+      fill_variables(chat.messages, variables_);
+      if (config_.turns == Turns::kEach) return encode_turns(chat);
+      PreparedRow row;
+      ChatText text = chat_->encoder->training_text(chat.messages, chat.tools);
+      row.chat = std::move(chat);
+      encode_chat(std::move(text), row);
+      return only(std::move(row));
+    }
     PreparedRow row;
-    row.sample = make_sample(needs_chat_template(format)         ? encode_chat(format, std::move(json_row), row)
-                             : format == DataFormat::kPromptText ? encode_prompt(json_row, row)
-                                                                 : encode_text(json_row, row));
-    check_vocabulary(row.sample.input_ids, tokenizer_, vocab_size_);
-    row.fate = fit(row.sample, config_);
-    return row;
+    finish(format == DataFormat::kPromptText ? encode_prompt(json_row, row) : encode_text(json_row, row), row);
+    return only(std::move(row));
   }
 
   bool ends_texts() const { return end_of_text_ >= 0; }
@@ -136,6 +147,30 @@ class RowEncoder {
   }
 
  private:
+  static std::vector<PreparedRow> only(PreparedRow row) {
+    std::vector<PreparedRow> rows;
+    rows.push_back(std::move(row));
+    return rows;
+  }
+
+  void finish(TokenizedChat tokens, PreparedRow& row) const {
+    row.sample = make_sample(std::move(tokens));
+    check_vocabulary(row.sample.input_ids, tokenizer_, vocab_size_);
+    row.fate = fit(row.sample, config_);
+  }
+
+  std::vector<PreparedRow> encode_turns(const ChatRow& chat) const {
+    std::vector<PreparedRow> rows;
+    for (AssistantTurn& turn : each_turn(*chat_->encoder, chat.messages, chat.tools, loss_on_ == LossOn::kLast)) {
+      PreparedRow& row = rows.emplace_back();
+      row.chat = {std::move(turn.messages), chat.tools};
+      at_place(fmt::format("messages[{}]", row.chat.messages.size() - 1),
+               [&] { encode_chat(std::move(turn.text), row); });
+    }
+    if (rows.empty()) refuse_untrained();
+    return rows;
+  }
+
   void add_end(TokenizedChat& tokens) const {
     if (end_of_text_ >= 0 && (tokens.ids.empty() || tokens.ids.back() != end_of_text_))
       tokens.ids.push_back(end_of_text_);
@@ -161,13 +196,13 @@ class RowEncoder {
     return tokens;
   }
 
-  TokenizedChat encode_chat(DataFormat format, OrderedJson json, PreparedRow& row) const {
-    row.chat = chat_of_row(format, std::move(json), loss_on_ != LossOn::kAll);
-    fill_variables(row.chat.messages, variables_);
-    ChatText text = chat_->encoder->training_text(row.chat.messages, row.chat.tools);
-    TokenizedChat tokens = tokenize_chat(text, tokenizer_, loss_on_);
+  void encode_chat(ChatText text, PreparedRow& row) const {
+    if (config_.allow_special_in_content) text.foreign.clear();
+    row.turns = static_cast<int64_t>(loss_on_ == LossOn::kLast ? std::min<size_t>(text.trained.size(), 1)
+                                                               : text.trained.size() - text.withheld.size());
+    row.changed_turns = static_cast<int64_t>(text.changed_turns);
+    finish(tokenize_chat(text, tokenizer_, loss_on_, controls_), row);
     row.text = std::move(text.text);
-    return tokens;
   }
 
   const DataConfig& config_;
@@ -176,13 +211,14 @@ class RowEncoder {
   int64_t vocab_size_;
   LossOn loss_on_;
   std::map<std::string, std::string> variables_;
+  std::vector<int64_t> controls_;
   int64_t end_of_text_;  // -1 when the tokenizer has none
 };
 
 using UseRow = std::function<void(PreparedRow&&)>;
 
 struct EncodedRow {
-  PreparedRow row;
+  std::vector<PreparedRow> rows;
   std::exception_ptr error;
 };
 
@@ -218,8 +254,8 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
     for_each_item(rows.size(), num_threads(), [&](size_t i) {
       const std::string where = fmt::format("{}:{}", file, rows[i].line);
       try {
-        encoded[i].row = at_place(where, [&] { return encoder.encode(rows[i], format); });
-        encoded[i].row.where = where;
+        encoded[i].rows = at_place(where, [&] { return encoder.encode(rows[i], format); });
+        for (PreparedRow& made : encoded[i].rows) made.where = where;
       } catch (const Error&) {
         encoded[i].error = std::current_exception();
       }
@@ -234,7 +270,7 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
           bad.add(error);
         }
       } else {
-        use(std::move(result.row));
+        for (PreparedRow& made : result.rows) use(std::move(made));
       }
     }
     if (reader_error) rethrow_with(bad, count, reader_error);
@@ -372,37 +408,69 @@ int64_t read_data_file(const std::string& file, const DataConfig& config, const 
   return rows;
 }
 
+std::string in_words(const Dataset& data) {
+  int64_t tokens = 0, trained = 0, longest = 0;
+  for (const Sample& sample : data.samples) {
+    const auto length = static_cast<int64_t>(sample.input_ids.size());
+    tokens += length;
+    trained += count_trained_tokens(sample);
+    longest = std::max(longest, length);
+  }
+  const auto counted = [](int64_t count, const char* what) {
+    return count > 0 ? fmt::format(", {} {}", count, what) : "";
+  };
+  const auto samples = static_cast<int64_t>(data.samples.size());
+  const bool are_split = samples != data.rows - data.dropped - data.skipped;
+  return fmt::format("{} rows{}{}, {} tokens, {}% of them trained, longest {}{}{}{}", data.rows,
+                     are_split ? fmt::format(" make {} samples", samples) : "", counted(data.turns, "assistant turns"),
+                     tokens, tokens > 0 ? trained * 100 / tokens : 0, longest, counted(data.truncated, "truncated"),
+                     counted(data.dropped, "dropped"), counted(data.skipped, "bad ones left out"));
+}
+
 Dataset load_dataset(const std::vector<std::string>& files, const DataConfig& config, const Tokenizer* tokenizer,
                      const ChatTemplate* chat, int64_t vocab_size) {
   Dataset dataset;
   BadRows bad;
-  int64_t rows = 0;
   const auto use = [&](PreparedRow&& row) {
     if (row.fate == Fate::kDropped) {
       ++dataset.dropped;
       return;
     }
     if (row.fate == Fate::kTruncated) ++dataset.truncated;
+    dataset.turns += row.turns;
+    dataset.changed_turns += row.changed_turns;
     dataset.samples.push_back(std::move(row.sample));
   };
   for (const std::string& file : files) {
     BadRows of_file;
     const int64_t rows_of_file = read_data_file(file, config, tokenizer, chat, vocab_size,
                                                 config.on_bad_rows == OnBadRows::kSkip ? of_file : bad, use);
-    rows += rows_of_file;
+    dataset.rows += rows_of_file;
     dataset.skipped += of_file.count();
     if (of_file.count() == rows_of_file) throw input_error(file, "every row is bad: " + of_file.in_words(rows_of_file));
     if (of_file.count() > 0)
       note_about_input(
           fmt::format("{}: {} (left out: data.on_bad_rows is skip)", file, of_file.in_words(rows_of_file)));
   }
-  bad.refuse(files.size() == 1 ? files.front() : "data", rows);
+  bad.refuse(files.size() == 1 ? files.front() : "data", dataset.rows);
   if (dataset.samples.empty()) {
     throw input_error(files.empty() ? "data" : join_words(files),
                       dataset.dropped > 0
                           ? fmt::format("all {} rows are longer than data.max_length {} and were dropped",
                                         dataset.dropped, config.max_length)
                           : "no rows");
+  }
+  if (dataset.changed_turns > 0) {
+    const std::string turns =
+        fmt::format("{} assistant turn{}", dataset.changed_turns, dataset.changed_turns == 1 ? "" : "s");
+    note_about_input(
+        config.turns == Turns::kEach
+            ? turns +
+                  ": the generation prompt that serves it is not how its text begins; it is trained as the "
+                  "template shows it"
+            : turns +
+                  " not shown as when it was the last of its conversation (thinking is left out); "
+                  "data.turns: each trains every turn as it is served");
   }
   return dataset;
 }

@@ -23,7 +23,8 @@ std::vector<int64_t> take(std::string_view& bytes, size_t count) {
 
 std::string dataset_to_bytes(const Dataset& data) {
   std::string bytes;
-  append(bytes, {data.dropped, data.truncated, data.skipped, static_cast<int64_t>(data.samples.size())});
+  append(bytes, {data.dropped, data.truncated, data.skipped, data.rows, data.turns, data.changed_turns,
+                 static_cast<int64_t>(data.samples.size())});
   for (const Sample& sample : data.samples) {
     append(bytes, {static_cast<int64_t>(sample.input_ids.size())});
     for (const auto* column : {&sample.input_ids, &sample.labels, &sample.position_ids}) append(bytes, *column);
@@ -33,11 +34,14 @@ std::string dataset_to_bytes(const Dataset& data) {
 
 Dataset dataset_from_bytes(std::string_view bytes) {
   Dataset data;
-  const std::vector<int64_t> head = take(bytes, 4);
+  const std::vector<int64_t> head = take(bytes, 7);
   data.dropped = head[0];
   data.truncated = head[1];
   data.skipped = head[2];
-  data.samples.resize(head[3]);
+  data.rows = head[3];
+  data.turns = head[4];
+  data.changed_turns = head[5];
+  data.samples.resize(head[6]);
   for (Sample& sample : data.samples) {
     const size_t length = take(bytes, 1)[0];
     for (auto* column : {&sample.input_ids, &sample.labels, &sample.position_ids}) *column = take(bytes, length);

@@ -60,10 +60,12 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
   for (auto [byte, node] : nodes_[0].next) root_[byte] = node;
 }
 
-const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at) const {
+const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at, const Allows& allows) const {
+  const size_t begin = at;
   uint32_t node = root_[static_cast<unsigned char>(text[at])], token = kNone;
   while (node != kNone) {
-    if (nodes_[node].token != kNone) token = nodes_[node].token;
+    const uint32_t ends = nodes_[node].token;
+    if (ends != kNone && (!allows || allows(tokens_[ends], begin, at + 1))) token = ends;
     if (++at == text.size()) break;
     auto byte = static_cast<unsigned char>(text[at]);
     const auto& next = nodes_[node].next;
@@ -73,11 +75,11 @@ const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at
   return token == kNone ? nullptr : &tokens_[token];
 }
 
-void AddedTokenMatcher::find(std::string_view text, std::vector<Segment>& out) const {
+void AddedTokenMatcher::find(std::string_view text, std::vector<Segment>& out, const Allows& allows) const {
   out.clear();
   size_t done = 0;
   for (size_t at = 0; !tokens_.empty() && at < text.size();) {
-    const AddedToken* token = longest_at(text, at);
+    const AddedToken* token = longest_at(text, at, allows);
     if (!token) {
       ++at;
       continue;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,8 +32,10 @@ class AddedTokenMatcher {
     size_t begin, end;
   };
   // `text` cut into tokens and plain text, in order and without gaps. (As in the reference, segments overlap where
-  // white space that an rstrip took belongs to the next token too.)
-  void find(std::string_view text, std::vector<Segment>& out) const;
+  // white space that an rstrip took belongs to the next token too.) A token is passed over where `allows`, given its
+  // own bytes [begin, end), says no.
+  using Allows = std::function<bool(const AddedToken& token, size_t begin, size_t end)>;
+  void find(std::string_view text, std::vector<Segment>& out, const Allows& allows = nullptr) const;
 
  private:
   static constexpr uint32_t kNone = 0xFFFFFFFF;
@@ -41,7 +44,7 @@ class AddedTokenMatcher {
     std::vector<std::pair<unsigned char, uint32_t>> next;  // byte → node
   };
   // The longest token at `at`, or null.
-  const AddedToken* longest_at(std::string_view text, size_t at) const;
+  const AddedToken* longest_at(std::string_view text, size_t at, const Allows& allows) const;
 
   std::vector<AddedToken> tokens_;
   std::vector<Node> nodes_;     // a trie; [0] is the root

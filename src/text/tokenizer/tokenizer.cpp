@@ -1,5 +1,6 @@
 #include "text/tokenizer/tokenizer.h"
 
+#include <algorithm>
 #include <limits>
 #include <mutex>
 #include <tuple>
@@ -87,10 +88,15 @@ struct Tokenizer::Impl {
   // as given.
   class Encoder {
    public:
-    Encoder(const Impl& impl, Scratch& scratch, Encoding& out) : impl_(impl), scratch_(scratch), out_(out) {}
+    Encoder(const Impl& impl, Scratch& scratch, const PlainParts& plain, Encoding& out)
+        : impl_(impl), scratch_(scratch), plain_(plain), out_(out) {}
 
     void encode(std::string_view text) {
-      impl_.as_written.find(text, scratch_.as_written);
+      AddedTokenMatcher::Allows allows;
+      if (!plain_.ranges.empty()) {
+        allows = [this](const AddedToken& token, size_t begin, size_t end) { return is_allowed(token, begin, end); };
+      }
+      impl_.as_written.find(text, scratch_.as_written, allows);
       for (const auto& segment : scratch_.as_written) {
         if (segment.token) {
           put(segment.token->id, segment.begin, segment.end);
@@ -101,12 +107,29 @@ struct Tokenizer::Impl {
     }
 
    private:
+    // `begin` and `end` are of the repaired text.
+    bool is_allowed(const AddedToken& token, size_t begin, size_t end) const {
+      if (!token.special && std::find(plain_.more.begin(), plain_.more.end(), token.id) == plain_.more.end())
+        return true;
+      if (!scratch_.repair.empty()) std::tie(begin, end) = scratch_.repair.to_source(begin, end);
+      const auto part = std::upper_bound(plain_.ranges.begin(), plain_.ranges.end(), begin,
+                                         [](size_t at, const auto& range) { return at < range.second; });
+      return part == plain_.ranges.end() || part->first >= end;
+    }
+
     // Text between added tokens, at `base` of the repaired text.
     void encode_plain(std::string_view text, size_t base) {
       std::string_view normalized = text;
       scratch_.normalization.clear();
       if (impl_.parts.nfc) normalized = normalize_nfc(text, scratch_.normalized, scratch_.normalization);
-      impl_.in_normalized.find(normalized, scratch_.in_normalized);
+      AddedTokenMatcher::Allows allows;
+      if (!plain_.ranges.empty()) {
+        allows = [this, base](const AddedToken& token, size_t first, size_t last) {
+          const auto [begin, end] = scratch_.normalization.to_source(first, last);
+          return is_allowed(token, base + begin, base + end);
+        };
+      }
+      impl_.in_normalized.find(normalized, scratch_.in_normalized, allows);
       for (const auto& segment : scratch_.in_normalized) {
         if (segment.token) {
           auto [begin, end] = scratch_.normalization.to_source(segment.begin, segment.end);
@@ -151,6 +174,7 @@ struct Tokenizer::Impl {
 
     const Impl& impl_;
     Scratch& scratch_;
+    const PlainParts& plain_;
     Encoding& out_;
   };
 
@@ -179,7 +203,7 @@ Tokenizer Tokenizer::from_folder(const std::filesystem::path& model_folder) {
   return Tokenizer(std::make_unique<Impl>(read_tokenizer_folder(model_folder)));
 }
 
-Encoding Tokenizer::encode(std::string_view text) const {
+Encoding Tokenizer::encode(std::string_view text, const PlainParts& plain) const {
   if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
     throw input_error("tokenizer", "a text of more than 2 GiB", "cut it into several rows");
   }
@@ -193,9 +217,22 @@ Encoding Tokenizer::encode(std::string_view text) const {
     repaired = repair_utf8(text, &scratch->repair);
     text = repaired;
   }
-  Impl::Encoder(*impl_, *scratch, out).encode(text);
+  Impl::Encoder(*impl_, *scratch, plain, out).encode(text);
   impl_->give_back(std::move(scratch));
   return out;
+}
+
+std::vector<int64_t> Tokenizer::added_tokens_in(std::string_view text) const {
+  std::vector<int64_t> found;
+  for (const AddedTokenMatcher* matcher : {&impl_->as_written, &impl_->in_normalized}) {
+    std::vector<AddedTokenMatcher::Segment> segments;
+    matcher->find(text, segments);
+    for (const auto& segment : segments) {
+      if (segment.token != nullptr && std::find(found.begin(), found.end(), segment.token->id) == found.end())
+        found.push_back(segment.token->id);
+    }
+  }
+  return found;
 }
 
 std::string Tokenizer::decode(std::span<const int64_t> ids) const { return impl_->decode(ids, false); }

@@ -19,6 +19,12 @@ struct Encoding {
   std::vector<std::pair<uint32_t, uint32_t>> offsets;
 };
 
+// Parts of a text in which special tokens are text like any other.
+struct PlainParts {
+  std::span<const std::pair<size_t, size_t>> ranges;  // bytes [begin, end) of the text, in order
+  std::span<const int64_t> more;                      // added tokens that count as special
+};
+
 class Tokenizer {
  public:
   // Throws an input error that names the file and the unsupported part of a tokenizer that is not byte-level BPE.
@@ -33,7 +39,11 @@ class Tokenizer {
   // The ids of `text` (UTF-8; ill-formed bytes count as U+FFFD). Added and special tokens in the text are recognised;
   // no BOS/EOS is added. Offsets ascend; together they cover the text, save what a Split removes. Safe from several
   // threads. Throws an input error on a byte that the vocabulary has no token for and on text of 2 GiB or more.
-  Encoding encode(std::string_view text) const;
+  Encoding encode(std::string_view text) const { return encode(text, {}); }
+  // The same, but no special token is recognised that holds a byte of a plain part.
+  Encoding encode(std::string_view text, const PlainParts& plain) const;
+  // The ids of the added tokens, special or not, that stand in `text`; each once.
+  std::vector<int64_t> added_tokens_in(std::string_view text) const;
   // The text of the ids, special tokens included; bytes that are no UTF-8 become U+FFFD as in the reference decoder.
   std::string decode(std::span<const int64_t> ids) const;
   std::string decode_skipping_special(std::span<const int64_t> ids) const;

@@ -1,0 +1,44 @@
+// How fast chats become training rows: a file read, rendered, masked and tokenised as `moraine train` does it.
+//
+//   rows_speed MODEL_FOLDER FILE SECONDS [section.key=value ...]
+//
+// Reads the file again and again for that long, with OMP_NUM_THREADS threads, and prints {"rows", "tokens", "seconds"}
+// of the fastest time. The folder needs no more than a tokenizer and a chat template.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "config/recipe.h"
+#include "text/rows/dataset.h"
+
+using namespace moraine;
+
+int main(int argc, char** argv) {
+  if (argc < 4) {
+    std::fprintf(stderr, "rows_speed MODEL_FOLDER FILE SECONDS [section.key=value ...]\n");
+    return 2;
+  }
+  try {
+    const DataConfig config = recipe_from_overrides({argv + 4, argv + argc}).data;
+    const Tokenizer tokenizer = Tokenizer::from_folder(argv[1]);
+    const auto chat = make_chat_template(config.chat_template, config.template_options, argv[1], config.template_name);
+    double fastest = 1e30, total = 0;
+    Dataset data;
+    while (total < std::atof(argv[3])) {
+      const auto start = std::chrono::steady_clock::now();
+      data = load_dataset({argv[2]}, config, &tokenizer, chat.get(), tokenizer.vocab_size());
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      fastest = std::min(fastest, seconds);
+      total += seconds;
+    }
+    int64_t tokens = 0;
+    for (const Sample& sample : data.samples) tokens += static_cast<int64_t>(sample.input_ids.size());
+    fmt::print("{{\"rows\": {}, \"tokens\": {}, \"seconds\": {}}}\n", data.rows, tokens, fastest);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
