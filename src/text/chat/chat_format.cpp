@@ -61,7 +61,7 @@ std::vector<ChatFormat> make_table() {
        .make = [](const Json& options,
                   bool thinks_by_default) { return make_qwen3_5_chat(qwen_thinking(options, thinks_by_default)); }},
       {.name = "deepseek_v4",
-       .options = {"thinking_mode", "drop_thinking", "reasoning_effort"},
+       .options = {"thinking_mode", "drop_thinking", "reasoning_effort", "reasoning_effort_profile"},
        .model_type = "deepseek_v4",  // its checkpoints come with an encoder in Python instead of a template
        .model_name = "DeepSeek-V4",
        .turn_tokens = {std::string(kBeginOfSentence), std::string(kEndOfSentence), std::string(kUser),
@@ -70,6 +70,7 @@ std::vector<ChatFormat> make_table() {
        .make = [](const Json& options, bool) { return make_deepseek_v4_chat(read_deepseek_v4_options(options)); },
        // Wrapped, each result of a tool is a user's turn and no tools are seen: only the final answer would be trained.
        .when_wrapped = {{"drop_thinking", false}},
+       .from_checkpoint = deepseek_v4_checkpoint_options,
        .leaves_untrained = "drop_thinking of deepseek_v4 with thinking",
        .parser = make_parser,
        .completion_keys = {"thinking_mode"}},

@@ -2,6 +2,7 @@
 // generate read the table; no other place knows a format by its name.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -38,6 +39,8 @@ struct ChatFormat {
   // and takes the options of that one, whose `when_wrapped` are then the values of options that are not given.
   std::unique_ptr<ChatEncoder> (*wrap)(std::unique_ptr<ChatEncoder> base) = nullptr;
   Json when_wrapped = Json::object();
+  // Values of options that the checkpoint in the folder decides, where they are not given; nullptr: none.
+  Json (*from_checkpoint)(const std::filesystem::path& model_folder) = nullptr;
   // What in its options keeps answers out of training, for a hint; "" when nothing does.
   std::string leaves_untrained = "";
 

@@ -46,11 +46,16 @@ OwnTemplate make_own(const KnownTemplate& found, const Json& options, const std:
 }
 
 // `known`: which options there are, as a hint.
-std::unique_ptr<ChatEncoder> make_encoder(const KnownTemplate& found, const Json& options, const std::string& known) {
+std::unique_ptr<ChatEncoder> make_encoder(const KnownTemplate& found, Json options, const std::string& known,
+                                          const std::filesystem::path& model_folder) {
   const std::vector<std::string>& keys = found.format->options;
   for (const auto& [key, value] : options.items()) {
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
       throw input_error(kOptions, fmt::format("unknown option {}", quoted_for_error(key)), known);
+  }
+  if (found.format->from_checkpoint != nullptr) {
+    const Json own = found.format->from_checkpoint(model_folder);
+    for (const auto& [key, value] : own.items()) options.emplace(key, value);
   }
   return found.format->make(options, found.thinks_by_default);
 }
@@ -78,7 +83,8 @@ std::unique_ptr<ChatTemplate> make_wrapped(const ChatFormat& format, Json option
         ChatTemplate{format, *own.format, format.wrap(std::move(own.encoder)), own.format});
   }
   for (const auto& [key, value] : base.format->when_wrapped.items()) options.emplace(key, value);
-  auto encoder = make_encoder(base, options, fmt::format("{}; its base {}", takes(format), takes(*base.format)));
+  const std::string known = fmt::format("{}; its base {}", takes(format), takes(*base.format));
+  auto encoder = make_encoder(base, options, known, model_folder);
   return std::make_unique<ChatTemplate>(ChatTemplate{format, *base.format, format.wrap(std::move(encoder))});
 }
 
@@ -108,7 +114,7 @@ std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name, const 
     OwnTemplate own = make_own(found, options, model_folder);
     return std::make_unique<ChatTemplate>(ChatTemplate{*own.format, *own.format, std::move(own.encoder), own.format});
   }
-  auto encoder = make_encoder(found, options, takes(*found.format));
+  auto encoder = make_encoder(found, options, takes(*found.format), model_folder);
   return std::make_unique<ChatTemplate>(ChatTemplate{*found.format, *found.format, std::move(encoder)});
 }
 
