@@ -10,9 +10,9 @@
 namespace moraine {
 
 struct Flag {
-  // Where the value goes; a bool is a switch, everything else takes one value.
+  // Where the value goes; a bool is a switch, everything else takes one value, and a list one each time it is given.
   using Target = std::variant<bool CommandArgs::*, std::string CommandArgs::*, int64_t CommandArgs::*,
-                              uint64_t CommandArgs::*, double CommandArgs::*>;
+                              uint64_t CommandArgs::*, double CommandArgs::*, std::vector<std::string> CommandArgs::*>;
   std::string name;   // "--model"
   std::string value;  // what --help calls the value; empty for a switch
   std::string text;

@@ -39,6 +39,8 @@ void store(const Flag& flag, const std::string& text, CommandArgs& args) {
         using Value = std::remove_reference_t<decltype(args.*target)>;
         if constexpr (std::is_same_v<Value, std::string>) {
           args.*target = is_path(flag.value) ? expand_home(text, flag.name) : text;
+        } else if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
+          (args.*target).push_back(text);
         } else if constexpr (!std::is_same_v<Value, bool>) {
           args.*target = parse_number<Value>(flag.name, text);
         }
@@ -111,7 +113,8 @@ Error misused_flag(const Command& command, const std::vector<std::string>& words
         })) {
       return input_error(flag.name, "takes no value");
     }
-    if (std::count_if(words.begin(), words.end(), is_this) > 1)
+    const bool is_list = std::holds_alternative<std::vector<std::string> CommandArgs::*>(flag.target);
+    if (!is_list && std::count_if(words.begin(), words.end(), is_this) > 1)
       return input_error(flag.name, "is given more than once");
     if (words.back() == flag.name) return input_error(flag.name, fmt::format("its value {} is missing", flag.value));
   }
@@ -128,11 +131,15 @@ std::optional<CommandArgs> parse_args(const Command& command, const std::vector<
   bool help = false;
   app.add_flag("-h,--help", help);
   std::vector<std::string> texts(command.flags.size());
+  std::vector<std::vector<std::string>> lists(command.flags.size());
   std::vector<CLI::Option*> options;
   for (size_t i = 0; i < command.flags.size(); ++i) {
     const Flag& flag = command.flags[i];
     if (auto* target = std::get_if<bool CommandArgs::*>(&flag.target)) {
       options.push_back(app.add_flag(flag.name, args.**target)->disable_flag_override());
+    } else if (std::holds_alternative<std::vector<std::string> CommandArgs::*>(flag.target)) {
+      options.push_back(
+          app.add_option(flag.name, lists[i])->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll));
     } else {
       options.push_back(app.add_option(flag.name, texts[i]));
     }
@@ -144,8 +151,11 @@ std::optional<CommandArgs> parse_args(const Command& command, const std::vector<
     throw misused_flag(command, words);
   }
   if (help) return std::nullopt;
-  for (size_t i = 0; i < command.flags.size(); ++i)
-    if (!command.flags[i].value.empty() && options[i]->count() > 0) store(command.flags[i], texts[i], args);
+  for (size_t i = 0; i < command.flags.size(); ++i) {
+    if (command.flags[i].value.empty() || options[i]->count() == 0) continue;
+    if (lists[i].empty()) lists[i].push_back(texts[i]);
+    for (const std::string& text : lists[i]) store(command.flags[i], text, args);
+  }
   take_other_words(command, app.remaining(), args);
   check_required(command, args);
   return args;

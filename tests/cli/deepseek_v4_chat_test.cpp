@@ -90,7 +90,9 @@ TEST(DeepseekV4Chat, ParseRefusesWrongRows) {
   expect_error(good + "\n[\n", {"rows.jsonl:2"});
   expect_error("", {"no rows"});
   expect_input_error({"tokenize", "--parse", file(good)}, {"--model"});
-  expect_input_error({"tokenize", "--parse", file(good), "--template", "qwen3"}, {"--parse", "qwen3", "deepseek_v4"});
+  expect_input_error({"tokenize", "--text", "a", "--model", "m", "--syntax", "glm"}, {"--syntax", "--parse only"});
+  expect_input_error({"tokenize", "--parse", file(good), "--template", "qwen3", "--syntax", "x"},
+                     {"--syntax", "'x'", "hermes"});
   expect_input_error({"tokenize", "--parse", file(good), "--template", "react"}, {"--parse", "react", "deepseek_v4"});
   // Errors hold the file's name, which need not be UTF-8.
   const fs::path odd = folder.write("rows\xff.jsonl", R"({"completion": "a"})");

@@ -36,6 +36,7 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "hermes",
        .make = [](const Json& options,
                   bool thinks_by_default) { return make_qwen3_chat(qwen_thinking(options, thinks_by_default)); }},
       {.name = "qwen3_instruct_2507",
@@ -44,6 +45,7 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3_instruct_2507,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "hermes",
        .make =
            [](const Json& options, bool) {
              if (enable_thinking(options, false))
@@ -58,6 +60,7 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3_5,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "qwen3_coder",
        .make = [](const Json& options,
                   bool thinks_by_default) { return make_qwen3_5_chat(qwen_thinking(options, thinks_by_default)); }},
       {.name = "deepseek_v4",
@@ -67,6 +70,7 @@ std::vector<ChatFormat> make_table() {
        .turn_tokens = {std::string(kBeginOfSentence), std::string(kEndOfSentence), std::string(kUser),
                        std::string(kAssistant)},
        .end_of_turn = std::string(kEndOfSentence),
+       .answers = "deepseek_v4",
        .make = [](const Json& options, bool) { return make_deepseek_v4_chat(read_deepseek_v4_options(options)); },
        // Wrapped, each result of a tool is a user's turn and no tools are seen: only the final answer would be trained.
        .when_wrapped = {{"drop_thinking", false}},
