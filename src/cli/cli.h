@@ -22,8 +22,9 @@ struct CommandArgs {
   std::vector<std::string> adapters;   // DIR or DIR=WEIGHT: cli/adapter_flags
   std::string model, adapter, tokens, out, grads, config, dtype, layout, server, score_tokens;
   std::string method = "cat";  // of merge-adapters
-  std::string prompt, chat, text, texts, messages, parse, template_name, template_options, chat_template,
+  std::string prompt, chat, tools, text, texts, messages, parse, syntax, template_name, template_options, chat_template,
       memory_per_rank;
+  std::vector<std::string> template_option;  // NAME=VALUE
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
@@ -32,6 +33,7 @@ struct CommandArgs {
   std::string manifest;
   std::string max_shard_size = "5GB";
   bool logits = false, json = false, hash = false, check = false, schema = false, markdown = false, keep_format = false;
+  bool parse_answer = false, parse_without_eos = false;
 };
 
 // The loss of args.tokens with args.model and args.adapters, in this process alone; throws as `moraine score` does.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "text/chat/answer_syntax.h"
 #include "text/chat/chat_format.h"
 
 namespace moraine {
@@ -19,6 +20,13 @@ Flag adapters_flag(bool required = false) {
 Flag ranks_flag() { return {"--ranks", "N", "processes to start on this machine", &CommandArgs::ranks}; }
 Flag json_flag(std::string text) { return {"--json", "", std::move(text), &CommandArgs::json}; }
 Flag seed_flag(std::string text) { return {"--seed", "S", std::move(text), &CommandArgs::seed}; }
+
+Flag syntax_flag() {
+  return {
+      "--syntax", "NAME",
+      "how answers write thinking and tool calls: auto (the chat format's own), " + join_choices(answer_syntax_names()),
+      &CommandArgs::syntax};
+}
 
 Command train_command() {
   Command c{"train", "fine-tune a model as a recipe says; ends with a PEFT adapter on disk",
@@ -105,15 +113,24 @@ Command generate_command() {
       {"--prompt", "TEXT", "asked as a user's message, in the checkpoint's chat format when it has one",
        &CommandArgs::prompt},
       {"--chat", "FILE", "a conversation to go on with: {\"messages\": [...], \"tools\": [...]}", &CommandArgs::chat},
+      {"--tools", "FILE", "a JSON list of tools that the model may call", &CommandArgs::tools},
+      {"--template-option", "NAME=VALUE",
+       "an option of the chat format, a variable of a template: enable_thinking=false; may be given several times",
+       &CommandArgs::template_option},
       {"--max-new-tokens", "N", "at most so many tokens (default 128)", &CommandArgs::max_new_tokens},
       {"--temperature", "T", "0, the default, always takes the likeliest token; 1 samples as the model says",
        &CommandArgs::temperature},
       seed_flag("of the sampling (default 0)"),
-      json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone"),
+      {"--parse", "", "take the answer apart: a message with content, reasoning_content and tool_calls",
+       &CommandArgs::parse_answer},
+      syntax_flag(),
+      json_flag("print {\"text\", \"ids\", \"prompt_tokens\"} alone; with --parse also message, or error"),
       ranks_flag()};
   c.runs_on_ranks = true;
   c.takes_overrides = true;
-  c.examples = {"moraine generate --model Qwen3-30B-A3B --adapter runs/short/adapter --prompt \"Who are you?\""};
+  c.examples = {"moraine generate --model Qwen3-30B-A3B --adapter runs/short/adapter --prompt \"Who are you?\"",
+                "moraine generate --model Qwen3-30B-A3B --chat chat.json --tools tools.json --parse "
+                "--template-option enable_thinking=false"};
   c.run = run_generate;
   return c;
 }
@@ -157,7 +174,7 @@ std::string completion_keys() {
 }
 
 Command tokenize_command() {
-  const std::vector<std::string> formats = chat_format_names(), with_parser = chat_format_names(has_parser);
+  const std::vector<std::string> formats = chat_format_names();
   Command c{"tokenize", "show how text or chats become tokens, and which of them are trained",
             "--model DIR (--text TEXT | --texts FILE.jsonl | --messages FILE | --parse FILE.jsonl) [flags] "
             "[data.key=value ...]"};
@@ -169,8 +186,12 @@ Command tokenize_command() {
       {"--messages", "FILE", "what training makes of a file, folder or pattern, of any format that data.train takes",
        &CommandArgs::messages},
       {"--parse", "FILE",
-       fmt::format("JSON lines of {{{}}} to take apart ({})", completion_keys(), join_words(with_parser)),
+       fmt::format("JSON lines of {{{}}} to take apart; \"messages\" and \"tools\" say what a completion follows",
+                   completion_keys()),
        &CommandArgs::parse},
+      syntax_flag(),
+      {"--parse-without-eos", "", "of --parse: completions may lack the token that ends a turn",
+       &CommandArgs::parse_without_eos},
       {"--template", "NAME", "chat format: auto (default), " + join_choices(formats), &CommandArgs::template_name},
       {"--chat-template", "FILE.jinja",
        "a template's own text, for --messages (no --model is needed: its options are then all variables of the "
@@ -184,7 +205,7 @@ Command tokenize_command() {
       "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl",
       "moraine tokenize --model Qwen3-30B-A3B --messages chats.jsonl data.loss_on=last data.variables={NAME: Ada}",
       "moraine tokenize --chat-template chat_template.jinja --messages chats.jsonl --json",
-      fmt::format("moraine tokenize --template {} --parse completions.jsonl --json", with_parser.front())};
+      "moraine tokenize --template deepseek_v4 --parse completions.jsonl --json"};
   c.run = run_tokenize;
   return c;
 }

@@ -31,14 +31,14 @@ Number parse_number(const std::string& flag, const std::string& text) {
 }
 
 // The shell expands ~ at the beginning of a word, not in --out=~/runs.
-bool is_path(const std::string& value) { return value == "DIR" || value == "FILE"; }
+bool is_path(const std::string& value) { return value.starts_with("DIR") || value.starts_with("FILE"); }
 
 void store(const Flag& flag, const std::string& text, CommandArgs& args) {
   std::visit(
       [&](auto target) {
         using Value = std::remove_reference_t<decltype(args.*target)>;
         if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
-          (args.*target).push_back(expand_home(text, flag.name));
+          (args.*target).push_back(is_path(flag.value) ? expand_home(text, flag.name) : text);
         } else if constexpr (std::is_same_v<Value, std::string>) {
           args.*target = is_path(flag.value) ? expand_home(text, flag.name) : text;
         } else if constexpr (!std::is_same_v<Value, bool>) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "base/error.h"
@@ -16,6 +17,7 @@
 #include "cli/cli.h"
 #include "cli/show_tokens.h"
 #include "cli/tokenize_template.h"
+#include "text/chat/answer_reader.h"
 #include "text/chat/chat_template.h"
 #include "text/rows/data_files.h"
 #include "text/rows/dataset.h"
@@ -44,6 +46,8 @@ void check_tokenize_flags(const CommandArgs& args) {
     throw input_error(args.template_name.empty() ? "--template-options" : "--template",
                       "is for --messages and --parse only");
   }
+  if (args.parse.empty() && (!args.syntax.empty() || args.parse_without_eos))
+    throw input_error(args.syntax.empty() ? "--parse-without-eos" : "--syntax", "is for --parse only");
   if (args.messages.empty() && !args.overrides.empty())
     throw input_error(args.overrides.front(), "recipe keys are for --messages only");
   // The named format alone says how completions are read.
@@ -256,27 +260,55 @@ void tokenize_messages(const CommandArgs& args, const Tokenizer& tokenizer, RowP
   if (!args.json) print_result(summary + "\n");
 }
 
+// How the completions of a file's rows are taken apart.
+class CompletionReader {
+ public:
+  explicit CompletionReader(const CommandArgs& args)
+      : options_(read_options(args)), may_lack_end_(args.parse_without_eos) {
+    const std::string name = args.template_name.empty() ? "auto" : args.template_name;
+    const std::string syntax = args.syntax.empty() ? "auto" : args.syntax;
+    // What wraps another format has no syntax whatever its base, which needs no opening to say so.
+    const ChatFormat* named = find_chat_format(name);
+    if (named != nullptr && !has_encoder(*named) && syntax == "auto") {
+      throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", name),
+                        "--syntax " + join_choices(answer_syntax_names()));
+    }
+    chat_ = open_template(name, options_, args.model);
+    if (!has_parser(chat_->format) || syntax != "auto")
+      reader_.emplace(*chat_, syntax, args.syntax.empty() ? "--parse" : "--syntax");
+  }
+
+  // Throws an input error without the row's place on wrong keys of the row.
+  CompletionParser parser_of(const OrderedJson& row) const {
+    if (!reader_) return chat_->format.parser(options_, row, may_lack_end_);
+    static const OrderedJson kAnyQuestion = OrderedJson::array({OrderedJson{{"role", "user"}, {"content", "…"}}});
+    const OrderedJson tools = row.value("tools", OrderedJson());
+    if (!tools.is_null() && !tools.is_array()) throw row_error("tools is not a list");
+    std::string prompt = chat_->encoder->generation_prompt(row.value("messages", kAnyQuestion), tools);
+    return [this, tools, prompt = std::move(prompt)](std::string_view completion) {
+      return reader_->read(completion, prompt, tools, may_lack_end_);
+    };
+  }
+
+ private:
+  Json options_;
+  bool may_lack_end_;
+  std::unique_ptr<ChatTemplate> chat_;
+  std::optional<AnswerReader> reader_;  // none: the format's own parser
+};
+
 // A completion that is malformed is a result, not a mistake of the file.
 void parse_completions(const CommandArgs& args) {
-  const Json options = read_options(args);
-  const std::string name = args.template_name.empty() ? "auto" : args.template_name;
-  // What wraps another format has no parser whatever its base, which needs no opening to say so.
-  const ChatFormat* named = find_chat_format(name);
-  const bool is_wrapper = named != nullptr && !has_encoder(*named);
-  const ChatFormat& format = is_wrapper ? *named : open_template(name, options, args.model)->format;
-  if (!has_parser(format)) {
-    throw input_error("--parse", fmt::format("completions of {} cannot be taken apart", format.name),
-                      "--template " + join_choices(chat_format_names(has_parser)));
-  }
+  const CompletionReader reader(args);
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string&) {
     text_of(row, "completion");
-    format.parser(options, row);
+    reader.parser_of(row);
   });
   int64_t rows = 0;
   for_each_row(args.parse, [&](const OrderedJson& row, const std::string& where) {
     OrderedJson message, error;
     try {
-      message = at_place(where, [&] { return format.parser(options, row)(text_of(row, "completion")); });
+      message = at_place(where, [&] { return reader.parser_of(row)(text_of(row, "completion")); });
     } catch (const Error& malformed) {
       error = malformed.what();
     }

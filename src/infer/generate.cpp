@@ -91,6 +91,7 @@ std::vector<int64_t> stop_ids_of(const std::filesystem::path& model_folder) {
     const Json config = read_json_file(model_folder / name);
     add_from(config);
     if (auto text = config.find("text_config"); text != config.end() && text->is_object()) add_from(*text);
+    if (!ids.empty()) break;
   }
   return {ids.begin(), ids.end()};
 }

@@ -24,8 +24,8 @@ std::vector<int64_t> generate(LoadedModel& loaded, const AdapterState* adapter, 
                               const GenerateOptions& options, const std::function<void(int64_t)>& on_token,
                               ProcessGroup& world);
 
-// eos_token_id of generation_config.json and config.json in the folder (a number or a list; a multimodal model's in
-// text_config).
+// eos_token_id (a number or a list) of generation_config.json in the folder, and where that has none of config.json (a
+// multimodal model's in text_config), as in transformers.
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model_folder);
 
 }  // namespace moraine

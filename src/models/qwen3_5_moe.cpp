@@ -50,6 +50,9 @@ Decoder describe_qwen3_5_moe(const HfConfig& config, DtypeChoice dtype) {
   const bool text_class = config.architecture() == "Qwen3_5MoeForCausalLM";
   const HfConfig text = text_class && !config.has("text_config") ? config : config.object("text_config");
   require(text, text.boolean("attn_output_gate", true), "attn_output_gate must be true");
+  const std::string gate = text.text("output_gate_type", "swish");  // of linear attention; transformers has no other
+  require(text, gate == "swish" || gate == "silu",
+          fmt::format("output_gate_type {} is not supported", quote_text(gate)));
   require(text, text.integers("mlp_only_layers").empty() && text.integer("decoder_sparse_step", 1) == 1,
           "layers without experts (mlp_only_layers, decoder_sparse_step) are not supported");
 

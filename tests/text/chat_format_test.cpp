@@ -92,14 +92,14 @@ TEST(ChatFormats, WhatIsTakenApartIsWhatWasAnswered) {
     messages.push_back(kAnswer);
     const auto chat = make(format.name);
     const ChatText text = chat->encoder->training_text(messages, nullptr);
-    const CompletionParser parse = format.parser(Json::object(), OrderedJson::object());
+    const CompletionParser parse = format.parser(Json::object(), OrderedJson::object(), false);
     messages.back() = parse(text.text.substr(text.trained[0].first));
     EXPECT_EQ(messages.back()["content"], kAnswer["content"]);
     EXPECT_EQ(messages.back()["tool_calls"].size(), 1u);
     EXPECT_EQ(chat->encoder->training_text(messages, nullptr).text, text.text);
     for (const std::string& key : format.completion_keys)
       EXPECT_THAT(error_of([&] {
-                    format.parser(Json::object(), OrderedJson{{key, "no value of it"}});
+                    format.parser(Json::object(), OrderedJson{{key, "no value of it"}}, false);
                   }),
                   testing::HasSubstr(key));
   }

@@ -14,6 +14,12 @@ using testing::HasSubstr;
 std::unique_ptr<ChatTemplate> make_v4(const std::string& options = "{}") {
   return make_chat_template("deepseek_v4", Json::parse(options), "/no/such/folder");
 }
+// Of golden rows, which are of the encoder as first released.
+std::unique_ptr<ChatTemplate> make_preview(const OrderedJson& row) {
+  OrderedJson options = row["options"];
+  options["reasoning_effort_profile"] = "preview";
+  return make_v4(options.dump());
+}
 constexpr const char* kThinking = R"({"thinking_mode": "thinking"})";
 
 std::string text_of(const std::string& messages, const std::string& options = "{}", const std::string& tools = "null") {
@@ -36,7 +42,7 @@ TEST(DeepseekV4Chat, EveryRowRendersAsTheReleasedEncoder) {
   const auto rows = golden_rows("deepseek_v4");
   ASSERT_EQ(rows.size(), 96u);
   for (const OrderedJson& row : rows) {
-    const auto chat = make_v4(row["options"].dump());
+    const auto chat = make_preview(row);
     const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(chat->encoder->inference_text(row["messages"], row["tools"]), row["text"]);
@@ -51,7 +57,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
   const auto rows = golden_rows("deepseek_v4_special");
   ASSERT_EQ(rows.size(), 24u);
   for (const OrderedJson& row : rows) {
-    const ChatText text = make_v4(row["options"].dump())->encoder->training_text(row["messages"], row["tools"]);
+    const ChatText text = make_preview(row)->encoder->training_text(row["messages"], row["tools"]);
     EXPECT_EQ(text.text, row["text"]);
     EXPECT_EQ(OrderedJson(tokenize_chat(text, deepseek_tokenizer(), LossOn::kAssistant).ids), row["ids"]);
   }
@@ -60,7 +66,7 @@ TEST(DeepseekV4Chat, EveryRowOfWhatOnlyThisFormatHas) {
 TEST(DeepseekV4Chat, TheGenerationPromptIsAllBeforeTheLastAnswer) {
   for (const char* file : {"deepseek_v4", "deepseek_v4_special"}) {
     for (const OrderedJson& row : golden_rows(file)) {
-      const auto chat = make_v4(row["options"].dump());
+      const auto chat = make_preview(row);
       const ChatText text = chat->encoder->training_text(row["messages"], row["tools"]);
       ASSERT_FALSE(text.trained.empty());
       OrderedJson question = row["messages"];
@@ -277,17 +283,66 @@ TEST(DeepseekV4Chat, WhatWouldBeLostIsRefused) {
 TEST(DeepseekV4Chat, OptionsAreListed) {
   EXPECT_EQ(error_of([] { make_v4(R"({"enable_thinking":true})"); }),
             "data.template_options: unknown option 'enable_thinking' "
-            "(deepseek_v4 takes thinking_mode, drop_thinking and reasoning_effort)");
+            "(deepseek_v4 takes thinking_mode, drop_thinking, reasoning_effort and reasoning_effort_profile)");
   EXPECT_THAT(error_of([] { make_v4(R"({"thinking_mode":true})"); }), HasSubstr("thinking_mode: is chat or thinking"));
   EXPECT_THAT(error_of([] { make_v4(R"({"drop_thinking":"no"})"); }), HasSubstr("drop_thinking: not true or false"));
-  EXPECT_THAT(error_of([] { make_v4(R"({"reasoning_effort":"low"})"); }),
-              HasSubstr("reasoning_effort: is max, high or null"));
   EXPECT_THAT(error_of([] { make_v4("[1]"); }), HasSubstr("not a mapping"));
   EXPECT_EQ(make_v4("null")->format.name, "deepseek_v4");
   const std::string messages = R"([{"role":"user","content":"q"}])";
   EXPECT_EQ(text_of(messages), "<｜User｜>q<｜Assistant｜></think>") << "chat is the default";
-  EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":"high"})"),
-            text_of(messages, kThinking));
+}
+
+TEST(DeepseekV4Chat, LevelsOfEffortAreThoseOfTheRelease) {
+  const std::string messages = R"([{"role":"user","content":"q"}])", prompt = text_of(messages, kThinking);
+  const auto words = [&](const std::string& level, const std::string& profile) {
+    const std::string text = text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":")" + level +
+                                                   R"(","reasoning_effort_profile":")" + profile + R"("})");
+    EXPECT_TRUE(text.ends_with(prompt));
+    return text.substr(0, text.size() - prompt.size());
+  };
+  EXPECT_EQ(words("high", "preview"), "");
+  EXPECT_THAT(words("max", "preview"), testing::StartsWith("Reasoning Effort: Absolute maximum with no shortcuts"));
+  EXPECT_EQ(words("low", "official"), "");
+  EXPECT_EQ(words("high", "official"), words("max", "preview"));
+  EXPECT_EQ(
+      words("max", "official"),
+      "Reasoning Effort: Beyond maximum — exhaustive, relentless, and uncompromising.\nYou MUST reason with the "
+      "utmost depth and rigor, leaving absolutely nothing to chance: exhaustively decompose the problem into its "
+      "most fundamental components, trace every causal chain to its root, and resolve the underlying cause rather "
+      "than any surface symptom.\nDo not stop reasoning until you have independently verified the solution from "
+      "multiple angles and are certain that no assumption remains unchecked and no error remains undiscovered.\n\n");
+  EXPECT_EQ(text_of(messages, R"({"thinking_mode":"thinking","reasoning_effort":null})"), prompt);
+  const auto refused = [](const std::string& options) { return error_of([&] { make_v4(options); }); };
+  EXPECT_THAT(refused(R"({"reasoning_effort":"low","reasoning_effort_profile":"preview"})"),
+              HasSubstr("reasoning_effort: is high, max or null (profile preview)"));
+  EXPECT_THAT(refused(R"({"reasoning_effort":"xhigh","reasoning_effort_profile":"official"})"),
+              HasSubstr("is low, high, max or null (profile official)"));
+  EXPECT_THAT(refused(R"({"reasoning_effort_profile":7})"), HasSubstr("is preview or official"));
+  for (const char* level : {"low", "high", "max"}) {
+    EXPECT_THAT(refused(R"({"reasoning_effort":")" + std::string(level) + R"("})"),
+                HasSubstr("its levels differ between releases"));
+  }
+}
+
+TEST(DeepseekV4Chat, TheCheckpointsEncoderSaysWhichLevelsThereAre) {
+  const Folder folder;
+  fs::create_directory(folder.path / "encoding");
+  const auto prompt = [&](const char* options) {
+    return make_chat_template("deepseek_v4", Json::parse(options), folder.path)
+        ->encoder->generation_prompt(OrderedJson::parse(R"([{"role":"user","content":"q"}])"), nullptr);
+  };
+  const char* max = R"({"thinking_mode":"thinking","reasoning_effort":"max"})";
+  EXPECT_THAT(error_of([&] { prompt(max); }), HasSubstr("no encoding/encoding_dsv4.py"));
+  folder.write("encoding/encoding_dsv4.py", "REASONING_EFFORT_MAX = (\n    \"…\"\n)\n");
+  EXPECT_THAT(prompt(max), HasSubstr("Absolute maximum"));
+  EXPECT_THAT(error_of([&] { prompt(R"({"reasoning_effort":"low"})"); }), HasSubstr("(profile preview)"));
+  folder.write("encoding/encoding_dsv4.py", "x = REASONING_EFFORT_MAX\nREASONING_EFFORT_PROMPTS: Dict[str, str] = {\n");
+  EXPECT_THAT(prompt(max), HasSubstr("Beyond maximum"));
+  EXPECT_THAT(prompt(R"({"thinking_mode":"thinking","reasoning_effort":"max","reasoning_effort_profile":"preview"})"),
+              HasSubstr("Absolute maximum"))
+      << "what is given goes first";
+  folder.write("encoding/encoding_dsv4.py", "REASONING_EFFORT_MAX = 1\nREASONING_EFFORT_PROMPTS = {}\n");
+  EXPECT_THAT(error_of([&] { prompt(max); }), HasSubstr("its levels differ between releases"));
 }
 
 TEST(DeepseekV4Chat, IsDetectedByTheConfig) {

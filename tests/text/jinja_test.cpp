@@ -47,6 +47,32 @@ std::vector<std::string> trained(const ConversationTemplate& chat, const Ordered
   return texts;
 }
 
+TEST(Jinja, BlocksHelpersAndGroupsAreThoseOfPython) {
+  EXPECT_EQ(render("{% set v = 1 %}{% block a %}{{ v }}{% set v = 2 %}{% endblock a %}{{ v }}"), "11");
+  EXPECT_EQ(render("{% for i in [1, 2] %}{% block a %}[{{ i }}]{% endblock %}{% endfor %}"), "[][]");
+  EXPECT_EQ(render("{% for i in [1, 2] %}{% block a scoped %}[{{ i }}]{% endblock %}{% endfor %}"), "[1][2]");
+  EXPECT_THAT(error_of("{% block a %}{% endblock %}{% block a %}{% endblock %}"), HasSubstr("'a' is there twice"));
+  EXPECT_THAT(error_of("{% block a required %}{% endblock %}"), HasSubstr("a required block"));
+  EXPECT_THAT(error_of("{% for i in [1] %}{% block a %}{% break %}{% endblock %}{% endfor %}"),
+              HasSubstr("'break' outside of a loop"));
+  EXPECT_EQ(render("{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %}"), "1, 2, 3");
+  EXPECT_EQ(render("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.current }}"), "aba");
+  EXPECT_THAT(error_of("{{ cycler() }}"), HasSubstr("cycler needs items"));
+  EXPECT_EQ(render("{% for g in ['a', 'B', 'A']|groupby(0) %}{{ g.grouper }}{{ g.list }}{% endfor %}"),
+            "a['a', 'A']B['B']");
+}
+
+TEST(Jinja, IntegersHaveAnySizeUntilTheyAreTooLarge) {
+  EXPECT_EQ(render("{{ 2**70 }} {{ -(2**70) // 3 }} {{ -(2**70) % 7 }}"),
+            "1180591620717411303424 -393530540239137101142 5");
+  EXPECT_EQ(render("{{ 9223372036854775807 + 1 }} {{ 99999999999999999999 * 2 - 1 }} {{ 2**70 / 3 }}"),
+            "9223372036854775808 199999999999999999997 3.935305402391371e+20");
+  EXPECT_EQ(render("{{ 2**64 - 2**64 + 5 }} {{ 2**64 == 2.0**64 }} {{ 2**64 + 1 > 2.0**64 }}"), "5 True True");
+  EXPECT_THAT(error_of("{{ 2**20000 }}"), HasSubstr("an int of more than 4300 digits"));
+  EXPECT_THAT(error_of("{{ 2**(2**40) }}"), HasSubstr("the result is too large"));
+  EXPECT_THAT(error_of("{{ 10**400 * 1.0 }}"), HasSubstr("too large for a float"));
+}
+
 TEST(Jinja, ErrorsNameTheirPlace) {
   EXPECT_THAT(error_of("a\n {% if x %}"), HasSubstr("'endif' is missing"));
   EXPECT_THAT(error_of("a\n  {{ x.y.z }}"), HasSubstr("t:2:7: undefined 'x' is used"));

@@ -36,6 +36,7 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "hermes",
        .make = [](const Json& options,
                   bool thinks_by_default) { return make_qwen3_chat(qwen_thinking(options, thinks_by_default)); }},
       {.name = "qwen3_instruct_2507",
@@ -44,6 +45,7 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3_instruct_2507,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "hermes",
        .make =
            [](const Json& options, bool) {
              if (enable_thinking(options, false))
@@ -58,18 +60,21 @@ std::vector<ChatFormat> make_table() {
        .resembles = resembles_qwen3_5,
        .turn_tokens = kQwenTurns,
        .end_of_turn = "<|im_end|>",
+       .answers = "qwen3_coder",
        .make = [](const Json& options,
                   bool thinks_by_default) { return make_qwen3_5_chat(qwen_thinking(options, thinks_by_default)); }},
       {.name = "deepseek_v4",
-       .options = {"thinking_mode", "drop_thinking", "reasoning_effort"},
+       .options = {"thinking_mode", "drop_thinking", "reasoning_effort", "reasoning_effort_profile"},
        .model_type = "deepseek_v4",  // its checkpoints come with an encoder in Python instead of a template
        .model_name = "DeepSeek-V4",
        .turn_tokens = {std::string(kBeginOfSentence), std::string(kEndOfSentence), std::string(kUser),
                        std::string(kAssistant)},
        .end_of_turn = std::string(kEndOfSentence),
+       .answers = "deepseek_v4",
        .make = [](const Json& options, bool) { return make_deepseek_v4_chat(read_deepseek_v4_options(options)); },
        // Wrapped, each result of a tool is a user's turn and no tools are seen: only the final answer would be trained.
        .when_wrapped = {{"drop_thinking", false}},
+       .from_checkpoint = deepseek_v4_checkpoint_options,
        .leaves_untrained = "drop_thinking of deepseek_v4 with thinking",
        .parser = make_parser,
        .completion_keys = {"thinking_mode"}},

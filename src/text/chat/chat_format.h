@@ -2,6 +2,7 @@
 // generate read the table; no other place knows a format by its name.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -31,6 +32,7 @@ struct ChatFormat {
   // What begins and ends turns. Each is one token of a tokenizer that the format is for; end_of_turn ends an answer.
   std::vector<std::string> turn_tokens = {};
   std::string end_of_turn = "";
+  std::string answers = "";  // the syntax of its answers (answer_syntax.h); "": none
 
   // Makes the encoder. `options` holds known keys only; `thinks_by_default` is for a format with an option to think.
   std::unique_ptr<ChatEncoder> (*make)(const Json& options, bool thinks_by_default) = nullptr;
@@ -38,12 +40,15 @@ struct ChatFormat {
   // and takes the options of that one, whose `when_wrapped` are then the values of options that are not given.
   std::unique_ptr<ChatEncoder> (*wrap)(std::unique_ptr<ChatEncoder> base) = nullptr;
   Json when_wrapped = Json::object();
+  // Values of options that the checkpoint in the folder decides, where they are not given; nullptr: none.
+  Json (*from_checkpoint)(const std::filesystem::path& model_folder) = nullptr;
   // What in its options keeps answers out of training, for a hint; "" when nothing does.
   std::string leaves_untrained = "";
 
-  // Takes completions apart; nullptr when nothing does. `row` is the JSON object that the completion comes in: its
-  // `completion_keys` override the options. Throws an input error without the row's place on a wrong value of one.
-  CompletionParser (*parser)(const Json& options, const OrderedJson& row) = nullptr;
+  // Takes completions apart where they need more than that syntax; else nullptr. `row` is the JSON object that the
+  // completion comes in: its `completion_keys` override the options. Throws an input error without the row's place on a
+  // wrong value of one.
+  CompletionParser (*parser)(const Json& options, const OrderedJson& row, bool may_lack_end) = nullptr;
   std::vector<std::string> completion_keys = {};
 };
 
@@ -55,7 +60,7 @@ const ChatFormat* find_chat_format(std::string_view name);
 // Their names in the order of the table; only of those that `have` it.
 std::vector<std::string> chat_format_names(bool (*have)(const ChatFormat& format) = nullptr);
 bool has_encoder(const ChatFormat& format);  // of its own
-bool has_parser(const ChatFormat& format);
+bool has_parser(const ChatFormat& format);   // of its own
 
 // "a, b or c".
 std::string join_choices(const std::vector<std::string>& words);

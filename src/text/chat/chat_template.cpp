@@ -50,7 +50,7 @@ struct OneTemplate {
 };
 
 // `known`: which options there are, as a hint.
-OneTemplate make_one(const KnownTemplate& found, const Json& options, const std::filesystem::path& model_folder,
+OneTemplate make_one(const KnownTemplate& found, Json options, const std::filesystem::path& model_folder,
                      const std::string& known = "") {
   if (found.format == nullptr) {
     JinjaChat chat = make_jinja_chat(found.jinja, found.where, OrderedJson::parse(options.dump()), model_folder);
@@ -64,6 +64,10 @@ OneTemplate make_one(const KnownTemplate& found, const Json& options, const std:
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
       throw input_error(kOptions, fmt::format("unknown option {}", quoted_for_error(key)),
                         known.empty() ? takes(*found.format) : known);
+  }
+  if (found.format->from_checkpoint != nullptr) {
+    const Json own = found.format->from_checkpoint(model_folder);
+    for (const auto& [key, value] : own.items()) options.emplace(key, value);
   }
   return {found.format, found.format->make(options, found.thinks_by_default), nullptr,
           fmt::format("{}", fmt::join(found.format->turn_tokens, ""))};

@@ -1,10 +1,13 @@
 #include "text/chat/deepseek_v4_chat.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "base/path.h"
 #include "text/chat/chat_turns.h"
 #include "text/chat/deepseek_v4_dsml.h"
 #include "text/chat/deepseek_v4_turns.h"
@@ -15,12 +18,26 @@ namespace moraine {
 namespace deepseek_v4 {
 namespace {
 
-constexpr std::string_view kMaxEffort =
+constexpr std::string_view kAbsoluteMaximum =
     "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
     "You MUST be very thorough in your thinking and comprehensively decompose the problem to resolve the root cause, "
     "rigorously stress-testing your logic against all potential paths, edge cases, and adversarial scenarios.\n"
     "Explicitly write out your entire deliberation process, documenting every intermediate step, considered "
     "alternative, and rejected hypothesis to ensure absolutely no assumption is left unchecked.\n\n";
+constexpr std::string_view kBeyondMaximum =
+    "Reasoning Effort: Beyond maximum — exhaustive, relentless, and uncompromising.\n"
+    "You MUST reason with the utmost depth and rigor, leaving absolutely nothing to chance: exhaustively decompose the "
+    "problem into its most fundamental components, trace every causal chain to its root, and resolve the underlying "
+    "cause rather than any surface symptom.\n"
+    "Do not stop reasoning until you have independently verified the solution from multiple angles and are certain "
+    "that no assumption remains unchecked and no error remains undiscovered.\n\n";
+
+// The levels of reasoning_effort in a profile, and their words.
+using Levels = std::vector<std::pair<std::string, std::string_view>>;
+Levels levels_of(std::string_view profile) {
+  if (profile == "preview") return {{"high", ""}, {"max", kAbsoluteMaximum}};
+  return {{"low", ""}, {"high", kAbsoluteMaximum}, {"max", kBeyondMaximum}};
+}
 
 bool asks(Role role) { return role == Role::kUser || role == Role::kDeveloper; }
 
@@ -123,7 +140,7 @@ class DeepseekV4Chat final : public ChatEncoder {
     Rendered rendered;
     std::string& text = rendered.chat.text;
     text = kBeginOfSentence;
-    if (thinks_ && options_.max_effort) text += kMaxEffort;
+    if (thinks_) text += options_.effort;
     for (ptrdiff_t i = 0; i < count; ++i) {
       const Message& message = messages[i];
       const bool with_thinking = thinks_ && (!drops || i >= last);
@@ -176,11 +193,39 @@ class DeepseekV4Chat final : public ChatEncoder {
   bool thinks_;
 };
 
+std::string_view effort_words(const Json& level, const Json& profile) {
+  const std::string where = "data.template_options.reasoning_effort";
+  if (profile.is_null()) {
+    throw input_error(where, "its levels differ between releases, and no encoding/encoding_dsv4.py says which this is",
+                      "reasoning_effort_profile: preview (DeepSeek-V4-Flash and -Pro as first released) or official "
+                      "(from V4-Flash-0731 and V4-Pro-0813 on)");
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, words] : levels_of(profile.get<std::string>())) {
+    if (level == name) return words;
+    names.push_back(name);
+  }
+  throw input_error(where,
+                    fmt::format("is {} or null (profile {})", fmt::join(names, ", "), profile.get<std::string>()));
+}
+
+// Whether a line of Python defines `name`.
+bool defines(std::string_view python, std::string_view name) {
+  for (size_t at = python.find(name); at != python.npos; at = python.find(name, at + 1)) {
+    const std::string_view behind = python.substr(at + name.size());
+    if ((at == 0 || python[at - 1] == '\n') && (behind.starts_with(" =") || behind.starts_with(':'))) return true;
+  }
+  return false;
+}
+
 }  // namespace
 }  // namespace deepseek_v4
 
 DeepseekV4Options read_deepseek_v4_options(const Json& options) {
   DeepseekV4Options result;
+  const Json profile = options.value("reasoning_effort_profile", Json());
+  if (!profile.is_null() && profile != "preview" && profile != "official")
+    throw input_error("data.template_options.reasoning_effort_profile", "is preview or official");
   for (const auto& [key, value] : options.items()) {
     const std::string where = "data.template_options." + key;
     if (key == "thinking_mode") {
@@ -189,12 +234,21 @@ DeepseekV4Options read_deepseek_v4_options(const Json& options) {
     } else if (key == "drop_thinking") {
       if (!value.is_boolean()) throw input_error(where, "not true or false");
       result.drop_thinking = value.get<bool>();
-    } else if (key == "reasoning_effort") {
-      if (!value.is_null() && value != "high" && value != "max") throw input_error(where, "is max, high or null");
-      result.max_effort = value == "max";
+    } else if (key == "reasoning_effort" && !value.is_null()) {
+      result.effort = deepseek_v4::effort_words(value, profile);
     }
   }
   return result;
+}
+
+Json deepseek_v4_checkpoint_options(const std::filesystem::path& model_folder) {
+  const std::filesystem::path file = model_folder / "encoding" / "encoding_dsv4.py";
+  if (!path_exists(file)) return Json::object();
+  const std::string encoder = read_text_file(file);
+  const bool preview = deepseek_v4::defines(encoder, "REASONING_EFFORT_MAX");
+  const bool official = deepseek_v4::defines(encoder, "REASONING_EFFORT_PROMPTS");
+  if (preview == official) return Json::object();
+  return {{"reasoning_effort_profile", preview ? "preview" : "official"}};
 }
 
 std::unique_ptr<ChatEncoder> make_deepseek_v4_chat(const DeepseekV4Options& options) {

@@ -18,12 +18,13 @@ void refuse_tokens(std::string_view text, const char* what) {
 
 }  // namespace
 
-OrderedJson parse_completion(std::string_view completion, ThinkingMode mode) {
+OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, bool may_lack_end) {
   const size_t end = completion.find(kEndOfSentence);
   // A block of tool calls ends by itself: servers stop there and leave the token out.
-  if (end == completion.npos && !completion.ends_with(kCallsEnd))
-    throw row_error(fmt::format("no {} at the end", kEndOfSentence),
-                    "only a whole block of tool calls may do without it");
+  if (end == completion.npos && !may_lack_end && !completion.ends_with(kCallsEnd))
+    throw row_error(
+        fmt::format("no {} at the end", kEndOfSentence),
+        "only a whole block of tool calls may do without it; --parse-without-eos takes answers that lack it");
   if (end != completion.npos && end + kEndOfSentence.size() != completion.size())
     throw row_error(fmt::format("text after {}", kEndOfSentence));
   std::string_view rest = completion.substr(0, end), reasoning;
@@ -42,13 +43,13 @@ OrderedJson parse_completion(std::string_view completion, ThinkingMode mode) {
   return {{"role", "assistant"}, {"content", content}, {"reasoning", reasoning}, {"tool_calls", std::move(calls)}};
 }
 
-CompletionParser make_parser(const Json& options, const OrderedJson& row) {
+CompletionParser make_parser(const Json& options, const OrderedJson& row, bool may_lack_end) {
   ThinkingMode mode = read_deepseek_v4_options(options).thinking_mode;
   if (const auto own = row.find("thinking_mode"); own != row.end() && !own->is_null()) {
     if (*own != "chat" && *own != "thinking") throw row_error("thinking_mode is not chat or thinking");
     mode = *own == "chat" ? ThinkingMode::kChat : ThinkingMode::kThinking;
   }
-  return [mode](std::string_view completion) { return parse_completion(completion, mode); };
+  return [mode, may_lack_end](std::string_view completion) { return parse_completion(completion, mode, may_lack_end); };
 }
 
 }  // namespace moraine::deepseek_v4

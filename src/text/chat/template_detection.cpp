@@ -18,6 +18,15 @@
 namespace moraine {
 namespace {
 
+// Released templates that the Jinja engine renders, by the hash of ReleasedTemplate: like a built-in format's, and not
+// meant to be it.
+constexpr std::string_view kReleasedByThemselves[] = {
+    "cacc33f7684f2a30b0acca7adcbb8755",  // Qwen3-Coder
+    "cb53a145cfc5e326bdee364f122d2352",  // Qwen3-*-Thinking-2507, Qwen3-Next-*-Thinking
+    "572380022568fa7b579b2c2e5ecdae85",  // Qwen3.6
+    "cb9dfc65c3b50c42b488fed7dae5f0ed",  // Qwen3.8
+};
+
 std::string how_to_mend() { return "say which format: data.template: " + join_choices(chat_format_names(has_encoder)); }
 
 // As Jinja reads it.
@@ -98,6 +107,13 @@ const ChatFormat* format_without_template(const std::filesystem::path& folder) {
   return nullptr;
 }
 
+// XXH3-128 of a template's text.
+std::string hash_of(std::string_view jinja) {
+  const std::string source = template_source(jinja);
+  const XXH128_hash_t hash = XXH3_128bits(source.data(), source.size());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
 KnownTemplate recognise(const Templates::Entry& found) {
   if (auto known = recognise_chat_template(found.jinja)) return *known;
   return {nullptr, false, found.jinja, found.where};
@@ -106,9 +122,7 @@ KnownTemplate recognise(const Templates::Entry& found) {
 }  // namespace
 
 std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja) {
-  const std::string source = template_source(jinja);
-  const XXH128_hash_t hash = XXH3_128bits(source.data(), source.size());
-  const std::string digits = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  const std::string digits = hash_of(jinja);
   for (const ChatFormat& format : chat_formats()) {
     for (const ReleasedTemplate& released : format.released) {
       if (digits == released.hash) return KnownTemplate{&format, released.thinks_by_default};
@@ -118,6 +132,8 @@ std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja) {
 }
 
 const ChatFormat* resembling_format(std::string_view jinja) {
+  const auto& released = kReleasedByThemselves;
+  if (std::find(std::begin(released), std::end(released), hash_of(jinja)) != std::end(released)) return nullptr;
   for (const ChatFormat& format : chat_formats()) {
     if (format.resembles != nullptr && format.resembles(jinja)) return &format;
   }

@@ -22,7 +22,7 @@ struct KnownTemplate {
 std::optional<KnownTemplate> recognise_chat_template(std::string_view jinja);
 
 // The format that a template which is not a released one looks most like, by the words in it; nullptr when it is like
-// none of them. For messages only.
+// none of them, or a released one that the Jinja engine is known to render. For messages only.
 const ChatFormat* resembling_format(std::string_view jinja);
 
 // A checkpoint's template, and the one for rows with tools where that is another.

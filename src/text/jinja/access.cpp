@@ -14,8 +14,32 @@ namespace {
 
 }  // namespace
 
+Value helper_attribute(const Value& value, std::string_view name) {
+  const auto& helper = static_cast<const Helper&>(*value.object);
+  if (helper.is_joiner) {
+    if (name == "sep") return helper.separator;
+    return name == "used" ? Value::boolean(helper.calls > 0) : Value::undefined(name);
+  }
+  if (name == "current") return helper.items[helper.calls];
+  if (name == "pos") return Value::integer(static_cast<int64_t>(helper.calls));
+  if (name == "items") return Value::list(helper.items, Kind::kTuple);
+  return name == "next" || name == "reset" ? bound_method(value, name) : Value::undefined(name);
+}
+
+namespace {
+
+// grouper and list of a Group; nullptr for everything else.
+const Value* group_member(const Value& value, std::string_view name) {
+  if (!value.is(Kind::kTuple) || dynamic_cast<const Group*>(value.object.get()) == nullptr) return nullptr;
+  return name == "grouper" ? &value.items()[0] : name == "list" ? &value.items()[1] : nullptr;
+}
+
+}  // namespace
+
 Value get_attribute(const Value& value, std::string_view name) {
   if (value.is_undefined()) fail_undefined(value);
+  if (value.is(Kind::kHelper)) return helper_attribute(value, name);
+  if (const Value* member = group_member(value, name)) return *member;
   if (has_method(value, name)) return bound_method(value, name);
   if (value.is(Kind::kDict) || value.is(Kind::kNamespace)) {
     if (const Value* found = value.dict().find(name)) return *found;
@@ -47,7 +71,8 @@ Value get_item(const Value& value, const Value& key) {
     }
   }
   if (key.is_string()) {
-    if (value.is(Kind::kNamespace)) return get_attribute(value, key.text());
+    if (value.is(Kind::kNamespace) || value.is(Kind::kHelper)) return get_attribute(value, key.text());
+    if (const Value* member = group_member(value, key.text())) return *member;
     if (has_method(value, key.text())) return bound_method(value, key.text());
     return Value::undefined(key.text());
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/python_text.h"
 
 namespace moraine::jinja {
@@ -14,16 +15,12 @@ constexpr int64_t kSteps = 20'000'000, kBytes = int64_t{1} << 30;
 
 constexpr std::string_view kGlobals[] = {"namespace", "range",  "raise_exception", "strftime_now",
                                          "dict",      "joiner", "cycler",          "lipsum"};
-enum Global { kNamespaceGlobal, kRange, kRaise, kStrftime, kDictGlobal };
+enum Global { kNamespaceGlobal, kRange, kRaise, kStrftime, kDictGlobal, kJoiner, kCycler };
 
-[[noreturn]] void fail_overflow() { throw Failure("an integer beyond 64 bits"); }
-
+// Of what 64 bits hold; not of INT64_MIN by -1.
 int64_t floor_divide(int64_t a, int64_t b) {
   if (b == 0) throw Failure("division by zero");
-  if (b == -1) {
-    if (a == INT64_MIN) fail_overflow();
-    return -a;
-  }
+  if (b == -1) return -a;
   const int64_t quotient = a / b;
   return quotient - ((a % b != 0 && (a < 0) != (b < 0)) ? 1 : 0);
 }
@@ -60,19 +57,46 @@ Value repeated(const Value& what, int64_t times) {
   return Value::list(std::move(items), what.kind);
 }
 
-Value power(const Value& a, const Value& b) {
-  if (!a.is_integer() || !b.is_integer() || b.integer() < 0) {
-    if (a.number() == 0 && b.number() < 0) throw Failure("division by zero");
-    if (a.number() < 0 && b.number() != std::floor(b.number())) throw Failure("complex numbers are not supported");
-    const double result = std::pow(a.number(), b.number());
-    if (std::isinf(result) && std::isfinite(a.number()) && std::isfinite(b.number()))
-      throw Failure("the result is too large");
-    return Value::number(result);
+Value float_power(double a, double b) {
+  if (a == 0 && b < 0) throw Failure("division by zero");
+  if (a < 0 && b != std::floor(b)) throw Failure("complex numbers are not supported");
+  const double result = std::pow(a, b);
+  if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) throw Failure("the result is too large");
+  return Value::number(result);
+}
+
+// Of whole numbers, whatever their size.
+Value big_arithmetic(ExprKind kind, const Value& a, const Value& b) {
+  const BigInteger left = BigInteger::of(a), right = BigInteger::of(b);
+  BigInteger quotient, rest;
+  switch (kind) {
+    case ExprKind::kAdd:
+      return (left + right).value();
+    case ExprKind::kSubtract:
+      return (left + -right).value();
+    case ExprKind::kMultiply:
+      return (left * right).value();
+    case ExprKind::kDivide:
+      return Value::number(true_divide(left, right));
+    case ExprKind::kFloorDivide:
+      floor_divide(left, right, quotient, rest);
+      return quotient.value();
+    case ExprKind::kModulo:
+      floor_divide(left, right, quotient, rest);
+      return rest.value();
+    default:
+      if (right.is_negative()) return float_power(left.to_float(), right.to_float());
+      // Nothing but 0, 1 and -1 has a power of that size, and of those the last bit decides.
+      return power(left, b.is(Kind::kBigInteger) ? INT64_MAX - !right.is_odd() : b.integer()).value();
   }
+}
+
+Value power(const Value& a, const Value& b) {
+  if (!a.is_integer() || !b.is_integer() || b.integer() < 0) return float_power(a.number(), b.number());
   int64_t result = 1, base = a.integer();
   for (int64_t rest = b.integer(); rest > 0; rest >>= 1) {
-    if ((rest & 1) != 0 && __builtin_mul_overflow(result, base, &result)) fail_overflow();
-    if (rest > 1 && __builtin_mul_overflow(base, base, &base)) fail_overflow();
+    if ((rest & 1) != 0 && __builtin_mul_overflow(result, base, &result)) return big_arithmetic(ExprKind::kPower, a, b);
+    if (rest > 1 && __builtin_mul_overflow(base, base, &base)) return big_arithmetic(ExprKind::kPower, a, b);
   }
   return Value::integer(result);
 }
@@ -84,6 +108,11 @@ Value arithmetic(ExprKind kind, const Value& a, const Value& b, Origin origin) {
     if ((b.is_string() || b.is_sequence()) && a.is_integer()) return repeated(b, a.integer());
   }
   if (kind == ExprKind::kModulo && a.is_string()) return format_percent(a, b);
+  if (a.is(Kind::kBigInteger) || b.is(Kind::kBigInteger)) {
+    if (is_whole(a) && is_whole(b)) return big_arithmetic(kind, a, b);
+    const auto as_float = [](const Value& one) { return is_whole(one) ? Value::number(as_number(one)) : one; };
+    return arithmetic(kind, as_float(a), as_float(b), origin);
+  }
   if (!a.is_number() || !b.is_number())
     throw Failure(fmt::format("{} and {} are no numbers to calculate with", type_name(a), type_name(b)));
   const bool whole = a.is_integer() && b.is_integer();
@@ -91,17 +120,18 @@ Value arithmetic(ExprKind kind, const Value& a, const Value& b, Origin origin) {
   switch (kind) {
     case ExprKind::kSubtract:
       if (!whole) return Value::number(a.number() - b.number());
-      if (__builtin_sub_overflow(a.integer(), b.integer(), &result)) fail_overflow();
+      if (__builtin_sub_overflow(a.integer(), b.integer(), &result)) return big_arithmetic(kind, a, b);
       return Value::integer(result);
     case ExprKind::kMultiply:
       if (!whole) return Value::number(a.number() * b.number());
-      if (__builtin_mul_overflow(a.integer(), b.integer(), &result)) fail_overflow();
+      if (__builtin_mul_overflow(a.integer(), b.integer(), &result)) return big_arithmetic(kind, a, b);
       return Value::integer(result);
     case ExprKind::kDivide:
       if (b.number() == 0) throw Failure("division by zero");
       return Value::number(a.number() / b.number());
     case ExprKind::kFloorDivide:
       if (!whole) return Value::number(floor_divide(a.number(), b.number()));
+      if (a.integer() == INT64_MIN && b.integer() == -1) return big_arithmetic(kind, a, b);
       return Value::integer(floor_divide(a.integer(), b.integer()));
     case ExprKind::kModulo:
       if (!whole) return Value::number(floor_modulo(a.number(), b.number()));
@@ -126,7 +156,7 @@ bool holds(CompareKind kind, const Value& a, const Value& b) {
       break;
   }
   if ((a.is(Kind::kFloat) && std::isnan(a.number_value)) || (b.is(Kind::kFloat) && std::isnan(b.number_value))) {
-    if (a.is_number() && b.is_number()) return false;
+    if ((a.is_number() || is_whole(a)) && (b.is_number() || is_whole(b))) return false;
   }
   const int order = compare(a, b);
   switch (kind) {
@@ -328,6 +358,9 @@ Evaluator::Flow Evaluator::run(const Stmt& statement) {
       case StmtKind::kGeneration:
         run_generation(statement);
         break;
+      case StmtKind::kBlock:
+        run_block(statement);
+        break;
       case StmtKind::kBreak:
         return Flow::kBreak;
       case StmtKind::kContinue:
@@ -397,6 +430,15 @@ void Evaluator::run_with(const Stmt& statement) {
   inner->parent = scope_;
   scope_ = inner;
   for (size_t i = 0; i < values.size(); ++i) assign(*statement.with[i].first, std::move(values[i]));
+  run(statement.body);
+}
+
+// It sees the variables of the template, and those around it only when it is scoped.
+void Evaluator::run_block(const Stmt& statement) {
+  Restore scope(scope_);
+  auto inner = std::make_shared<Scope>();
+  inner->parent = statement.is_scoped ? scope_ : scopes_.front();
+  scope_ = inner;
   run(statement.body);
 }
 
@@ -539,10 +581,11 @@ Value Evaluator::eval_here(const Expr& expr) {
     case ExprKind::kNegative:
     case ExprKind::kPositive: {
       const Value value = part(0);
-      if (!value.is_number()) throw Failure(fmt::format("a {} has no sign", type_name(value)));
       const bool is_negative = expr.kind == ExprKind::kNegative;
+      if (value.is(Kind::kBigInteger)) return is_negative ? (-BigInteger::of(value)).value() : value;
+      if (!value.is_number()) throw Failure(fmt::format("a {} has no sign", type_name(value)));
       if (value.is(Kind::kFloat)) return Value::number(is_negative ? -value.number_value : value.number_value);
-      if (is_negative && value.integer() == INT64_MIN) fail_overflow();
+      if (is_negative && value.integer() == INT64_MIN) return (-BigInteger::of(value)).value();
       return Value::integer(is_negative ? -value.integer() : value.integer());
     }
     case ExprKind::kAnd: {
@@ -652,6 +695,8 @@ Value Evaluator::call(const Value& function, Arguments arguments, const Value* c
       const auto& method = static_cast<const Method&>(*function.object);
       if (method.self.is(Kind::kLoop))
         return call_loop(static_cast<Loop&>(*method.self.object), method.name, arguments);
+      if (method.self.is(Kind::kHelper))
+        return call_helper(static_cast<Helper&>(*method.self.object), method.name, arguments);
       return call_method(method, arguments, *this);
     }
     case Kind::kGlobal:
@@ -660,6 +705,8 @@ Value Evaluator::call(const Value& function, Arguments arguments, const Value* c
       return call_macro(static_cast<const Macro&>(*function.object), arguments, caller);
     case Kind::kLoop:
       return call_loop(static_cast<Loop&>(*function.object), "", arguments);
+    case Kind::kHelper:
+      return call_helper(static_cast<Helper&>(*function.object), "", arguments);
     default:
       throw Failure(fmt::format("{} is called", type_name(function)));
   }
@@ -745,6 +792,34 @@ Value Evaluator::make_namespace(const Arguments& arguments) {
   return Value::of(Kind::kNamespace, std::move(space));
 }
 
+Value Evaluator::make_helper(bool is_joiner, const Arguments& arguments) {
+  auto helper = std::make_shared<Helper>();
+  helper->is_joiner = is_joiner;
+  if (is_joiner) {
+    arguments.check("joiner", 1, {"sep"});
+    helper->separator = arguments.get(0, "sep", Value::string(", "));
+  } else {
+    arguments.check("cycler", arguments.values.size(), {});
+    if (arguments.values.empty()) throw Failure("cycler needs items");
+    pay_bytes(arguments.values.size() * sizeof(Value));
+    helper->items = arguments.values;
+  }
+  return Value::of(Kind::kHelper, std::move(helper));
+}
+
+Value Evaluator::call_helper(Helper& helper, const std::string& name, const Arguments& arguments) {
+  if (helper.is_joiner == !name.empty()) throw Failure("a cycler is called");
+  arguments.check(helper.is_joiner ? "a joiner" : name, 0, {});
+  if (helper.is_joiner) return helper.calls++ == 0 ? Value::string("") : helper.separator;
+  if (name == "reset") {
+    helper.calls = 0;
+    return Value::none();
+  }
+  const Value current = helper.items[helper.calls];
+  helper.calls = (helper.calls + 1) % helper.items.size();
+  return current;
+}
+
 Value Evaluator::call_global(int which, const Arguments& arguments) {
   switch (which) {
     case kNamespaceGlobal:
@@ -758,6 +833,9 @@ Value Evaluator::call_global(int which, const Arguments& arguments) {
     }
     case kStrftime:
       return format_time(arguments, now_);
+    case kJoiner:
+    case kCycler:
+      return make_helper(which == kJoiner, arguments);
     case kDictGlobal: {
       std::vector<std::pair<Value, Value>> items;
       if (!arguments.values.empty()) {

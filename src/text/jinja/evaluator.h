@@ -44,6 +44,7 @@ class Evaluator : public Caller {
   void run_for(const Stmt& statement, const Value& iterable, int depth);
   void run_with(const Stmt& statement);
   void run_generation(const Stmt& statement);
+  void run_block(const Stmt& statement);
   // What a body writes, as a string.
   Value captured(const Body& body);
   void assign(const Expr& target, Value value);
@@ -64,6 +65,8 @@ class Evaluator : public Caller {
   Value call_global(int which, const Arguments& arguments);
   Value call_loop(Loop& loop, const std::string& name, const Arguments& arguments);
   Value make_namespace(const Arguments& arguments);
+  Value make_helper(bool is_joiner, const Arguments& arguments);
+  Value call_helper(Helper& helper, const std::string& name, const Arguments& arguments);
 
   const Tree& tree_;
   const std::tm now_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/functions.h"
 #include "text/jinja/python_text.h"
 #include "text/tokenizer/unicode.h"
@@ -37,9 +38,12 @@ bool flag(const Args& args, size_t index, std::string_view name, bool otherwise)
   return is_true(args.get(index, name, Value::boolean(otherwise)));
 }
 
-// "a.b.0" of a value.
-Value at_path(const Value& value, const Value& path) {
-  if (path.is_integer()) return get_item(value, path);
+// "a.b.0" of a value. What is undefined on the way is `otherwise`, unless that is None.
+Value at_path(const Value& value, const Value& path, const Value& otherwise = Value::none()) {
+  const auto found_or = [&](Value found) {
+    return found.is_undefined() && !otherwise.is(Kind::kNone) ? otherwise : found;
+  };
+  if (path.is_integer()) return found_or(get_item(value, path));
   if (!path.is_string()) throw Failure(fmt::format("an attribute must be a str, not {}", type_name(path)));
   Value found = value;
   const std::string& text = path.text();
@@ -47,7 +51,7 @@ Value at_path(const Value& value, const Value& path) {
     const size_t end = std::min(text.find('.', at), text.size());
     const std::string part = text.substr(at, end - at);
     const bool is_number = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
-    found = get_item(found, is_number ? Value::integer(std::stoll(part)) : Value::string(part));
+    found = found_or(get_item(found, is_number ? Value::integer(std::stoll(part)) : Value::string(part)));
     at = end + 1;
   }
   return found;
@@ -199,6 +203,39 @@ Value dictsort(const Value& value, const Args& args, const Caller& caller) {
   std::vector<Value> sorted;
   for (auto& [unused, item] : keyed) sorted.push_back(std::move(item));
   return Value::list(std::move(sorted));
+}
+
+// Sorted by an attribute, items of the same one together: pairs of it, as the first item has it, and the items.
+Value groupby(const Value& value, const Args& args, const Caller& caller) {
+  args.check("groupby", 3, {"attribute", "default", "case_sensitive"});
+  const Value& path = first_argument(args, "attribute", "groupby");
+  const Value otherwise = args.get(1, "default", Value::none());
+  const bool case_sensitive = flag(args, 2, "case_sensitive", false);
+  std::vector<std::pair<Value, Value>> keyed;  // by the attribute: it and the item
+  const auto key_of = [&](const Value& item) { return at_path(item, path, otherwise); };
+  for (const Value& item : iterate(value)) {
+    const Value key = key_of(item);
+    keyed.emplace_back(case_sensitive ? key : folded(key, caller), item);
+  }
+  if (keyed.size() > 1) {
+    for (const auto& [key, item] : keyed) {
+      if (key.is_undefined()) throw Failure(fmt::format("{} is used", type_name(key)));
+    }
+  }
+  sort_values(keyed, false);
+  std::vector<Value> groups;
+  for (size_t i = 0; i < keyed.size();) {
+    size_t end = i;
+    std::vector<Value> items;
+    for (; end < keyed.size() && are_equal(keyed[end].first, keyed[i].first); ++end) items.push_back(keyed[end].second);
+    Value pair = Value::list({key_of(keyed[i].second), Value::list(std::move(items))}, Kind::kTuple);
+    auto group = std::make_shared<Group>();
+    static_cast<List&>(*group) = static_cast<const List&>(*pair.object);
+    pair.object = std::move(group);
+    groups.push_back(std::move(pair));
+    i = end;
+  }
+  return Value::list(std::move(groups));
 }
 
 Value unique(const Value& value, const Args& args, const Caller& caller) {
@@ -413,6 +450,7 @@ std::string number_text(const Value& value) {
 }
 
 bool as_float(const Value& value, double& number) {
+  if (value.is(Kind::kBigInteger)) return number = as_number(value), true;
   if (value.is_number()) return number = value.number(), true;
   if (!value.is_string()) return false;
   const std::string text = number_text(value);
@@ -439,13 +477,13 @@ Value to_int(const Value& value, const Args& args, const Caller&) {
     errno = 0;
     const int64_t number = std::strtoll(text.c_str(), &end, static_cast<int>(base));
     if (!text.empty() && *end == '\0') {
-      if (errno == ERANGE) throw Failure("an integer beyond 64 bits");
-      return Value::integer(number);
+      if (errno != ERANGE) return Value::integer(number);
+      if (base != 10 || text.size() > 4300) throw Failure("too large an integer");
+      return BigInteger::from_digits(text).value();
     }
   }
   if (double number = 0; as_float(value, number) && std::isfinite(number)) {
-    if (std::abs(number) >= 9e18) throw Failure("an integer beyond 64 bits");
-    return Value::integer(static_cast<int64_t>(number));
+    return BigInteger::from_float(number).value();
   }
   return args.get(0, "default", Value::integer(0));
 }
@@ -460,15 +498,16 @@ Value to_float(const Value& value, const Args& args, const Caller&) {
 Value abs(const Value& value, const Args& args, const Caller&) {
   args.check("abs", 0, {});
   if (value.is(Kind::kFloat)) return Value::number(std::fabs(value.number_value));
-  if (!value.is_integer()) throw Failure(fmt::format("abs needs a number, not {}", type_name(value)));
-  if (value.integer() == INT64_MIN) throw Failure("an integer beyond 64 bits");
-  return Value::integer(std::abs(value.integer()));
+  if (!is_whole(value)) throw Failure(fmt::format("abs needs a number, not {}", type_name(value)));
+  const BigInteger number = BigInteger::of(value);
+  return (number.is_negative() ? -number : number).value();
 }
 
 Value round(const Value& value, const Args& args, const Caller&) {
   args.check("round", 2, {"precision", "method"});
   const int64_t precision = integer_argument(args, 0, "precision", 0);
   const std::string how = to_str(args.get(1, "method", Value::string("common"))).text();
+  if (value.is(Kind::kBigInteger) && how == "common" && precision >= 0) return value;
   if (!value.is_number()) throw Failure(fmt::format("round needs a number, not {}", type_name(value)));
   if (precision < 0 || precision > 300) throw Failure("this precision is not supported");
   if (how == "common") {
@@ -639,6 +678,7 @@ constexpr Filter kFilters[] = {
     {"sort", sort},
     {"title", title},
     {"unique", unique},
+    {"groupby", groupby},
     {"first", first},
     {"last", last},
     {"reverse", reverse},
@@ -708,11 +748,14 @@ Value add(const Value& a, const Value& b, Origin fallback) {
     items.insert(items.end(), b.items().begin(), b.items().end());
     return Value::list(std::move(items), a.kind);
   }
-  if (a.is_integer() && b.is_integer()) {
-    int64_t sum;
-    if (__builtin_add_overflow(a.integer(), b.integer(), &sum)) throw Failure("an integer beyond 64 bits");
-    return Value::integer(sum);
+  if (is_whole(a) && is_whole(b)) {
+    int64_t sum = 0;
+    if (a.is_integer() && b.is_integer() && !__builtin_add_overflow(a.integer(), b.integer(), &sum))
+      return Value::integer(sum);
+    return (BigInteger::of(a) + BigInteger::of(b)).value();
   }
+  if (a.is(Kind::kBigInteger) && b.is(Kind::kFloat)) return Value::number(as_number(a) + b.number_value);
+  if (b.is(Kind::kBigInteger) && a.is(Kind::kFloat)) return Value::number(a.number_value + as_number(b));
   if (a.is_number() && b.is_number()) return Value::number(a.number() + b.number());
   throw Failure(fmt::format("{} and {} cannot be added", type_name(a), type_name(b)));
 }

@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/functions.h"
 #include "text/jinja/python_text.h"
 
@@ -105,11 +107,13 @@ Value format_percent(const Value& format, const Value& given) {
     } else if (kind == 'r' && spec.empty()) {
       append_repr(out, *value);
     } else if (kind == 'd' || kind == 'i') {
-      if (!value->is_number()) throw Failure(fmt::format("%d needs a number, not {}", type_name(*value)));
+      if (!value->is_number() && !is_whole(*value))
+        throw Failure(fmt::format("%d needs a number, not {}", type_name(*value)));
+      if (value->is(Kind::kFloat) && !std::isfinite(value->number_value)) throw Failure("%d needs a finite number");
       const Value whole =
-          Value::integer(value->is(Kind::kFloat) ? static_cast<int64_t>(std::clamp(value->number_value, -9e18, 9e18))
-                                                 : value->integer());
-      if (spec.starts_with('-')) throw Failure("this format is not supported");
+          (value->is(Kind::kFloat) ? BigInteger::from_float(value->number_value) : BigInteger::of(*value)).value();
+      if (spec.starts_with('-') || (whole.is(Kind::kBigInteger) && !spec.empty()))
+        throw Failure("this format is not supported");
       out.append(formatted(whole, spec.empty() ? "" : spec + "d"));
     } else if (kind == 'f' || kind == 'e' || kind == 'g') {
       if (!value->is_number()) throw Failure(fmt::format("%f needs a number, not {}", type_name(*value)));

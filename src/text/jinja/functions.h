@@ -43,6 +43,15 @@ struct Method : Object {
   bool is_forbidden = false;  // it would change the value, which the sandbox refuses
 };
 
+// What joiner() and cycler() give: they remember how often they were called.
+struct Helper : Object {
+  bool is_joiner = false;
+  Value separator;           // of a joiner
+  std::vector<Value> items;  // of a cycler
+  size_t calls = 0;          // of a joiner; of a cycler the place of its current item
+};
+Value helper_attribute(const Value& helper, std::string_view name);
+
 // Whether values of this kind have a method of this name.
 bool has_method(const Value& value, std::string_view name);
 Value bound_method(const Value& value, std::string_view name);

@@ -271,9 +271,11 @@ class Lexer {
     errno = 0;
     const int64_t value = std::strtoll(digits.c_str(), &last, base);
     if (digits.empty() || *last != '\0') fail("a malformed number", at);
-    if (errno == ERANGE) fail("an integer beyond 64 bits", at);
+    const bool is_big = errno == ERANGE;
+    if (is_big && (base != 10 || digits.size() > 4300)) fail("too large an integer", at);
     add(TokenKind::kInteger, digits, at);
     tokens_.back().integer = value;
+    tokens_.back().is_big = is_big;
     return end;
   }
 

@@ -28,6 +28,7 @@ struct Token {
   TokenKind kind = TokenKind::kEnd;
   std::string text;     // text as written out, a name, a string's value, an operator, a number's digits
   int64_t integer = 0;  // of kInteger
+  bool is_big = false;  // of kInteger: beyond 64 bits, `text` has its digits
   double number = 0;    // of kFloat
   Place place;
 };

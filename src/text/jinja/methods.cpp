@@ -71,7 +71,7 @@ std::vector<Value> split_white_space(const Value& string, int64_t most) {
     at = text.size() - strip_left(text.substr(at)).size();
     if (at >= text.size()) break;
     if (most >= 0 && static_cast<int64_t>(parts.size()) == most) {
-      parts.push_back(slice_of(string, at, at + strip_right(text.substr(at)).size()));
+      parts.push_back(slice_of(string, at, text.size()));
       break;
     }
     size_t end = at;
@@ -94,7 +94,7 @@ std::vector<Value> rsplit_white_space(const Value& string, int64_t most) {
     end = strip_right(text.substr(0, end)).size();
     if (end == 0) break;
     if (most >= 0 && static_cast<int64_t>(parts.size()) == most) {
-      parts.push_back(slice_of(string, end - strip_left(text.substr(0, end)).size(), end));
+      parts.push_back(slice_of(string, 0, end));
       break;
     }
     size_t begin = end;

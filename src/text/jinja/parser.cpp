@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <set>
 #include <unordered_map>
 
 #include "text/jinja/functions.h"
@@ -184,6 +185,8 @@ class Parser {
       made->kind = StmtKind::kGeneration;
       tree_.has_generation = true;
       made->body = body_to("endgeneration");
+    } else if (tag == "block") {
+      read_block(*made, place);
     } else if (tag == "break" || tag == "continue") {
       if (loops_ == 0) throw Failure(fmt::format("'{}' outside of a loop", tag), place);
       made->kind = tag == "break" ? StmtKind::kBreak : StmtKind::kContinue;
@@ -191,6 +194,21 @@ class Parser {
       throw Failure(fmt::format("the tag '{}' is not one of chat templates", tag), place);
     }
     return made;
+  }
+
+  // Without templates that extend this one, a block is what stands in it.
+  void read_block(Stmt& made, Place place) {
+    made.kind = StmtKind::kBlock;
+    made.name = take_name();
+    if (is_op("-")) fail("the name of a block has no hyphens");
+    if (!blocks_.insert(made.name).second)
+      throw Failure(fmt::format("the block '{}' is there twice", made.name), place);
+    made.is_scoped = skip_name("scoped");
+    if (skip_name("required")) throw Failure("a required block, which only another template could give", place);
+    const int loops = std::exchange(loops_, 0);
+    made.body = body_to("endblock");
+    loops_ = loops;
+    skip_name(made.name);
   }
 
   void read_for(Stmt& made) {
@@ -504,7 +522,7 @@ class Parser {
         while (now().kind == TokenKind::kString) token.text += take().text;
         return constant(Value::string(token.text), token.place);
       case TokenKind::kInteger:
-        return constant(Value::integer(token.integer), token.place);
+        return constant(token.is_big ? Value::big_integer(token.text) : Value::integer(token.integer), token.place);
       case TokenKind::kFloat:
         return constant(Value::number(token.number), token.place);
       default:
@@ -585,6 +603,7 @@ class Parser {
       }
       if (now().kind != TokenKind::kInteger) fail("a name or a number is expected, not " + shown());
       const Token number = take();
+      if (number.is_big) fail("too large an index");
       return make(ExprKind::kItem, token.place, std::move(of), constant(Value::integer(number.integer), number.place));
     }
     std::vector<ExprPtr> parts;
@@ -699,6 +718,7 @@ class Parser {
   int depth_ = 0, loops_ = 0;
   bool reads_[kKnownSymbols] = {};
   std::unordered_map<std::string, int> symbols_;
+  std::set<std::string> blocks_;
   Tree tree_;
 };
 

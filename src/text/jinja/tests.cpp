@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/functions.h"
 
 namespace moraine::jinja {
@@ -36,7 +37,7 @@ bool is_iterable(Tested value, Given args) {
 }
 bool is_callable(Tested value, Given) {
   return value.is(Kind::kMethod) || value.is(Kind::kGlobal) || value.is(Kind::kMacro) || value.is(Kind::kLoop) ||
-         value.is_undefined();
+         (value.is(Kind::kHelper) && static_cast<const Helper&>(*value.object).is_joiner) || value.is_undefined();
 }
 bool is_same(Tested value, Given args) {
   const Value& other = other_of(args);
@@ -76,13 +77,20 @@ double float_remainder(Tested value, double by) {
   return rest != 0 && (rest < 0) != (by < 0) ? rest + by : rest;
 }
 bool is_odd(Tested value, Given) {
+  if (value.is(Kind::kBigInteger)) return BigInteger::of(value).is_odd();
   return value.is(Kind::kFloat) ? float_remainder(value, 2) == 1 : whole(value) % 2 != 0;
 }
 bool is_even(Tested value, Given) {
+  if (value.is(Kind::kBigInteger)) return !BigInteger::of(value).is_odd();
   return value.is(Kind::kFloat) ? float_remainder(value, 2) == 0 : whole(value) % 2 == 0;
 }
 bool is_divisible(Tested value, Given args) {
   const Value& divisor = other_of(args);
+  if (is_whole(value) && is_whole(divisor) && (value.is(Kind::kBigInteger) || divisor.is(Kind::kBigInteger))) {
+    BigInteger quotient, rest;
+    floor_divide(BigInteger::of(value), BigInteger::of(divisor), quotient, rest);
+    return rest.is_zero();
+  }
   if (divisor.is(Kind::kFloat)) return float_remainder(value, divisor.number_value) == 0;
   const int64_t by = whole(divisor);
   if (value.is(Kind::kFloat)) return float_remainder(value, static_cast<double>(by)) == 0;

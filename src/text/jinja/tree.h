@@ -71,6 +71,7 @@ enum class StmtKind {
   kFilterBlock,
   kWith,
   kGeneration,
+  kBlock,
   kBreak,
   kContinue,
 };
@@ -95,7 +96,8 @@ struct Stmt {
   ExprPtr test = nullptr;      // kFor's "if"
   Body body = {}, other = {};  // `other`: else
   bool is_recursive = false;   // kFor
-  std::string name = "";       // kMacro
+  bool is_scoped = false;      // kBlock
+  std::string name = "";       // kMacro, kBlock
   int symbol = -1;             // kMacro
   Parameters parameters = {};  // kMacro, kCallBlock
   std::vector<std::pair<ExprPtr, ExprPtr>> with = {};  // kWith

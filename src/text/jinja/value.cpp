@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/not_finite.h"
+#include "text/jinja/big_integer.h"
 #include "text/jinja/python_text.h"
 #include "text/tokenizer/unicode.h"
 
@@ -47,6 +48,8 @@ Value with_origin(Value value, Origin origin) {
   return value;
 }
 
+constexpr size_t kMaxDigits = 4300;  // of an int that Python prints
+
 std::string scalar_text(const Value& value) {
   switch (value.kind) {
     case Kind::kUndefined:
@@ -58,6 +61,7 @@ std::string scalar_text(const Value& value) {
     case Kind::kInteger:
       return std::to_string(value.integer_value);
     case Kind::kBigInteger:
+      if (value.text().size() > kMaxDigits) throw Failure(fmt::format("an int of more than {} digits", kMaxDigits));
       return value.text();
     case Kind::kFloat:
       return float_repr(value.number_value);
@@ -262,6 +266,8 @@ bool are_equal(const Value& a, const Value& b) {
     if (a.kind != Kind::kFloat && b.kind != Kind::kFloat) return a.integer() == b.integer();
     return a.number() == b.number();
   }
+  if (a.is(Kind::kBigInteger) && b.is(Kind::kFloat)) return compare_numbers(a, b) == 0;
+  if (b.is(Kind::kBigInteger) && a.is(Kind::kFloat)) return compare_numbers(b, a) == 0;
   if (a.kind != b.kind) return false;
   switch (a.kind) {
     case Kind::kUndefined:
@@ -297,6 +303,8 @@ int compare(const Value& a, const Value& b) {
     if (std::isnan(a.number()) || std::isnan(b.number())) throw Failure("NaN has no order");
     return a.number() < b.number() ? -1 : a.number() > b.number() ? 1 : 0;
   }
+  const auto is_any_number = [](const Value& value) { return value.is_number() || value.is(Kind::kBigInteger); };
+  if (is_any_number(a) && is_any_number(b)) return compare_numbers(a, b);
   // UTF-8 sorts as its code points do.
   if (a.is_string() && b.is_string()) return a.text().compare(b.text());
   if (a.is_sequence() && a.kind == b.kind) {

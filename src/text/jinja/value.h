@@ -61,7 +61,7 @@ enum class Kind : uint8_t {
   kNone,
   kBoolean,
   kInteger,
-  kBigInteger,  // beyond 64 bits: its digits, which are only printed and compared
+  kBigInteger,  // beyond 64 bits: its digits (big_integer.h)
   kFloat,
   kString,
   kList,
@@ -73,6 +73,7 @@ enum class Kind : uint8_t {
   kGlobal,  // a function that templates know without defining it
   kMacro,
   kLoop,
+  kHelper,  // what joiner() and cycler() give
 };
 
 struct Object {
@@ -105,6 +106,9 @@ struct Dict : Object {
   const Value* find(const Value& key) const;
   const Value* find(std::string_view key) const;
 };
+
+// A pair that groupby gives: its items have names too.
+struct Group : List {};
 
 struct Generator : List {
   std::string view;  // "dict_items": iterates as often as wanted, and has a length; "": once

@@ -23,6 +23,10 @@ using namespace moraine;
 namespace {
 
 const std::vector<std::string> kSeeds{
+    "{% set j = joiner(', ') %}{% set c = cycler('a', 'b') %}{% for g in messages|groupby('role', default='x') %}{{ "
+    "j() }}"
+    "{{ g.grouper }}{{ c.next() }}{{ g.list|length * 99999999999999999999 // 7 }}{% block b scoped %}"
+    "{{ g.list[0].content }}{% endblock %}{% endfor %}",
     "{%- for m in messages %}{{ '<|' ~ m.role ~ '|>' + m['content']|trim }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}",
     "{% macro show(x, d=0) %}{% if x is mapping %}{% for k, v in x|items %}{{ k }}={{ show(v, d + 1) }};{% endfor %}"
