@@ -202,7 +202,6 @@ ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesyste
                                  const std::filesystem::path& out) {
   check_new_folder(out);
   const bool stacked = format == AdapterFormat::kSharedOuter;
-  if (stacked || format == AdapterFormat::kPerExpert) check_per_expert(selection.targets.modules, folder.string());
   std::vector<LoraModule> modules = selection.targets.modules;
   if (stacked) set_expert_factors(modules, ExpertFactors::kSharedOuter);  // reading tells whether they are
   if (stacked && expert_factors_of(modules) == ExpertFactors::kEach)
@@ -222,7 +221,7 @@ ConvertedAdapter write_converted(const ModelLayout& layout, const AdapterFactors
     converted.bytes += num_elements(tensor.shape) * sizeof(float);
   write_folder_atomic(out, [&](const std::filesystem::path& temporary) {
     TensorFileWriter file(temporary / "adapter_model.safetensors", conversion.declared,
-                          adapter_metadata(selection.config.experts));
+                          adapter_metadata(expert_factors_of(factors.modules())));
     for (const auto& step : conversion.steps) step(file);
     file.finish();
     write_file_atomic(temporary / "adapter_config.json", lora_config_to_json(conversion.config));

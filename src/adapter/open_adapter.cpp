@@ -140,7 +140,8 @@ AdapterSelection per_expert_selection(const ModelLayout& layout, AdapterSelectio
   std::erase_if(offered, [&](const LoraModule& module) {
     return is_router(module) &&
            !weights.find(
-               factor_keys(per_expert_modules(layout, selection.peft_class, {module}).front().matrices.front()).lora_a);
+               factor_keys(module, per_expert_modules(layout, selection.peft_class, {module}).front().matrices.front())
+                   .lora_a);
   });
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, selection.peft_class, offered);
   std::vector<LoraModule> matrices;
