@@ -141,7 +141,7 @@ TEST_F(MergeConvertWrongInput, Arguments) {
   expect_error({"convert", "--model", model_, "--dtype", "bfloat16", "--max-shard-size", "many"},
                {"--max-shard-size", "'many'"});
   expect_error({"convert", "--model", folder_ / "nowhere", "--dtype", "bfloat16"}, {"nowhere"});
-  expect_error({"merge", "--model", model_}, {"--adapter DIR is missing"});
+  expect_error({"merge", "--model", model_}, {"--adapter DIR[=W] is missing"});
   expect_error({"merge", "--model", model_, "--adapter", folder_ / "nowhere"}, {"nowhere", "no such folder"});
   expect_error({"merge", "--model", folder_ / "nowhere", "--adapter", adapter_}, {"nowhere"});
   expect_input_error({"merge", "--model", model_, "--adapter", adapter_}, {"--out DIR is missing"});

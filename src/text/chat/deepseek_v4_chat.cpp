@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/path.h"
 #include "text/chat/chat_turns.h"
 #include "text/chat/deepseek_v4_dsml.h"
@@ -194,17 +195,20 @@ class DeepseekV4Chat final : public ChatEncoder {
 };
 
 std::string_view effort_words(const Json& level, const Json& profile) {
-  const std::string where = "data.template_options.reasoning_effort";
-  if (profile.is_null()) {
-    throw input_error(where, "its levels differ between releases, and no encoding/encoding_dsv4.py says which this is",
-                      "reasoning_effort_profile: preview (DeepSeek-V4-Flash and -Pro as first released) or official "
-                      "(from V4-Flash-0731 and V4-Pro-0813 on)");
-  }
+  const std::string where = "data.template_options.reasoning_effort",
+                    differ = "its levels differ between releases, and no encoding/encoding_dsv4.py says which this is",
+                    way =
+                        "reasoning_effort_profile: preview (DeepSeek-V4-Flash and -Pro as first released) or "
+                        "official (from V4-Flash-0731 and V4-Pro-0813 on)";
   std::vector<std::string> names;
-  for (const auto& [name, words] : levels_of(profile.get<std::string>())) {
-    if (level == name) return words;
+  for (const auto& [name, words] : levels_of(profile.is_null() ? "preview" : profile.get<std::string>())) {
+    if (level == name) {
+      if (profile.is_null()) log_warning(fmt::format("{}: {}: taken as preview's (say {})", where, differ, way));
+      return words;
+    }
     names.push_back(name);
   }
+  if (profile.is_null()) throw input_error(where, differ, way);
   throw input_error(where,
                     fmt::format("is {} or null (profile {})", fmt::join(names, ", "), profile.get<std::string>()));
 }

@@ -238,14 +238,20 @@ Value groupby(const Value& value, const Args& args, const Caller& caller) {
   return Value::list(std::move(groups));
 }
 
+// Whether Python's set takes it: lists and dicts have no hash, and no tuple that holds one.
+bool has_hash(const Value& value) {
+  if (!value.is(Kind::kTuple)) return !value.is(Kind::kList) && !value.is(Kind::kDict);
+  const std::vector<Value>& items = value.items();
+  return std::all_of(items.begin(), items.end(), has_hash);
+}
+
 Value unique(const Value& value, const Args& args, const Caller& caller) {
   args.check("unique", 2, {"case_sensitive", "attribute"});
   const SortKey key(args, 1, flag(args, 0, "case_sensitive", false), caller);
   std::vector<Value> seen, kept;
   for (const Value& item : iterate(value)) {
     Value one = key.of(item);
-    if (one.is(Kind::kList) || one.is(Kind::kDict))
-      throw Failure(fmt::format("unique needs items that have a hash, not a {}", type_name(one)));
+    if (!has_hash(one)) throw Failure(fmt::format("unique needs items that have a hash, not a {}", type_name(one)));
     pay_bytes(seen.size());
     if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return are_equal(one, other); })) continue;
     seen.push_back(std::move(one));
