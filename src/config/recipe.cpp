@@ -211,7 +211,7 @@ void require_for_training(const Recipe& recipe) {
 void check_recompute(Recompute recompute, bool all_weights_resident) {
   if (recompute == Recompute::kFull || all_weights_resident) return;
   throw input_error(
-      "train.recompute", "none needs every base weight on its rank, but this mesh shards them",
+      "train.recompute", "none needs every base weight on its rank, but they are sharded or offloaded",
       "use full, give mesh.resident enough memory, or use mesh.fsdp: 1 with mesh.ep equal to the ranks of a replica");
 }
 
