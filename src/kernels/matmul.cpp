@@ -18,6 +18,7 @@ struct Stretch {
   int64_t tile_size;     // floats between row tiles
   const float* weights;  // [count, kColumnTile]
   int64_t count;
+  bool rounds_before;  // the sums until then, to bf16
 };
 
 // sums [MR, kColumnTile] of MR rows and NV registers of columns; `fresh`: they begin at zero.
@@ -33,6 +34,13 @@ MORAINE_INLINE void add_tile(const Stretch* stretches, size_t num_stretches, int
     for (int v = 0; v < NV; ++v) sum[m][v] = fresh ? Float{} : load<Float>(at + m * kColumnTile + v * Lanes);
   }
   for (size_t s = 0; s < num_stretches; ++s) {
+    if (stretches[s].rounds_before) {
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[m][v] = rounded_to_bf16<Lanes>(sum[m][v]);
+      }
+    }
     const float* x = stretches[s].rows + row_tile * stretches[s].tile_size + first_row;
     const float* w = stretches[s].weights + first_column;
     for (int64_t k = 0; k < stretches[s].count; ++k, x += kRowTile, w += kColumnTile) {
@@ -203,7 +211,8 @@ MORAINE_INLINE void multiply_for(std::span<const Term> terms, int64_t rows, int6
         else
           pack_weights<Lanes>(static_cast<const float*>(w.data), w.row_stride, t.rows_are_columns, count, width,
                               packed);
-        stretches.push_back({t.packed + within * kRowTile, t.summands * kRowTile, packed, count});
+        stretches.push_back({t.packed + within * kRowTile, t.summands * kRowTile, packed, count,
+                             within == 0 && t.adds_to_rounded && out.number == Number::kBF16});
         filled += count;
         within += count;
         if (within == t.summands) ++term, within = 0;

@@ -30,9 +30,11 @@ struct Term {
   int64_t summands = 0;
   Matrix w;                       // [summands, columns], or [columns, summands]
   bool rows_are_columns = false;  // the latter
+  // The terms before are first rounded to the number of the output, as when each had an operator of its own.
+  bool adds_to_rounded = false;
 };
 
-// out[:, columns of the tiles first_tile .. end_tile) = the sum of the terms, rounded once. Of row tiles alike: out and
+// out[:, columns of the tiles first_tile .. end_tile) = the sum of the terms, rounded. Of row tiles alike: out and
 // the packed rows begin with the first. Single-threaded; tiles may be computed side by side.
 void multiply(std::span<const Term> terms, int64_t rows, int64_t columns, int64_t first_tile, int64_t end_tile,
               const MutableMatrix& out);

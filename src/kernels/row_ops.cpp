@@ -85,9 +85,7 @@ MORAINE_INLINE Block<L> rounded_to(const Block<L>& b, float) {
 }
 template <int L>
 MORAINE_INLINE Block<L> rounded_to(const Block<L>& b, BFloat16) {
-  BFloat16 some[kBlock];
-  store_block<L>(some, b, kBlock);
-  return load_block<L>(some, kBlock);
+  return make<L>([&](int i) __attribute__((always_inline)) { return rounded_to_bf16<L>(b.part[i]); });
 }
 
 template <int L>

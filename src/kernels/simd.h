@@ -84,15 +84,22 @@ template <int Lanes>
 MORAINE_INLINE void store_floats(float* to, const typename Vectors<Lanes>::Float& v) {
   store(to, v);
 }
-// Rounds to the nearest, ties to even; a NaN stays one.
+// The bits of bf16 in the lower half: rounded to the nearest, ties to even; a NaN stays one.
 template <int Lanes>
-MORAINE_INLINE void store_floats(BFloat16* to, const typename Vectors<Lanes>::Float& v) {
+MORAINE_INLINE typename Vectors<Lanes>::Bits bf16_bits(const typename Vectors<Lanes>::Float& v) {
   using V = Vectors<Lanes>;
   const auto bits = std::bit_cast<typename V::Bits>(v);
   const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const auto is_nan = std::bit_cast<typename V::Bits>(v != v);
-  const auto result = (rounded & ~is_nan) | (is_nan & 0x7fc0u);
-  store(to, __builtin_convertvector(result, typename V::Half));
+  return (rounded & ~is_nan) | (is_nan & 0x7fc0u);
+}
+template <int Lanes>
+MORAINE_INLINE typename Vectors<Lanes>::Float rounded_to_bf16(const typename Vectors<Lanes>::Float& v) {
+  return std::bit_cast<typename Vectors<Lanes>::Float>(bf16_bits<Lanes>(v) << 16);
+}
+template <int Lanes>
+MORAINE_INLINE void store_floats(BFloat16* to, const typename Vectors<Lanes>::Float& v) {
+  store(to, __builtin_convertvector(bf16_bits<Lanes>(v), typename Vectors<Lanes>::Half));
 }
 
 MORAINE_INLINE float to_float(float x) { return x; }

@@ -93,7 +93,8 @@ class RowProducts {
     size_t count = 0;
     terms[count++] = {buffer + part.packed, x_.size(1), kernel_matrix(group.weight), rows_are_columns_};
     if (group.up.defined())
-      terms[count++] = {buffer + part.packed_low, low_.size(1), kernel_matrix(group.up), rows_are_columns_};
+      terms[count++] = {buffer + part.packed_low, low_.size(1), kernel_matrix(group.up), rows_are_columns_,
+                        /*adds_to_rounded=*/true};
     kernels::multiply({terms.data(), count}, part.num_rows, out_.size(1), task.first_tile, task.end_tile,
                       mutable_kernel_matrix(out_).from(part.first_row));
   }

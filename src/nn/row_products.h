@@ -22,9 +22,10 @@ struct RowGroup {
   at::Tensor down, up;  // undefined: no factors. Forwards A [R, I] and B [O, R], backwards B [O, R] and A [R, I]
 };
 
-// out_RN[rows] = x_RK[rows] · weight + scaling · low[rows] · up, rounded once, where low_RL[rows] = x_RK[rows] · down,
-// rounded to its dtype. x, out and low are contiguous, fp32 or bf16; low is undefined without factors. A row's bits do
-// not depend on what other rows there are.
+// out_RN[rows] = x_RK[rows] · weight + scaling · low[rows] · up, where low_RL[rows] = x_RK[rows] · down, rounded to its
+// dtype. Both terms are summed in fp32; the first is rounded to out's dtype before the second is added, as it is in
+// PEFT. x, out and low are contiguous, fp32 or bf16; low is undefined without factors. A row's bits do not depend on
+// what other rows there are.
 void row_products(const at::Tensor& out_RN, const at::Tensor& x_RK, const std::vector<RowGroup>& groups,
                   ProductPass pass, double scaling = 1.0, const at::Tensor& low_RL = {});
 
