@@ -1,5 +1,7 @@
 #include "adapter/optimizer.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,6 +10,7 @@
 #include "adapter/module_pattern.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "kernels/row_ops.h"
 
 namespace moraine {
 namespace {
@@ -100,8 +103,18 @@ void AdamW::update(Moments& m, int64_t begin, int64_t n, double learning_rate, d
   const double correction2_sqrt = std::sqrt(1.0 - std::pow(beta2, num_steps_));
   at::Tensor value = m.section->values.narrow(0, m.section->owned_begin + begin, n);
   at::Tensor exp_avg = m.exp_avg.narrow(0, begin, n), exp_avg_sq = m.exp_avg_sq.narrow(0, begin, n);
-  const at::Tensor grad =
-      at::mul(m.section->grads.narrow(0, m.section->owned_begin + begin, n), grad_scale).to(at::kFloat);
+  const at::Tensor grads = m.section->grads.narrow(0, m.section->owned_begin + begin, n);
+  if (value.is_cpu() && grads.scalar_type() == at::kDouble) {
+    const kernels::AdamWStep step{
+        learning_rate,    weight_decay_, beta1, beta2, eps_, 1.0 - std::pow(beta1, num_steps_),
+        correction2_sqrt, grad_scale};
+    at::parallel_for(0, n, 16384, [&](int64_t first, int64_t end) {
+      kernels::adamw(step, end - first, grads.const_data_ptr<double>() + first, value.mutable_data_ptr<float>() + first,
+                     exp_avg.mutable_data_ptr<float>() + first, exp_avg_sq.mutable_data_ptr<float>() + first);
+    });
+    return;
+  }
+  const at::Tensor grad = at::mul(grads, grad_scale).to(at::kFloat);
   value.mul_(1.0 - learning_rate * weight_decay_);
   exp_avg.lerp_(grad, 1.0 - beta1);
   exp_avg_sq.mul_(beta2).addcmul_(grad, grad, 1.0 - beta2);

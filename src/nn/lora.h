@@ -34,6 +34,12 @@ struct LoraPair {
   at::Tensor a_grad;
   at::Tensor b_grad;
   LoraDropout dropout = {};  // of linear layers only
+
+  // A linear layer's pair as that of a single expert.
+  LoraPair as_expert() const {
+    const auto of_one = [](const at::Tensor& x) { return x.defined() ? x.unsqueeze(0) : x; };
+    return {of_one(a), of_one(b), scaling, of_one(a_grad), of_one(b_grad)};
+  }
 };
 
 // What the factors' gradients, which are sums over all tokens of a step, are summed in. In fp64 the order of such a sum

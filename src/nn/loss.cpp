@@ -5,10 +5,12 @@
 #include <optional>
 
 #include "base/bytes.h"
+#include "kernels/row_ops.h"
 #include "nn/dropout.h"
 #include "nn/gemm_shapes.h"
 #include "nn/matmul.h"
 #include "nn/outer_products.h"
+#include "tensor/kernel_matrix.h"
 
 namespace moraine {
 namespace {
@@ -61,6 +63,19 @@ class ChunkLora {
   at::Tensor x_FD_, factors_FD_, low_FR_;
 };
 
+// The losses [N] of the first N rows of logits_FV and, with `scale`, d loss / d logits in their place, 0 in other rows.
+at::Tensor losses_by_kernel(const at::Tensor& logits_FV, const at::Tensor& targets_N, const float* scale) {
+  const int64_t count = targets_N.size(0);
+  const at::Tensor logits = logits_FV.narrow(0, 0, count), targets = targets_N.contiguous();
+  const at::Tensor losses = at::empty({count}, logits.options().dtype(at::kFloat));
+  for_row_stretches(logits, [&](int64_t row, int64_t rows) {
+    kernels::cross_entropy(mutable_kernel_matrix(logits).from(row), targets.const_data_ptr<int64_t>() + row, rows,
+                           logits.size(1), scale, losses.mutable_data_ptr<float>() + row);
+  });
+  if (scale) logits_FV.narrow(0, count, logits_FV.size(0) - count).zero_();
+  return losses;
+}
+
 }  // namespace
 
 at::Tensor head_logits(const at::Tensor& hidden_TD, const at::Tensor& head_VD, const LoraPair* lora) {
@@ -89,21 +104,32 @@ LossResult chunked_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& 
     at::Tensor logits_FV = product(x_FD, head_VD.t());
     std::optional<ChunkLora> adapter;
     if (lora) logits_FV = adapter.emplace(*lora, x_FD, chunk).add_to(logits_FV);
+    const auto add_losses = [&](const at::Tensor& losses) {
+      loss_sum += losses.sum(at::kDouble);
+      result.token_loss_T.index_copy_(0, chunk, losses);
+    };
+    const auto add_gradient = [&](const at::Tensor& dlogits_FV) {
+      at::Tensor grad_FD = product(dlogits_FV, head_VD);
+      if (adapter) grad_FD = grad_FD + adapter->backward(dlogits_FV, grad_FD.scalar_type());
+      result.grad_hidden_TD.index_copy_(0, chunk, grad_FD.narrow(0, 0, count));
+    };
+    if (runs_in_kernels(logits_FV)) {
+      const auto scale = static_cast<float>(loss_scale);
+      add_losses(losses_by_kernel(logits_FV, target.squeeze(1), needs_gradient ? &scale : nullptr));
+      if (needs_gradient) add_gradient(logits_FV);
+      continue;
+    }
     logits_FV = logits_FV.to(at::kFloat);
     at::Tensor logits = logits_FV.narrow(0, 0, count);
     const at::Tensor log_sum = logits.logsumexp(-1, /*keepdim=*/true);
     const at::Tensor loss = (log_sum - logits.gather(1, target)).squeeze(1);
-    loss_sum += loss.sum(at::kDouble);
-    result.token_loss_T.index_copy_(0, chunk, loss);
+    add_losses(loss);
     if (!needs_gradient) continue;
     // d loss / d logits = softmax - one-hot
     logits.sub_(log_sum).exp_();
     logits.scatter_add_(1, target, at::full_like(loss, -1.0).unsqueeze(1));
     logits_FV.mul_(loss_scale).narrow(0, count, filled - count).zero_();
-    const at::Tensor dlogits_FV = logits_FV.to(head_VD.scalar_type());
-    at::Tensor grad_FD = product(dlogits_FV, head_VD);
-    if (adapter) grad_FD = grad_FD + adapter->backward(dlogits_FV, grad_FD.scalar_type());
-    result.grad_hidden_TD.index_copy_(0, chunk, grad_FD.narrow(0, 0, count));
+    add_gradient(logits_FV.to(head_VD.scalar_type()));
   }
   if (!loss_sum.is_meta()) result.loss_sum = loss_sum.item<double>();
   return result;

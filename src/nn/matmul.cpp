@@ -2,6 +2,7 @@
 
 #include "base/cpu_features.h"
 #include "nn/gemm_shapes.h"
+#include "nn/row_products.h"
 #include "tensor/execution_device.h"
 
 namespace moraine {
@@ -17,6 +18,16 @@ bool wants_fp32(const at::Tensor& a, const at::Tensor& b) {
   return !multiplies_bf16() || b.numel() * gemm_row_alignment(a.device(), a.scalar_type()) <= kSmallProduct;
 }
 
+// Whether out = a · b was made by this program's own kernels.
+bool made_by_own_kernels(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  if (!own_kernels_multiply(a.device(), a.scalar_type())) return false;
+  const bool transposed = b.stride(1) != 1 && b.stride(0) == 1;
+  const at::Tensor weight = transposed ? b.t() : b.stride(1) == 1 ? b : b.contiguous();
+  row_products(out, a.contiguous(), {{0, a.size(0), weight, {}, {}}},
+               transposed ? ProductPass::kForward : ProductPass::kBackward);
+  return true;
+}
+
 // What oneDNN holds for a product of bf16 on the CPU until it is rounded, where tensors are meta ones and nobody else
 // says so: the sums in fp32 (measured, torch 2.13).
 at::Tensor sums_of_product(const at::Tensor& a, const at::Tensor& b) {
@@ -28,11 +39,17 @@ at::Tensor sums_of_product(const at::Tensor& a, const at::Tensor& b) {
 }  // namespace
 
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
+  if (own_kernels_multiply(a.device(), a.scalar_type())) {
+    at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+    made_by_own_kernels(out, a, b);
+    return out;
+  }
   const at::Tensor sums = sums_of_product(a, b);
   return wants_fp32(a, b) ? at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type()) : at::mm(a, b);
 }
 
 void matmul_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  if (out.is_contiguous() && made_by_own_kernels(out, a, b)) return;
   if (wants_fp32(a, b)) {
     out.copy_(at::mm(a.to(at::kFloat), b.to(at::kFloat)));
   } else {

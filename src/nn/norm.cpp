@@ -2,6 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/row_ops.h"
+#include "tensor/kernel_matrix.h"
+
 namespace moraine {
 namespace {
 
@@ -21,15 +24,33 @@ at::Tensor backward_of_normed(at::Tensor g, const at::Tensor& x32, const at::Ten
   return g.sub_(normed.mul_(dot)).mul_(rstd);
 }
 
+// What a row is multiplied with.
+at::Tensor factors_of(const at::Tensor& weight, Centre centre) {
+  const at::Tensor weight32 = weight.to(at::kFloat).contiguous();
+  return centre == Centre::kZero ? weight32 + 1.0 : weight32;
+}
+
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps,
                             Centre centre) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
+    context->saved_data["zero_centered"] = centre == Centre::kZero;
+    if (runs_in_kernels(x)) {
+      const at::Tensor rows = as_rows(x), factors = factors_of(weight, centre);
+      const at::Tensor out = at::empty(x.sizes(), x.options()), out_rows = as_rows(out);
+      const at::Tensor rstd = at::empty({rows.size(0)}, factors.options());
+      for_row_stretches(rows, [&](int64_t row, int64_t count) {
+        kernels::rms_norm(kernel_matrix(rows).from(row, 0), count, rows.size(1), static_cast<float>(eps),
+                          {factors.const_data_ptr<float>(), centre == Centre::kOne},
+                          mutable_kernel_matrix(out_rows).from(row), rstd.mutable_data_ptr<float>() + row);
+      });
+      context->save_for_backward({x, weight, rstd});
+      return out;
+    }
     at::Tensor x32 = x.to(at::kFloat);
     at::Tensor rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, weight, rstd});
-    context->saved_data["zero_centered"] = centre == Centre::kZero;
     at::Tensor normed = x32 * rstd;
     if (centre == Centre::kZero) return normed.mul_(weight.to(at::kFloat) + 1.0).to(x.scalar_type());
     return normed.to(x.scalar_type()).mul_(weight);
@@ -39,9 +60,19 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    const at::Tensor weight32 = weight.to(at::kFloat);
-    at::Tensor g =
-        grads[0].to(at::kFloat) * (context->saved_data["zero_centered"].toBool() ? weight32 + 1.0 : weight32);
+    const at::Tensor factors =
+        factors_of(weight, context->saved_data["zero_centered"].toBool() ? Centre::kZero : Centre::kOne);
+    if (runs_in_kernels(x)) {
+      const at::Tensor rows = as_rows(x), dy = as_rows(grads[0].to(x.scalar_type()));
+      const at::Tensor dx = at::empty(x.sizes(), x.options()), dx_rows = as_rows(dx);
+      for_row_stretches(rows, [&](int64_t row, int64_t count) {
+        kernels::rms_norm_backward(kernel_matrix(dy).from(row, 0), kernel_matrix(rows).from(row, 0), count,
+                                   rows.size(1), factors.const_data_ptr<float>(), rstd.const_data_ptr<float>() + row,
+                                   mutable_kernel_matrix(dx_rows).from(row));
+      });
+      return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    }
+    at::Tensor g = grads[0].to(at::kFloat) * factors;
     return {backward_of_normed(g, x.to(at::kFloat), rstd).to(x.scalar_type()), at::Tensor(), at::Tensor(),
             at::Tensor()};
   }

@@ -4,6 +4,9 @@
 
 #include <cmath>
 
+#include "kernels/row_ops.h"
+#include "tensor/kernel_matrix.h"
+
 namespace moraine {
 namespace {
 
@@ -31,6 +34,17 @@ class SwiGlu : public torch::autograd::Function<SwiGlu> {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({gate_up});
     context->saved_data["limit"] = limit;
+    if (runs_in_kernels(gate_up)) {
+      const at::Tensor rows = as_rows(gate_up);
+      std::vector<int64_t> shape = gate_up.sizes().vec();
+      shape.back() /= 2;
+      const at::Tensor out = at::empty(shape, gate_up.options()), out_rows = as_rows(out);
+      for_row_stretches(rows, [&](int64_t row, int64_t count) {
+        kernels::swiglu(kernel_matrix(rows).from(row, 0), count, shape.back(), static_cast<float>(limit),
+                        mutable_kernel_matrix(out_rows).from(row));
+      });
+      return out;
+    }
     const Halves x(gate_up, limit);
     return at::silu(x.gate).mul_(x.up);
   }
@@ -40,6 +54,15 @@ class SwiGlu : public torch::autograd::Function<SwiGlu> {
     const at::Tensor gate_up = context->get_saved_variables()[0];
     const double limit = context->saved_data["limit"].toDouble();
     const int64_t width = gate_up.size(-1) / 2;
+    if (runs_in_kernels(gate_up)) {
+      const at::Tensor rows = as_rows(gate_up), dy = as_rows(grads[0]);
+      const at::Tensor dx = at::empty(gate_up.sizes(), gate_up.options()), dx_rows = as_rows(dx);
+      for_row_stretches(rows, [&](int64_t row, int64_t count) {
+        kernels::swiglu_backward(kernel_matrix(dy).from(row, 0), kernel_matrix(rows).from(row, 0), count, width,
+                                 static_cast<float>(limit), mutable_kernel_matrix(dx_rows).from(row));
+      });
+      return {dx, at::Tensor()};
+    }
     const Halves x(gate_up, limit);
     at::Tensor d_gate_up = at::empty_like(gate_up);
     at::Tensor d_gate = d_gate_up.narrow(-1, 0, width), d_up = d_gate_up.narrow(-1, width, width);

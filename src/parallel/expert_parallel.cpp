@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/bytes.h"
+#include "kernels/row_ops.h"
+#include "tensor/kernel_matrix.h"
 #include "tensor/to_device.h"
 
 namespace moraine {
@@ -14,6 +16,18 @@ using torch::autograd::variable_list;
 // Sum over j of weight_TK[:, j] · y[sent_of_pair[:, j]], in that order, in fp32. `weights` undefined = all ones.
 at::Tensor weighted_sum_of_rows(const at::Tensor& y_SD, const at::Tensor& sent_of_pair_TK,
                                 const at::Tensor& weights_TK) {
+  if (runs_in_kernels(y_SD)) {
+    const at::Tensor y = y_SD.contiguous(), rows = sent_of_pair_TK.contiguous();
+    const at::Tensor weights = weights_TK.defined() ? weights_TK.to(at::kFloat).contiguous() : weights_TK;
+    const at::Tensor out = at::empty({rows.size(0), y.size(1)}, y.options());
+    const int64_t K = rows.size(1);
+    for_row_stretches(out, [&](int64_t row, int64_t count) {
+      kernels::sum_rows(kernel_matrix(y), rows.const_data_ptr<int64_t>() + row * K,
+                        weights.defined() ? weights.const_data_ptr<float>() + row * K : nullptr, K, count, y.size(1),
+                        mutable_kernel_matrix(out).from(row));
+    });
+    return out;
+  }
   at::Tensor sum = at::zeros({sent_of_pair_TK.size(0), y_SD.size(1)}, y_SD.options().dtype(at::kFloat));
   for (int64_t j = 0; j < sent_of_pair_TK.size(1); ++j) {
     at::Tensor row = y_SD.index_select(0, sent_of_pair_TK.select(1, j)).to(at::kFloat);
@@ -24,6 +38,24 @@ at::Tensor weighted_sum_of_rows(const at::Tensor& y_SD, const at::Tensor& sent_o
     }
   }
   return sum.to(y_SD.scalar_type());
+}
+
+// d_TD[token_of_S] · weight_S1, and the dot product of each d_TD[token_of_S] and row of y_SD in fp32.
+std::pair<at::Tensor, at::Tensor> scaled_rows_and_dots(const at::Tensor& d_TD, const at::Tensor& token_of_S,
+                                                       const at::Tensor& weight_S1, const at::Tensor& y_SD) {
+  if (runs_in_kernels(d_TD)) {
+    const at::Tensor d = d_TD.contiguous(), y = y_SD.contiguous(), weights = weight_S1.to(at::kFloat).contiguous();
+    const at::Tensor scaled = at::empty(y.sizes(), d.options()), dots = at::empty({y.size(0)}, weights.options());
+    for_row_stretches(scaled, [&](int64_t row, int64_t count) {
+      kernels::scale_rows_and_dot(kernel_matrix(d), token_of_S.const_data_ptr<int64_t>() + row,
+                                  weights.const_data_ptr<float>() + row, kernel_matrix(y).from(row, 0), count,
+                                  y.size(1), mutable_kernel_matrix(scaled).from(row),
+                                  dots.mutable_data_ptr<float>() + row);
+    });
+    return {scaled, dots};
+  }
+  const at::Tensor d_sent = d_TD.index_select(0, token_of_S);
+  return {d_sent * weight_S1, d_sent.to(at::kFloat).mul_(y_SD.to(at::kFloat)).sum(1)};
 }
 
 // What both autograd nodes keep besides tensors. The plan outlives the backward pass (DispatchPlan).
@@ -72,15 +104,14 @@ class Combine : public torch::autograd::Function<Combine> {
     const DispatchPlan& plan = *exchange.plan;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &y_SD = saved[0], &weights_TK = saved[1];
-    const at::Tensor d_sent = grads[0].index_select(0, plan.token_of_sent_S);
     // Rows that only fill up have weight 0: no gradient enters through them.
     const at::Tensor weight_of_sent = weights_TK.reshape({-1})
                                           .index_select(0, plan.pair_of_sent_S.clamp_min(0))
                                           .mul_(plan.pair_of_sent_S.ge(0))
                                           .unsqueeze(1);
-    at::Tensor dy = exchange.experts->to_experts(d_sent * weight_of_sent, plan);
+    const auto [scaled, dot_S] = scaled_rows_and_dots(grads[0], plan.token_of_sent_S, weight_of_sent, y_SD);
+    at::Tensor dy = exchange.experts->to_experts(scaled, plan);
     if (plan.filling_rows.defined()) dy.index_fill_(0, plan.filling_rows, 0);
-    at::Tensor dot_S = d_sent.to(at::kFloat).mul_(y_SD.to(at::kFloat)).sum(1);
     at::Tensor d_weights = dot_S.index_select(0, plan.sent_of_pair_TK.reshape({-1})).view_as(plan.sent_of_pair_TK);
     return {dy, d_weights.to(weights_TK.scalar_type()), at::Tensor()};
   }

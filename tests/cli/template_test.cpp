@@ -33,8 +33,8 @@ TEST(UnseenTemplate, TrainsAndItsAnswersAreReadBack) {
       "          target_parameters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]}\n";
   const Ended train = run_moraine({"train", folder.write("recipe.yaml", recipe), "model.path=" + model.string(),
                                    "data.train=[" + folder.write("chats.jsonl", chats + "\n").string() + "]",
-                                   "data.template_options={mood: sure}", "train.steps=50", "train.batch_size=1",
-                                   "train.learning_rate=4e-3", "train.scheduler=constant", "train.warmup_steps=0",
+                                   "data.template_options={mood: sure}", "train.steps=80", "train.batch_size=1",
+                                   "train.learning_rate=2e-3", "train.scheduler=constant", "train.warmup_steps=0",
                                    "save.dir=" + run.string()});
   ASSERT_EQ(train.exit_code, 0) << train.err << train.out;
 

@@ -14,6 +14,7 @@ MAY_INCLUDE = {room: set(others.split()) for room, others in {
     "base": "",
     "formats": "base",
     "config": "formats base",
+    "kernels": "base",
     "text/tokenizer": "formats base",
     "text/jinja": "text/tokenizer base",
     "text/chat": "text/jinja text/tokenizer config base",
@@ -21,12 +22,12 @@ MAY_INCLUDE = {room: set(others.split()) for room, others in {
     "distributed/control": "base",
     "distributed/collectives": "distributed/control config base",
     "distributed/launch": "distributed/control base",
-    "tensor": "formats base",
-    "parallel": "distributed/collectives tensor config formats base",
-    "nn": "tensor formats base",
+    "tensor": "kernels formats base",
+    "parallel": "distributed/collectives kernels tensor config formats base",
+    "nn": "kernels tensor formats base",
     "models": "nn parallel tensor config formats base",
     "checkpoint": "models nn parallel tensor distributed/collectives distributed/control config formats base",
-    "adapter": "checkpoint models nn tensor distributed/collectives config formats base",
+    "adapter": "checkpoint models nn kernels tensor distributed/collectives config formats base",
     "plan": "adapter checkpoint models nn parallel tensor distributed/collectives text/rows config formats base",
     "run": "adapter checkpoint models nn tensor distributed/collectives distributed/control text/rows text/chat text/tokenizer "
            "config formats base",
@@ -37,7 +38,7 @@ MAY_INCLUDE = {room: set(others.split()) for room, others in {
     "cli": "*",
     "main.cpp": "cli base",
 }.items()}
-WITHOUT_TORCH = {"base", "formats", "config", "text"}
+WITHOUT_TORCH = {"base", "formats", "config", "kernels", "text"}
 TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(<[^>]+>|"[^"]+")', re.MULTILINE)
 SOURCE_SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
