@@ -12,7 +12,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 root=$folder/moraine-gpu
 mkdir -p "$root/build/lib" "$root/scripts" "$root/tests/golden"
-programs=(moraine test_nn test_train test_device device_ceilings)
+programs=(moraine test_nn test_train test_device test_distributed device_ceilings)
 for program in "${programs[@]}"; do
   [ -x "$build/$program" ] || { echo "gpu_bundle: error: $build/$program is missing: cmake --build $build --target ${programs[*]}" >&2; exit 1; }
   strip -o "$root/build/$program" "$build/$program"

@@ -1,5 +1,6 @@
 #include "adapter/adapter_state.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +13,11 @@
 #include "nn/dropout.h"
 
 namespace moraine {
+namespace {
+
+constexpr int64_t kDrawnAtOnce = int64_t{1} << 15;  // elements, by one thread
+
+}  // namespace
 
 AdapterLayout lay_out_adapter(std::vector<LoraModule> modules, ExpertRange experts) {
   constexpr double kMost = 0x1p50;  // elements; far below where int64 ends
@@ -67,15 +73,24 @@ void AdapterState::initialize(uint64_t seed) {
   for (const AdapterEntry& entry : entries_) {
     const LoraModule& m = entry.module;
     const at::Tensor random_factor = m.is_embedding() ? b(entry) : a(entry);
-    at::Tensor values = at::empty_like(random_factor, at::TensorOptions().device(at::kCPU)).contiguous();
+    const at::Tensor values = random_factor.is_cpu()
+                                  ? random_factor
+                                  : at::empty(random_factor.sizes(), random_factor.options().device(at::kCPU));
     float* p = values.mutable_data_ptr<float>();
     const CounterRandom random(seed, m.name + (m.is_embedding() ? ".lora_B" : ".lora_A"));
     const double bound = 1.0 / std::sqrt(static_cast<double>(m.in_features));
     const int64_t first = m.has_expert_a() ? expert_range_.first * m.r * m.in_features : 0;
-    for (int64_t i = 0; i < values.numel(); ++i) {
-      p[i] = static_cast<float>(m.is_embedding() ? random.normal(i) : (2.0 * random.uniform(first + i) - 1.0) * bound);
+    const auto draw = [&](const auto& element) {
+      at::parallel_for(0, values.numel(), kDrawnAtOnce, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) p[i] = static_cast<float>(element(i));
+      });
+    };
+    if (m.is_embedding()) {
+      draw([&](int64_t i) { return random.normal(i); });
+    } else {
+      draw([&](int64_t i) { return (2.0 * random.uniform(first + i) - 1.0) * bound; });
     }
-    random_factor.copy_(values);
+    if (!values.is_same(random_factor)) random_factor.copy_(values);
     (m.is_embedding() ? a(entry) : b(entry)).zero_();
   }
 }

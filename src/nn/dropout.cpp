@@ -75,7 +75,7 @@ at::Tensor dropout_factors_by_tensors_TI(const LoraDropout& dropout, int64_t wid
   const at::Tensor rows_T1 = mixed(at::bitwise_xor(keys_T, std::bit_cast<int64_t>(dropout.layer_key))).unsqueeze(1);
   const at::Tensor bits_TP = mixed(rows_T1 + mixed(at::arange((width + 1) / 2, keys_T.options())));
   const at::Tensor halves_TI = at::stack({at::bitwise_and(bits_TP, int64_t{0xffffffff}), shifted(bits_TP, kHalf)}, 2)
-                                   .view({keys_T.size(0), -1})
+                                   .flatten(1)  // also of no tokens
                                    .narrow(1, 0, width);
   return at::ge(halves_TI, threshold(dropout.rate)).to(at::kFloat).mul_(kept_factor(dropout.rate));
 }

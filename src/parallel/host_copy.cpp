@@ -12,11 +12,22 @@ struct HostCopy::State {
   c10::impl::VirtualGuardImpl device;
   c10::Device where;
   c10::Event done;
+  bool awaited = false;
+
+  ~State() {
+    if (awaited) return;
+    try {
+      done.synchronize();
+    } catch (...) {
+      // The device has failed: it copies nothing any more, and the error that it failed with is being told.
+    }
+  }
 };
 
 void HostCopy::wait() {
   if (!state_) return;
   state_->done.block(state_->device.getStream(state_->where));
+  state_->awaited = true;
   state_.reset();
 }
 
@@ -45,7 +56,7 @@ HostCopy HostCopies::start(const at::Tensor& to, const at::Tensor& from) {
   c10::Event so_far(stream_->where.type());
   so_far.record(stream_->device.getStream(stream_->where));
   so_far.block(stream_->stream);
-  copy.state_.reset(new HostCopy::State{stream_->device, stream_->where, c10::Event(stream_->where.type())});
+  copy.state_.reset(new HostCopy::State{stream_->device, stream_->where, c10::Event(stream_->where.type()), false});
   const c10::StreamGuard on_stream(stream_->stream);
   to.copy_(from, /*non_blocking=*/true);
   copy.state_->done.record(stream_->stream);

@@ -12,7 +12,7 @@ namespace moraine {
 class HostCopy {
  public:
   HostCopy() = default;  // nothing in flight
-  void wait();
+  void wait();           // where nobody called it, as when an error ends a run, the host waits as the copy goes
 
  private:
   friend class HostCopies;

@@ -12,6 +12,9 @@ namespace moraine::testing_support {
 // over fp64 products. name: without "aten::" and overload.
 void check_cuda_rules(const std::string& name, c10::ArrayRef<c10::IValue> arguments);
 
+// Whether products in fp64 are let pass.
+void allow_fp64_products(bool allow);
+
 // Whether the host waits for the device's result in it: its output's shape depends on values.
 bool waits_for_values(const std::string& name);
 

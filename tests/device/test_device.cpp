@@ -362,4 +362,7 @@ DeviceLog DeviceLogScope::log() const {
 NoHostWaits::NoHostWaits() { ++waits_forbidden; }
 NoHostWaits::~NoHostWaits() { --waits_forbidden; }
 
+Fp64Products::Fp64Products() { allow_fp64_products(true); }
+Fp64Products::~Fp64Products() { allow_fp64_products(false); }
+
 }  // namespace moraine::testing_support

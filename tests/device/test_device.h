@@ -46,4 +46,11 @@ class NoHostWaits {
   ~NoHostWaits();
 };
 
+// While one lives, products in fp64 are no error: for the definitions that tests compare with.
+class Fp64Products {
+ public:
+  Fp64Products();
+  ~Fp64Products();
+};
+
 }  // namespace moraine::testing_support

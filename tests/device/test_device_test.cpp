@@ -11,6 +11,7 @@
 
 #include <thread>
 
+#include "device/device_gloo.h"
 #include "device/device_memory.h"
 #include "device/device_streams.h"
 #include "tensor/to_device.h"
@@ -123,6 +124,49 @@ TEST_F(TestDevice, MemoryIsNotFreedUnderAnotherStream) {
   x.reset();
   EXPECT_THAT(take_faults(), testing::ElementsAre(HasSubstr("is freed while stream")));
   device_guard().synchronizeDevice(0);
+}
+
+// A group of one that gathers at once.
+struct OneRank : c10d::Backend {
+  OneRank() : Backend(0, 1) {}
+  c10::intrusive_ptr<c10d::Work> _allgather_base(at::Tensor& output, at::Tensor& input,
+                                                 const c10d::AllgatherOptions&) override {
+    output.copy_(input);
+    struct Done : c10d::Work {
+      bool wait(std::chrono::milliseconds) override { return true; }
+    };
+    return c10::make_intrusive<Done>();
+  }
+};
+
+TEST_F(TestDevice, CollectivesAreWaitedForBeforeTheirMemoryIsUsed) {
+  const auto group = gloo_on_test_device(c10::make_intrusive<OneRank>());
+  at::Tensor in = on_device(at::ones({4})), out = at::zeros_like(in), of_host = at::ones({4});
+  auto work = group->_allgather_base(out, in);
+  EXPECT_THAT(error_of([&] { out.sum(); }), HasSubstr("may still be writing"));
+  EXPECT_THAT(error_of([&] { in.add_(1); }), HasSubstr("may still be reading"));
+  work->wait();
+  EXPECT_EQ(error_of([&] { in.add_(1); }), "no error");
+  EXPECT_TRUE(at::equal(out.cpu(), at::ones({4})));
+  EXPECT_THAT(error_of([&] { group->_allgather_base(out, of_host); }), HasSubstr("a collective of two devices"));
+  // Nobody waits for this one, and its tensors are freed: it keeps them.
+  group->_allgather_base(out, in);
+  out.reset();
+  in.reset();
+}
+
+// What grows between a layer's waits, as tests/train/device_budget_test.cpp counts them.
+TEST_F(TestDevice, AnItemInALayerIsOneMoreWait) {
+  const at::Tensor x = on_device(at::ones({4, 4}));
+  const auto waits_of = [&](bool planted) {
+    const DeviceLogScope scope;
+    at::Tensor y = at::mm(x, x);
+    if (planted && y[0][0].item<float>() > 0) y = y * 2;
+    y.relu();
+    return scope.log().sum().waits;
+  };
+  EXPECT_EQ(waits_of(false), 0);
+  EXPECT_EQ(waits_of(true), 1);
 }
 
 TEST_F(TestDevice, RulesOfCudaHold) {

@@ -118,6 +118,12 @@ TEST(Ranks, EveryMeshGroupConnects) {
   EXPECT_EQ(run_local("mesh", 3, {{"EP", "3"}}).out, "3 ranks = ep 3 × ep_fsdp 1 × replicate 1, fsdp 3\n");
 }
 
+TEST(Ranks, GathersThatNobodyWaitsForKeepTheirMemory) {
+  const Outcome outcome = run_local("dropped_gathers", 2);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "all gathers are done\n");
+}
+
 TEST(Ranks, StoreAndAgreement) {
   EXPECT_EQ(run_local("store", 3).out, "ranks 0:0 1:1 2:2\n");
   EXPECT_EQ(run_local("agree", 3).out, "agreed\n");

@@ -4,16 +4,20 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "device/test_device.h"
 #include "nn/grouped_linear.h"
 
 namespace moraine {
 namespace {
 
+using testing_support::test_device;
+using testing_support::to_test_device;
+
 LoraDropout dropout(double rate, int64_t tokens, int64_t step = 0) {
   std::vector<int64_t> keys;
   for (int64_t token = 0; token < tokens; ++token)
     keys.push_back(dropout_token_key(dropout_sequence_key(3, step, 1), token));
-  return {rate, dropout_layer_key("model.layers.0.self_attn.q_proj"), at::tensor(keys)};
+  return {rate, dropout_layer_key("model.layers.0.self_attn.q_proj"), to_test_device(at::tensor(keys))};
 }
 
 TEST(Dropout, LeavesOutItsRateAndKeepsTheMean) {
@@ -56,15 +60,19 @@ TEST(Dropout, IsAFunctionOfLayerStepAndToken) {
 TEST(Dropout, ByTensorOperationsTheSame) {
   for (const int64_t width : {1, 7, 64}) {
     const LoraDropout d = dropout(0.3, 20);
-    EXPECT_TRUE(at::equal(dropout_factors_TI(d, width), dropout_factors_by_tensors_TI(d, width)));
+    LoraDropout on_host = d;
+    on_host.token_keys_T = d.token_keys_T.cpu();
+    EXPECT_TRUE(at::equal(dropout_factors_TI(on_host, width), dropout_factors_by_tensors_TI(d, width).cpu()));
   }
   EXPECT_EQ(dropout_factors_TI(dropout(0.3, 0), 4).sizes(), (std::vector<int64_t>{0, 4}));
 }
 
 TEST(Dropout, OfALinearLayersAdapterAndItsGradients) {
-  const at::Tensor x = at::randn({9, 8}).requires_grad_(), w = at::randn({6, 8}), g = at::randn({9, 6});
-  const at::Tensor a = at::randn({2, 8}).requires_grad_(), b = at::randn({6, 2}).requires_grad_();
-  LoraPair lora{a, b, 1.5, at::zeros({2, 8}, at::kDouble), at::zeros({6, 2}, at::kDouble), dropout(0.4, 9)};
+  const auto random = [](std::vector<int64_t> shape) { return to_test_device(at::randn(shape)); };
+  const auto sums = at::TensorOptions(test_device()).dtype(gradient_dtype(test_device()));
+  const at::Tensor x = random({9, 8}).requires_grad_(), w = random({6, 8}), g = random({9, 6});
+  const at::Tensor a = random({2, 8}).requires_grad_(), b = random({6, 2}).requires_grad_();
+  LoraPair lora{a, b, 1.5, at::zeros({2, 8}, sums), at::zeros({6, 2}, sums), dropout(0.4, 9)};
   const at::Tensor factors = dropout_factors_TI(lora.dropout, 8);
   const at::Tensor expected = at::mm(x, w.t()) + 1.5 * at::mm(at::mm(x * factors, a.t()), b.t());
   const auto wanted = torch::autograd::grad({expected}, {x, a, b}, {g});

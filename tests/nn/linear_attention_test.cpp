@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "device/test_device.h"
 #include "nn/causal_conv.h"
 #include "nn/gated_delta_rule.h"
 #include "nn/norm.h"
@@ -10,7 +11,19 @@
 namespace moraine {
 namespace {
 
-at::Tensor random_fp64(std::vector<int64_t> shape) { return at::randn(shape, at::kDouble); }
+using testing_support::test_device;
+using testing_support::to_test_device;
+
+// The definitions are in fp64, on the device too.
+class InFp64 : public testing::Test {
+  testing_support::Fp64Products allowed_;
+};
+using GatedDeltaRule = InFp64;
+using CausalConv = InFp64;
+using GatedRmsNorm = InFp64;
+using RmsNormZeroCentered = InFp64;
+
+at::Tensor random_fp64(std::vector<int64_t> shape) { return to_test_device(at::randn(shape, at::kDouble)); }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
@@ -37,8 +50,8 @@ constexpr int64_t kKeyHeads = 2, kValueHeads = 6, kKeyWidth = 5, kValueWidth = 7
 DeltaInput random_input(int64_t tokens) {
   DeltaInput x{random_fp64({tokens, kKeyHeads, kKeyWidth}), random_fp64({tokens, kKeyHeads, kKeyWidth}),
                random_fp64({tokens, kValueHeads, kValueWidth}),
-               at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4),
-               at::rand({tokens, kValueHeads}, at::kDouble)};
+               to_test_device(at::rand({tokens, kValueHeads}, at::kDouble).pow(3).mul(-4)),
+               to_test_device(at::rand({tokens, kValueHeads}, at::kDouble))};
   for (const at::Tensor& leaf : x.all()) leaf.requires_grad_();
   return x;
 }
@@ -50,7 +63,7 @@ at::Tensor token_by_token(const DeltaInput& in) {
   const int64_t group = kValueHeads / kKeyHeads;
   const at::Tensor q = unit(in.q).repeat_interleave(group, 1) / std::sqrt(static_cast<double>(kKeyWidth));
   const at::Tensor k = unit(in.k).repeat_interleave(group, 1);
-  at::Tensor state = at::zeros({kValueHeads, kKeyWidth, kValueWidth}, at::kDouble);
+  at::Tensor state = at::zeros({kValueHeads, kKeyWidth, kValueWidth}, q.options());
   std::vector<at::Tensor> outputs;
   for (int64_t t = 0; t < q.size(0); ++t) {
     state = state * in.log_decay[t].exp().view({-1, 1, 1});
@@ -67,13 +80,13 @@ at::Tensor chunked(const DeltaInput& in, const DeltaChunks& chunks, at::Tensor* 
 
 // Shorter than a chunk, exactly one, one token more, several; and packed, in an order that is not that of their
 // lengths.
-TEST(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
+TEST_F(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
   for (const std::vector<int64_t>& lengths :
        std::vector<std::vector<int64_t>>{{1}, {9}, {64}, {65}, {200}, {3, 130, 64, 1, 70}}) {
     std::vector<int64_t> cu_seqlens{0};
     for (int64_t length : lengths) cu_seqlens.push_back(cu_seqlens.back() + length);
     const DeltaInput in = random_input(cu_seqlens.back());
-    const DeltaChunks chunks = plan_delta_chunks(cu_seqlens, at::kCPU);
+    const DeltaChunks chunks = plan_delta_chunks(cu_seqlens, test_device());
     std::vector<at::Tensor> separate;
     for (size_t s = 0; s < lengths.size(); ++s) separate.push_back(token_by_token(in.rows(cu_seqlens[s], lengths[s])));
     const at::Tensor expected = at::cat(separate), found = chunked(in, chunks), g = at::randn_like(expected);
@@ -86,7 +99,7 @@ TEST(GatedDeltaRule, EqualsTheRecurrenceAndItsGradients) {
 
 // The same key again and again with beta near 1 and no decay: powers of A would be astronomical here, its inverse is
 // not.
-TEST(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
+TEST_F(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
   DeltaInput in = random_input(150);
   at::NoGradGuard no_grad;
   in.k = in.k[0].expand_as(in.k) + 0.01 * in.k;
@@ -94,25 +107,26 @@ TEST(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
   in.log_decay = in.log_decay * 1e-4;
   DeltaInput in32 = in;
   for (at::Tensor* x : {&in32.q, &in32.k, &in32.v, &in32.log_decay, &in32.beta}) *x = x->to(at::kFloat);
-  const DeltaChunks chunks = plan_delta_chunks({0, 150}, at::kCPU);
+  const DeltaChunks chunks = plan_delta_chunks({0, 150}, test_device());
   EXPECT_LT(largest_difference(chunked(in32, chunks).to(at::kDouble), token_by_token(in)), 1e-5);
 }
 
 // A prompt and then tokens one by one, as generate runs it.
-TEST(GatedDeltaRule, StateContinuesTheSequence) {
+TEST_F(GatedDeltaRule, StateContinuesTheSequence) {
   at::NoGradGuard no_grad;
   const DeltaInput in = random_input(90);
   at::Tensor state;
   std::vector<at::Tensor> pieces;
   for (auto [begin, n] : std::vector<std::pair<int64_t, int64_t>>{{0, 70}, {70, 1}, {71, 1}, {72, 17}, {89, 1}})
-    pieces.push_back(chunked(in.rows(begin, n), plan_delta_chunks({0, n}, at::kCPU), &state));
+    pieces.push_back(chunked(in.rows(begin, n), plan_delta_chunks({0, n}, test_device()), &state));
   EXPECT_LT(largest_difference(at::cat(pieces), token_by_token(in)), 1e-12);
 }
 
 // What fills a sequence up comes after it, so it changes no output before it and takes no gradient there.
-TEST(GatedDeltaRule, LaterTokensDoNotReachEarlierOnes) {
+TEST_F(GatedDeltaRule, LaterTokensDoNotReachEarlierOnes) {
   const DeltaInput in = random_input(80), other = random_input(80);
-  const DeltaChunks chunks = plan_delta_chunks({0, 80}, at::kCPU), first = plan_delta_chunks({0, 70}, at::kCPU);
+  const DeltaChunks chunks = plan_delta_chunks({0, 80}, test_device()),
+                    first = plan_delta_chunks({0, 70}, test_device());
   const at::Tensor alone = chunked(in.rows(0, 70), first), g = at::randn_like(alone);
   DeltaInput filled;
   filled.q = at::cat({in.q.narrow(0, 0, 70), other.q.narrow(0, 70, 10)});
@@ -124,13 +138,14 @@ TEST(GatedDeltaRule, LaterTokensDoNotReachEarlierOnes) {
   EXPECT_LT(largest_difference(together.narrow(0, 0, 70), alone), 1e-13);
   const auto wanted = gradients_of(alone, in.all(), g);
   const auto got =
-      gradients_of(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, at::kDouble)}));
+      gradients_of(together, in.all(), at::cat({g, at::zeros({10, kValueHeads, kValueWidth}, g.options())}));
   for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-12);
 }
 
-TEST(GatedDeltaRule, NoTokens) {
+TEST_F(GatedDeltaRule, NoTokens) {
   const DeltaInput in = random_input(0);
-  EXPECT_EQ(chunked(in, plan_delta_chunks({0}, at::kCPU)).sizes(), (std::vector<int64_t>{0, kValueHeads, kValueWidth}));
+  EXPECT_EQ(chunked(in, plan_delta_chunks({0}, test_device())).sizes(),
+            (std::vector<int64_t>{0, kValueHeads, kValueWidth}));
 }
 
 at::Tensor convolved(const at::Tensor& x_TC, const at::Tensor& weight_CW) {
@@ -141,7 +156,7 @@ at::Tensor convolved(const at::Tensor& x_TC, const at::Tensor& weight_CW) {
   return at::silu(y).squeeze(0).t();
 }
 
-TEST(CausalConv, EqualsConv1dWithinEachSequence) {
+TEST_F(CausalConv, EqualsConv1dWithinEachSequence) {
   const at::Tensor x = random_fp64({20, 6}).requires_grad_(), weight = random_fp64({6, 4});
   const std::vector<int64_t> cu_seqlens{0, 2, 3, 13, 20};
   std::vector<at::Tensor> separate;
@@ -153,7 +168,7 @@ TEST(CausalConv, EqualsConv1dWithinEachSequence) {
   EXPECT_LT(largest_difference(gradients_of(found, {x}, g)[0], gradients_of(expected, {x}, g)[0]), 1e-13);
 }
 
-TEST(CausalConv, TailContinuesTheSequence) {
+TEST_F(CausalConv, TailContinuesTheSequence) {
   at::NoGradGuard no_grad;
   const at::Tensor x = random_fp64({12, 6}), weight = random_fp64({6, 4});
   at::Tensor tail;
@@ -163,12 +178,12 @@ TEST(CausalConv, TailContinuesTheSequence) {
   EXPECT_LT(largest_difference(at::cat(pieces), convolved(x, weight)), 1e-13);
 }
 
-TEST(CausalConv, NoTokens) {
+TEST_F(CausalConv, NoTokens) {
   EXPECT_EQ(causal_conv_silu(random_fp64({0, 6}), random_fp64({6, 4}), {0}, nullptr).sizes(),
             (std::vector<int64_t>{0, 6}));
 }
 
-TEST(GatedRmsNorm, ForwardAndGradients) {
+TEST_F(GatedRmsNorm, ForwardAndGradients) {
   const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
                    gate = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
                    weight = random_fp64({16}).to(at::kFloat);
@@ -179,7 +194,7 @@ TEST(GatedRmsNorm, ForwardAndGradients) {
   for (int i = 0; i < 2; ++i) EXPECT_LT(largest_difference(got[i], wanted[i]), 1e-5);
 }
 
-TEST(RmsNormZeroCentered, ForwardAndGradient) {
+TEST_F(RmsNormZeroCentered, ForwardAndGradient) {
   const at::Tensor x = random_fp64({5, 3, 16}).to(at::kFloat).requires_grad_(),
                    weight = random_fp64({16}).to(at::kFloat);
   const at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * (1 + weight);

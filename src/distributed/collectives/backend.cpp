@@ -10,6 +10,7 @@
 #endif
 
 #include "base/error.h"
+#include "distributed/collectives/backend_hook.h"
 #include "distributed/control/control_store.h"
 #include "distributed/control/listening_sockets.h"
 #include "distributed/control/network_address.h"
@@ -39,6 +40,11 @@ struct BackendFactory::GlooDevice {
 };
 
 namespace {
+
+BackendHook& backend_hook() {
+  static BackendHook hook;
+  return hook;
+}
 
 std::shared_ptr<::gloo::transport::Device> make_gloo_device(const WorldInfo& world) {
   if (const char* names = std::getenv("GLOO_SOCKET_IFNAME"); names && *names) {
@@ -76,6 +82,8 @@ BackendFactory::BackendFactory(const WorldInfo& world, BackendKind kind, std::ch
 
 BackendFactory::~BackendFactory() = default;
 
+void set_backend_hook(BackendHook hook) { backend_hook() = std::move(hook); }
+
 void BackendFactory::stop_listening() {
   if (!gloo_ || gloo_->complete) return;
   gloo_->complete = true;
@@ -103,7 +111,9 @@ c10::intrusive_ptr<c10d::Backend> BackendFactory::make(BackendKind kind, c10::in
   options->devices.push_back(gloo_->device);
   options->threads = 2;
   options->group_name = name;
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+  auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+  if (backend_hook()) return backend_hook()(std::move(backend));
+  return backend;
 }
 
 }  // namespace moraine

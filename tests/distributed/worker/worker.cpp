@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -57,6 +58,14 @@ void wait_until_told(Control& control, const std::string& stage) {
     return beat && Heartbeat::from_json(*beat).stage == stage;
   };
   while (!told()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+// uint8 zeros. Whoever follows a pointer into them after they are freed ends by SIGSEGV.
+at::Tensor unmapped_when_freed(int64_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  check(memory != MAP_FAILED, "mmap");
+  return at::from_blob(
+      memory, {bytes}, [bytes](void* freed) { munmap(freed, bytes); }, at::kByte);
 }
 
 struct Groups {
@@ -304,6 +313,19 @@ const std::map<std::string, std::function<int(Control&)>> kScenarios{
          throw run_error("row 3", "no tokens");
        }
        pause();
+       return 0;
+     }},
+    // Gathers that nobody waits for, whose memory nobody else holds: it must last until the other rank has come.
+    {"dropped_gathers",
+     [](Control& c) {
+       Groups groups(c);
+       if (c.world().rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+       for (const int64_t bytes : {int64_t{4} << 20, int64_t{4096}}) {
+         const at::Tensor part = unmapped_when_freed(bytes), all = unmapped_when_freed(bytes * c.world().world_size);
+         groups.world.all_gather_into_tensor_async(all, part);
+       }
+       groups.world.barrier();
+       log_info("all gathers are done");
        return 0;
      }},
     {"all_refuse",
