@@ -152,9 +152,7 @@ std::string expected_value(const ResumeFrom&, PathValue) { return "auto, never o
 std::string expected_value(int64_t, const Whole& rule) {
   return fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least);
 }
-std::string expected_value(const std::optional<int64_t>&, const Whole& rule) {
-  return expected_value(int64_t{}, rule);
-}
+std::string expected_value(const std::optional<int64_t>&, const Whole& rule) { return expected_value(int64_t{}, rule); }
 std::string expected_value(uint64_t, AnyValue) { return "a whole number of at least 0"; }
 std::string expected_value(double, const Real& rule) {
   const std::string below = std::isfinite(rule.below) ? fmt::format(" and below {}", rule.below) : "";
