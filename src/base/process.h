@@ -8,6 +8,10 @@ namespace moraine {
 // Highest resident set size so far (VmHWM), bytes.
 uint64_t peak_resident_bytes();
 
+// What the operating system could give to processes now without swapping (MemAvailable), bytes; 0 where it does not
+// say.
+uint64_t available_memory_bytes();
+
 // Writes out what is buffered and ends the process, without destructors of static objects: libtorch's take a quarter of
 // a second.
 [[noreturn]] void end_process(int exit_code);

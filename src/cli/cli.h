@@ -23,7 +23,7 @@ struct CommandArgs {
   std::string model, adapter, tokens, out, grads, config, dtype, layout, server, score_tokens;
   std::string method = "cat";  // of merge-adapters
   std::string prompt, chat, tools, text, texts, messages, parse, syntax, template_name, template_options, chat_template,
-      memory_per_rank;
+      memory_per_rank, device;
   std::vector<std::string> template_option;  // NAME=VALUE
   int64_t max_new_tokens = 128;
   double temperature = 0;  // 0 = greedy

@@ -68,14 +68,21 @@ Command plan_command() {
             "RECIPE.yaml [section.key=value ...] [--world N --ranks-per-node M] [flags]"};
   c.positionals = {{"RECIPE.yaml", "the run; neither weights nor data need to be there, config.json is enough",
                     &CommandArgs::recipe}};
-  c.flags = {{"--world", "N", "ranks (default: the fewest that the recipe's mesh fits)", &CommandArgs::world},
-             {"--ranks-per-node", "M", "ranks per machine (default: up to 8)", &CommandArgs::ranks_per_node},
-             {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB",
-              &CommandArgs::memory_per_rank},
-             json_flag("print one JSON object alone: a row for every rank")};
+  c.flags = {
+      {"--world", "N", "ranks (default: the fewest that the recipe's mesh fits)", &CommandArgs::world},
+      {"--ranks-per-node", "M", "ranks per machine (default: up to 8)", &CommandArgs::ranks_per_node},
+      {"--memory-per-rank", "SIZE", "say whether it fits, and if not, what would: 80GiB, 512MB",
+       &CommandArgs::memory_per_rank},
+      {"--device", "NAME[,KEY=VALUE...]",
+       "predict how long a step takes on h100, h200, b200 or cpu, and which meshes are fastest; the device's "
+       "figures may be others: h200,pcie=25GB/s,network=25GB/s,host=128GiB (also memory, bf16, fp32, hbm, nvlink, "
+       "launch, context, communicator, exchange_peer)",
+       &CommandArgs::device},
+      json_flag("print one JSON object alone: a row for every rank")};
   c.takes_overrides = true;
   c.examples = {
       "moraine plan recipe.yaml --world 8 mesh.ep=8 --memory-per-rank 80GiB",
+      "moraine plan recipe.yaml --world 8 mesh.ep=auto --device h100,network=25GB/s",
       "moraine plan recipe.yaml model.path=Qwen3-30B-A3B/config.json --world 1024 --ranks-per-node 8 mesh.ep=8 --json"};
   c.run = run_plan;
   return c;

@@ -26,6 +26,7 @@ Recipe read_overrides(const CommandArgs& args) {
 }
 
 void check_mesh(const Recipe& recipe, int64_t ranks) {
+  require_no_choices(recipe);
   Mesh::make(ranks, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
 }
 

@@ -49,25 +49,47 @@ std::optional<uint64_t> memory_limit(const std::string& text) {
   return bytes;
 }
 
+// The recipe's run on the device that --device names, if it does.
+PlannedRun run_on_device(const CommandArgs& args, PlannedRun run) {
+  if (!args.device.empty()) run.rates = parse_device("--device", args.device);
+  if (const auto limit = memory_limit(args.memory_per_rank)) run.rates.memory = *limit;
+  return run;
+}
+
 }  // namespace
 
 int run_plan(const CommandArgs& args) {
   const bool world_given = args.world != kNotGiven, node_given = args.ranks_per_node != kNotGiven;
   PlanVerdict verdict{memory_limit(args.memory_per_rank), {}, {}};
-  const Recipe recipe = read_recipe(args.recipe, args.overrides);
+  Recipe recipe = read_recipe(args.recipe, args.overrides);
+  if (!args.device.empty())
+    recipe.dist.device = parse_device("--device", args.device).is_gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu;
   const int64_t world = world_size(args, recipe.mesh, world_given);
   const int64_t a_node = ranks_per_node(args, world, node_given);
   const OpenedCheckpoint checkpoint = open_planned_checkpoint(recipe);
   const PlannedModel model = planned_model(recipe, checkpoint);
-  const RunPlan plan = plan_run(model, planned_run(recipe, model, world, a_node));
+  PlannedRun run = run_on_device(args, planned_run(recipe, model, world, a_node));
+  StepPrediction prediction;
+  const bool decides = leaves_choices(recipe);
+  if (decides || !args.device.empty())
+    prediction.options = run_options(model, run, decides ? freedom_of(recipe) : Freedom{.mesh = true});
+  if (decides) {
+    run = prediction.options.front().run;
+    prediction.decision = reason_of(prediction.options);
+  }
+  const RunPlan plan = plan_run(model, run);
+  if (!args.device.empty()) {
+    prediction.time = predict_step(model, run);
+    if (!verdict.memory_per_rank && run.rates.memory > 0) verdict.memory_per_rank = run.rates.memory;
+  }
   if (verdict.memory_per_rank) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;
     if (!*verdict.fits) verdict.advice = plan_advice(model, plan.run, *verdict.memory_per_rank);
   }
   if (args.json)
-    print_json(plan_json(model, plan, verdict));
+    print_json(plan_json(model, plan, verdict, prediction));
   else
-    print_result(for_terminal(plan_tables(model, plan, verdict)));
+    print_result(for_terminal(plan_tables(model, plan, verdict, prediction)));
   return 0;
 }
 

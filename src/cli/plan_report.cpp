@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "plan/plan_advice.h"
 
 namespace moraine {
 namespace {
@@ -125,9 +126,72 @@ std::string load_table(const RunPlan& plan) {
   return table(rows);
 }
 
+OrderedJson time_json(const StepTime& time) {
+  return {{"seconds", time.seconds()},
+          {"tokens_a_second", time.tokens_a_second},
+          {"mfu", time.mfu},
+          {"bound_by", time.bound_by()},
+          {"seconds_of",
+           {{"products", time.products},
+            {"memory", time.memory},
+            {"launches", time.launches},
+            {"network", time.network},
+            {"pcie", time.pcie}}}};
+}
+
+OrderedJson prediction_json(const DeviceRates& rates, const StepPrediction& prediction) {
+  if (!prediction.time) return nullptr;
+  OrderedJson json = {{"device", rates.name},
+                      {"figures_from", rates.says},
+                      {"fp8_flops_unused", rates.fp8_flops},
+                      {"compared_with_a_device", false}};
+  json.update(time_json(*prediction.time));
+  OrderedJson options = OrderedJson::array();
+  for (const RunOption& option : prediction.options) {
+    const Mesh& mesh = option.run.mesh;
+    OrderedJson entry = {
+        {"mesh", {{"ep", mesh.ep}, {"ep_fsdp", mesh.ep_fsdp}, {"fsdp", mesh.fsdp}, {"replicate", mesh.replicate}}},
+        {"offload", word_of(option.run.offload)},
+        {"resident", option.run.resident_bytes},
+        {"recompute", word_of(option.run.recompute ? Recompute::kFull : Recompute::kNone)},
+        {"peak_bytes", option.peak},
+        {"host_bytes", option.host},
+        {"fits", option.fits}};
+    entry.update(time_json(option.time));
+    options.push_back(std::move(entry));
+  }
+  json["meshes"] = std::move(options);
+  return json;
+}
+
+std::string percent(double part) { return fmt::format("{:.1f} %", 100 * part); }
+
+std::string prediction_text(const DeviceRates& rates, const StepPrediction& prediction) {
+  if (!prediction.time) return "";
+  const StepTime& time = *prediction.time;
+  std::string text =
+      fmt::format("predicted on {} ({}): {:.3g} s a step, {:.0f} tokens/s, {} of its bf16 peak; bound by {}\n",
+                  rates.name, rates.says, time.seconds(), time.tokens_a_second, percent(time.mfu), time.bound_by());
+  text += fmt::format(
+      "  products {:.3g} s, memory bandwidth {:.3g} s, launches {:.3g} s, network {:.3g} s, PCIe {:.3g} s\n",
+      time.products, time.memory, time.launches, time.network, time.pcie);
+  text += fmt::format(
+      "  This is a model of counted work, which has not been compared with a {}: trust its order, not its figures.\n",
+      rates.is_gpu ? "GPU" : "run");
+  std::vector<std::vector<std::string>> rows{{"best meshes", "s a step", "tokens/s", "peak", "bound by", ""}};
+  for (const RunOption& option : prediction.options) {
+    if (rows.size() > 3) break;
+    rows.push_back({describe_option(option.run), fmt::format("{:.3g}", option.time.seconds()),
+                    fmt::format("{:.0f}", option.time.tokens_a_second), format_bytes(option.peak),
+                    option.time.bound_by(), option.fits ? "" : "does not fit"});
+  }
+  return text + "\n" + table(rows);
+}
+
 }  // namespace
 
-OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
+OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict,
+                      const StepPrediction& prediction) {
   const PlannedRun& run = plan.run;
   const Mesh& mesh = run.mesh;
   OrderedJson json;
@@ -158,6 +222,8 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
                      {"activation_bytes_at_double_rows", plan.doubled_activations[rank.memory]},
                      {"loading_bytes", m.loading},
                      {"libtorch_base_bytes", m.base},
+                     {"communicator_bytes", m.communicators},
+                     {"host_bytes", m.host},
                      {"peak_bytes", m.peak()},
                      {"step_received_bytes", whole(rank.received.total().total())}});
   }
@@ -177,10 +243,15 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
   json["memory_per_rank"] = verdict.memory_per_rank ? OrderedJson(*verdict.memory_per_rank) : OrderedJson(nullptr);
   json["fits"] = verdict.fits ? OrderedJson(*verdict.fits) : OrderedJson(nullptr);
   json["advice"] = verdict.advice.empty() ? OrderedJson(nullptr) : OrderedJson(verdict.advice);
+  const std::string traffic = traffic_advice(model, run);
+  json["traffic_advice"] = traffic.empty() ? OrderedJson(nullptr) : OrderedJson(traffic);
+  json["decided"] = prediction.decision.empty() ? OrderedJson(nullptr) : OrderedJson(prediction.decision);
+  json["prediction"] = prediction_json(run.rates, prediction);
   return json;
 }
 
-std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict) {
+std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict,
+                        const StepPrediction& prediction) {
   const PlannedRun& run = plan.run;
   const int64_t nodes = run.mesh.world_size() / run.ranks_per_node;
   std::string text = fmt::format(
@@ -190,6 +261,7 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
       model.checkpoint.has_weights ? "from the files' headers" : "no weights there: the hub's layout is assumed");
   text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes,
                       nodes == 1 ? "" : "s");
+  if (!prediction.decision.empty()) text += fmt::format("decided: {}\n", prediction.decision);
   text += fmt::format("batch: {} sequences of {} tokens per step, {} at a time on a rank, {} micro-step{}\n\n",
                       run.batch_size, run.max_length, run.micro_batch_size, run.micro_steps(),
                       run.micro_steps() == 1 ? "" : "s");
@@ -206,17 +278,26 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
     text += fmt::format(
         "mesh.offload: {} of base weights stay in the host's memory{}; each is copied to the device twice a "
         "micro-step.\n",
-        format_bytes(fullest.offloaded_base), run.device.is_cpu() ? ", counted here" : " on rank 0");
+        format_bytes(fullest.offloaded_base),
+        run.device.is_cpu() ? ", counted here"
+                            : fmt::format(" on rank 0, and take {} there: libtorch rounds pinned memory to powers of "
+                                          "two, and an image is read beside them",
+                                          format_bytes(fullest.host)));
   if (run.device.is_cuda())
-    text +=
-        "planned for CUDA: memory of the GPU. Its context, NCCL's buffers and what the caching allocator cannot use "
-        "again have not been measured, and come on top.\n";
+    text += fmt::format(
+        "planned for CUDA: memory of the GPU. Of the column libtorch {} are NCCL's buffers and the rest CUDA's "
+        "context, "
+        "both by published figures; what the caching allocator cannot use again comes on top.\n",
+        format_bytes(fullest.communicators));
+  if (const std::string advice = traffic_advice(model, run); !advice.empty()) text += advice + "\n";
   text += fmt::format("a snapshot takes {} on disk; save.keep of them are kept, and one more while it is written\n",
                       format_bytes(snapshot_bytes(model, run)));
   if (verdict.fits) {
     text += fmt::format("{} in {} a rank{}\n", *verdict.fits ? "fits" : "does not fit",
                         format_bytes(*verdict.memory_per_rank), verdict.advice.empty() ? "" : ": " + verdict.advice);
   }
+  if (const std::string predicted = prediction_text(run.rates, prediction); !predicted.empty())
+    text += "\n" + predicted;
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "plan/mesh_choice.h"
 #include "plan/run_plan.h"
 
 namespace moraine {
@@ -17,7 +18,16 @@ struct PlanVerdict {
   std::string advice;  // "" = none needed
 };
 
-OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict);
-std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict);
+// How long a step takes on the device that --device names, and which meshes there are; without one nothing.
+struct StepPrediction {
+  std::optional<StepTime> time;
+  std::vector<RunOption> options;  // the best first
+  std::string decision;            // why the first is taken, where the recipe leaves it to be decided
+};
+
+OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict,
+                      const StepPrediction& prediction);
+std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const PlanVerdict& verdict,
+                        const StepPrediction& prediction);
 
 }  // namespace moraine

@@ -46,8 +46,8 @@ enum class OnBadRows { kError, kSkip };  // data.on_bad_rows
 constexpr auto words_of(OnBadRows) { return std::to_array<const char*>({"error", "skip"}); }
 
 // mesh.offload: which base weights stay in the host's memory and are copied to the device when they are used.
-enum class Offload { kNone, kExperts, kAll };
-constexpr auto words_of(Offload) { return std::to_array<const char*>({"none", "experts", "all"}); }
+enum class Offload { kNone, kExperts, kAll, kAuto };  // auto: decided before the run begins
+constexpr auto words_of(Offload) { return std::to_array<const char*>({"none", "experts", "all", "auto"}); }
 
 // load.mode: who reads the checkpoint.
 enum class LoadMode {
@@ -81,8 +81,9 @@ constexpr auto words_of(Scheduler) { return std::to_array<const char*>({"cosine"
 enum class Recompute {
   kFull,  // the layer's input; the layer runs again in the backward pass
   kNone,  // all activations
+  kAuto,  // decided before the run begins
 };
-constexpr auto words_of(Recompute) { return std::to_array<const char*>({"full", "none"}); }
+constexpr auto words_of(Recompute) { return std::to_array<const char*>({"full", "none", "auto"}); }
 
 // adapter.experts: which factors the experts of a layer have.
 enum class ExpertFactors {

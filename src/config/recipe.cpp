@@ -208,6 +208,20 @@ void require_for_training(const Recipe& recipe) {
   require(!recipe.save.dir.empty(), "save.dir", "the folder for snapshots and the final adapter");
 }
 
+bool leaves_choices(const Recipe& recipe) {
+  return recipe.mesh.ep == MeshConfig::kAuto || recipe.mesh.offload == Offload::kAuto ||
+         recipe.train.recompute == Recompute::kAuto;
+}
+
+void require_no_choices(const Recipe& recipe) {
+  if (!leaves_choices(recipe)) return;
+  const char* key = recipe.mesh.ep == MeshConfig::kAuto     ? "mesh.ep"
+                    : recipe.mesh.offload == Offload::kAuto ? "mesh.offload"
+                                                            : "train.recompute";
+  throw input_error(key, "auto is decided by train and plan alone",
+                    "say a value; a run's recipe.yaml has the one it took");
+}
+
 void check_recompute(Recompute recompute, bool all_weights_resident) {
   if (recompute == Recompute::kFull || all_weights_resident) return;
   throw input_error(

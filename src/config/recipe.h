@@ -76,7 +76,8 @@ struct ByteSize {
 };
 
 struct MeshConfig {
-  int64_t ep = 1;
+  static constexpr int64_t kAuto = 0;
+  int64_t ep = 1;  // kAuto: decided before the run begins, and with it what of fsdp and replicate is auto
   std::optional<int64_t> fsdp, replicate;  // nullopt = auto
   // Memory a rank may give to weights that are sharded or offloaded, gathered or copied once and then kept.
   ByteSize resident;
@@ -164,6 +165,11 @@ Recipe recipe_from_overrides(const std::vector<std::string>& overrides);
 
 // Throws an input error when a key is missing that `train` cannot do without: model.path, data.train, save.dir.
 void require_for_training(const Recipe& recipe);
+
+// Whether keys are left to be decided before a run begins: mesh.ep, mesh.offload or train.recompute.
+bool leaves_choices(const Recipe& recipe);
+// Throws an input error that names such a key, for commands that decide nothing.
+void require_no_choices(const Recipe& recipe);
 
 // Throws an input error for train.recompute: none unless every rank keeps all base weights that its layers use: tapes
 // refer to weights, and gathered ones are given back after the layer.

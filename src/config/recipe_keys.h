@@ -20,8 +20,9 @@ struct Modules {      // names of modules, or one regular expression
 struct Whole {
   int64_t least;
   int64_t most = int64_t{1} << 40;
-  bool or_auto = false;  // the word auto leaves the field empty
+  bool or_auto = false;  // the word auto leaves the field empty, or sets one that cannot be to kAutoNumber
 };
+inline constexpr int64_t kAutoNumber = MeshConfig::kAuto;
 // least <= value < below, without least itself when `above_least`.
 struct Real {
   double least;
@@ -117,17 +118,23 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("data.on_bad_rows", recipe.data.on_bad_rows, AnyValue{},
         "What to do about rows that cannot be used: error names them and ends, skip leaves them out with a count.");
 
-  visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh}, "Ranks that the experts are split over.");
+  visit("mesh.ep", recipe.mesh.ep, Whole{1, kLargestMesh, true},
+        "Ranks that the experts are split over; with auto `train` takes the mesh whose step is predicted to be the "
+        "fastest "
+        "of those that fit, as `plan --device` lists them.");
   visit("mesh.fsdp", recipe.mesh.fsdp, Whole{1, kLargestMesh, true},
-        "Ranks that the other base weights are sharded over; auto is all ranks of a replica.");
+        "Ranks that the other base weights are sharded over; auto is all ranks of a replica, or with mesh.ep auto what "
+        "is fastest.");
   visit("mesh.replicate", recipe.mesh.replicate, Whole{1, kLargestMesh, true},
-        "Whole copies of the base weights, each spread over its own share of the ranks; auto is 1.");
+        "Whole copies of the base weights, each spread over its own share of the ranks; auto is 1, or with mesh.ep "
+        "auto what is fastest.");
   visit("mesh.resident", recipe.mesh.resident, AnyValue{},
         "Memory per rank for sharded or offloaded layers that are gathered or copied once and then kept, for example "
         "20GiB.");
   visit("mesh.offload", recipe.mesh.offload, AnyValue{},
         "Base weights that stay in the host's memory and are copied to the device a layer ahead: none, the experts or "
-        "all. mesh.resident says how much of them the device keeps.");
+        "all. mesh.resident says how much of them the device keeps. auto offloads where nothing else fits, and keeps "
+        "what the memory leaves.");
 
   visit("load.mode", recipe.load.mode, AnyValue{},
         "Who reads the checkpoint: direct every rank its own bytes, node one rank per node, rank0 rank 0 for all "
@@ -163,7 +170,7 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.seed", recipe.train.seed, AnyValue{}, "Seed of the order of rows and of adapter.lora_dropout.");
   visit("train.recompute", recipe.train.recompute, AnyValue{},
         "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: "
-        "faster, more memory.");
+        "faster, more memory; auto is none where it fits.");
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative,
         "Weight of the routers' load-balancing loss; 0 turns it off.");
   visit("train.eval_every", recipe.train.eval_every, Whole{0},

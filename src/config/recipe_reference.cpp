@@ -38,12 +38,11 @@ OrderedJson schema_of(const ResumeFrom&, PathValue) {
 }
 
 OrderedJson schema_of(int64_t, const Whole& rule) {
-  return {{"type", "integer"}, {"minimum", rule.least}, {"maximum", rule.most}};
+  const OrderedJson number = {{"type", "integer"}, {"minimum", rule.least}, {"maximum", rule.most}};
+  return rule.or_auto ? or_word("auto", number) : number;
 }
 
-OrderedJson schema_of(const std::optional<int64_t>&, const Whole& rule) {
-  return rule.or_auto ? or_word("auto", schema_of(int64_t{}, rule)) : schema_of(int64_t{}, rule);
-}
+OrderedJson schema_of(const std::optional<int64_t>&, const Whole& rule) { return schema_of(int64_t{}, rule); }
 
 OrderedJson schema_of(uint64_t, AnyValue) { return {{"type", "integer"}, {"minimum", 0}}; }
 

@@ -150,11 +150,9 @@ std::string expected_value(const std::string&, PathValue) { return "a path"; }
 std::string expected_value(ByteSize, AnyValue) { return "an amount of memory, for example 20GiB"; }
 std::string expected_value(const ResumeFrom&, PathValue) { return "auto, never or a folder"; }
 std::string expected_value(int64_t, const Whole& rule) {
-  return fmt::format("a whole number of at least {}", rule.least);
+  return fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least);
 }
-std::string expected_value(const std::optional<int64_t>&, const Whole& rule) {
-  return (rule.or_auto ? "auto or " : "") + expected_value(int64_t{}, rule);
-}
+std::string expected_value(const std::optional<int64_t>&, const Whole& rule) { return expected_value(int64_t{}, rule); }
 std::string expected_value(uint64_t, AnyValue) { return "a whole number of at least 0"; }
 std::string expected_value(double, const Real& rule) {
   const std::string below = std::isfinite(rule.below) ? fmt::format(" and below {}", rule.below) : "";
@@ -210,7 +208,10 @@ size_t parse_word(const Setting& setting, const std::vector<std::string>& words)
 }
 
 void parse_value(const Setting& setting, int64_t& field, const Whole& rule) {
-  field = parse_whole_in(setting, setting.node, rule, expected_value(std::optional<int64_t>(), rule));
+  if (rule.or_auto && setting.node.IsScalar() && setting.node.Scalar() == "auto")
+    field = kAutoNumber;
+  else
+    field = parse_whole_in(setting, setting.node, rule, expected_value(std::optional<int64_t>(), rule));
 }
 
 void parse_value(const Setting& setting, std::optional<int64_t>& field, const Whole& rule) {

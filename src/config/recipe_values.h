@@ -124,6 +124,8 @@ std::string print_field(const Field& field, const Rule& rule) {
     if constexpr (requires { rule.or_auto; }) return rule.or_auto ? "auto" : "null";
     return "null";
   } else {
+    if constexpr (std::is_same_v<Field, int64_t>)
+      if (rule.or_auto && field == kAutoNumber) return "auto";
     return print_value(field);
   }
 }

@@ -1,17 +1,19 @@
 #include "plan/memory_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "adapter/adapter_collectives.h"
 #include "adapter/optimizer.h"
 #include "plan/activation_plan.h"
+#include "plan/rank_group.h"
 
 namespace moraine {
 namespace {
 
 constexpr double kMiB = 1 << 20;
 
-// What follows is of the CPU alone: on CUDA nothing has been measured.
+// What follows is of the CPU alone; what CUDA takes is in plan/device_rates.
 // libtorch's code, tables and threads in memory, without and with process groups (measured: x86-64, torch 2.13's CPU
 // build).
 constexpr double kBaseBytes = 135 * kMiB, kGroupsBytes = 10 * kMiB;
@@ -50,6 +52,30 @@ double reduction_bytes(double elements, int64_t group, double gradient) {
   return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * gradient;
 }
 
+// What NCCL takes for its groups of several ranks: those of MeshGroups, of which `tokens` and `ep` exchange all to all.
+uint64_t communicator_bytes(const PlannedRun& run, int64_t rank) {
+  uint64_t bytes = 0;
+  for (MeshAxis axis : {MeshAxis::kWorld, MeshAxis::kEp, MeshAxis::kFsdp, MeshAxis::kEpFsdp, MeshAxis::kExpertPeers,
+                        MeshAxis::kEp, MeshAxis::kEpFsdp}) {
+    const RankGroup group(run, axis, rank);
+    if (group.size() == 1) continue;
+    bytes += run.rates.communicator;
+    if (axis == MeshAxis::kEp) bytes += run.rates.exchange_peer * static_cast<uint64_t>(group.node_peers());
+  }
+  return bytes;
+}
+
+// What images that stay in the host's memory take there.
+uint64_t pinned_bytes(const PlannedModel& model, const GatherSchedule& images) {
+  uint64_t bytes = 0, largest = 0;
+  for (int image = 0; image < static_cast<int>(model.sizes.size()); ++image) {
+    if (!images.image(image).on_host || images.is_resident(image)) continue;
+    bytes += std::bit_ceil(images.image(image).bytes);
+    largest = std::max(largest, images.image(image).bytes);
+  }
+  return bytes + largest;
+}
+
 uint64_t whole(double bytes) { return static_cast<uint64_t>(std::clamp(bytes, 0.0, 9e18)); }
 
 }  // namespace
@@ -71,6 +97,11 @@ RankMemory plan_memory(const PlannedModel& model, const PlannedRun& run, int64_t
   RankMemory memory;
   if (on_cpu) memory.base = whole(kBaseBytes + (mesh.world_size() > 1 ? kGroupsBytes : 0));
   memory.offloaded_base = images.host_bytes();
+  if (!on_cpu) {
+    memory.communicators = communicator_bytes(run, rank);
+    memory.base = run.rates.context + memory.communicators;
+    memory.host = pinned_bytes(model, images);
+  }
   memory.resident_base = images.held_bytes() + (on_cpu ? memory.offloaded_base : 0);
   memory.gather_buffers = images.buffer_bytes();
   memory.adapter = whole((kFloat + gradient) * (adapter.dense + adapter.experts));

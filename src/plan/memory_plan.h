@@ -27,7 +27,11 @@ struct RankMemory {
   std::vector<MemoryStage> stages;  // of training
   uint64_t kernels = 0;             // within `activations`
   uint64_t loading = 0;             // shards and staging, before buffers, adapter and activations are there
-  uint64_t base = 0;                // libtorch and process groups; on CUDA not known, 0
+  uint64_t base = 0;                // libtorch and process groups; on CUDA its context and NCCL's buffers
+  uint64_t communicators = 0;       // NCCL's, within `base`
+  // On CUDA, of the host's memory: what is offloaded, each image in a power of two (libtorch's allocator of pinned
+  // memory), and the image that is read meanwhile.
+  uint64_t host = 0;
 
   uint64_t training() const { return resident_base + gather_buffers + adapter + optimizer + activations; }
   uint64_t peak() const { return base + std::max(training(), loading); }

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "plan/memory_plan.h"
+#include "plan/traffic_plan.h"
 
 namespace moraine {
 namespace {
@@ -148,6 +149,30 @@ std::string plan_advice(const PlannedModel& model, const PlannedRun& run, uint64
   if (!more) return fmt::format("{}; nor do up to {} ranks", here, kMostRanks);
   return fmt::format("{}; {} ranks with {} need {} each", here, more->run.mesh.world_size(), more->keys,
                      format_bytes(more->peak));
+}
+
+std::string traffic_advice(const PlannedModel& model, const PlannedRun& run) {
+  const Mesh& mesh = run.mesh;
+  const auto received = [&](const PlannedRun& of) { return StepTrafficPlanner(model, of).of(0); };
+  const StepTraffic now = received(run);
+  PlannedRun best = run;
+  double least = now.total().total();
+  for (int64_t ep = 1; ep <= std::min(model.shape.num_experts, mesh.replica_size()); ++ep) {
+    if (mesh.replica_size() % ep != 0 || run.offload != Offload::kNone) continue;
+    PlannedRun changed = run;
+    changed.mesh = Mesh::make(mesh.world_size(), {ep, mesh.fsdp, mesh.replicate});
+    const double bytes = received(changed).total().total();
+    if (bytes < least) best = changed, least = bytes;
+  }
+  if (least * 2 >= now.total().total()) return "";
+  const double ranks = static_cast<double>(mesh.world_size());
+  const auto shown = [](double bytes) { return format_bytes(static_cast<uint64_t>(bytes)); };
+  return fmt::format(
+      "with mesh.ep={} the ranks would gather {} of base weights a step instead of {}, and send tokens to their "
+      "experts: "
+      "each would receive {} instead of {}",
+      best.mesh.ep, shown(received(best).image_gathers.total() * ranks), shown(now.image_gathers.total() * ranks),
+      shown(least), shown(now.total().total()));
 }
 
 }  // namespace moraine

@@ -1,4 +1,4 @@
-// What would make a run fit that does not.
+// What would make a run fit that does not, and what would spare its ranks most of what they send.
 #pragma once
 
 #include <cstdint>
@@ -12,5 +12,9 @@ namespace moraine {
 // brings: of changes that leave the mathematics alone (mesh, micro-batches, recomputation) the one that saves most;
 // where none is enough, several; then shorter sequences; then more ranks. `run` must not fit.
 std::string plan_advice(const PlannedModel& model, const PlannedRun& run, uint64_t limit);
+
+// A sentence about the mesh.ep with which rank 0 receives least in a step, with both figures; "" when that is not less
+// than half of what it receives now.
+std::string traffic_advice(const PlannedModel& model, const PlannedRun& run);
 
 }  // namespace moraine

@@ -65,22 +65,23 @@ int64_t PlannedRun::sequences_at_once(int64_t rank) const { return std::min(micr
 
 PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node) {
   PlannedRun run;
-  run.mesh = Mesh::make(world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
+  run.mesh = Mesh::make(world_size, {std::max<int64_t>(recipe.mesh.ep, 1), recipe.mesh.fsdp, recipe.mesh.replicate});
   expert_range(model.shape.num_experts, run.mesh.ep, 0);  // refuses more EP ranks than experts
   run.ranks_per_node = ranks_per_node;
   run.batch_size = recipe.train.batch_size.value_or(world_size);
   run.micro_batch_size = recipe.train.micro_batch_size;
   run.max_length = recipe.data.max_length;
   run.device = plans_cuda(recipe.dist.device) ? c10::kCUDA : c10::kCPU;
-  run.recompute = recipe.train.recompute == Recompute::kFull;
+  run.rates = parse_device("dist.device", run.device.is_cuda() ? "h100" : "cpu");
+  run.recompute = recipe.train.recompute != Recompute::kNone;
   run.load_mode = recipe.load.mode;
   run.resident_bytes = recipe.mesh.resident.bytes;
-  run.offload = recipe.mesh.offload;
+  run.offload = recipe.mesh.offload == Offload::kAuto ? Offload::kNone : recipe.mesh.offload;
   return run;
 }
 
 int64_t smallest_world(const MeshConfig& mesh) {
-  return std::lcm(mesh.ep, mesh.fsdp.value_or(1)) * mesh.replicate.value_or(1);
+  return std::lcm(std::max<int64_t>(mesh.ep, 1), mesh.fsdp.value_or(1)) * mesh.replicate.value_or(1);
 }
 
 GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {

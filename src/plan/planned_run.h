@@ -14,6 +14,7 @@
 #include "config/recipe.h"
 #include "distributed/collectives/mesh.h"
 #include "parallel/gather_schedule.h"
+#include "plan/device_rates.h"
 
 namespace moraine {
 
@@ -49,6 +50,7 @@ struct PlannedRun {
   int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
   bool recompute = true;         // train.recompute: full
   c10::Device device = c10::kCPU;
+  DeviceRates rates;            // of `device`
   uint64_t resident_bytes = 0;  // mesh.resident
   Offload offload = Offload::kNone;
   LoadMode load_mode = LoadMode::kDirect;
@@ -63,8 +65,9 @@ struct PlannedRun {
 // What a rank with `experts` keeps and gathers of the base, as WeightStore does.
 GatherSchedule gather_schedule(const PlannedModel& model, const PlannedRun& run, ExpertRange experts);
 
-// The run that `recipe` describes on `world_size` ranks; dist.device: auto is what it would be here. Throws the input
-// errors of training about the mesh: sizes that do not divide, more EP ranks than experts.
+// The run that `recipe` describes on `world_size` ranks; dist.device: auto is what it would be here, and `rates` those
+// of the CPU or of a GPU that stands for others; what the recipe leaves to be decided is as by default. Throws the
+// input errors of training about the mesh: sizes that do not divide, more EP ranks than experts.
 PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node);
 
 // The smallest world that the recipe's mesh section fits.

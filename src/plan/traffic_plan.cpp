@@ -1,96 +1,18 @@
 #include "plan/traffic_plan.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <set>
 #include <tuple>
 
-#include "adapter/adapter_state.h"
 #include "checkpoint/plan.h"
-#include "parallel/layer_turns.h"
+#include "plan/transfer_plan.h"
 
 namespace moraine {
 namespace {
 
-// A group of ranks along an axis: every step-th rank from the first on.
-class Group {
- public:
-  Group(const PlannedRun& run, MeshAxis axis, int64_t rank)
-      : run_(run), rank_(rank), index_(run.mesh.group_rank(axis, rank)), size_(run.mesh.group_size(axis)) {
-    const bool across = axis == MeshAxis::kEpFsdp || axis == MeshAxis::kExpertPeers;
-    step_ = across ? run.mesh.ep : 1;
-    first_ = rank - index_ * step_;
-  }
-  int64_t size() const { return size_; }
-  int64_t rank_at(int64_t index) const { return first_ + index * step_; }
-
-  // Ranks of the group on this rank's node, itself left out.
-  int64_t node_peers() const {
-    const int64_t begin = run_.node_of(rank_) * run_.ranks_per_node, end = begin + run_.ranks_per_node;
-    auto before = [&](int64_t limit) {  // members below `limit`
-      return std::clamp<int64_t>(limit <= first_ ? 0 : (limit - first_ + step_ - 1) / step_, 0, size_);
-    };
-    return before(end) - before(begin) - 1;
-  }
-  // `bytes` from each other rank.
-  NetworkBytes from_each(double bytes) const {
-    const int64_t near = node_peers();
-    return {near * bytes, (size_ - 1 - near) * bytes};
-  }
-  // All parts but one's own, handed on by the rank before.
-  NetworkBytes all_gather(double part_bytes) const {
-    if (size_ == 1) return {};
-    const int64_t before = rank_at((index_ + size_ - 1) % size_);
-    const double bytes = (size_ - 1) * part_bytes;
-    return run_.node_of(before) == run_.node_of(rank_) ? NetworkBytes{bytes, 0} : NetworkBytes{0, bytes};
-  }
-  // The sum of `elements` of a gradient on all ranks.
-  NetworkBytes all_reduce(int64_t elements) const {
-    if (size_ == 1 || elements == 0) return {};
-    const double part =
-        static_cast<double>(section_part_size(elements, size_)) * c10::elementSize(gradient_dtype(run_.device));
-    NetworkBytes bytes = from_each(part);
-    return bytes += all_gather(part);
-  }
-
- private:
-  const PlannedRun& run_;
-  int64_t rank_, index_, size_, step_ = 1, first_ = 0;
-};
-
-// Bytes of the shards whose images a micro-step gathers, by lane.
-std::map<int, double> gathered_in_micro_step(const PlannedModel& model, const PlannedRun& run, ExpertRange experts) {
-  GatherSchedule schedule = gather_schedule(model, run, experts);
-  std::map<int, double> bytes;
-  auto want = [&](int image) {
-    if (schedule.is_resident(image) || !schedule.want(image).gathers) return;
-    bytes[schedule.image(image).lane] += static_cast<double>(schedule.image(image).shard_bytes);
-  };
-  auto images_of = [](int64_t layer) { return std::array{dense_image(layer), experts_image(layer)}; };
-  auto pass = [&](const std::vector<LayerTurn>& turns) {
-    for (const LayerTurn& turn : turns) {
-      for (int image : images_of(turn.layer)) {
-        schedule.acquire(image);
-        want(image);
-      }
-      if (turn.next) {
-        for (int image : images_of(*turn.next)) want(image);
-      }
-      for (int image : images_of(turn.layer)) schedule.release(image);
-    }
-  };
-  const int64_t layers = model.shape.num_hidden_layers;
-  for (int warm = 0; warm < 2; ++warm) {  // the second micro-step finds what the first one left
-    bytes.clear();
-    pass(forward_turns(layers));
-    pass(backward_turns(layers, model.first_adapted_layer()));
-  }
-  return bytes;
-}
-
 NetworkBytes token_exchange(const PlannedModel& model, const PlannedRun& run, int64_t rank) {
-  const Group ep(run, MeshAxis::kEp, rank);
+  const RankGroup ep(run, MeshAxis::kEp, rank);
   if (ep.size() == 1) return {};
   const ModelShape& shape = model.shape;
   const double row = static_cast<double>(shape.hidden_size) * dtype_bits(shape.dtype) / 8;
@@ -125,9 +47,12 @@ const StepTrafficPlanner::Sizes& StepTrafficPlanner::sizes_of(ExpertRange expert
   if (!is_new) return known->second;
   Sizes& sizes = known->second;
   // The root stays in its buffer for good.
-  std::map<int, double> gathered = gathered_in_micro_step(model_, run_, experts);
-  sizes.dense_shards = gathered[lane_of(ImageKind::kDense)];
-  sizes.expert_shards = gathered[lane_of(ImageKind::kExperts)];
+  for (const TurnTransfers& turn : transfers_of_micro_step(model_, run_, experts)) {
+    for (const Transfers* transfers : {&turn.before, &turn.during}) {
+      sizes.dense_shards += transfers->dense_shards;
+      sizes.expert_shards += transfers->expert_shards;
+    }
+  }
   const AdapterLayout adapter = lay_out_adapter(model_.targets, experts);
   sizes.dense_elements = adapter.dense_size;
   sizes.owned_experts = section_part_size(adapter.expert_size, run_.mesh.ep_fsdp);
@@ -139,14 +64,14 @@ StepTraffic StepTrafficPlanner::of(int64_t rank) {
   const Sizes& sizes = sizes_of(expert_range(model_.shape.num_experts, mesh.ep, mesh.group_rank(MeshAxis::kEp, rank)));
   const double micro_steps = run_.micro_steps();
   StepTraffic traffic;
-  traffic.image_gathers = Group(run_, MeshAxis::kFsdp, rank).all_gather(sizes.dense_shards * micro_steps);
-  traffic.image_gathers += Group(run_, MeshAxis::kEpFsdp, rank).all_gather(sizes.expert_shards * micro_steps);
+  traffic.image_gathers = RankGroup(run_, MeshAxis::kFsdp, rank).all_gather(sizes.dense_shards * micro_steps);
+  traffic.image_gathers += RankGroup(run_, MeshAxis::kEpFsdp, rank).all_gather(sizes.expert_shards * micro_steps);
   traffic.token_exchange = token_exchange(model_, run_, rank);
-  traffic.gradient_reduction = Group(run_, MeshAxis::kWorld, rank).all_reduce(sizes.dense_elements);
+  traffic.gradient_reduction = RankGroup(run_, MeshAxis::kWorld, rank).all_reduce(sizes.dense_elements);
   traffic.gradient_reduction +=
-      Group(run_, MeshAxis::kExpertPeers, rank).all_reduce(sizes.owned_experts * mesh.ep_fsdp);
+      RankGroup(run_, MeshAxis::kExpertPeers, rank).all_reduce(sizes.owned_experts * mesh.ep_fsdp);
   traffic.updated_values =
-      Group(run_, MeshAxis::kEpFsdp, rank).all_gather(static_cast<double>(sizes.owned_experts) * kFloat);
+      RankGroup(run_, MeshAxis::kEpFsdp, rank).all_gather(static_cast<double>(sizes.owned_experts) * kFloat);
   return traffic;
 }
 

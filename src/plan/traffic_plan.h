@@ -9,18 +9,9 @@
 #include <map>
 #include <vector>
 
-#include "plan/planned_run.h"
+#include "plan/rank_group.h"
 
 namespace moraine {
-
-struct NetworkBytes {
-  double within_node = 0, between_nodes = 0;
-  double total() const { return within_node + between_nodes; }
-  NetworkBytes& operator+=(const NetworkBytes& more) {
-    within_node += more.within_node, between_nodes += more.between_nodes;
-    return *this;
-  }
-};
 
 // Of one optimizer step, once the gather buffers are warm. Counts of experts' rows, losses and norms are left out: they
 // are thousands of times smaller.

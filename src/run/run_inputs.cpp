@@ -45,6 +45,7 @@ bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
 }  // namespace
 
 RunGroups make_run_groups(const Recipe& recipe, Control& control) {
+  require_no_choices(recipe);
   const WorldInfo& world = control.world();
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = timeout_from_seconds(recipe.dist.timeout_seconds);

@@ -20,6 +20,7 @@
 #include "run/run_folder.h"
 #include "run/run_inputs.h"
 #include "text/rows/batch_stream.h"
+#include "train/auto_choice.h"
 #include "train/evaluate.h"
 #include "train/load_report.h"
 #include "train/run_log.h"
@@ -79,9 +80,10 @@ std::string how_to_go_on(const std::string& why, int64_t step, const Recipe& rec
 
 }  // namespace
 
-int train(const Recipe& recipe, Control& control) {
+int train(const Recipe& asked, Control& control) {
   const auto started = std::chrono::system_clock::now();
-  require_for_training(recipe);
+  require_for_training(asked);
+  const Recipe recipe = with_choices_made(asked, control);
   const WorldInfo& world = control.world();
   const bool is_writer = world.rank == 0;
   const RunFolder run(recipe.save.dir);

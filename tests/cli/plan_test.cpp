@@ -37,10 +37,29 @@ TEST(Plan, ForCudaOnAnyMachine) {
   const PlanOf plan("Qwen3-30B-A3B");
   const Json cpu = plan.json({"dist.device=cpu"}), cuda = plan.json({"dist.device=cuda"});
   EXPECT_EQ(cuda["device"], "cuda");
-  EXPECT_EQ(cuda["ranks"][0]["libtorch_base_bytes"], 0);  // not known
+  EXPECT_GT(cuda["ranks"][0]["libtorch_base_bytes"], 500 << 20);  // CUDA's context
+  EXPECT_EQ(cuda["ranks"][0]["communicator_bytes"], 0);           // a single rank has none
+  EXPECT_EQ(cuda["prediction"], nullptr);
   EXPECT_EQ(cuda["ranks"][0]["resident_base_bytes"], cpu["ranks"][0]["resident_base_bytes"]);
   // Values and gradients of the adapter, which the CPU sums in fp64.
   EXPECT_EQ(cuda["ranks"][0]["adapter_bytes"].get<int64_t>() * 3, cpu["ranks"][0]["adapter_bytes"].get<int64_t>() * 2);
+}
+
+TEST(Plan, PredictsAStepOnADevice) {
+  const PlanOf plan("Qwen3-30B-A3B");
+  const Json told = plan.json({"--world", "8", "--device", "h100"})["prediction"];
+  EXPECT_GT(told["seconds"], 0);
+  EXPECT_EQ(told["compared_with_a_device"], false);
+  EXPECT_LE(told["meshes"][0]["seconds"], told["seconds"]);
+  double sum = 0;
+  for (const auto& [name, seconds] : told["seconds_of"].items()) sum += seconds.get<double>();
+  EXPECT_NEAR(sum, told["seconds"].get<double>(), 1e-9);
+  const Json ep1 = plan.json({"--world", "8"}),
+             decided = plan.json({"--world", "8", "--device", "h100", "mesh.ep=auto"});
+  EXPECT_THAT(ep1["traffic_advice"].get<std::string>(), testing::HasSubstr("with mesh.ep="));
+  EXPECT_EQ(decided["mesh"], told["meshes"][0]["mesh"]);
+  EXPECT_THAT(decided["decided"].get<std::string>(), testing::HasSubstr("predicted to be the fastest"));
+  expect_input_error({"plan", plan.recipe, "--device", "a100"}, {"--device", "a100", "h100"});
 }
 
 TEST(Plan, LongSequencesHoldInProportion) {

@@ -385,6 +385,20 @@ TEST_F(RecipeTest, NoRecomputationNeedsResidentWeights) {
               HasSubstr("train.recompute: none needs every base weight on its rank"));
 }
 
+TEST_F(RecipeTest, AutoIsAWordThatIsDecidedLater) {
+  const Recipe r = read("", {"mesh.ep=auto", "mesh.offload=auto", "train.recompute=auto"});
+  EXPECT_EQ(r.mesh.ep, MeshConfig::kAuto);
+  EXPECT_EQ(r.mesh.offload, Offload::kAuto);
+  EXPECT_EQ(r.train.recompute, Recompute::kAuto);
+  EXPECT_TRUE(leaves_choices(r));
+  EXPECT_THAT(error_of([&] { require_no_choices(r); }), HasSubstr("mesh.ep: auto is decided by train and plan alone"));
+  const std::string yaml = recipe_to_yaml(r);
+  EXPECT_THAT(yaml, HasSubstr("  ep: auto\n"));
+  EXPECT_EQ(recipe_to_yaml(read(yaml)), yaml);
+  EXPECT_THAT(override_error({"mesh.ep=all"}), HasSubstr("expected auto or a whole number of at least 1"));
+  EXPECT_FALSE(leaves_choices(read("mesh: {ep: 1}")));
+}
+
 TEST_F(RecipeTest, RulesAcrossKeys) {
   EXPECT_THAT(error("train: {steps: 5, epochs: 1}"),
               HasSubstr("recipe.yaml: both train.steps and train.epochs are given"));
