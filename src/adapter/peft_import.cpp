@@ -77,7 +77,8 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     used.insert(found->first);
     return found->second;
   };
-  if (is_per_expert(layout, header_)) {
+  const LoraConfig config = read_lora_config(folder);
+  if (is_per_expert(layout, header_, config)) {
     const std::vector<PerExpertModule> per_expert = per_expert_modules(layout, peft_class_, modules_);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
@@ -103,7 +104,7 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     }
   } else {
     const std::vector<PeftNames> names = peft_names(modules_, peft_class_);
-    const bool has_swapped = has_swapped_experts(read_lora_config(folder).peft_version);
+    const bool has_swapped = has_swapped_experts(config.peft_version);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
       const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
