@@ -19,7 +19,8 @@ TEST(TensorFile, IsWhatWasAppendedHoweverItIsCut) {
     file.append_rows(large.narrow(0, 0, 2));
     file.append_rows(large.narrow(0, 2, 3));
     file.append(last);
-    EXPECT_EQ(file.finish(with_hash), with_hash ? hash_file(File(path)) : "");
+    const std::string hash = file.finish(with_hash);
+    EXPECT_EQ(hash, with_hash ? hash_file(File(path)) : "");
     const SafetensorsHeader header = read_safetensors_header(path);
     ASSERT_EQ(header.entries.size(), 3u);
     for (const auto& [name, values] : {std::pair{"small", small}, {"large", large}, {"last", last}})
