@@ -47,9 +47,6 @@ void in_parallel(int64_t count, const std::function<void(int64_t i)>& work) {
   for_each_item(static_cast<size_t>(count), at::get_num_threads(), [&](size_t i) { work(static_cast<int64_t>(i)); });
 }
 
-// Whether a view [E, O, R] lies as [O, R, E] in memory, as read_b gives it of PEFT's layout.
-bool is_rank_major(const at::Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).is_contiguous(); }
-
 // lora_A of has_swapped_experts, of a view [E, O, R]: a few experts at a time.
 void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
   const int64_t num_experts = b_EOR.size(0), out = b_EOR.size(1), r = b_EOR.size(2);
