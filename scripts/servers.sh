@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the Python files of vLLM and SGLang and holds src/adapter/server_rules to them (tests/export/server_rules_test.py).
+# Fetches the Python files of vLLM and SGLang and holds src/adapter/server_rules to them (tests/export/server_rules_test.py), and what is
+# exported to where vLLM's code puts it (server_tensors_test.py, which needs the torch of .venv-reference).
 #
 #   bash scripts/servers.sh [vllm=VERSION] [sglang=VERSION] [--write]     # without: the versions that the rules were read in
 #
@@ -37,5 +38,8 @@ PYTHON
   rm -rf "$download"
   printf '%s\n' "$version" >"$folder.version"
 done
-MORAINE_VLLM=.servers/vllm MORAINE_SGLANG=.servers/sglang \
-  python3 tests/export/server_rules_test.py "${MORAINE_PROGRAM:-build/moraine}" "${arguments[@]}"
+export MORAINE_VLLM=.servers/vllm MORAINE_SGLANG=.servers/sglang
+failed=0
+python3 tests/export/server_rules_test.py "${MORAINE_PROGRAM:-build/moraine}" "${arguments[@]}" || failed=1
+python3 tests/export/server_tensors_test.py "${MORAINE_PROGRAM:-build/moraine}" || [[ $? == 77 ]] || failed=1
+exit $failed

@@ -1,6 +1,8 @@
 // Shape suffixes: E experts (1 for a linear layer), R rank, O output features, I input features.
 #include "adapter/convert_adapter.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <functional>
 
@@ -13,6 +15,7 @@
 #include "adapter/target_names.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/workers.h"
 #include "checkpoint/tensor_file.h"
 #include "formats/checkpoint_writer.h"
 
@@ -28,10 +31,10 @@ struct Conversion {
 
 constexpr int64_t kElementsTogether = int64_t{1} << 22;  // that are copied together
 
-// to[c, r] = from[r, c], of rows that are so many elements apart: a few rows of `from` at a time, while their cache
+// to[c, r] = from[r, c], of rows that are so many elements apart: so many rows of `from` at a time that their cache
 // lines last.
 void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
-  constexpr int64_t kRows = 16;
+  constexpr int64_t kRows = 64;
   for (int64_t first = 0; first < rows; first += kRows) {
     const int64_t end = std::min(first + kRows, rows);
     for (int64_t c = 0; c < columns; ++c)
@@ -39,8 +42,10 @@ void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t col
   }
 }
 
-// Whether a view [E, O, R] lies as [O, R, E] in memory, as read_b gives it of PEFT's layout.
-bool is_rank_major(const at::Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).is_contiguous(); }
+// Calls work(i) for every i below `count`, from all threads.
+void in_parallel(int64_t count, const std::function<void(int64_t i)>& work) {
+  for_each_item(static_cast<size_t>(count), at::get_num_threads(), [&](size_t i) { work(static_cast<int64_t>(i)); });
+}
 
 // lora_A of has_swapped_experts, of a view [E, O, R]: a few experts at a time.
 void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
@@ -52,9 +57,10 @@ void append_swapped_a(TensorFileWriter& file, const at::Tensor& b_EOR) {
     if (!is_rank_major(b_EOR))
       rows.view({count, r, out}).copy_(b_EOR.narrow(0, first, count).transpose(1, 2));
     else
-      for (int64_t rho = 0; rho < r; ++rho)
-        transpose(b_EOR.const_data_ptr<float>() + rho * num_experts + first, r * num_experts, out, count,
-                  rows.mutable_data_ptr<float>() + rho * out, r * out);
+      in_parallel(r,
+                  [&, from = b_EOR.const_data_ptr<float>() + first, to = rows.mutable_data_ptr<float>()](int64_t rho) {
+                    transpose(from + rho * num_experts, r * num_experts, out, count, to + rho * out, r * out);
+                  });
     file.append_rows(rows);
   }
 }
@@ -69,9 +75,10 @@ void append_swapped_b(TensorFileWriter& file, const at::Tensor& a_ERI) {
     if (!a_ERI.is_contiguous())
       rows.view({count, r, num_experts}).copy_(a_ERI.narrow(2, first, count).permute({2, 1, 0}));
     else
-      for (int64_t rho = 0; rho < r; ++rho)
-        transpose(a_ERI.const_data_ptr<float>() + rho * in + first, r * in, num_experts, count,
-                  rows.mutable_data_ptr<float>() + rho * num_experts, r * num_experts);
+      in_parallel(r,
+                  [&, from = a_ERI.const_data_ptr<float>() + first, to = rows.mutable_data_ptr<float>()](int64_t rho) {
+                    transpose(from + rho * in, r * in, num_experts, count, to + rho * num_experts, r * num_experts);
+                  });
     file.append_rows(rows);
   }
 }
@@ -113,21 +120,29 @@ void append_experts_a(TensorFileWriter& file, const at::Tensor& a_ERI, int64_t p
     for (int64_t p = 0; p < projections; ++p) file.append(a_RI);
 }
 
-// A few experts are copied together.
-void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
-  const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
-  const int64_t together = std::clamp<int64_t>(kElementsTogether / of_expert, 1, num_experts);
+// Calls take(B [count, O, R]) for all experts of a view [E, O, R], which are copied a few together.
+void for_some_experts(const at::Tensor& b_EOR, const std::function<void(const at::Tensor& some_EOR)>& take) {
+  const int64_t num_experts = b_EOR.size(0), out = b_EOR.size(1), r = b_EOR.size(2);
+  const int64_t together = std::clamp<int64_t>(kElementsTogether / (out * r), 1, num_experts);
   for (int64_t first = 0; first < num_experts; first += together) {
     const int64_t count = std::min(together, num_experts - first);
-    at::Tensor some_EOR = at::empty({count, b_EOR.size(1), b_EOR.size(2)}, at::kFloat);
+    const at::Tensor some_EOR = at::empty({count, out, r}, at::kFloat);
     if (is_rank_major(b_EOR))
-      transpose(b_EOR.const_data_ptr<float>() + first, num_experts, of_expert, count,
-                some_EOR.mutable_data_ptr<float>(), of_expert);
+      in_parallel(
+          out, [&, from = b_EOR.const_data_ptr<float>() + first, to = some_EOR.mutable_data_ptr<float>()](int64_t o) {
+            transpose(from + o * r * num_experts, num_experts, r, count, to + o * r, out * r);
+          });
     else
       some_EOR.copy_(b_EOR.narrow(0, first, count));
+    take(some_EOR);
+  }
+}
+
+void append_experts_b(TensorFileWriter& file, const at::Tensor& b_EOR, int64_t projections) {
+  for_some_experts(b_EOR, [&](const at::Tensor& some_EOR) {
     for (const at::Tensor& b_OR : some_EOR.unbind())
       for (const at::Tensor& rows : b_OR.chunk(projections)) file.append(rows);
-  }
+  });
 }
 
 // The tensors of an expert parameter in the servers' layout of shared outer factors.
@@ -145,7 +160,8 @@ void add_stacked(Conversion& conversion, const AdapterFactors& weights, size_t m
   });
   conversion.steps.push_back([&weights, module, of_b, count = names.size()](TensorFileWriter& file) {
     const at::Tensor b_EOR = weights.read_b(module).narrow(0, 0, of_b);
-    for (const at::Tensor& rows : b_EOR.chunk(static_cast<int64_t>(count), 1)) file.append(rows.contiguous());
+    for (const at::Tensor& rows : b_EOR.chunk(static_cast<int64_t>(count), 1))
+      for_some_experts(rows, [&](const at::Tensor& some_EOR) { file.append_rows(some_EOR); });
   });
 }
 

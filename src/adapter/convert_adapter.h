@@ -22,7 +22,7 @@ struct ConvertedAdapter {
 
 // Writes `out` (missing or empty) whole or not at all: the adapter in `folder`, of which `selection` was read
 // (read_adapter_selection), its factors in fp32. No more of them is in memory than the largest tensor of either folder
-// and 32 MiB. Throws input errors as PeftWeights does and for a used `out`, run errors where it cannot be written.
+// and 64 MiB. Throws input errors as PeftWeights does and for a used `out`, run errors where it cannot be written.
 ConvertedAdapter convert_adapter(const ModelLayout& layout, const std::filesystem::path& folder,
                                  const AdapterSelection& selection, AdapterFormat format,
                                  const std::filesystem::path& out);

@@ -111,7 +111,10 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::ve
   for (size_t i = 0; i < factors->modules().size(); ++i) {
     const LoraModule& module = factors->modules()[i];
     const bool is_experts = module.num_experts > 0;
-    ++(is_experts ? merged.expert_parameters : merged.linear_layers);
+    ++(is_experts              ? merged.expert_parameters
+       : is_router(module)     ? merged.routers
+       : module.is_embedding() ? merged.embeddings
+                               : merged.linear_layers);
     const int image = !module.in_layer() ? kRootImage
                       : is_experts       ? experts_image(module.layer)
                                          : dense_image(module.layer);

@@ -12,7 +12,7 @@ namespace moraine {
 
 struct MergedCheckpoint {
   RewrittenCheckpoint written;
-  int64_t linear_layers = 0, expert_parameters = 0;  // that were adapted
+  int64_t linear_layers = 0, embeddings = 0, routers = 0, expert_parameters = 0;  // that were adapted
 };
 
 // Writes `out` (missing or empty) whole or not at all: the checkpoint in `model` with `adapters`, one or more (as one:

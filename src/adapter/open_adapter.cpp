@@ -228,7 +228,7 @@ AdapterSelection read_adapter_selection(const ModelLayout& layout, const std::fi
     selection.peft_class = peft_class_of(*weights);
     config.experts = expert_factors_of(*weights);
   }
-  if (weights && is_per_expert(layout, *weights))
+  if (weights && is_per_expert(layout, *weights, config))
     return per_expert_selection(layout, std::move(selection), *weights, where);
   const std::vector<LoraModule> offered = modules_as(selection.peft_class, layout);
   if (weights) check_adapted_modules(*weights, offered);

@@ -11,7 +11,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "checkpoint/fingerprint.h"
 #include "checkpoint/tensor_file.h"
 
 namespace moraine {
@@ -53,7 +52,7 @@ WrittenAdapter write_adapter_files(const AdapterState& state, const LoraConfig& 
     if (!at::any(whole).item<bool>()) written.zero_b.push_back(tensor.name);
   }
   if (!file) return written;
-  file->finish();
+  written.xxh3 = file->finish(/*with_hash=*/true);
   write_file_atomic(folder / "adapter_config.json", lora_config_to_json(config));
   const SafetensorsHeader header = read_safetensors_header(folder / kWeightsFile);
   written.tensors = static_cast<int64_t>(header.entries.size());
@@ -65,7 +64,6 @@ WrittenAdapter write_adapter_files(const AdapterState& state, const LoraConfig& 
                     fmt::format("holds {} elements, but the adapter has {}", written.elements, expected),
                     "the storage is faulty; save.dir elsewhere");
   written.bytes = header.file_size;
-  written.xxh3 = hash_file(File(folder / kWeightsFile));
   return written;
 }
 

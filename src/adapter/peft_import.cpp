@@ -1,6 +1,7 @@
 // Shape suffixes: E experts, R rank, O output features, I input features.
 #include "adapter/peft_import.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,6 +13,8 @@
 #include "adapter/per_expert_layout.h"
 #include "adapter/shared_outer.h"
 #include "base/error.h"
+#include "base/file.h"
+#include "base/workers.h"
 #include "checkpoint/tensor_file.h"
 #include "formats/folder_parts.h"
 #include "tensor/torch_dtype.h"
@@ -33,10 +36,21 @@ void check_factor(const std::string& file, const std::string& name, const Safete
   }
 }
 
-// Other dtypes than F32 a few rows at a time: no second copy of a large tensor.
+// A few rows at a time: no second copy of a large tensor of another dtype, and all threads read one of F32.
 at::Tensor read_fp32(const SafetensorsHeader& header, const SafetensorsEntry& entry) {
-  if (entry.dtype == DType::kF32) return read_tensor(header, entry);
   constexpr int64_t kElements = int64_t{1} << 20;
+  if (entry.dtype == DType::kF32) {
+    const at::Tensor values = at::empty(entry.shape, at::kFloat);
+    const std::span bytes(static_cast<std::byte*>(values.mutable_data_ptr()), entry.nbytes);
+    const File file(header.path);
+    constexpr uint64_t kPiece = kElements * sizeof(float);
+    const size_t pieces = (entry.nbytes + kPiece - 1) / kPiece;
+    for_each_item(pieces, std::min(static_cast<int>(pieces), at::get_num_threads()), [&](size_t i) {
+      const uint64_t first = i * kPiece;
+      file.read_exact(bytes.subspan(first, std::min(kPiece, entry.nbytes - first)), entry.offset + first);
+    });
+    return values;
+  }
   const at::Tensor values = at::empty(entry.shape, at::kFloat), flat = values.view({-1});
   const int64_t bytes = static_cast<int64_t>(entry.nbytes) / std::max<int64_t>(flat.numel(), 1);
   for (int64_t first = 0; first < flat.numel(); first += kElements) {
@@ -77,7 +91,8 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     used.insert(found->first);
     return found->second;
   };
-  if (is_per_expert(layout, header_)) {
+  const LoraConfig config = read_lora_config(folder);
+  if (is_per_expert(layout, header_, config)) {
     const std::vector<PerExpertModule> per_expert = per_expert_modules(layout, peft_class_, modules_);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
@@ -103,7 +118,7 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     }
   } else {
     const std::vector<PeftNames> names = peft_names(modules_, peft_class_);
-    const bool has_swapped = has_swapped_experts(read_lora_config(folder).peft_version);
+    const bool has_swapped = has_swapped_experts(config.peft_version);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
       const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;

@@ -60,6 +60,8 @@ at::Tensor experts_b_to_peft(const at::Tensor& b_EOR) {
   return b_EOR.permute({1, 2, 0}).reshape({b_EOR.size(1), -1}).contiguous();
 }
 
+bool is_rank_major(const at::Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).is_contiguous(); }
+
 at::Tensor experts_a_from_peft(const at::Tensor& lora_a, int64_t num_experts) {
   return lora_a.view({num_experts, -1, lora_a.size(1)});
 }

@@ -37,6 +37,8 @@ std::vector<PeftNames> peft_names(const std::vector<LoraModule>& modules, PeftCl
 // B [E, O, R] → lora_B [O, R·E], column ρ·E + e (rank-major). E is the number of all experts.
 at::Tensor experts_a_to_peft(const at::Tensor& a_ERI);
 at::Tensor experts_b_to_peft(const at::Tensor& b_EOR);
+// Whether B [E, O, R] is a view of memory in that layout.
+bool is_rank_major(const at::Tensor& b_EOR);
 at::Tensor experts_a_from_peft(const at::Tensor& lora_a, int64_t num_experts);
 at::Tensor experts_b_from_peft(const at::Tensor& lora_b, int64_t num_experts);
 

@@ -66,26 +66,28 @@ std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, Pef
   return names;
 }
 
-bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights) {
+bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights, const LoraConfig& config) {
   const PeftClass peft_class = peft_class_of(weights);
-  std::vector<LoraModule> offered = layout.lora_modules();
-  std::erase_if(offered, is_router);  // whose names are the same in both
-  std::unordered_set<std::string> of_peft, stored;
+  const std::vector<LoraModule> offered = layout.lora_modules();
+  std::unordered_set<std::string> of_peft, routers, stored;
   for (const LoraModule& module : offered) {
-    const std::string name = module_name_in(peft_class, module.name);
-    of_peft.insert(module.num_experts > 0 ? name.substr(0, name.rfind('.')) : name);
+    const std::string name = module_name_in(peft_class, adapted_name(module));
+    of_peft.insert(name);
+    if (is_router(module)) routers.insert(name);
   }
   for (const PerExpertModule& module : per_expert_modules(layout, peft_class, offered))
     stored.insert(module.matrices.begin(), module.matrices.end());
   if (has_stacked_experts(weights)) return true;
-  bool found = false;
+  bool found = false, has_router = false;
   for (const SafetensorsEntry& entry : weights.entries) {
     const std::string module = adapted_module(entry.name);
     const bool has_peft = of_peft.contains(module), has_stored = stored.contains(module);
     if (has_peft && !has_stored) return false;
     found |= has_stored && !has_peft;
+    has_router |= routers.contains(module);
   }
-  return found;
+  // A router that has the same name in both is a parameter in PEFT's.
+  return found || (has_router && config.target_parameters.empty());
 }
 
 }  // namespace moraine

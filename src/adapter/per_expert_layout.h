@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adapter/peft_layout.h"
+#include "config/lora_config.h"
 
 namespace moraine {
 
@@ -26,7 +27,8 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class);
 
 // Whether an adapter's tensors are in that layout: it has names that only the checkpoint has, and none that only PEFT
-// has. Or in the one that stacks the experts' matrices (adapter/shared_outer), whose other names are the same.
-bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights);
+// has, or routers without the target_parameters that PEFT has for them. Or in the one that stacks the experts' matrices
+// (adapter/shared_outer), whose other names are the same.
+bool is_per_expert(const ModelLayout& layout, const SafetensorsHeader& weights, const LoraConfig& config);
 
 }  // namespace moraine

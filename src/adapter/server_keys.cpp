@@ -355,7 +355,7 @@ class Check {
   }
   // The experts' matrices of a projection in one tensor (adapter/shared_outer).
   static bool is_stacked(const std::string& local) {
-    return local.ends_with("experts.w1") || local.ends_with("experts.w2") || local.ends_with("experts.w3");
+    return local.ends_with(".experts.w1") || local.ends_with(".experts.w2") || local.ends_with(".experts.w3");
   }
   NameRule fate_of(size_t i) {
     const Key& key = parsed_[i];

@@ -18,6 +18,18 @@ bool is_stacked_name(const std::string& module) {
                      [&](const char* name) { return module.ends_with(std::string(kExperts) + name); });
 }
 
+// Of a view [E, O, R] that lies as [O, R, E] in memory, as B does in PEFT's layout: whether all experts have the same.
+bool repeats_each(const at::Tensor& b_EOR) {
+  const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
+  const float* value = b_EOR.const_data_ptr<float>();
+  for (int64_t i = 0; i < of_expert; ++i, value += num_experts) {
+    bool differs = false;
+    for (int64_t e = 0; e < num_experts; ++e) differs |= value[e] != value[0];
+    if (differs) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 void set_expert_factors(std::vector<LoraModule>& modules, ExpertFactors experts) {
@@ -49,7 +61,8 @@ ExpertFactors expert_factors_of(const SafetensorsHeader& weights) {
 
 at::Tensor the_shared_one(const at::Tensor& factor, const std::string& file, const std::string& tensor) {
   const at::Tensor first = factor.narrow(0, 0, 1);
-  if (!at::equal(factor, first.expand_as(factor)))
+  const bool is_same = is_rank_major(factor) ? repeats_each(factor) : at::equal(factor, first.expand_as(factor));
+  if (!is_same)
     throw input_error(file, "tensor " + tensor + " is not the same for all experts",
                       "the adapter was not trained with adapter.experts: shared_outer");
   return first;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,7 +16,11 @@ namespace moraine {
 
 std::string hash_text(std::string_view text);
 
-// Of `nbytes` bytes of a file from `offset` on, read a bounded piece at a time.
+// Reads `nbytes` bytes of a file from `offset` on, a bounded piece at a time, which is valid until `take` returns.
+void for_each_piece(const File& file, uint64_t offset, uint64_t nbytes,
+                    const std::function<void(std::span<const std::byte>)>& take);
+
+// Of `nbytes` bytes of a file from `offset` on.
 std::string hash_range(const File& file, uint64_t offset, uint64_t nbytes);
 inline std::string hash_file(const File& file) { return hash_range(file, 0, file.size()); }
 

@@ -4,7 +4,10 @@
 
 #include <ATen/ATen.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,8 +26,9 @@ at::Tensor read_tensor(const SafetensorsHeader& header, const SafetensorsEntry& 
 void write_tensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                    const std::map<std::string, std::string>& metadata = {});
 
-// Writes a file tensor by tensor, for files larger than the memory that may be spent on them. It lies whole under its
-// name, read back and compared, or not at all.
+// Writes a file tensor by tensor, for files larger than the memory that may be spent on them: a buffer is hashed and
+// written by a thread of its own while the next one is filled. The file lies whole under its name, read back and
+// compared, or not at all.
 class TensorFileWriter {
  public:
   struct Declared {
@@ -34,20 +38,31 @@ class TensorFileWriter {
   // All tensors are fp32.
   TensorFileWriter(const std::filesystem::path& path, const std::vector<Declared>& tensors,
                    const std::map<std::string, std::string>& metadata = {});
-  // The next declared tensor, on any device.
+  ~TensorFileWriter();
+  // The next declared tensor, on any device. Throws a run error when the disk is full, here or later.
   void append(const at::Tensor& tensor);
   // The next rows of a declared tensor, which ends with its last row.
   void append_rows(const at::Tensor& rows);
-  // Throws a run error that names the tensor when the file does not hold what was appended.
-  void finish();
+  // Throws a run error that names the tensor when the file does not hold what was appended. Returns what hash_file
+  // would of it, made of the same bytes that were read back; "" without `with_hash`, where all threads read.
+  std::string finish(bool with_hash = false);
 
  private:
+  static constexpr size_t kBufferBytes = size_t{4} << 20;
+  void start_writing();  // what is in filling_
+
   std::filesystem::path path_;
   std::vector<Declared> tensors_;
+  size_t tensors_done_ = 0;           // that were appended
+  int64_t rows_done_ = 0;             // of the next one
+  std::vector<std::byte> filling_{};  // behind those of written_
+  // Of the thread that writes.
   SafetensorsStream stream_;
-  std::vector<std::string> hashes_;  // of what was appended
-  std::unique_ptr<Hasher> begun_;    // of a tensor that is not whole yet
-  int64_t rows_done_ = 0;            // of it
+  std::vector<std::byte> written_{};
+  std::vector<std::string> hashes_{};  // of tensors that are whole
+  std::unique_ptr<Hasher> begun_{};    // of one that is not
+  uint64_t begun_bytes_ = 0;
+  std::future<void> writing_{};
 };
 
 }  // namespace moraine

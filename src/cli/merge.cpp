@@ -37,9 +37,10 @@ std::optional<Losses> losses(const CommandArgs& args) {
 void print_text(const CommandArgs& args, const MergedCheckpoint& merged, const std::optional<Losses>& scored) {
   constexpr size_t kNamed = 3;
   const RewrittenCheckpoint& written = merged.written;
-  log_info("Wrote {}: {} linear layers and {} expert parameters merged; {} tensors, {} in {} file{}", args.out,
-           merged.linear_layers, merged.expert_parameters, written.tensors, format_bytes(written.bytes), written.files,
-           written.files == 1 ? "" : "s");
+  log_info("Wrote {}: {} linear layers, {}{}and {} expert parameters merged; {} tensors, {} in {} file{}", args.out,
+           merged.linear_layers, merged.embeddings > 0 ? "the embedding, " : "",
+           merged.routers > 0 ? fmt::format("{} routers, ", merged.routers) : "", merged.expert_parameters,
+           written.tensors, format_bytes(written.bytes), written.files, written.files == 1 ? "" : "s");
   if (written.dequantized > 0)
     log_info("The base model is quantised: its {} quantised tensors, merged or not, are bfloat16 now",
              written.dequantized);
@@ -61,6 +62,8 @@ OrderedJson merge_json(const CommandArgs& args, const MergedCheckpoint& merged, 
   const RewrittenCheckpoint& written = merged.written;
   OrderedJson json{{"out", args.out},
                    {"linear_layers", merged.linear_layers},
+                   {"embeddings", merged.embeddings},
+                   {"routers", merged.routers},
                    {"expert_parameters", merged.expert_parameters},
                    {"tensors", written.tensors},
                    {"bytes", written.bytes},

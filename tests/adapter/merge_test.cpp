@@ -5,9 +5,12 @@
 
 #include <map>
 
+#include "adapter/make_adapter.h"
 #include "adapter/open_adapter.h"
+#include "adapter/peft_export.h"
 #include "base/temp_folder.h"
 #include "dequantised_golden.h"
+#include "distributed/collectives/mesh_groups.h"
 
 namespace moraine {
 namespace {
@@ -120,6 +123,24 @@ INSTANTIATE_TEST_SUITE_P(AllFamilies, MergeGoldens,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+TEST(Merge, CountsEachKindOfWeight) {
+  const fs::path model = golden_folder("qwen3_moe-fp32") / "model";
+  const auto layout = make_layout(HfConfig::read(model));
+  AdapterConfig wanted;
+  wanted.target_modules = {.all_linear = false, .regex = {}, .names = {"embed_tokens", "lm_head", "q_proj"}};
+  wanted.target_parameters = {"mlp.gate.weight", "mlp.experts.down_proj"};
+  MeshGroups groups = single_rank_groups();
+  TempFolder folder;
+  const OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, layout->shape().num_experts}, at::kCPU);
+  export_adapter(made.state, made.config, folder / "adapter", *groups.ep);
+  const MergedCheckpoint merged = merge_adapter(model, {{folder / "adapter"}}, folder / "out", 5'000'000, 1);
+  const int64_t layers = layout->shape().num_hidden_layers;
+  EXPECT_EQ(merged.linear_layers, layers + 1);  // q_proj and the head
+  EXPECT_EQ(merged.embeddings, 1);
+  EXPECT_EQ(merged.routers, layers);
+  EXPECT_EQ(merged.expert_parameters, layers);
+}
 
 }  // namespace
 }  // namespace moraine

@@ -201,6 +201,11 @@ TEST_P(PerExpert, IsTheSameNumbersThereAndBack) {
   EXPECT_EQ(written.size(), expected);
   EXPECT_EQ(back.size(), peft.size());
 
+  convert(*layout, adapter, AdapterFormat::kPeft0190, folder / "swapped");
+  convert(*layout, folder / "swapped", AdapterFormat::kPeft, folder / "peft_again");
+  EXPECT_EQ(read_text_file(folder / "peft_again" / "adapter_model.safetensors"),
+            read_text_file(folder / "peft" / "adapter_model.safetensors"));
+
   const Json before = read_json_file(adapter / "adapter_config.json"),
              config = read_json_file(folder / "per_expert" / "adapter_config.json"),
              after = read_json_file(folder / "peft" / "adapter_config.json");
@@ -229,6 +234,30 @@ TEST_P(PerExpert, IsOpenedAsPeftsLayoutIs) {
   EXPECT_TRUE(at::equal(found.state.experts().values, peft.state.experts().values));
   EXPECT_THAT(found.config.target_parameters, UnorderedElementsAreArray(peft.config.target_parameters));
   EXPECT_EQ(found.config.scaling(), peft.config.scaling());
+}
+
+// Names that are the same in both layouts do not say which it is; nor do experts, where there are none.
+TEST_P(PerExpert, RoutersWithoutExpertsAreReadBack) {
+  const auto layout = layout_of(golden_folder(GetParam().golden));
+  const int64_t E = layout->shape().num_experts;
+  MeshGroups groups = single_rank_groups();
+  TempFolder folder;
+  for (const bool alone : {true, false}) {
+    AdapterConfig wanted;
+    wanted.target_parameters = {"mlp.gate.weight"};
+    if (alone) wanted.target_modules = {.all_linear = false, .regex = {}, .names = {}};
+    OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, E}, at::kCPU);
+    for (const AdapterEntry& entry : made.state.entries()) made.state.b(entry).normal_();
+    export_adapter(made.state, made.config, folder / "adapter", *groups.ep);
+    const fs::path per_expert = folder / (alone ? "alone" : "with_linear"), back = per_expert.string() + "_back";
+    convert(*layout, folder / "adapter", AdapterFormat::kPerExpert, per_expert);
+    const Json config = read_json_file(per_expert / "adapter_config.json");
+    EXPECT_TRUE(config["target_parameters"].is_null());
+    convert(*layout, per_expert, AdapterFormat::kPeft, back);
+    EXPECT_EQ(read_text_file(back / "adapter_model.safetensors"),
+              read_text_file(folder / "adapter" / "adapter_model.safetensors"));
+    EXPECT_FALSE(read_json_file(back / "adapter_config.json")["target_parameters"].is_null());
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -115,6 +115,7 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kV4, kPeft, "vllm", "q_a_proj", Fate::kRefused, "ends so"},
       {kV4, kPeft, "vllm", ".experts.base_layer", Fate::kIgnored, "no module has this name"},
       {kV4, kPerExpert, "vllm", "compressor.wkv", Fate::kIgnored, "computed without it"},
+      {kV4, kPerExpert, "vllm", "shared_experts.w1", Fate::kRead, "shared_experts.gate_up_proj"},
       {kV4, kPerExpert, "sglang", "attn.wq_a", Fate::kRefused, "reads no adapters of DeepSeek-V4"},
       {kMixtral, kPeft, "peft", ""},
       {kMixtral, kPerExpert, "peft", ""},

@@ -231,20 +231,34 @@ class Vllm:
                     return value
         return otherwise
 
+    def naming(self, architecture, experts):
+        """(what is packed into which modules, the mapper of names, whether the class has 3-D experts)"""
+        path, _, _ = VLLM[architecture]
+        packed = dict(self.inherited(path, architecture, "packed_modules_mapping", {}))
+        mapper = self.inherited(path, architecture, "hf_to_vllm_mapper", None)
+        is_3d = self.inherited(path, architecture, "is_3d_moe_weight", False)
+        if not is_3d:
+            words = ("w1", "w2", "w3") if architecture in ("MixtralForCausalLM", "DeepseekV4ForCausalLM") else ("gate_proj", "down_proj", "up_proj")
+            packed["experts"] = [f"experts.{expert}.{word}" for expert in range(experts) for word in words]
+        return packed, mapper and mapper.get_rename_mapper(), is_3d
+
+    def manager(self, architecture, packed, **more):
+        """A stand-in for the LoRAModelManager, with its own methods."""
+        manager = types.SimpleNamespace(packed_modules_mapping=packed, packed_modules={}, is_pooling_model=False,
+                                        supports_mm="ConditionalGeneration" in architecture,
+                                        mm_mapping=types.SimpleNamespace(language_model=["language_model"]), **more)
+        for name, method in self.methods.items():
+            setattr(manager, name, types.MethodType(method, manager))
+        return manager
+
     def fates(self, architecture, keys, layers, experts):
         path, stem, modules = VLLM[architecture]
         for local, (made_in, by) in modules.items():
             last = local.rpartition(".")[2]
             if not self.package.has_prefix(made_in, by, last):
                 report(False, f"vllm, {architecture}: {by} in {made_in} makes no {last}")
-        packed = dict(self.inherited(path, architecture, "packed_modules_mapping", {}))
-        mapper = self.inherited(path, architecture, "hf_to_vllm_mapper", None)
-        mapper = mapper and mapper.get_rename_mapper()
+        packed, mapper, is_3d = self.naming(architecture, experts)
         skipped = self.inherited(path, architecture, "lora_skip_prefixes", None)
-        is_3d = self.inherited(path, architecture, "is_3d_moe_weight", False)
-        if not is_3d:
-            words = ("w1", "w2", "w3") if architecture in ("MixtralForCausalLM", "DeepseekV4ForCausalLM") else ("gate_proj", "down_proj", "up_proj")
-            packed["experts"] = [f"experts.{expert}.{word}" for expert in range(experts) for word in words]
         # worker_manager.py, _load_adapter: what it expects.
         expected = set()
         for name in {local.rpartition(".")[2] for local in modules}:
@@ -264,11 +278,7 @@ class Vllm:
             if name in scope["unexpected_modules"]:
                 found[key] = ("refused", "unexpected")
             loras.setdefault(name, []).append(key)
-        manager = types.SimpleNamespace(packed_modules_mapping=packed, packed_modules={}, is_pooling_model=False,
-                                        supports_mm="ConditionalGeneration" in architecture,
-                                        mm_mapping=types.SimpleNamespace(language_model=["language_model"]))
-        for name, method in self.methods.items():
-            setattr(manager, name, types.MethodType(method, manager))
+        manager = self.manager(architecture, packed)
         lora = types.SimpleNamespace(check_lora_name=lambda name: name in loras, get_lora=lambda name: loras.get(name))
         for layer in range(layers):
             for local in modules:
