@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -97,6 +98,81 @@ TEST(Jinja, ARenderingIsBounded) {
               HasSubstr("nested too deep"));
   // What holds itself is freed.
   EXPECT_EQ(render("{% set n = namespace() %}{% set n.n = n %}{% macro f() %}{% endmacro %}{% set n.f = f %}x"), "x");
+}
+
+// Each would run for minutes or fill the memory. What they may spend is a tenth of a row's, to keep this short.
+const char* const kHostile[] = {
+    "{{ messages * 100000 }}",
+    "{{ (messages * 100000)|tojson }}",
+    "{{ (messages * 20000)|map(attribute='content')|join }}",
+    "{{ ([1] * 500000)|sum }}{{ ([[1]] * 9999)|sum(start=[]) }}",
+    "{{ 'ab' * 60000000 }}{{ 'ab' * 30000000 }}",
+    "{% set s = 'a' * 2000000 %}{% for i in range(99999) %}{% if s == s ~ '' %}{% endif %}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{% set x = s[i] %}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{% set x = s|length %}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ (s ~ 'b') in s }}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{{ s.rfind('a' * 400000 ~ 'b') }}{{ s.rsplit('b' ~ 'a' * 400000)|length }}",
+    "{% set s = 'a' * 1000000 %}{{ s.strip('b' * 500000 ~ 'a') }}",
+    "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ s.isalpha() }}{{ s.lower()|length }}{% endfor %}",
+    "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ s|wordcount }}{{ s|title|length }}{% endfor %}",
+    "{% set s = '\\x01' * 2000000 %}{{ [s, s, s, s] }}{{ [s, s, s]|tojson }}",
+    "{% for i in range(99999) %}{% set x = 7 ** 20000 // 3 ** 9999 %}{% endfor %}",
+    "{% for i in range(99999) %}{% set x = 7 ** 20000 + i %}{% endfor %}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) %}{% set x = range(99999)|batch(1)|list %}{% endfor %}",
+    "{{ range(99999)|map('string')|unique|list|length }}{{ range(99999)|list|sort|unique|list|length }}",
+    "{% for i in range(99999) %}{{ range(99999)|list == range(99999)|list }}{{ i in range(99999)|list }}{% endfor %}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "{% set n = namespace(s=[1]) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s|replace('', n.s) %}{% endfor %}",
+    "{% for i in range(99999) %}{{ 'a'.center(999999)|length }}{{ 'a'|indent(1000)|length }}{% endfor %}",
+    "{% for i in range(99999) %}{{ '%1000d' % i }}{{ '{:>1000}'.format('a') }}{% endfor %}",
+    "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "{% for c in 'ab' * 500000 %}{% endfor %}{% for c in ('ab' * 5000000)|list %}{% endfor %}",
+};
+
+TEST(Jinja, AHostileTemplateEndsInAnError) {
+  const OrderedJson messages = OrderedJson::parse(R"([{"role": "user", "content": "q q q q q q q"},
+      {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}])");
+  for (const char* source : kHostile) {
+    const std::clock_t begin = std::clock();
+    const BudgetScope budget({.steps = 1'000'000, .bytes = int64_t{32} << 20});
+    std::string error;
+    try {
+      chat_template(source).render(messages, nullptr);
+    } catch (const Error& thrown) {
+      error = thrown.what();
+    }
+    EXPECT_THAT(error, testing::AnyOf(HasSubstr("takes too many steps"), HasSubstr("makes too much text"),
+                                      HasSubstr("makes too long a text"), HasSubstr("recursion too deep"),
+                                      HasSubstr("the result is too large")))
+        << source;
+    EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 1.0) << source;
+  }
+}
+
+// All renderings of a row share what it may spend, and the error is that of the limit.
+TEST(Jinja, ARowIsBounded) {
+  OrderedJson messages = OrderedJson::array();
+  for (int i = 0; i < 100; ++i) {
+    messages.push_back({{"role", "user"}, {"content", "q"}});
+    messages.push_back({{"role", "assistant"}, {"content", "a"}});
+  }
+  const ConversationTemplate chat = chat_template(
+      "{% for i in range(300) %}{% for j in range(400) %}{% endfor %}{% endfor %}"
+      "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}");
+  EXPECT_NO_THROW(chat.text(messages, nullptr, false));
+  const BudgetScope budget({.steps = 1'000'000, .bytes = int64_t{32} << 20});
+  std::string error;
+  try {
+    chat.render(messages, nullptr);
+  } catch (const Error& thrown) {
+    error = thrown.what();
+  }
+  EXPECT_THAT(error, testing::AllOf(HasSubstr("t:1:"), testing::AnyOf(testing::EndsWith("takes too many steps"),
+                                                                      testing::EndsWith("makes too much text"))));
+  EXPECT_TRUE(budget.is_spent());
 }
 
 TEST(Jinja, SpansAreWhatFollowsTheGenerationPrompt) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/path.h"
 #include "text/chat/chat_message.h"
+#include "text/chat/row_budget.h"
 #include "text/jinja/conversation.h"
 #include "text/tokenizer/at_place.h"
 #include "text/tokenizer/input_notes.h"
@@ -60,11 +61,13 @@ class JinjaEncoder final : public ChatEncoder {
   // `render` of the messages in the form that the template takes.
   template <typename Render>
   auto with_arguments(const OrderedJson& messages, const Render& render) const {
+    const RowBudget budget;
     const OrderedJson objects = with_argument_objects(messages);
     if (objects.is_null()) return render(messages);
     try {
       return render(objects);
     } catch (const Error&) {
+      if (budget.is_spent()) throw;
       auto made = render(messages);
       note_about_input(where_ + ": this template takes the arguments of tool calls as JSON text");
       return made;

@@ -60,7 +60,6 @@ Value get_item(const Value& value, const Value& key) {
     if (at >= 0 && at < static_cast<int64_t>(items.size())) return items[static_cast<size_t>(at)];
   } else if (key.is_integer() && value.is_string()) {
     const auto length = static_cast<int64_t>(length_of(value.text()));
-    pay_bytes(static_cast<size_t>(length) / 16);
     int64_t at = key.integer();
     if (at < 0) at += length;
     if (at >= 0 && at < length) {

@@ -14,6 +14,7 @@ constexpr size_t kDigitsPerLimb = 9, kMaxLimbs = 2'222;
 
 void check_limbs(size_t count) {
   if (count > kMaxLimbs) throw Failure("the result is too large");
+  pay_steps(count / 2);
   pay_bytes(count * sizeof(uint32_t));
 }
 
@@ -141,7 +142,7 @@ BigInteger operator*(const BigInteger& a, const BigInteger& b) {
   check_limbs(a.limbs_.size() + b.limbs_.size());
   product.limbs_.assign(a.limbs_.size() + b.limbs_.size(), 0);
   for (size_t i = 0; i < a.limbs_.size(); ++i) {
-    pay_bytes(b.limbs_.size());
+    pay_steps(b.limbs_.size() / 16);
     uint64_t carry = 0;
     for (size_t j = 0; j < b.limbs_.size() || carry > 0; ++j) {
       const uint64_t limb =
@@ -155,6 +156,13 @@ BigInteger operator*(const BigInteger& a, const BigInteger& b) {
   return product;
 }
 
+// The value of the first limbs in units of limb `count - 3`, where three limbs of a number of `count` limbs begin.
+long double BigInteger::leading(const BigInteger& number, size_t count) {
+  long double value = 0;
+  for (size_t i = number.limbs_.size(); i-- > (count > 3 ? count - 3 : 0);) value = value * kBase + number.limbs_[i];
+  return value;
+}
+
 void floor_divide(const BigInteger& a, const BigInteger& b, BigInteger& quotient, BigInteger& rest) {
   if (b.is_zero()) throw Failure("division by zero");
   BigInteger divisor = b, left;
@@ -164,19 +172,14 @@ void floor_divide(const BigInteger& a, const BigInteger& b, BigInteger& quotient
     pay_step();
     left.limbs_.insert(left.limbs_.begin(), a.limbs_[i]);
     left.trim();
-    // The largest limb whose product fits.
-    uint32_t low = 0, high = kBase - 1;
-    while (low < high) {
-      pay_bytes(divisor.limbs_.size());
-      const uint32_t middle = low + (high - low + 1) / 2;
-      if (compare(BigInteger(middle) * divisor, left) <= 0) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    limbs[i] = low;
-    left = left + -(BigInteger(low) * divisor);
+    // By the leading digits, of which a long double holds so many that no more than the last digit can be wrong.
+    const long double estimate =
+        BigInteger::leading(left, divisor.limbs_.size()) / BigInteger::leading(divisor, divisor.limbs_.size());
+    auto limb = static_cast<uint32_t>(std::min(estimate, static_cast<long double>(kBase - 1)));
+    left = left + -(BigInteger(limb) * divisor);
+    for (; left.negative_; --limb) left = left + divisor;
+    for (; BigInteger::compare_size(left, divisor) >= 0; ++limb) left = left + -divisor;
+    limbs[i] = limb;
   }
   quotient = BigInteger();
   quotient.limbs_ = std::move(limbs);

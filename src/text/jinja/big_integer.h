@@ -41,6 +41,7 @@ class BigInteger {
 
  private:
   static int compare_size(const BigInteger& a, const BigInteger& b);
+  static long double leading(const BigInteger& number, size_t count);
   static std::vector<uint32_t> sum_of_sizes(const BigInteger& a, const BigInteger& b);
   static std::vector<uint32_t> difference_of_sizes(const BigInteger& larger, const BigInteger& smaller);
   void trim();

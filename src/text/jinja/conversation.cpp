@@ -22,10 +22,25 @@ bool is_assistant(const OrderedJson& message) {
   return role != message.end() && role->is_string() && role->get_ref<const std::string&>() == "assistant";
 }
 
-Origin origin_in(const std::vector<Run>& runs, size_t at) {
+// Of all texts in it, about.
+size_t bytes_in(const OrderedJson& json) {
+  if (json.is_string()) return json.get_ref<const std::string&>().size();
+  size_t bytes = 8;
+  if (json.is_structured()) {
+    for (const OrderedJson& part : json) bytes += bytes_in(part);
+  }
+  return bytes;
+}
+
+// The index of the run that holds the byte at `at`; 0 where none does.
+size_t run_at(const std::vector<Run>& runs, size_t at) {
   auto run =
       std::upper_bound(runs.begin(), runs.end(), at, [](size_t place, const Run& one) { return place < one.begin; });
-  return run == runs.begin() ? kNoOrigin : std::prev(run)->origin;
+  return run == runs.begin() ? 0 : static_cast<size_t>(run - runs.begin()) - 1;
+}
+
+Origin origin_in(const std::vector<Run>& runs, size_t at) {
+  return runs.empty() ? kNoOrigin : runs[run_at(runs, at)].origin;
 }
 
 // The end of the last stretch of `runs` that has a message.
@@ -120,7 +135,19 @@ std::vector<std::pair<size_t, size_t>> foreign_ranges(const OrderedJson& message
 struct ConversationTemplate::Inputs {
   Value messages, tools;
   std::tm now{};
+  Value plain = {};  // the messages without origins, for texts of which nobody asks where they came from
+  size_t bytes = 0;  // of the texts in them
 };
+
+ConversationTemplate::Inputs ConversationTemplate::make_inputs(const OrderedJson& messages,
+                                                               const OrderedJson& tools) const {
+  try {
+    return {messages_from_json(messages), from_json(tools), options_.now.value_or(local_time()), from_json(messages),
+            bytes_in(messages) + bytes_in(tools)};
+  } catch (const Failure& failure) {
+    throw row_error(failure.what());
+  }
+}
 
 ConversationTemplate::ConversationTemplate(Template compiled, RenderOptions options)
     : template_(std::move(compiled)), options_(std::move(options)) {
@@ -139,6 +166,7 @@ void ConversationTemplate::learn_ends() {
   Inputs inputs;
   inputs.now = options_.now.value_or(std::tm{});
   inputs.tools = Value::none();
+  const BudgetScope budget({.steps = 1'000'000, .bytes = int64_t{64} << 20});
   try {
     inputs.messages = messages_from_json(messages);
     const Rendered alone = render_values(inputs, 2, false);
@@ -165,11 +193,15 @@ void ConversationTemplate::learn_ends() {
   }
 }
 
-Rendered ConversationTemplate::render_values(const Inputs& inputs, size_t count, bool add_generation_prompt) const {
+Rendered ConversationTemplate::render_values(const Inputs& inputs, size_t count, bool add_generation_prompt,
+                                             bool is_plain) const {
+  allow_rendering(count, inputs.bytes);
   Variables variables = variables_;
-  Value messages = inputs.messages;
+  Value messages = is_plain ? inputs.plain : inputs.messages;
   if (count < messages.items().size()) {
-    messages = Value::list({messages.items().begin(), messages.items().begin() + static_cast<int64_t>(count)});
+    auto first = std::make_shared<List>(static_cast<const List&>(*messages.object));
+    first->items.resize(count);
+    messages = Value::of(Kind::kList, std::move(first));
   }
   variables.emplace_back("messages", std::move(messages));
   variables.emplace_back("tools", inputs.tools);
@@ -177,10 +209,21 @@ Rendered ConversationTemplate::render_values(const Inputs& inputs, size_t count,
   return template_.render(variables, inputs.now);
 }
 
+std::string ConversationTemplate::prefix(const Inputs& inputs, size_t count, bool add_generation_prompt) const {
+  const BudgetScope budget;
+  try {
+    return render_values(inputs, count, add_generation_prompt, true).text;
+  } catch (const Error&) {
+    if (budget.is_spent()) throw;
+    // Whose message it was is known with origins only.
+    return render_values(inputs, count, add_generation_prompt).text;
+  }
+}
+
 std::string ConversationTemplate::text(const OrderedJson& messages, const OrderedJson& tools,
                                        bool add_generation_prompt) const {
-  Inputs inputs{messages_from_json(messages), from_json(tools), options_.now.value_or(local_time())};
-  return render_values(inputs, messages.size(), add_generation_prompt).text;
+  const BudgetScope budget;
+  return prefix(make_inputs(messages, tools), messages.size(), add_generation_prompt);
 }
 
 // transformers marks the end of the last content by a word, and cuts there.
@@ -217,7 +260,8 @@ Rendered ConversationTemplate::continue_final(const OrderedJson& messages, Input
 ConversationText ConversationTemplate::render(const OrderedJson& messages, const OrderedJson& tools,
                                               std::string* spans_failed, WhichTurns which) const {
   if (!messages.is_array()) throw row_error("messages are no list");
-  Inputs inputs{messages_from_json(messages), from_json(tools), options_.now.value_or(local_time())};
+  const BudgetScope budget;
+  Inputs inputs = make_inputs(messages, tools);
   Rendered rendered = options_.continue_final_message
                           ? continue_final(messages, inputs)
                           : render_values(inputs, messages.size(), options_.add_generation_prompt);
@@ -236,9 +280,7 @@ ConversationText ConversationTemplate::render(const OrderedJson& messages, const
       find_turns(messages, inputs, which, made);
     }
     for (const TurnSpan& turn : made.turns) {
-      for (size_t i = 0; i < made.runs.size(); ++i) {
-        const size_t end = i + 1 < made.runs.size() ? made.runs[i + 1].begin : made.text.size();
-        if (end <= turn.begin || made.runs[i].begin >= turn.end) continue;
+      for (size_t i = run_at(made.runs, turn.begin); i < made.runs.size() && made.runs[i].begin < turn.end; ++i) {
         const int message = message_of(made.runs[i].origin);
         if (message < 0 || field_of(made.runs[i].origin) == Field::kTemplate) continue;
         if (static_cast<size_t>(message) < messages.size() && !is_assistant(messages[static_cast<size_t>(message)]))
@@ -246,7 +288,7 @@ ConversationText ConversationTemplate::render(const OrderedJson& messages, const
       }
     }
   } catch (const Error& error) {
-    if (spans_failed == nullptr) throw;
+    if (spans_failed == nullptr || budget.is_spent()) throw;
     *spans_failed = error.message;
     made.turns.clear();
   }
@@ -257,10 +299,10 @@ void ConversationTemplate::find_turns(const OrderedJson& messages, const Inputs&
                                       ConversationText& made) const {
   for (size_t i = which == WhichTurns::kLast && !messages.empty() ? messages.size() - 1 : 0; i < messages.size(); ++i) {
     if (!is_assistant(messages[i])) continue;
-    std::string why;
-    const std::optional<TurnSpan> turn = turn_by_prefixes(messages, inputs, i, made, why);
+    Prompt prompt;
+    const std::optional<TurnSpan> turn = turn_by_prefixes(messages, inputs, i, made, prompt);
     if (!turn) ++made.changed_turns;
-    made.turns.push_back(turn ? *turn : turn_by_origin(inputs, i, made, why));
+    made.turns.push_back(turn ? *turn : turn_by_origin(inputs, i, made, prompt));
   }
   for (size_t i = 1; i < made.turns.size(); ++i) {
     if (made.turns[i].begin < made.turns[i - 1].end)
@@ -271,12 +313,15 @@ void ConversationTemplate::find_turns(const OrderedJson& messages, const Inputs&
 // The conversation up to the turn, ready for an answer, must begin the text; and so must the one with the turn.
 std::optional<TurnSpan> ConversationTemplate::turn_by_prefixes(const OrderedJson& messages, const Inputs& inputs,
                                                                size_t index, const ConversationText& made,
-                                                               std::string& why) const {
+                                                               Prompt& prompt) const {
+  const BudgetScope budget;
   const std::string& text = made.text;
-  Rendered prompt;
+  std::string& why = prompt.why;
   try {
-    prompt = render_values(inputs, index, true);
+    prompt.text = prefix(inputs, index, true);
   } catch (const Error& error) {
+    if (budget.is_spent()) throw;
+    prompt.is_refused = true;
     why = "the template refuses the conversation before it: " + error.message;
     return std::nullopt;
   }
@@ -291,8 +336,9 @@ std::optional<TurnSpan> ConversationTemplate::turn_by_prefixes(const OrderedJson
   const std::string* whole = &text;
   if (!is_last || options_.add_generation_prompt) {
     try {
-      own = render_values(inputs, index + 1, false).text;
+      own = prefix(inputs, index + 1, false);
     } catch (const Error& error) {
+      if (budget.is_spent()) throw;
       why = "the template refuses the conversation up to it: " + error.message;
       return std::nullopt;
     }
@@ -320,7 +366,9 @@ std::optional<TurnSpan> ConversationTemplate::turn_by_prefixes(const OrderedJson
 
 // By which characters came from the turn. What its own generation prompt holds of them is left out.
 TurnSpan ConversationTemplate::turn_by_origin(const Inputs& inputs, size_t index, const ConversationText& made,
-                                              const std::string& why) const {
+                                              const Prompt& prompt) const {
+  const BudgetScope budget;
+  const std::string& why = prompt.why;
   size_t begin = made.text.size(), end = 0;
   for (size_t i = 0; i < made.runs.size(); ++i) {
     if (message_of(made.runs[i].origin) != static_cast<int>(index)) continue;
@@ -328,20 +376,21 @@ TurnSpan ConversationTemplate::turn_by_origin(const Inputs& inputs, size_t index
     end = i + 1 < made.runs.size() ? made.runs[i + 1].begin : made.text.size();
   }
   if (begin >= end) throw turn_error(index, why + ", and nothing in the text comes from it");
-  for (size_t i = 0; i < made.runs.size(); ++i) {
+  for (size_t i = run_at(made.runs, begin); i < made.runs.size() && made.runs[i].begin < end; ++i) {
     const int message = message_of(made.runs[i].origin);
-    const size_t run_end = i + 1 < made.runs.size() ? made.runs[i + 1].begin : made.text.size();
-    if (message >= 0 && message != static_cast<int>(index) && made.runs[i].begin < end && run_end > begin)
+    if (message >= 0 && message != static_cast<int>(index))
       throw turn_error(index, fmt::format("{}, and its text holds some of message {}", why, message));
   }
 
+  if (prompt.is_refused) throw turn_error(index, why);
   std::string generation_prompt;
   try {
-    const Rendered prompt = render_values(inputs, index, true);
-    const std::string before = render_values(inputs, index, false).text;
-    const size_t from = prompt.text.starts_with(before) ? before.size() : end_of_messages(prompt);
+    const std::string before = prefix(inputs, index, false);
+    const size_t from =
+        prompt.text.starts_with(before) ? before.size() : end_of_messages(render_values(inputs, index, true));
     generation_prompt = prompt.text.substr(from);
   } catch (const Error&) {
+    if (budget.is_spent()) throw;
     throw turn_error(index, why);
   }
   const std::string_view region = std::string_view(made.text).substr(begin, end - begin);

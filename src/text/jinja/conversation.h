@@ -56,8 +56,9 @@ class ConversationTemplate {
   // The text by the options, and what assistant turns wrote of it: {% generation %} blocks where the template has them,
   // else from the end of the turn's generation prompt to the end of its last token, white space behind that left out.
   // With kLast the last message's turn alone, where it is an assistant's.
-  // Throws an input error without the row's place where a turn's span is not decided, or would hold a byte of another
-  // message; `spans_failed`, when not null, gets that error's text instead, and there are no turns then.
+  // Throws an input error without the row's place where a rendering fails, or a turn's span is not decided or would
+  // hold a byte of another message; `spans_failed`, when not null, gets the text of an error of the spans instead, and
+  // there are no turns then.
   ConversationText render(const OrderedJson& messages, const OrderedJson& tools, std::string* spans_failed = nullptr,
                           WhichTurns which = WhichTurns::kAll) const;
 
@@ -68,13 +69,21 @@ class ConversationTemplate {
 
  private:
   struct Inputs;
-  Rendered render_values(const Inputs& inputs, size_t count, bool add_generation_prompt) const;
+  // The conversation up to a turn, ready for its answer, and why the turn does not follow it.
+  struct Prompt {
+    std::string text, why;
+    bool is_refused = false;  // by the template
+  };
+
+  Inputs make_inputs(const OrderedJson& messages, const OrderedJson& tools) const;
+  // The first `count` messages.
+  Rendered render_values(const Inputs& inputs, size_t count, bool add_generation_prompt, bool is_plain = false) const;
+  std::string prefix(const Inputs& inputs, size_t count, bool add_generation_prompt) const;
   Rendered continue_final(const OrderedJson& messages, Inputs& inputs) const;
   void find_turns(const OrderedJson& messages, const Inputs& inputs, WhichTurns which, ConversationText& made) const;
   std::optional<TurnSpan> turn_by_prefixes(const OrderedJson& messages, const Inputs& inputs, size_t index,
-                                           const ConversationText& made, std::string& why) const;
-  TurnSpan turn_by_origin(const Inputs& inputs, size_t index, const ConversationText& made,
-                          const std::string& why) const;
+                                           const ConversationText& made, Prompt& prompt) const;
+  TurnSpan turn_by_origin(const Inputs& inputs, size_t index, const ConversationText& made, const Prompt& prompt) const;
   void learn_ends();
 
   Template template_;

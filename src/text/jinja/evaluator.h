@@ -13,6 +13,10 @@
 
 namespace moraine::jinja {
 
+// What an operator gives; characters of texts without origin gain `origin`.
+Value arithmetic(ExprKind kind, const Value& a, const Value& b, Origin origin);
+bool holds(CompareKind kind, const Value& a, const Value& b);
+
 // Variables of the template, a loop's turn, a macro's call. What is not in one is looked for in its parent.
 struct Scope {
   std::vector<std::pair<int, Value>> variables;  // by symbol
@@ -20,6 +24,20 @@ struct Scope {
 
   Value* find(int symbol);
   void set(int symbol, Value value);
+};
+
+// Restores a variable at the end of a block.
+template <typename T>
+class Restore {
+ public:
+  explicit Restore(T& variable) : variable_(variable), before_(variable) {}
+  ~Restore() { variable_ = std::move(before_); }
+  Restore(const Restore&) = delete;
+  Restore& operator=(const Restore&) = delete;
+
+ private:
+  T& variable_;
+  T before_;
 };
 
 // One rendering.
@@ -36,8 +54,39 @@ class Evaluator : public Caller {
 
  private:
   enum class Flow { kOn, kBreak, kContinue };
-  struct Macro;
-  struct Loop;
+  struct Macro : Object {
+    const Parameters* parameters = nullptr;
+    const Body* body = nullptr;
+    std::string name;
+    std::shared_ptr<Scope> scope;  // that it was written in
+  };
+
+  struct Loop : Object {
+    const Stmt* statement = nullptr;
+    std::vector<Value> items;
+    size_t index = 0;
+    int depth = 1;
+    std::shared_ptr<Scope> scope;  // around the loop
+    bool has_last = false;
+    std::vector<Value> last_changed;
+
+    Value attribute(std::string_view name) const {
+      const auto number = [](size_t value) { return Value::integer(static_cast<int64_t>(value)); };
+      if (name == "index0") return number(index);
+      if (name == "index") return number(index + 1);
+      if (name == "first") return Value::boolean(index == 0);
+      if (name == "last") return Value::boolean(index + 1 == items.size());
+      if (name == "length") return number(items.size());
+      if (name == "revindex") return number(items.size() - index);
+      if (name == "revindex0") return number(items.size() - index - 1);
+      if (name == "previtem") return index > 0 ? items[index - 1] : Value::undefined("there is no previous item");
+      if (name == "nextitem")
+        return index + 1 < items.size() ? items[index + 1] : Value::undefined("there is no next item");
+      if (name == "depth") return number(static_cast<size_t>(depth));
+      if (name == "depth0") return number(static_cast<size_t>(depth) - 1);
+      return Value::undefined(name);
+    }
+  };
 
   Flow run(const Body& body);
   Flow run(const Stmt& statement);
@@ -70,8 +119,6 @@ class Evaluator : public Caller {
 
   const Tree& tree_;
   const std::tm now_;
-  Budget budget_;
-  std::vector<int> globals_;  // of each symbol, which global function it names; -1: none
   std::shared_ptr<Scope> scope_;
   StrBuilder* out_ = nullptr;
   StrBuilder root_;

@@ -252,7 +252,7 @@ Value unique(const Value& value, const Args& args, const Caller& caller) {
   for (const Value& item : iterate(value)) {
     Value one = key.of(item);
     if (!has_hash(one)) throw Failure(fmt::format("unique needs items that have a hash, not a {}", type_name(one)));
-    pay_bytes(seen.size());
+    pay_steps(seen.size() / 4);
     if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return are_equal(one, other); })) continue;
     seen.push_back(std::move(one));
     kept.push_back(item);
@@ -406,8 +406,10 @@ Value title(const Value& value, const Args& args, const Caller& caller) {
   args.check("title", 0, {});
   const Value whole = to_str(value);
   const std::string& text = whole.text();
+  pay_characters(text.size());
   StrBuilder out;
   for (size_t at = 0; at < text.size();) {
+    pay_step();
     size_t end = at;
     next_code_point(text, end);
     const auto begins = [&](size_t place) {
@@ -596,6 +598,7 @@ Value slice(const Value& value, const Args& args, const Caller&) {
 Value wordcount(const Value& value, const Args& args, const Caller&) {
   args.check("wordcount", 0, {});
   const std::string text = to_str(value).text();
+  pay_characters(2 * text.size());
   int64_t count = 0;
   bool in_word = false;
   for (size_t at = 0; at < text.size();) {

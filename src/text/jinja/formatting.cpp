@@ -53,6 +53,7 @@ Value format_braces(const Value& string, const Arguments& args) {
     }
     const size_t end = text.find('}', mark);
     if (text[mark] == '}' || end == text.npos) throw Failure("a single brace in a format");
+    pay_step();
     const std::string field = text.substr(mark + 1, end - mark - 1);
     const size_t colon = field.find(':');
     const std::string name = field.substr(0, colon), spec = colon == field.npos ? "" : field.substr(colon + 1);
@@ -75,6 +76,7 @@ Value format_percent(const Value& format, const Value& given) {
   bool is_named = false;
   StrBuilder out;
   for (size_t at = 0; at < text.size();) {
+    pay_step();
     const size_t mark = text.find('%', at);
     out.append(format, at, std::min(mark, text.size()));
     if (mark == text.npos) break;

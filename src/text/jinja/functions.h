@@ -32,6 +32,8 @@ class Caller {
 // The number of a filter or test; -1 when there is none of this name.
 int find_filter(std::string_view name);
 int find_test(std::string_view name);
+// The number of a function that templates know without defining it; -1 when there is none of this name.
+int find_global(std::string_view name);
 // All throw Failure, without its place, on what Python would raise on.
 Value apply_filter(int filter, const Value& value, const Arguments& arguments, const Caller& caller);
 bool apply_test(int test, const Value& value, const Arguments& arguments);
@@ -68,5 +70,7 @@ Value format_braces(const Value& format, const Arguments& arguments);
 // a + b; characters of strings without origin gain `fallback`.
 Value add(const Value& a, const Value& b, Origin fallback = kNoOrigin);
 Value escape_html(const Value& text);
+// A string or sequence, `times` times after itself.
+Value repeated(const Value& what, int64_t times);
 
 }  // namespace moraine::jinja

@@ -33,6 +33,7 @@ int64_t need_integer(const Value& value, View function) {
 }
 
 bool is_among(View chars, char32_t c) {
+  pay_characters(chars.size());
   for (size_t at = 0; at < chars.size();) {
     if (next_code_point(chars, at) == c) return true;
   }
@@ -55,6 +56,7 @@ Value strip_chars(const Value& string, const std::string* chars, bool left, bool
     if (!goes(next_code_point(text, at))) break;
     end = last;
   }
+  pay_characters(text.size() - (end - begin));
   return slice_of(string, begin, end);
 }
 
@@ -65,6 +67,7 @@ const std::string* chars_of(const Arguments& args, View function) {
 
 std::vector<Value> split_white_space(const Value& string, int64_t most) {
   const View text = string.text();
+  pay_characters(text.size());
   std::vector<Value> parts;
   size_t at = 0;
   while (true) {
@@ -88,6 +91,7 @@ std::vector<Value> split_white_space(const Value& string, int64_t most) {
 
 std::vector<Value> rsplit_white_space(const Value& string, int64_t most) {
   const View text = string.text();
+  pay_characters(text.size());
   std::vector<Value> parts;
   size_t end = text.size();
   while (true) {
@@ -122,7 +126,9 @@ Value split(const Value& string, const Arguments& args, bool from_right) {
   std::vector<Value> parts;
   if (!from_right) {
     size_t at = 0;
-    for (size_t found; static_cast<int64_t>(parts.size()) != most && (found = text.find(mark, at)) != text.npos;) {
+    for (size_t found;
+         static_cast<int64_t>(parts.size()) != most && (found = find_text(text, mark, at)) != text.npos;) {
+      pay_step();
       parts.push_back(slice_of(string, at, found));
       at = found + mark.size();
     }
@@ -130,8 +136,9 @@ Value split(const Value& string, const Arguments& args, bool from_right) {
   } else {
     size_t end = text.size();
     while (static_cast<int64_t>(parts.size()) != most && end >= mark.size()) {
-      const size_t found = text.rfind(mark, end - mark.size());
+      const size_t found = find_last_text(View(text).substr(0, end), mark);
       if (found == text.npos) break;
+      pay_step();
       parts.push_back(slice_of(string, found + mark.size(), end));
       end = found;
     }
@@ -143,6 +150,7 @@ Value split(const Value& string, const Arguments& args, bool from_right) {
 
 std::vector<Value> split_lines(const Value& string, bool keep_ends) {
   const View text = string.text();
+  pay_characters(text.size());
   std::vector<Value> lines;
   size_t begin = 0;
   for (size_t at = 0; at < text.size();) {
@@ -165,6 +173,7 @@ Value replace(const Value& string, const Value& from, const Value& to, int64_t m
   size_t at = 0;
   for (int64_t done = 0; most < 0 || done < most; ++done) {
     size_t found = at;
+    pay_step();
     if (old.empty()) {  // in front of each character, and at the end
       out.append(to);
       if (at >= text.size()) return out.finish();
@@ -173,7 +182,7 @@ Value replace(const Value& string, const Value& from, const Value& to, int64_t m
       at = found;
       continue;
     }
-    found = text.find(old, at);
+    found = find_text(text, old, at);
     if (found == text.npos) break;
     out.append(string, at, found);
     out.append(to);
@@ -186,16 +195,14 @@ Value replace(const Value& string, const Value& from, const Value& to, int64_t m
 // Each character by `map`, which may write several.
 template <typename Map>
 Value map_characters(const Value& string, const Map& map) {
-  const View text = string.text();
+  pay_characters(2 * string.text().size());
   StrBuilder out;
   std::string piece;
-  const bool is_uniform = string.str().runs.empty();
-  for (size_t at = 0; at < text.size();) {
-    const Origin origin = is_uniform ? string.origin : origin_at(string, at);
+  for_each_stretch(string, [&](View text, Origin origin) {
     piece.clear();
-    map(piece, next_code_point(text, at));
+    for (size_t at = 0; at < text.size();) map(piece, next_code_point(text, at));
     out.append(piece, origin);
-  }
+  });
   return out.finish();
 }
 
@@ -249,6 +256,7 @@ Value swap_case(const Value& string) {
 template <typename Test>
 Value all_characters(const Value& string, const Test& test) {
   const View text = string.text();
+  pay_characters(text.size());
   for (size_t at = 0; at < text.size();) {
     if (!test(next_code_point(text, at))) return Value::boolean(false);
   }
@@ -258,6 +266,7 @@ Value all_characters(const Value& string, const Test& test) {
 Value has_case(const Value& string, bool upper) {
   bool any = false;
   const View text = string.text();
+  pay_characters(text.size());
   for (size_t at = 0; at < text.size();) {
     const char32_t c = next_code_point(text, at);
     if (upper ? is_lower(c) : is_upper(c)) return Value::boolean(false);
@@ -268,6 +277,7 @@ Value has_case(const Value& string, bool upper) {
 
 // [begin, end) in bytes of the characters that optional arguments from `first` on say.
 std::pair<size_t, size_t> window(View text, const Arguments& args, size_t first) {
+  if (args.find(first, "") == nullptr) return {0, text.size()};
   const auto length = static_cast<int64_t>(length_of(text));
   const auto position = [&](size_t index, int64_t otherwise) {
     const Value* value = args.find(index, "");
@@ -289,6 +299,7 @@ Value starts_or_ends(const Value& string, const Arguments& args, bool at_start) 
   const View text = View(string.text()).substr(begin, end - begin);
   const auto matches = [&](const Value& one) {
     const std::string& word = need_text(one, "startswith or endswith");
+    pay_scan(word.size());
     return at_start ? text.starts_with(word) : text.ends_with(word);
   };
   if (what.is(Kind::kTuple)) return Value::boolean(std::any_of(what.items().begin(), what.items().end(), matches));
@@ -296,14 +307,14 @@ Value starts_or_ends(const Value& string, const Arguments& args, bool at_start) 
 }
 
 // -1 when there is none.
-int64_t find_text(const Value& string, const Arguments& args, bool last) {
+int64_t position_of(const Value& string, const Arguments& args, bool last) {
   const std::string& what = need_text(need(args, 0, "", "find"), "find");
   const auto [begin, end] = window(string.text(), args, 1);
   if (begin > end) return -1;
   const View text = View(string.text()).substr(0, end);
-  const size_t found = last ? text.rfind(what) : text.find(what, begin);
-  if (found == text.npos || found < begin) return -1;
-  return static_cast<int64_t>(length_of(text.substr(0, found)));
+  const size_t found = last ? find_last_text(text.substr(begin), what) : find_text(text.substr(begin), what);
+  if (found == text.npos) return -1;
+  return static_cast<int64_t>(length_of(text.substr(0, begin + found)));
 }
 
 Value count_text(const Value& string, const Arguments& args) {
@@ -313,7 +324,7 @@ Value count_text(const Value& string, const Arguments& args) {
   const View text = View(string.text()).substr(begin, end - begin);
   if (what.empty()) return Value::integer(static_cast<int64_t>(length_of(text)) + 1);
   int64_t count = 0;
-  for (size_t at = 0; (at = text.find(what, at)) != text.npos; at += what.size()) ++count;
+  for (size_t at = 0; (at = find_text(text, what, at)) != text.npos; at += what.size()) ++count, pay_step();
   return Value::integer(count);
 }
 
@@ -323,12 +334,11 @@ Value pad(const Value& string, const Arguments& args, char side, Origin origin) 
   if (length_of(need_text(fill, "padding")) != 1) throw Failure("padding needs one character");
   const int64_t missing = width - static_cast<int64_t>(length_of(string.text()));
   if (missing <= 0) return string;
-  pay_bytes(static_cast<size_t>(missing));
   const int64_t left = side == 'r' ? missing : side == 'l' ? 0 : missing / 2 + (missing & width & 1);
   StrBuilder out;
-  for (int64_t i = 0; i < left; ++i) out.append(fill, origin);
+  out.append(repeated(fill, left), origin);
   out.append(string);
-  for (int64_t i = left; i < missing; ++i) out.append(fill, origin);
+  out.append(repeated(fill, missing - left), origin);
   return out.finish();
 }
 
@@ -350,7 +360,7 @@ Value partition(const Value& string, const Arguments& args, bool last) {
   const Value& mark = need(args, 0, "", "partition");
   const std::string& text = string.text();
   if (need_text(mark, "partition").empty()) throw Failure("partition by an empty text");
-  const size_t found = last ? text.rfind(mark.text()) : text.find(mark.text());
+  const size_t found = last ? find_last_text(text, mark.text()) : find_text(text, mark.text());
   if (found == text.npos) {
     return last ? Value::list({Value::string(""), Value::string(""), string}, Kind::kTuple)
                 : Value::list({string, Value::string(""), Value::string("")}, Kind::kTuple);
@@ -396,7 +406,7 @@ Value call_string_method(const Value& self, const std::string& name, const Argum
   }
   if (name == "find" || name == "rfind" || name == "index" || name == "rindex") {
     args.check(name, 3, {});
-    const int64_t found = find_text(self, args, name[0] == 'r');
+    const int64_t found = position_of(self, args, name[0] == 'r');
     if (found < 0 && name.ends_with("index")) throw Failure("the text is not in it");
     return Value::integer(found);
   }
@@ -414,6 +424,7 @@ Value call_string_method(const Value& self, const std::string& name, const Argum
   if (name == "removeprefix" || name == "removesuffix") {
     args.check(name, 1, {});
     const std::string &text = self.text(), &part = need_text(need(args, 0, "", name), name);
+    pay_scan(part.size());
     if (name == "removeprefix") return text.starts_with(part) ? slice_of(self, part.size(), text.size()) : self;
     return text.ends_with(part) ? slice_of(self, 0, text.size() - part.size()) : self;
   }
@@ -449,6 +460,7 @@ Value call_list_method(const Value& self, const std::string& name, const Argumen
   const std::vector<Value>& items = self.items();
   args.check(name, 1, {});
   const Value& what = need(args, 0, "", name);
+  pay_steps(items.size() / 8);
   const auto same = [&](const Value& one) { return are_equal(one, what); };
   if (name == "count") return Value::integer(std::count_if(items.begin(), items.end(), same));
   const auto found = std::find_if(items.begin(), items.end(), same);

@@ -23,6 +23,7 @@ class Parser {
 
   Tree run() {
     tree_.body = body({});
+    for (const std::string& name : tree_.symbols) tree_.globals.push_back(find_global(name));
     return std::move(tree_);
   }
 

@@ -6,7 +6,9 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 
+#include "text/jinja/budget.h"
 #include "text/tokenizer/unicode.h"
 
 namespace moraine::jinja {
@@ -31,6 +33,13 @@ bool is_printable(char32_t code_point) {
     default:
       return true;
   }
+}
+
+// "\\" and the code in hexadecimal digits.
+void append_escape(std::string& out, char letter, char32_t code, int digits) {
+  out += '\\';
+  out += letter;
+  for (int shift = 4 * digits - 4; shift >= 0; shift -= 4) out += "0123456789abcdef"[code >> shift & 15];
 }
 
 }  // namespace
@@ -60,13 +69,40 @@ std::string_view strip_right(std::string_view text) {
   return text;
 }
 
+// memmem takes time in proportion to the text, whatever is looked for.
+size_t find_text(std::string_view text, std::string_view what, size_t at) {
+  if (at > text.size()) return text.npos;
+  const void* found = memmem(text.data() + at, text.size() - at, what.data(), what.size());
+  const size_t place =
+      found == nullptr ? text.npos : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+  pay_scan(std::min(place, text.size()) - at);
+  return place;
+}
+
+size_t find_last_text(std::string_view text, std::string_view what) {
+  if (what.size() > text.size()) return text.npos;
+  // Some places at a time, which are paid for first.
+  const size_t at_once = std::max<size_t>(1, 65536 / (what.size() + 16));
+  for (size_t end = text.size() - what.size() + 1; end > 0;) {
+    const size_t begin = end - std::min(end, at_once);
+    pay_scan((end - begin) * (what.size() + 16));
+    const size_t found = text.substr(begin, end - 1 + what.size() - begin).rfind(what);
+    if (found != text.npos) return begin + found;
+    end = begin;
+  }
+  return text.npos;
+}
+
 size_t length_of(std::string_view text) {
+  pay_scan(8 * text.size());
   size_t length = 0;
   for (char c : text) length += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
   return length;
 }
 
 size_t byte_of(std::string_view text, size_t index) {
+  if (index >= text.size()) return text.size();
+  pay_characters(index);
   size_t at = 0;
   while (index-- > 0 && at < text.size()) next_code_point(text, at);
   return at;
@@ -111,11 +147,11 @@ void append_repr(std::string& out, char32_t c, char quote) {
   } else if (is_printable(c)) {
     append_utf8(out, c);
   } else if (c < 0x100) {
-    out += fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
+    append_escape(out, 'x', c, 2);
   } else if (c < 0x10000) {
-    out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+    append_escape(out, 'u', c, 4);
   } else {
-    out += fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
+    append_escape(out, 'U', c, 8);
   }
 }
 
@@ -125,10 +161,11 @@ void append_json(std::string& out, char32_t c, bool ascii_only) {
     out += '\\';
     out += kLetters[special];
   } else if (c < 0x20 || (ascii_only && c >= 0x7F && c < 0x10000 && c != 0x7F)) {
-    out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+    append_escape(out, 'u', c, 4);
   } else if (ascii_only && c >= 0x10000) {
-    const auto rest = static_cast<uint32_t>(c) - 0x10000;
-    out += fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + (rest >> 10), 0xDC00 + (rest & 0x3FF));
+    const char32_t rest = c - 0x10000;
+    append_escape(out, 'u', 0xD800 + (rest >> 10), 4);
+    append_escape(out, 'u', 0xDC00 + (rest & 0x3FF), 4);
   } else {
     append_utf8(out, c);
   }

@@ -10,6 +10,9 @@ namespace moraine::jinja {
 bool is_python_space(char32_t code_point);
 std::string_view strip_left(std::string_view text);
 std::string_view strip_right(std::string_view text);
+// Where `what` is found first from `at` on, or last before `end`; npos: nowhere. Pay for what they look at.
+size_t find_text(std::string_view text, std::string_view what, size_t at = 0);
+size_t find_last_text(std::string_view text, std::string_view what);
 // Code points of valid UTF-8.
 size_t length_of(std::string_view text);
 // The byte at which character `index` begins.

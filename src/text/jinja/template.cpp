@@ -24,6 +24,7 @@ Template::Template(Template&&) noexcept = default;
 Template::~Template() = default;
 
 Rendered Template::render(const Variables& variables, const std::tm& now) const {
+  const BudgetScope budget;
   Evaluator evaluator(*tree_, now);
   try {
     return evaluator.render(variables);

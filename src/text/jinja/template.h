@@ -32,8 +32,8 @@ class Template {
   ~Template();
 
   // `now` is what strftime_now tells, as local time. Throws an input error without the row's place that names line,
-  // column and the message whose turn it was where the template raises, where Python would, and where a rendering takes
-  // more than 20 million steps, 1500 levels of recursion or 64 MiB of text.
+  // column and the message whose turn it was where the template raises, where Python would, and where the row's budget
+  // (budget.h), 1500 levels of recursion or 64 MiB of text are not enough.
   Rendered render(const Variables& variables, const std::tm& now) const;
 
   bool has_generation() const;

@@ -106,6 +106,7 @@ struct Stmt {
 struct Tree {
   Body body;
   std::vector<std::string> symbols;  // names of variables; the first are those that the evaluator knows
+  std::vector<int> globals;          // of each, the function (find_global) that it names; -1: none
   bool has_generation = false;
 };
 

@@ -13,10 +13,7 @@
 namespace moraine::jinja {
 namespace {
 
-constexpr int kMaxDepth = 200, kMaxLevels = 1500;
-constexpr size_t kMaxString = 64u << 20;
-
-thread_local Budget* budget = nullptr;
+constexpr int kMaxDepth = 200;
 
 int depth_of(const Value& value) {
   switch (value.kind) {
@@ -48,52 +45,15 @@ Value with_origin(Value value, Origin origin) {
   return value;
 }
 
-constexpr size_t kMaxDigits = 4300;  // of an int that Python prints
-
-std::string scalar_text(const Value& value) {
-  switch (value.kind) {
-    case Kind::kUndefined:
-      return "";
-    case Kind::kNone:
-      return "None";
-    case Kind::kBoolean:
-      return value.truth ? "True" : "False";
-    case Kind::kInteger:
-      return std::to_string(value.integer_value);
-    case Kind::kBigInteger:
-      if (value.text().size() > kMaxDigits) throw Failure(fmt::format("an int of more than {} digits", kMaxDigits));
-      return value.text();
-    case Kind::kFloat:
-      return float_repr(value.number_value);
-    default:
-      throw Failure(fmt::format("a {} cannot be printed", type_name(value)));
-  }
+Field field_named(const std::string& key) {
+  if (key == "role") return Field::kRole;
+  if (key == "content") return Field::kContent;
+  if (key == "tool_calls") return Field::kToolCalls;
+  if (key == "reasoning_content" || key == "reasoning" || key == "thinking") return Field::kReasoning;
+  return Field::kOther;
 }
 
 }  // namespace
-
-BudgetScope::BudgetScope(Budget* own) : before_(budget) { budget = own; }
-BudgetScope::~BudgetScope() { budget = before_; }
-
-void pay_bytes(size_t bytes) {
-  if (budget == nullptr) return;
-  budget->bytes -= static_cast<int64_t>(bytes);
-  if (budget->bytes < 0) throw Failure("makes too much text");
-}
-
-void pay_step() {
-  if (budget != nullptr && --budget->steps < 0) throw Failure("takes too many steps");
-}
-
-Level::Level() {
-  if (budget != nullptr && ++budget->depth > kMaxLevels) {
-    --budget->depth;
-    throw Failure("recursion too deep");
-  }
-}
-Level::~Level() {
-  if (budget != nullptr) --budget->depth;
-}
 
 Value Value::undefined(std::string_view name) {
   Value value;
@@ -134,21 +94,21 @@ Value Value::string(std::string text, Origin origin) {
 }
 Value Value::list(std::vector<Value> items, Kind kind) {
   auto list = std::make_shared<List>();
-  pay_bytes(items.size() * sizeof(Value));
+  pay_bytes(sizeof(List) + items.size() * sizeof(Value));
   for (const Value& item : items) list->depth = deeper(list->depth, item);
   list->items = std::move(items);
   return of(kind, std::move(list));
 }
 Value Value::dict(std::vector<std::pair<Value, Value>> items) {
   auto dict = std::make_shared<Dict>();
-  pay_bytes(items.size() * 2 * sizeof(Value));
+  pay_bytes(sizeof(Dict) + items.size() * 2 * sizeof(Value));
   for (const auto& [key, value] : items) dict->depth = deeper(deeper(dict->depth, value), key);
   dict->items = std::move(items);
   return of(Kind::kDict, std::move(dict));
 }
 Value Value::generator(std::vector<Value> items, std::string view) {
   auto made = std::make_shared<Generator>();
-  pay_bytes(items.size() * sizeof(Value));
+  pay_bytes(sizeof(Generator) + items.size() * sizeof(Value));
   for (const Value& item : items) made->depth = deeper(made->depth, item);
   made->items = std::move(items);
   made->view = std::move(view);
@@ -161,14 +121,18 @@ Value Value::of(Kind kind, std::shared_ptr<Object> object) {
 }
 
 const Value* Dict::find(std::string_view key) const {
+  pay_steps(items.size() / 32);
   for (const auto& [name, value] : items) {
-    if (name.is_string() && name.text() == key) return &value;
+    if (!name.is_string() || name.text().size() != key.size()) continue;
+    pay_scan(key.size());
+    if (name.text() == key) return &value;
   }
   return nullptr;
 }
 
 const Value* Dict::find(const Value& key) const {
   if (key.is_string()) return find(key.text());
+  pay_steps(items.size() / 8);
   for (const auto& [name, value] : items) {
     if (are_equal(name, key)) return &value;
   }
@@ -211,6 +175,7 @@ void StrBuilder::append_printed(const Value& value, Origin fallback) {
 }
 
 Value StrBuilder::finish() {
+  pay_bytes(sizeof(Str));
   Value value = Value::string(std::move(text_), runs_.empty() ? kNoOrigin : runs_.front().origin);
   if (runs_.size() > 1) static_cast<Str&>(*value.object).runs = std::move(runs_);
   text_.clear();
@@ -228,12 +193,10 @@ Value slice_of(const Value& string, size_t begin, size_t end) {
 }
 
 Origin origin_at(const Value& string, size_t at) {
-  Origin found = string.origin;
-  for (const Run& run : string.str().runs) {
-    if (run.begin > at) break;
-    found = run.origin;
-  }
-  return found;
+  const std::vector<Run>& runs = string.str().runs;
+  const auto after =
+      std::upper_bound(runs.begin(), runs.end(), at, [](size_t place, const Run& run) { return place < run.begin; });
+  return after == runs.begin() ? string.origin : std::prev(after)->origin;
 }
 
 bool is_true(const Value& value) {
@@ -275,6 +238,8 @@ bool are_equal(const Value& a, const Value& b) {
       return true;
     case Kind::kString:
     case Kind::kBigInteger:
+      if (a.text().size() != b.text().size()) return false;
+      pay_scan(a.text().size());
       return a.text() == b.text();
     case Kind::kList:
     case Kind::kTuple:
@@ -306,7 +271,10 @@ int compare(const Value& a, const Value& b) {
   const auto is_any_number = [](const Value& value) { return value.is_number() || value.is(Kind::kBigInteger); };
   if (is_any_number(a) && is_any_number(b)) return compare_numbers(a, b);
   // UTF-8 sorts as its code points do.
-  if (a.is_string() && b.is_string()) return a.text().compare(b.text());
+  if (a.is_string() && b.is_string()) {
+    pay_scan(std::min(a.text().size(), b.text().size()));
+    return a.text().compare(b.text());
+  }
   if (a.is_sequence() && a.kind == b.kind) {
     pay_step();
     const auto &left = a.items(), &right = b.items();
@@ -322,15 +290,14 @@ bool contains(const Value& container, const Value& item) {
   switch (container.kind) {
     case Kind::kString:
       if (!item.is_string()) throw Failure(fmt::format("'in' of a string needs a string, not {}", type_name(item)));
-      pay_bytes(container.text().size() / 16);
-      return container.text().find(item.text()) != std::string::npos;
+      return find_text(container.text(), item.text()) != std::string::npos;
     case Kind::kDict:
       if (item.is(Kind::kList) || item.is(Kind::kDict))
         throw Failure(fmt::format("a {} cannot be a key", type_name(item)));
       return container.dict().find(item) != nullptr;
     case Kind::kList:
     case Kind::kTuple:
-      pay_bytes(container.items().size());
+      pay_steps(container.items().size() / 8);
       return std::any_of(container.items().begin(), container.items().end(),
                          [&](const Value& one) { return are_equal(one, item); });
     case Kind::kGenerator: {
@@ -365,6 +332,7 @@ std::vector<Value> iterate(const Value& value) {
       break;
     case Kind::kString: {
       const std::string& text = value.text();
+      pay_steps(text.size());
       pay_bytes(text.size() * sizeof(Value));
       for (size_t at = 0; at < text.size();) {
         const size_t begin = at;
@@ -412,177 +380,6 @@ std::string type_name(const Value& value) {
       return "function";
   }
 }
-
-void append_repr(StrBuilder& out, const Value& value) {
-  Level level;
-  pay_step();
-  const auto append_items = [&](const std::vector<Value>& items) {
-    for (size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out.append(", ", value.origin);
-      append_repr(out, items[i]);
-    }
-  };
-  switch (value.kind) {
-    case Kind::kString: {
-      const std::string& text = value.text();
-      const char quote = repr_quote(text);
-      const std::string_view mark(&quote, 1);
-      std::string piece;
-      out.append(mark, value.origin);
-      for (size_t at = 0; at < text.size();) {
-        const Origin origin = value.str().runs.empty() ? value.origin : origin_at(value, at);
-        piece.clear();
-        append_repr(piece, next_code_point(text, at), quote);
-        out.append(piece, origin);
-      }
-      out.append(mark, value.origin);
-      break;
-    }
-    case Kind::kList:
-      out.append("[", value.origin);
-      append_items(value.items());
-      out.append("]", value.origin);
-      break;
-    case Kind::kTuple:
-      out.append("(", value.origin);
-      append_items(value.items());
-      out.append(value.items().size() == 1 ? ",)" : ")", value.origin);
-      break;
-    case Kind::kDict: {
-      out.append("{", value.origin);
-      const char* separator = "";
-      for (const auto& [key, item] : value.dict().items) {
-        out.append(separator, value.origin);
-        append_repr(out, key);
-        out.append(": ", value.origin);
-        append_repr(out, item);
-        separator = ", ";
-      }
-      out.append("}", value.origin);
-      break;
-    }
-    case Kind::kGenerator:
-      if (value.view().empty()) throw Failure("a generator cannot be printed");
-      out.append(value.view() + "([", value.origin);
-      append_items(value.items());
-      out.append("])", value.origin);
-      break;
-    case Kind::kUndefined:
-      out.append("Undefined", value.origin);
-      break;
-    default:
-      out.append(scalar_text(value), value.origin);
-  }
-}
-
-Value to_str(const Value& value) {
-  if (value.is_string()) return value;
-  StrBuilder out;
-  if (value.is_sequence() || value.is(Kind::kDict) || value.is(Kind::kGenerator)) {
-    append_repr(out, value);
-  } else {
-    out.append(scalar_text(value), value.origin);
-  }
-  return out.finish();
-}
-
-namespace {
-
-void append_json_string(StrBuilder& out, const Value& value, const JsonStyle& style) {
-  const std::string& text = value.text();
-  out.append("\"", value.origin);
-  // Stretches of one origin at a time.
-  const std::vector<Run>& runs = value.str().runs;
-  std::string piece;
-  size_t next_run = runs.empty() ? 0 : 1;
-  Origin origin = value.origin;
-  for (size_t at = 0; at < text.size();) {
-    if (next_run < runs.size() && runs[next_run].begin <= at) {
-      out.append(piece, origin);
-      piece.clear();
-      origin = runs[next_run++].origin;
-    }
-    append_json(piece, next_code_point(text, at), style.ascii_only);
-  }
-  out.append(piece, origin);
-  out.append("\"", value.origin);
-}
-
-std::string json_scalar(const Value& value) {
-  switch (value.kind) {
-    case Kind::kNone:
-      return "null";
-    case Kind::kBoolean:
-      return value.truth ? "true" : "false";
-    case Kind::kInteger:
-    case Kind::kBigInteger:
-      return scalar_text(value);
-    case Kind::kFloat:
-      if (std::isnan(value.number_value)) return "NaN";
-      if (std::isinf(value.number_value)) return value.number_value < 0 ? "-Infinity" : "Infinity";
-      return float_repr(value.number_value);
-    default:
-      throw Failure(fmt::format("a {} has no JSON text", type_name(value)));
-  }
-}
-
-void append_json_at(StrBuilder& out, const Value& value, const JsonStyle& style, int depth) {
-  Level level;
-  pay_step();
-  const bool is_dict = value.is(Kind::kDict);
-  if (value.is_string()) return append_json_string(out, value, style);
-  if (!is_dict && !value.is_sequence()) return out.append(json_scalar(value), value.origin);
-  const bool is_indented = style.indent >= 0 || !style.indent_text.empty();
-  const auto new_line = [&](int levels) {
-    if (!is_indented) return;
-    std::string line = "\n";
-    for (int i = 0; i < levels; ++i) {
-      line += style.indent_text.empty() ? std::string(static_cast<size_t>(style.indent), ' ') : style.indent_text;
-    }
-    out.append(line, value.origin);
-  };
-  const size_t size = is_dict ? value.dict().items.size() : value.items().size();
-  if (size == 0) return out.append(is_dict ? "{}" : "[]", value.origin);
-  out.append(is_dict ? "{" : "[", value.origin);
-  std::vector<const std::pair<Value, Value>*> members;
-  if (is_dict) {
-    for (const auto& item : value.dict().items) members.push_back(&item);
-    if (style.sorted) {
-      std::stable_sort(members.begin(), members.end(),
-                       [](const auto* a, const auto* b) { return compare(a->first, b->first) < 0; });
-    }
-  }
-  for (size_t i = 0; i < size; ++i) {
-    if (i > 0) out.append(style.item_separator, value.origin);
-    new_line(depth + 1);
-    if (!is_dict) {
-      append_json_at(out, value.items()[i], style, depth + 1);
-      continue;
-    }
-    const auto& [key, item] = *members[i];
-    if (key.is_string()) {
-      append_json_string(out, key, style);
-    } else {
-      out.append("\"" + json_scalar(key) + "\"", key.origin);
-    }
-    out.append(style.key_separator, value.origin);
-    append_json_at(out, item, style, depth + 1);
-  }
-  new_line(depth);
-  out.append(is_dict ? "}" : "]", value.origin);
-}
-
-Field field_named(const std::string& key) {
-  if (key == "role") return Field::kRole;
-  if (key == "content") return Field::kContent;
-  if (key == "tool_calls") return Field::kToolCalls;
-  if (key == "reasoning_content" || key == "reasoning" || key == "thinking") return Field::kReasoning;
-  return Field::kOther;
-}
-
-}  // namespace
-
-void append_json(StrBuilder& out, const Value& value, const JsonStyle& style) { append_json_at(out, value, style, 0); }
 
 Value from_json(const OrderedJson& json, Origin origin) {
   switch (json.type()) {

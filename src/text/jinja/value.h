@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/jinja/budget.h"
 #include "text/jinja/failure.h"
 
 namespace moraine::jinja {
@@ -24,37 +25,6 @@ enum class Field { kTemplate, kRole, kContent, kReasoning, kToolCalls, kOther };
 constexpr Origin origin_of(int message, Field field) { return (message + 1) << 3 | static_cast<int>(field); }
 constexpr int message_of(Origin origin) { return (origin >> 3) - 1; }  // -1: none
 constexpr Field field_of(Origin origin) { return static_cast<Field>(origin & 7); }
-
-// What one rendering may still use; every step and every byte made is paid for.
-struct Budget {
-  int64_t steps = 0, bytes = 0;
-  int depth = 0;
-};
-
-// The budget of this thread's rendering; without one nothing is limited.
-class BudgetScope {
- public:
-  explicit BudgetScope(Budget* budget);
-  ~BudgetScope();
-  BudgetScope(const BudgetScope&) = delete;
-  BudgetScope& operator=(const BudgetScope&) = delete;
-
- private:
-  Budget* before_;
-};
-
-// Throw Failure when the budget is used up.
-void pay_bytes(size_t bytes);
-void pay_step();
-
-// Counts a level of recursion; throws Failure on too many.
-class Level {
- public:
-  Level();
-  ~Level();
-  Level(const Level&) = delete;
-  Level& operator=(const Level&) = delete;
-};
 
 enum class Kind : uint8_t {
   kUndefined,
@@ -156,7 +126,9 @@ class Value {
   double number() const { return kind == Kind::kFloat ? number_value : static_cast<double>(integer()); }
 };
 
-// Builds a string piece by piece, keeping where each came from.
+constexpr size_t kMaxString = 64u << 20;
+
+// Builds a string piece by piece, keeping where each came from. Throws Failure beyond kMaxString.
 class StrBuilder {
  public:
   void append(std::string_view text, Origin origin);
@@ -166,9 +138,12 @@ class StrBuilder {
   // As `text` or str(value), in print and in "~".
   void append_printed(const Value& value, Origin fallback = kNoOrigin);
   size_t size() const { return text_.size(); }
-  const std::string& text() const { return text_; }
-  const std::vector<Run>& runs() const { return runs_; }
   Value finish();
+  // The text alone, and where it came from.
+  std::string take(std::vector<Run>& runs) {
+    runs = std::move(runs_);
+    return std::move(text_);
+  }
 
  private:
   std::string text_;
@@ -179,6 +154,18 @@ class StrBuilder {
 Value slice_of(const Value& string, size_t begin, size_t end);
 // The origin of the byte at `at`.
 Origin origin_at(const Value& string, size_t at);
+
+// Calls `use` with each stretch of a string that has one origin, whole characters, and that origin.
+template <typename Use>
+void for_each_stretch(const Value& string, const Use& use) {
+  const std::string_view text = string.text();
+  const std::vector<Run>& runs = string.str().runs;
+  if (runs.empty()) return use(text, string.origin);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const size_t end = i + 1 < runs.size() ? runs[i + 1].begin : text.size();
+    use(text.substr(runs[i].begin, end - runs[i].begin), runs[i].origin);
+  }
+}
 
 bool is_true(const Value& value);
 bool are_equal(const Value& a, const Value& b);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -15,6 +16,7 @@
 #include "base/text.h"
 #include "base/workers.h"
 #include "text/chat/chat_turns.h"
+#include "text/chat/row_budget.h"
 #include "text/chat/tojson.h"
 #include "text/rows/row_reader.h"
 #include "text/rows/training_rows.h"
@@ -220,6 +222,7 @@ using UseRow = std::function<void(PreparedRow&&)>;
 struct EncodedRow {
   std::vector<PreparedRow> rows;
   std::exception_ptr error;
+  bool is_spent = false;  // its template takes too much: no further row is tried
 };
 
 // An error about the file, found after `count` rows of which some were bad.
@@ -251,18 +254,23 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
       reader_error = std::current_exception();
     }
     std::vector<EncodedRow> encoded(rows.size());
+    std::atomic<bool> is_spent = false;
     for_each_item(rows.size(), num_threads(), [&](size_t i) {
+      if (is_spent) return;
       const std::string where = fmt::format("{}:{}", file, rows[i].line);
+      const RowBudget budget;
       try {
         encoded[i].rows = at_place(where, [&] { return encoder.encode(rows[i], format); });
         for (PreparedRow& made : encoded[i].rows) made.where = where;
       } catch (const Error&) {
         encoded[i].error = std::current_exception();
+        if (budget.is_spent()) encoded[i].is_spent = is_spent = true;
       }
       rows[i].text = {};
     });
     for (EncodedRow& result : encoded) {
       ++count;
+      if (result.is_spent) rethrow_with(bad, count, result.error);
       if (result.error) {
         try {
           std::rethrow_exception(result.error);
