@@ -138,7 +138,12 @@ int train(const Recipe& recipe, Control& control) {
   LoadedModel loaded = load_model(checkpoint, load_settings(recipe, world, run_groups.device), groups);
   check_recompute(recipe.train.recompute, loaded.weights->all_resident());
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
-  if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
+  if (loaded.device.is_cuda()) {
+    log_info("device: {}{}", loaded.device.str(),
+             groups.host_world
+                 ? fmt::format(", NCCL communicators: {}", mesh_communicators(groups.mesh, world.rank).size())
+                 : "");
+  }
   log_info("model: {}, {} layers, {} experts, {}", checkpoint.headers.config.architecture(), shape.num_hidden_layers,
            shape.num_experts, dtype_name(shape.dtype));
   print_skipped(checkpoint.skipped);
