@@ -106,6 +106,7 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
   uint64_t seed = 0;
   Recompute recompute = Recompute::kFull;
+  bool deterministic = false;
   double aux_loss_coef = 0;
   int64_t eval_every = 0;  // steps between evaluations on data.eval; 0: at the end only
 };

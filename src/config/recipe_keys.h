@@ -164,6 +164,9 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.recompute", recipe.train.recompute, AnyValue{},
         "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: "
         "faster, more memory.");
+  visit("train.deterministic", recipe.train.deterministic, AnyValue{},
+        "On CUDA take kernels that give the same bits in every run, and refuse those that cannot: slower. The CPU's "
+        "always do.");
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative,
         "Weight of the routers' load-balancing loss; 0 turns it off.");
   visit("train.eval_every", recipe.train.eval_every, Whole{0},

@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "distributed/collectives/device.h"
 #include "distributed/collectives/from_rank0.h"
 #include "distributed/control/stop_request.h"
 #include "report/run_description.h"
@@ -37,6 +38,17 @@ int agreed_signal(int own, ProcessGroup& world, at::Device device) {
   at::Tensor number = at::full({1}, int64_t{own}, at::TensorOptions().dtype(at::kLong)).to(device);
   world.all_reduce(number, ReduceKind::kMax);
   return static_cast<int>(number.item<int64_t>());
+}
+
+// What a run on devices says of their memory at its end, of the ranks that needed the most; empty on the CPU.
+std::string device_peak_of_ranks(at::Device device, MeshGroups& groups) {
+  if (!device.is_cuda()) return "";
+  const DevicePeak own = device_peak(device);
+  at::Tensor most = at::tensor({static_cast<int64_t>(own.allocated), static_cast<int64_t>(own.reserved)}).to(device);
+  groups.world->all_reduce(most, ReduceKind::kMax);
+  most = most.to(at::kCPU);
+  const auto value = [&](int64_t i) { return static_cast<uint64_t>(most[i].item<int64_t>()); };
+  return in_words(DevicePeak{value(0), value(1)});
 }
 
 void print_data(const std::string& what, const DataRows& rows) {
@@ -218,6 +230,7 @@ int train(const Recipe& recipe, Control& control) {
         if (record && !ends_early) record->snapshot(done);
       }
       if (ends_early) {
+        if (const std::string peak = device_peak_of_ranks(loaded.device, groups); !peak.empty()) log.say(peak);
         const std::string why = signal != 0 ? signal_name(signal) : "train.stop_after";
         if (record) log.say(record->end(done, why));
         log.say(how_to_go_on(why, done, recipe));
@@ -237,6 +250,7 @@ int train(const Recipe& recipe, Control& control) {
   }
   evaluate_after(steps);  // what it may run into costs no training any more
   if (is_writer) write_save_layouts(recipe.save.layouts, family, checkpoint.layout(), run.adapter());
+  if (const std::string peak = device_peak_of_ranks(loaded.device, groups); !peak.empty()) log.say(peak);
   if (record) log.say(record->end(steps, "finished"));
   log.say("Saved final adapter to " + run.adapter().string());
   return 0;

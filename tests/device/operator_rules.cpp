@@ -1,5 +1,7 @@
 #include "device/operator_rules.h"
 
+#include <ATen/Context.h>
+
 #include <set>
 
 namespace moraine::testing_support {
@@ -59,6 +61,9 @@ void check_cuda_rules(const std::string& name, c10::ArrayRef<c10::IValue> argume
   if (name == "_grouped_mm") check_grouped_mm(arguments);
   if (products.contains(name)) check_product(name, arguments);
   if (name.starts_with("_scaled_dot_product")) check_attention(name, arguments);
+  TORCH_CHECK(name != "cumsum" || !at::globalContext().deterministicAlgorithms() ||
+                  !arguments[0].toTensor().is_floating_point(),
+              "cumsum of floats has no deterministic kernel");
 }
 
 bool waits_for_values(const std::string& name) {

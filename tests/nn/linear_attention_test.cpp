@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "device/test_device.h"
 #include "nn/causal_conv.h"
 #include "nn/gated_delta_rule.h"
 #include "nn/norm.h"
@@ -99,6 +100,31 @@ TEST(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
 }
 
 // A prompt and then tokens one by one, as generate runs it.
+// CUDA's running sums are refused where the same bits are wanted each time (train.deterministic).
+TEST(GatedDeltaRule, OnADeviceWithTheSameBitsEachTime) {
+  const c10::Device device = testing_support::test_device();
+  if (device.type() != c10::kPrivateUse1) GTEST_SKIP() << "on the test device";
+  const auto run = [](c10::Device where, bool deterministic) {
+    at::manual_seed(3);
+    const DeltaInput host = random_input(70);
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& x : host.all()) inputs.push_back(x.detach().to(at::kFloat).to(where).requires_grad_());
+    at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
+    const DeltaChunks chunks = plan_delta_chunks({0, 70}, where);
+    const at::Tensor y = gated_delta_rule(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], chunks, nullptr);
+    std::vector<at::Tensor> results = gradients_of(y, inputs, at::ones_like(y));
+    at::globalContext().setDeterministicAlgorithms(false, false);
+    results.push_back(y.detach());
+    for (at::Tensor& x : results) x = x.cpu();
+    return results;
+  };
+  const auto wanted = run(c10::kCPU, false);
+  for (const bool deterministic : {false, true}) {
+    const auto found = run(device, deterministic);
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_LT(largest_difference(found[i], wanted[i]), 1e-5);
+  }
+}
+
 TEST(GatedDeltaRule, StateContinuesTheSequence) {
   at::NoGradGuard no_grad;
   const DeltaInput in = random_input(90);
