@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/plan_report.h"
+#include "plan/micro_batch_plan.h"
 #include "plan/plan_advice.h"
 
 namespace moraine {
@@ -59,7 +60,10 @@ int run_plan(const CommandArgs& args) {
   const int64_t a_node = ranks_per_node(args, world, node_given);
   const OpenedCheckpoint checkpoint = open_planned_checkpoint(recipe);
   const PlannedModel model = planned_model(recipe, checkpoint);
-  const RunPlan plan = plan_run(model, planned_run(recipe, model, world, a_node));
+  PlannedRun run = planned_run(recipe, model, world, a_node);
+  if (recipe.train.micro_batch_tokens.kind == MicroBatchTokens::Kind::kAuto)
+    run.micro_batch_tokens = plan_micro_batch_tokens(model, run, verdict.memory_per_rank).tokens;
+  const RunPlan plan = plan_run(model, run);
   if (verdict.memory_per_rank) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;
     if (!*verdict.fits) verdict.advice = plan_advice(model, plan.run, *verdict.memory_per_rank);

@@ -23,6 +23,7 @@
 #include "text/rows/batch_stream.h"
 #include "train/evaluate.h"
 #include "train/load_report.h"
+#include "train/micro_batch_tokens.h"
 #include "train/run_log.h"
 #include "train/snapshot.h"
 
@@ -181,6 +182,9 @@ int train(const Recipe& recipe, Control& control) {
     run.write_load_report(load_reports);
   }
 
+  TrainConfig train_config = recipe.train;
+  if (train_config.micro_batch_tokens.kind == MicroBatchTokens::Kind::kAuto)
+    train_config.micro_batch_tokens = auto_micro_batch_tokens(recipe, world, loaded, checkpoint, adapter.state, groups);
   const BatchStream stream(training.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
   snapshots.restore(adapter.state, optimizer);
@@ -196,7 +200,7 @@ int train(const Recipe& recipe, Control& control) {
   const auto evaluate_after = [&](int64_t done) {
     if (held_out.size() == 0) return;
     control.set_stage(fmt::format("evaluation after step {}", done));
-    log.add(done, evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups));
+    log.add(done, evaluate(loaded, adapter.state, held_out.all(), micro_batch_limit(train_config), groups));
   };
   {
     const StopRequest stop_request(
@@ -208,7 +212,7 @@ int train(const Recipe& recipe, Control& control) {
       if (step == first_step || step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
       const StepResult result = train_step(loaded, adapter.state, optimizer, training.at(stream.rows_of_step(step)),
-                                           recipe.train, learning_rate, groups);
+                                           train_config, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (step == 0 && is_writer && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
         log_warning(fmt::format(

@@ -32,7 +32,7 @@ MAY_INCLUDE = {room: set(others.split()) for room, others in {
     "run": "adapter checkpoint models nn tensor distributed/collectives distributed/control text/rows text/chat text/tokenizer "
            "config formats base",
     "report": "plan run adapter checkpoint models config formats base",
-    "train": "report run adapter checkpoint models nn parallel tensor text/rows text/chat text/tokenizer distributed/launch "
+    "train": "report plan run adapter checkpoint models nn parallel tensor text/rows text/chat text/tokenizer distributed/launch "
              "distributed/collectives distributed/control config formats base",
     "infer": "train run adapter checkpoint text/rows text/chat text/tokenizer base",
     "cli": "*",
