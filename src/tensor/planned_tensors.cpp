@@ -65,10 +65,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
                                                                   const at::Tensor&, const at::Tensor& log_sum, double,
                                                                   bool, const std::optional<at::Tensor>&,
                                                                   std::optional<double>) {
-  at::Tensor sums, dots;  // CUDA's kernel adds up d q in fp32
+  // CUDA's kernel adds up d q in fp32, and d k and d v of grouped queries after it has them for each query's head.
+  at::Tensor sums, dots, d_k, d_v;
   if (execution_device(q.device()).is_cuda()) {
     sums = at::empty(q.sizes(), q.options().dtype(at::kFloat));
     dots = at::empty_like(log_sum);
+    if (k.size(1) < q.size(1)) d_k = at::empty_like(q), d_v = at::empty_like(q);
   }
   return {empty_by_token(q), empty_by_token(k), empty_by_token(v)};
 }

@@ -52,6 +52,7 @@ void check_attention(const std::string& name, c10::ArrayRef<c10::IValue> argumen
   const int64_t width = q.size(-1);
   TORCH_CHECK(width % 8 == 0 && width <= 256, name, ": a head's width is ", width,
               "; fused attention has multiples of 8 up to 256");
+  TORCH_CHECK(arguments[1].toTensor().size(1) == arguments[2].toTensor().size(1), name, ": k and v have other heads");
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ READS = {
     "nn/quantized_weight.cpp": (4, "the CPU's kernel"),
     "nn/outer_products.cpp": (3, "the CPU's kernel"),
     "nn/dropout.cpp": (2, "the CPU's kernel"),
-    "parallel/expert_parallel.cpp": (3, "rows of each expert: once a layer's first pass, twice with several ep ranks"),
+    "parallel/expert_parallel.cpp": (3, "rows of each expert: once a layer's first pass"),
     "train/micro_batch_tokens.cpp": (1, "once a run"),
     "train/trainer.cpp": (3, "once a step: whether a signal came; at the end: the peak of memory"),
     "train/evaluate.cpp": (1, "once an evaluation"),
