@@ -28,6 +28,12 @@ struct Wave {
 
   at::Tensor rows(const at::Tensor& x) const { return x.narrow(0, first_row, num_rows); }
   at::Tensor experts(const at::Tensor& t) const { return t.narrow(0, first, count); }
+  // bool [count, 1, 1], on the device: those without rows. Made when it is first asked for.
+  const at::Tensor& empty_experts() const {
+    if (!empty.defined()) empty = to_device(is_empty, ends.device()).to(at::kBool).view({-1, 1, 1});
+    return empty;
+  }
+  mutable at::Tensor empty;
 };
 
 // Results of waves, one below another: that of a wave with all rows as it is, without a copy.
@@ -62,6 +68,7 @@ void for_each_wave(const FrozenWeight& w, at::ScalarType dtype, const std::vecto
     wave.count = std::min(at_once, E - wave.first);
     wave.num_rows = 0;
     wave.is_empty.clear();
+    wave.empty.reset();
     std::vector<int64_t> ends;
     for (int64_t e = wave.first; e < wave.first + wave.count; ++e) {
       ends.push_back(wave.num_rows += rows_of_expert[e]);
@@ -85,7 +92,7 @@ at::Tensor by_expert(const at::Tensor& x_RI, const at::Tensor& w_EIO, const Wave
 at::Tensor outer_by_expert(const at::Tensor& left_RP, const at::Tensor& right_RQ, const Wave& wave) {
   at::Tensor product = at::_grouped_mm(left_RP.t(), right_RQ, wave.ends);
   if (std::find(wave.is_empty.begin(), wave.is_empty.end(), 1) != wave.is_empty.end())
-    product.masked_fill_(to_device(wave.is_empty, product.device()).to(at::kBool).view({-1, 1, 1}), 0);
+    product.masked_fill_(wave.empty_experts(), 0);
   return product;
 }
 
