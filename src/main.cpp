@@ -25,6 +25,7 @@ int run(int argc, char** argv) {
     moraine::settle_cpu_computation();
     moraine::keep_freed_memory();
     moraine::let_callers_handle_nccl_errors();
+    moraine::make_cublas_reproducible();
     return moraine::run_command_line(argc, argv);
   } catch (const moraine::Error& error) {
     return end_with(error);

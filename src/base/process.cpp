@@ -69,4 +69,6 @@ void let_callers_handle_nccl_errors() {
   }
 }
 
+void make_cublas_reproducible() { setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0); }
+
 }  // namespace moraine

@@ -37,4 +37,9 @@ void fill_closed_standard_streams();
 // Settings of the environment stay. Call before threads start.
 void let_callers_handle_nccl_errors();
 
+// Gives cuBLAS workspaces with which its products have the same bits each time (train.deterministic asks for them; on
+// GPUs of compute capability 9 they are as large as torch's own). A setting of the environment stays. Call before
+// threads start.
+void make_cublas_reproducible();
+
 }  // namespace moraine

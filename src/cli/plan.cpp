@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/plan_report.h"
+#include "plan/micro_batch_plan.h"
 #include "plan/plan_advice.h"
 
 namespace moraine {
@@ -77,11 +78,12 @@ int run_plan(const CommandArgs& args) {
     run = prediction.options.front().run;
     prediction.decision = reason_of(prediction.options);
   }
+  if (!args.device.empty() && !verdict.memory_per_rank && run.rates.memory > 0)
+    verdict.memory_per_rank = run.rates.memory;
+  if (recipe.train.micro_batch_tokens.kind == MicroBatchTokens::Kind::kAuto)
+    run.micro_batch_tokens = plan_micro_batch_tokens(model, run, verdict.memory_per_rank).tokens;
   const RunPlan plan = plan_run(model, run);
-  if (!args.device.empty()) {
-    prediction.time = predict_step(model, run);
-    if (!verdict.memory_per_rank && run.rates.memory > 0) verdict.memory_per_rank = run.rates.memory;
-  }
+  if (!args.device.empty()) prediction.time = predict_step(model, run);
   if (verdict.memory_per_rank) {
     verdict.fits = plan.peak <= *verdict.memory_per_rank;
     if (!*verdict.fits) verdict.advice = plan_advice(model, plan.run, *verdict.memory_per_rank);

@@ -203,10 +203,12 @@ OrderedJson plan_json(const PlannedModel& model, const RunPlan& plan, const Plan
                    {"bytes", model.checkpoint.headers.index.total_bytes()},
                    {"dtype", dtype_name(model.shape.dtype)}};
   json["device"] = c10::DeviceTypeName(run.device.type(), /*lower_case=*/true);
-  json["batch"] = {{"sequences_a_step", run.batch_size},
-                   {"micro_batch_size", run.micro_batch_size},
-                   {"max_length", run.max_length},
-                   {"micro_steps", run.micro_steps()}};
+  json["batch"] = {
+      {"sequences_a_step", run.batch_size},
+      {"micro_batch_size", run.rows_of_micro_batch()},
+      {"micro_batch_tokens", run.micro_batch_tokens == 0 ? OrderedJson() : OrderedJson(run.micro_batch_tokens)},
+      {"max_length", run.max_length},
+      {"micro_steps", run.micro_steps()}};
   OrderedJson ranks = OrderedJson::array();
   for (const PlannedRank& rank : plan.ranks) {
     const RankMemory& m = plan.memory_of(rank);
@@ -262,9 +264,10 @@ std::string plan_tables(const PlannedModel& model, const RunPlan& plan, const Pl
   text += fmt::format("mesh: {}; {} a node, {} node{}\n", run.mesh.describe(), run.ranks_per_node, nodes,
                       nodes == 1 ? "" : "s");
   if (!prediction.decision.empty()) text += fmt::format("decided: {}\n", prediction.decision);
+  const std::string at_once = run.micro_batch_tokens == 0 ? fmt::format("{}", run.micro_batch_size)
+                                                          : fmt::format("{} tokens", run.micro_batch_tokens);
   text += fmt::format("batch: {} sequences of {} tokens per step, {} at a time on a rank, {} micro-step{}\n\n",
-                      run.batch_size, run.max_length, run.micro_batch_size, run.micro_steps(),
-                      run.micro_steps() == 1 ? "" : "s");
+                      run.batch_size, run.max_length, at_once, run.micro_steps(), run.micro_steps() == 1 ? "" : "s");
   text += memory_table(plan) + "\n" + step_table(plan) + "\n" + load_table(plan) + "\n";
   const RankMemory& fullest = plan.memories.front();
   text += fmt::format(

@@ -122,6 +122,10 @@ void check(const Recipe& recipe, const Settings& settings) {
   if (recipe.train.steps && recipe.train.epochs) {
     throw input_error(where("train.epochs"), "both train.steps and train.epochs are given", "set one of them to null");
   }
+  if (recipe.train.micro_batch_size && recipe.train.micro_batch_tokens.kind != MicroBatchTokens::Kind::kNone) {
+    throw input_error(where("train.micro_batch_tokens"),
+                      "both train.micro_batch_size and train.micro_batch_tokens are given", "set one of them to null");
+  }
   // With init_from what is not written here follows that adapter.
   bool parameters_known = recipe.adapter.init_from.empty() || settings.contains("adapter.target_parameters");
   if (recipe.adapter.lora_dropout != 0 && parameters_known && !recipe.adapter.target_parameters.empty()) {
@@ -232,6 +236,8 @@ void check_recompute(Recompute recompute, bool all_weights_resident) {
 std::string recipe_to_yaml(const Recipe& recipe) {
   Recipe filled = recipe;
   if (!filled.train.steps && !filled.train.epochs) filled.train.epochs = 1;
+  if (filled.train.micro_batch_tokens.kind == MicroBatchTokens::Kind::kNone && !filled.train.micro_batch_size)
+    filled.train.micro_batch_size = 1;
   static const std::set<std::string> kFixedByInitFrom{"r",
                                                       "expert_r",
                                                       "lora_alpha",

@@ -90,12 +90,25 @@ struct LoadConfig {
   Verify verify = Verify::kFull;
 };
 
+// train.micro_batch_tokens.
+struct MicroBatchTokens {
+  enum class Kind {
+    kNone,    // micro-batches are so many rows
+    kAuto,    // as many tokens as the plan says that fit
+    kTokens,  // `tokens`
+  };
+  Kind kind = Kind::kNone;
+  int64_t tokens = 0;
+};
+
 struct TrainConfig {
   std::optional<int64_t> steps;
   std::optional<double> epochs;  // neither given: 1 epoch
   std::optional<int64_t> stop_after;
   std::optional<int64_t> batch_size;  // sequences per step, over all ranks; default: the number of ranks
-  int64_t micro_batch_size = 1;       // sequences per rank and pass
+  // Rows, or tokens, per rank and pass; neither given: one row.
+  std::optional<int64_t> micro_batch_size;
+  MicroBatchTokens micro_batch_tokens;
   double learning_rate = 1e-4;
   double learning_rate_b_ratio = 1;
   PatternMap<double> learning_rate_pattern;
@@ -107,6 +120,7 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
   uint64_t seed = 0;
   Recompute recompute = Recompute::kFull;
+  bool deterministic = false;
   double aux_loss_coef = 0;
   int64_t eval_every = 0;  // steps between evaluations on data.eval; 0: at the end only
 };

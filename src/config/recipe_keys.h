@@ -153,7 +153,11 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.batch_size", recipe.train.batch_size, Whole{1, kLargestBatch},
         "Rows per step over all ranks; by default the number of ranks.");
   visit("train.micro_batch_size", recipe.train.micro_batch_size, Whole{1, kLargestBatch},
-        "Rows per rank and pass; a step sums as many passes as it needs.");
+        "Rows per rank and pass; a step sums as many passes as it needs. 1 when neither this nor "
+        "train.micro_batch_tokens is given.");
+  visit("train.micro_batch_tokens", recipe.train.micro_batch_tokens, Whole{1, kLongest, true},
+        "Tokens per rank and pass instead: neighbouring rows share a pass up to so many, longer rows have one of their "
+        "own. auto takes what the plan says that a GPU holds, and data.max_length where the memory is not known.");
   visit("train.learning_rate", recipe.train.learning_rate, not_negative, "Highest learning rate of AdamW.");
   visit("train.learning_rate_b_ratio", recipe.train.learning_rate_b_ratio, positive,
         "LoRA+: the learning rate of the factors B divided by that of the factors A, which is train.learning_rate.");
@@ -171,6 +175,9 @@ void visit_recipe(R& recipe, Visit&& visit) {
   visit("train.recompute", recipe.train.recompute, AnyValue{},
         "full keeps only the inputs of layers and runs them again in the backward pass; none keeps all activations: "
         "faster, more memory; auto is none where it fits.");
+  visit("train.deterministic", recipe.train.deterministic, AnyValue{},
+        "On CUDA take kernels that give the same bits in every run, and refuse those that cannot: slower. The CPU's "
+        "always do.");
   visit("train.aux_loss_coef", recipe.train.aux_loss_coef, not_negative,
         "Weight of the routers' load-balancing loss; 0 turns it off.");
   visit("train.eval_every", recipe.train.eval_every, Whole{0},

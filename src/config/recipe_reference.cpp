@@ -44,6 +44,8 @@ OrderedJson schema_of(int64_t, const Whole& rule) {
 
 OrderedJson schema_of(const std::optional<int64_t>&, const Whole& rule) { return schema_of(int64_t{}, rule); }
 
+OrderedJson schema_of(const MicroBatchTokens&, const Whole& rule) { return schema_of(std::optional<int64_t>(), rule); }
+
 OrderedJson schema_of(uint64_t, AnyValue) { return {{"type", "integer"}, {"minimum", 0}}; }
 
 OrderedJson schema_of(double, const Real& rule) {

@@ -153,6 +153,9 @@ std::string expected_value(int64_t, const Whole& rule) {
   return fmt::format("{}a whole number of at least {}", rule.or_auto ? "auto or " : "", rule.least);
 }
 std::string expected_value(const std::optional<int64_t>&, const Whole& rule) { return expected_value(int64_t{}, rule); }
+std::string expected_value(const MicroBatchTokens&, const Whole& rule) {
+  return expected_value(std::optional<int64_t>(), rule);
+}
 std::string expected_value(uint64_t, AnyValue) { return "a whole number of at least 0"; }
 std::string expected_value(double, const Real& rule) {
   const std::string below = std::isfinite(rule.below) ? fmt::format(" and below {}", rule.below) : "";
@@ -220,6 +223,13 @@ void parse_value(const Setting& setting, std::optional<int64_t>& field, const Wh
   } else {
     parse_value(setting, field.emplace(), rule);
   }
+}
+
+void parse_value(const Setting& setting, MicroBatchTokens& field, const Whole& rule) {
+  std::optional<int64_t> tokens;
+  parse_value(setting, tokens, rule);
+  field = tokens ? MicroBatchTokens{MicroBatchTokens::Kind::kTokens, *tokens}
+                 : MicroBatchTokens{MicroBatchTokens::Kind::kAuto};
 }
 
 void parse_value(const Setting& setting, uint64_t& field, AnyValue) {
@@ -335,6 +345,18 @@ std::string print_value(const ResumeFrom& resume) {
       return print_value(resume.folder);
   }
   MORAINE_ASSERT(false, "unknown kind of resume");
+}
+
+std::string print_value(const MicroBatchTokens& tokens) {
+  switch (tokens.kind) {
+    case MicroBatchTokens::Kind::kNone:
+      return "null";
+    case MicroBatchTokens::Kind::kAuto:
+      return "auto";
+    case MicroBatchTokens::Kind::kTokens:
+      return print_value(tokens.tokens);
+  }
+  MORAINE_ASSERT(false, "unknown kind of micro-batch");
 }
 
 std::string print_value(int64_t number) { return std::to_string(number); }

@@ -24,6 +24,7 @@ std::string expected_value(const std::string& field, AnyValue);
 std::string expected_value(const std::string& field, PathValue);
 std::string expected_value(ByteSize field, AnyValue);
 std::string expected_value(const ResumeFrom& field, PathValue);
+std::string expected_value(const MicroBatchTokens& field, const Whole& rule);
 std::string expected_value(int64_t field, const Whole& rule);
 std::string expected_value(const std::optional<int64_t>& field, const Whole& rule);
 std::string expected_value(uint64_t field, AnyValue);
@@ -57,6 +58,7 @@ void parse_value(const Setting& setting, std::string& field, AnyValue);
 void parse_value(const Setting& setting, std::string& field, PathValue);
 void parse_value(const Setting& setting, ByteSize& field, AnyValue);
 void parse_value(const Setting& setting, ResumeFrom& field, PathValue);
+void parse_value(const Setting& setting, MicroBatchTokens& field, const Whole& rule);
 // The place among `words` of the one that is written.
 size_t parse_word(const Setting& setting, const std::vector<std::string>& words);
 template <typename Enum>
@@ -96,6 +98,7 @@ void parse_value(const Setting& setting, Json& field, TextMap);
 std::string print_value(const std::string& text);  // null when empty
 std::string print_value(ByteSize size);
 std::string print_value(const ResumeFrom& resume);
+std::string print_value(const MicroBatchTokens& tokens);  // null for none
 template <typename Enum>
 requires std::is_enum_v<Enum> std::string print_value(Enum choice) { return print_value(std::string(word_of(choice))); }
 std::string print_value(int64_t number);

@@ -1,9 +1,19 @@
 #include "nn/attention.h"
 
 #include "base/error.h"
+#include "tensor/execution_device.h"
 
 namespace moraine {
 namespace {
+
+// Whether the kernel that scaled_dot_product_attention takes for q reads each head of k and v for all its queries:
+// flash attention does, which GPUs have for 16 bits and heads of up to 256, without a mask. Others want k and v
+// repeated.
+bool groups_queries(const at::Tensor& q, const std::optional<at::Tensor>& mask) {
+  const bool is_half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
+  const int64_t width = q.size(-1);
+  return !execution_device(q.device()).is_cpu() && is_half && !mask && width <= 256 && width % 8 == 0;
+}
 
 // scaled_dot_product_attention chooses a kernel by the device. Meta tensors take the one that the CPU has; CUDA's
 // returns the same: the output and a logarithm in fp32 for each row of scores.
@@ -11,18 +21,22 @@ at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& k, const at::T
                            const std::optional<at::Tensor>& mask, bool causal) {
   if (q.is_meta())
     return std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, /*dropout_p=*/0.0, causal, mask));
-  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal);
+  const bool grouped = k.size(1) != q.size(1);
+  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal, /*scale=*/{}, grouped);
 }
 
 // One sequence: q [T,N,D], k and v [S,K,D] with S >= T; the queries are the last T of the S positions.
 at::Tensor attend(const at::Tensor& q_TND, const at::Tensor& k_SKD, const at::Tensor& v_SKD) {
   const int64_t tokens = q_TND.size(0), seen = k_SKD.size(0), heads_per_kv = q_TND.size(1) / k_SKD.size(1);
   auto by_head = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
-  at::Tensor k = heads_per_kv == 1 ? k_SKD : k_SKD.repeat_interleave(heads_per_kv, 1);
-  at::Tensor v = heads_per_kv == 1 ? v_SKD : v_SKD.repeat_interleave(heads_per_kv, 1);
   std::optional<at::Tensor> mask;
   if (tokens != seen && tokens > 1) {
     mask = at::ones({tokens, seen}, q_TND.options().dtype(at::kBool)).tril(seen - tokens);
+  }
+  at::Tensor k = k_SKD, v = v_SKD;
+  if (heads_per_kv > 1 && !groups_queries(q_TND, mask)) {
+    k = k.repeat_interleave(heads_per_kv, 1);
+    v = v.repeat_interleave(heads_per_kv, 1);
   }
   at::Tensor out = fused_attention(by_head(q_TND), by_head(k), by_head(v), mask, tokens == seen && tokens > 1);
   return out.squeeze(0).transpose(0, 1);

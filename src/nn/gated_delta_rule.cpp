@@ -10,6 +10,7 @@
 // Shape suffixes as in the header, and: C chunks, L their rows, G value heads a key head, X = G·W.
 #include "nn/gated_delta_rule.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -19,6 +20,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "tensor/execution_device.h"
 #include "tensor/to_device.h"
 
 namespace moraine {
@@ -68,6 +70,13 @@ at::Tensor unit_backward(const at::Tensor& d_unit, const at::Tensor& x) {
   return (d_unit - unit * (unit * d_unit).sum(-1, /*keepdim=*/true)).mul_(inverse);
 }
 
+// Along the last dim. Where the same bits are wanted each time, libtorch refuses CUDA's cumsum; within a chunk a
+// product with ones does as well.
+at::Tensor running_sum(const at::Tensor& x) {
+  if (execution_device(x.device()).is_cpu() || !at::globalContext().deterministicAlgorithms()) return x.cumsum(-1);
+  return at::matmul(x, at::ones({x.size(-1), x.size(-1)}, x.options()).triu());
+}
+
 // What both passes begin with.
 struct ChunkedInput {
   at::Tensor q_CKLD, k_CKLD, v_CKGLW, beta_CKGL;
@@ -91,7 +100,7 @@ struct ChunkedInput {
     k_CKLD = by_key_head(k_TKD, 1.0);
     v_CKGLW = to_chunks(v_TVW.to(dtype), chunks).unflatten(2, heads).permute({0, 2, 3, 1, 4}).contiguous();
     beta_CKGL = of_value_heads(beta_TV);
-    const at::Tensor c_CKGL = of_value_heads(log_decay_TV).cumsum(-1);
+    const at::Tensor c_CKGL = running_sum(of_value_heads(log_decay_TV));
     e_CKGL = c_CKGL.exp();
     d_CKGL = (c_CKGL.narrow(-1, chunks.rows - 1, 1) - c_CKGL).exp_();
     // Masked before exp: what lies above the diagonal may overflow.
@@ -233,7 +242,7 @@ class GatedDeltaRule : public torch::autograd::Function<GatedDeltaRule> {
           (s_CKDX * ds_after_CKDX).unflatten(3, {-1, width}).sum({2, 4}).mul_(in.whole_decay_CKG());
       dc_CKGL.addcmul_(through_e, in.e_CKGL).sub_(through_d);
       dc_CKGL.select(-1, chunks.rows - 1).add_(through_d.sum(-1).add_(through_state_CKG));
-      return dc_CKGL.flip(-1).cumsum(-1).flip(-1);
+      return running_sum(dc_CKGL.flip(-1)).flip(-1);
     }();
 
     // Queries and keys, summed over the value heads that share them.

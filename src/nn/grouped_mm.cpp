@@ -23,11 +23,36 @@ constexpr int64_t kAligned = 8;  // bf16 elements in 16 bytes
 struct Wave {
   int64_t first = 0, count = 0;  // experts
   int64_t first_row = 0, num_rows = 0;
-  at::Tensor ends;   // int32 [count], on the device: where each expert's rows end, counted from the wave's first
-  at::Tensor empty;  // bool [count, 1, 1]: experts without rows
+  std::vector<int64_t> is_empty;  // of each expert: whether it has no rows
+  at::Tensor ends;                // int32 [count], on the device: where its rows end, counted from the wave's first
 
   at::Tensor rows(const at::Tensor& x) const { return x.narrow(0, first_row, num_rows); }
   at::Tensor experts(const at::Tensor& t) const { return t.narrow(0, first, count); }
+  // bool [count, 1, 1], on the device: those without rows. Made when it is first asked for.
+  const at::Tensor& empty_experts() const {
+    if (!empty.defined()) empty = to_device(is_empty, ends.device()).to(at::kBool).view({-1, 1, 1});
+    return empty;
+  }
+  mutable at::Tensor empty;
+};
+
+// Results of waves, one below another: that of a wave with all rows as it is, without a copy.
+class RowsOfWaves {
+ public:
+  RowsOfWaves(const at::Tensor& like, int64_t columns) : options_(like.options()), shape_{like.size(0), columns} {}
+
+  // Returns the wave's rows.
+  at::Tensor put(const Wave& wave, const at::Tensor& of_wave) {
+    if (wave.num_rows == shape_[0]) return rows_ = of_wave;
+    if (!rows_.defined()) rows_ = at::empty(shape_, options_);
+    return wave.rows(rows_).copy_(of_wave);
+  }
+  at::Tensor rows() const { return rows_.defined() ? rows_ : at::empty(shape_, options_); }
+
+ private:
+  at::TensorOptions options_;
+  std::vector<int64_t> shape_;
+  at::Tensor rows_;
 };
 
 // body(wave, its weights [count, O, I] in `dtype`) for every wave with rows: one of all experts, or, for quantised
@@ -42,14 +67,15 @@ void for_each_wave(const FrozenWeight& w, at::ScalarType dtype, const std::vecto
   for (; wave.first < E; wave.first += wave.count, wave.first_row += wave.num_rows) {
     wave.count = std::min(at_once, E - wave.first);
     wave.num_rows = 0;
-    std::vector<int64_t> ends, empty;
+    wave.is_empty.clear();
+    wave.empty.reset();
+    std::vector<int64_t> ends;
     for (int64_t e = wave.first; e < wave.first + wave.count; ++e) {
       ends.push_back(wave.num_rows += rows_of_expert[e]);
-      empty.push_back(rows_of_expert[e] == 0);
+      wave.is_empty.push_back(rows_of_expert[e] == 0);
     }
     if (wave.num_rows == 0) continue;
     wave.ends = to_device(ends, w.values.device()).to(at::kInt);
-    wave.empty = to_device(empty, w.values.device()).to(at::kBool).view({-1, 1, 1});
     FrozenWeight part = w;
     part.values = wave.experts(w.values);
     if (w.quantized()) part.scale = wave.experts(w.scale);
@@ -64,7 +90,10 @@ at::Tensor by_expert(const at::Tensor& x_RI, const at::Tensor& w_EIO, const Wave
 
 // Each expert's leftᵀ · right, [count, P, Q]; zero for one without rows, which not every device's kernel writes.
 at::Tensor outer_by_expert(const at::Tensor& left_RP, const at::Tensor& right_RQ, const Wave& wave) {
-  return at::_grouped_mm(left_RP.t(), right_RQ, wave.ends).masked_fill_(wave.empty, 0);
+  at::Tensor product = at::_grouped_mm(left_RP.t(), right_RQ, wave.ends);
+  if (std::find(wave.is_empty.begin(), wave.is_empty.end(), 1) != wave.is_empty.end())
+    product.masked_fill_(wave.empty_experts(), 0);
+  return product;
 }
 
 class GroupedMm : public torch::autograd::Function<GroupedMm> {
@@ -72,7 +101,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const FrozenWeight& w, const LoraPair* lora,
                             std::vector<int64_t> rows_of_expert) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    at::Tensor a, b, low;  // of rank r filled up with zeros
+    at::Tensor a, b;  // of rank r filled up with zeros
     if (lora) {
       const int64_t r = lora->a.size(1), more = static_cast<int64_t>(round_up(r, kAligned)) - r;
       const auto of_each = [&](const at::Tensor& factor) {  // one that all experts share as often as there are experts
@@ -80,19 +109,18 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
       };
       a = of_each(at::constant_pad_nd(lora->a.to(x.scalar_type()), {0, 0, 0, more}));
       b = of_each(at::constant_pad_nd(lora->b.to(x.scalar_type()), {0, more}));
-      low = at::empty({x.size(0), a.size(1)}, x.options());
     }
-    at::Tensor y = at::empty({x.size(0), w.out_features()}, x.options());
+    RowsOfWaves y(x, w.out_features()), low(x, lora ? a.size(1) : 0);
     for_each_wave(w, x.scalar_type(), rows_of_expert, [&](const Wave& wave, const at::Tensor& w_EOI) {
-      wave.rows(y).copy_(by_expert(wave.rows(x), w_EOI.transpose(1, 2), wave));
+      const at::Tensor y_of_wave = y.put(wave, by_expert(wave.rows(x), w_EOI.transpose(1, 2), wave));
       if (!lora) return;
-      const at::Tensor low_of_wave = by_expert(wave.rows(x), wave.experts(a).transpose(1, 2), wave);
-      wave.rows(low).copy_(low_of_wave);
-      wave.rows(y).add_(by_expert(low_of_wave, wave.experts(b).transpose(1, 2), wave), lora->scaling);
+      const at::Tensor low_of_wave = low.put(wave, by_expert(wave.rows(x), wave.experts(a).transpose(1, 2), wave));
+      y_of_wave.add_(by_expert(low_of_wave, wave.experts(b).transpose(1, 2), wave), lora->scaling);
     });
-    SavedLinear{lora ? x : at::Tensor(), w, a, b, low, std::move(rows_of_expert)}.save(context);
+    SavedLinear{lora ? x : at::Tensor(), w, a, b, lora ? low.rows() : at::Tensor(), std::move(rows_of_expert)}.save(
+        context);
     save_pair(context, lora);
-    return y;
+    return y.rows();
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -102,13 +130,13 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
     const double scaling = saved_scaling(context);
     const at::Tensor a_grad = saved_grad(context, "a_grad"), b_grad = saved_grad(context, "b_grad");
     const at::Tensor dy = grads[0].contiguous();
-    at::Tensor dx = at::empty({dy.size(0), w.in_features()}, dy.options());
+    RowsOfWaves dx(dy, w.in_features());
     for_each_wave(w, dy.scalar_type(), rows_of_expert, [&](const Wave& wave, const at::Tensor& w_EOI) {
       const at::Tensor dy_of_wave = wave.rows(dy);
-      wave.rows(dx).copy_(by_expert(dy_of_wave, w_EOI, wave));
+      const at::Tensor dx_of_wave = dx.put(wave, by_expert(dy_of_wave, w_EOI, wave));
       if (!a.defined()) return;
       const at::Tensor dlow = by_expert(dy_of_wave, wave.experts(b), wave);
-      wave.rows(dx).add_(by_expert(dlow, wave.experts(a), wave), scaling);
+      dx_of_wave.add_(by_expert(dlow, wave.experts(a), wave), scaling);
       if (!a_grad.defined()) return;
       const int64_t r = a_grad.size(1);
       // Of a factor that all experts share, the sum over all rows.
@@ -122,7 +150,7 @@ class GroupedMm : public torch::autograd::Function<GroupedMm> {
       else
         wave.experts(a_grad).add_(outer_by_expert(dlow, wave.rows(x), wave).narrow(1, 0, r), scaling);
     });
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx.rows(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 

@@ -51,7 +51,7 @@ void dequantize_on_cpu(Out* out, const FrozenWeight& w) {
   });
 }
 
-// Elements that tensor operations dequantise at a time, matrices whole: their temporaries take some 13 bytes for each.
+// Elements that tensor operations dequantise at a time: their temporaries take some 13 bytes for each.
 constexpr int64_t kElementsAtOnce = int64_t{16} << 20;
 
 // Two codes in a byte, the first in its lower half, in fp32. A code's bits, put where E4M3 has its sign, the lower half
@@ -61,6 +61,42 @@ at::Tensor fp4_values(const at::Tensor& bytes) {
   const at::Tensor first = bytes.bitwise_and(7).bitwise_left_shift_(2).bitwise_or_(sign_of_first);
   const at::Tensor second = bytes.bitwise_and(0x70).bitwise_right_shift_(2).bitwise_or_(bytes.bitwise_and(0x80));
   return at::stack({first, second}, -1).view(at::kFloat8_e4m3fn).to(at::kFloat).mul_(64);
+}
+
+// Rows [begin, begin + count) of one matrix, or experts of several; `begin` is a multiple of what a row of scales is
+// for.
+FrozenWeight part_of(const FrozenWeight& w, int64_t begin, int64_t count, int64_t scale_begin, int64_t scale_count) {
+  return {w.values.narrow(0, begin, count), w.scale.narrow(0, scale_begin, scale_count), *w.format};
+}
+
+void dequantize_in_parts(const at::Tensor& out, const FrozenWeight& w) {
+  if (out.numel() <= kElementsAtOnce) {
+    out.copy_(dequantize_by_tensor_ops(w, out.scalar_type()));
+  } else if (out.dim() == 3) {
+    const int64_t experts = out.size(0), at_once = std::max<int64_t>(1, kElementsAtOnce * experts / out.numel());
+    for (int64_t e = 0; e < experts; e += at_once) {
+      const int64_t count = std::min(at_once, experts - e);
+      FrozenWeight some = part_of(w, e, count, e, count);
+      some.matrices = w.matrices;
+      if (count == 1)
+        dequantize_in_parts(out[e], some.of_expert(0));
+      else
+        dequantize_in_parts(out.narrow(0, e, count), some);
+    }
+  } else if (w.matrices > 1) {
+    const Matrix m = matrix_of(w);
+    for (int64_t i = 0; i < w.matrices; ++i)
+      dequantize_in_parts(out.narrow(0, i * m.rows, m.rows),
+                          part_of(w, i * m.rows, m.rows, i * m.scale_rows, m.scale_rows));
+  } else {
+    const Matrix m = matrix_of(w);
+    const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / (m.block_rows * m.columns));  // rows of scales
+    for (int64_t s = 0; s < m.scale_rows; s += at_once) {
+      const int64_t begin = s * m.block_rows, rows = std::min(at_once * m.block_rows, m.rows - begin);
+      const FrozenWeight some = part_of(w, begin, rows, s, std::min(at_once, m.scale_rows - s));
+      out.narrow(0, begin, rows).copy_(dequantize_by_tensor_ops(some, out.scalar_type()));
+    }
+  }
 }
 
 }  // namespace
@@ -88,15 +124,7 @@ void dequantize_into(const at::Tensor& out, const FrozenWeight& w) {
   } else if (out.is_cpu() && out.scalar_type() == at::kFloat) {
     dequantize_on_cpu(out.mutable_data_ptr<float>(), w);
   } else {
-    const int64_t parts = out.dim() == 3 ? out.size(0) : 1;
-    const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce * parts / std::max<int64_t>(1, out.numel()));
-    for (int64_t begin = 0; begin < parts; begin += at_once) {
-      const int64_t count = std::min(at_once, parts - begin);
-      FrozenWeight some = w;
-      if (count < parts) some.values = w.values.narrow(0, begin, count), some.scale = w.scale.narrow(0, begin, count);
-      const at::Tensor plain = dequantize_by_tensor_ops(some, out.scalar_type());
-      (count < parts ? out.narrow(0, begin, count) : out).copy_(plain);
-    }
+    dequantize_in_parts(out, w);
   }
 }
 

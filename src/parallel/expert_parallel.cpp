@@ -133,13 +133,13 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   const at::Tensor counts_E = at::zeros({num_experts_}, expert_of_pair.options())
                                   .scatter_add_(0, expert_of_pair, at::ones_like(expert_of_pair));
   const bool exchanges = tokens_.size() > 1;
+  const RowCounts counts = count_rows(counts_E);
   // Where each expert's rows begin, and how far that is behind the place among the sorted pairs. With several ranks the
   // receiver fills up, not the sender.
   const int64_t alignment = exchanges ? 1 : row_alignment_;
   int64_t rows = 0, pairs = 0;
   std::vector<int64_t> shift_of_expert;
-  const std::vector<int64_t> counts = planned_ ? planned_->sent_E : to_vector(counts_E);
-  for (int64_t count : counts) {
+  for (int64_t count : counts.sent_E) {
     shift_of_expert.push_back(rows - pairs);
     plan.rows_of_expert.push_back(static_cast<int64_t>(round_up(count, alignment)));
     pairs += count;
@@ -154,52 +154,61 @@ DispatchPlan ExpertParallel::plan(const at::Tensor& indices_TK) const {
   plan.token_of_sent_S = plan.pair_of_sent_S.clamp_min(0).floor_divide_(indices_TK.size(1));
   plan.sent_of_pair_TK =
       at::empty_like(expert_of_pair).index_copy_(0, sorted_pairs, sent_of_sorted).view_as(indices_TK);
-  if (exchanges) plan_exchange(counts_E, counts, plan);
+  if (exchanges) plan_exchange(counts, indices_TK.device(), plan);
   return plan;
 }
 
-void ExpertParallel::plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent,
-                                   DispatchPlan& plan) const {
+// The one place where the host waits for what was routed.
+RowCounts ExpertParallel::count_rows(const at::Tensor& counts_E) const {
   const int64_t ep = tokens_.size(), local = local_experts().count;
+  if (ep == 1) return planned_ ? *planned_ : RowCounts{to_vector(counts_E), {}};
   std::vector<int64_t> experts_of_rank;
   for (int64_t rank = 0; rank < ep; ++rank) experts_of_rank.push_back(expert_range(num_experts_, ep, rank).count);
-  // counts[source][local expert]
-  at::Tensor received_counts = at::empty({ep * local}, counts_E.options());
-  tokens_.all_to_all_single(received_counts, counts_E, std::vector<int64_t>(ep, local), experts_of_rank);
-  const std::vector<int64_t> counts = planned_ ? planned_->received : to_vector(received_counts);
+  // Both lie behind each other, so that one copy brings them to the host.
+  const at::Tensor both = at::empty({num_experts_ + ep * local}, counts_E.options());
+  const at::Tensor sent = both.narrow(0, 0, num_experts_), received = both.narrow(0, num_experts_, ep * local);
+  sent.copy_(counts_E);
+  tokens_.all_to_all_single(received, counts_E, std::vector<int64_t>(ep, local), experts_of_rank);
+  if (planned_) return *planned_;
+  const std::vector<int64_t> counts = to_vector(both);
+  return {{counts.begin(), counts.begin() + num_experts_}, {counts.begin() + num_experts_, counts.end()}};
+}
 
+void ExpertParallel::plan_exchange(const RowCounts& counts, at::Device device, DispatchPlan& plan) const {
+  const int64_t ep = tokens_.size(), local = local_experts().count;
+  const auto received = [&](int64_t rank, int64_t expert) { return counts.received[rank * local + expert]; };
   for (int64_t rank = 0, e = 0; rank < ep; ++rank) {
     int64_t to = 0, from = 0;
-    for (int64_t i = 0; i < experts_of_rank[rank]; ++i) to += sent[e++];
-    for (int64_t i = 0; i < local; ++i) from += counts[rank * local + i];
+    for (const int64_t end = e + expert_range(num_experts_, ep, rank).count; e < end; ++e) to += counts.sent_E[e];
+    for (int64_t i = 0; i < local; ++i) from += received(rank, i);
     plan.send_splits.push_back(to);
     plan.receive_splits.push_back(from);
   }
-  // An expert's rows are those of rank 0, then rank 1, and so on.
-  plan.rows_of_expert.assign(local, 0);
-  std::vector<int64_t> next_row;
+  // An expert's rows are those of rank 0, then rank 1, and so on. Each rank's rows for each expert stay together, so
+  // they all move equally far.
+  std::vector<int64_t> first_row(ep * local), filling;
   int64_t rows = 0;
-  std::vector<int64_t> filling;
+  plan.rows_of_expert.assign(local, 0);
   for (int64_t i = 0; i < local; ++i) {
-    int64_t count = 0;
-    for (int64_t rank = 0; rank < ep; ++rank) count += counts[rank * local + i];
-    plan.rows_of_expert[i] = static_cast<int64_t>(round_up(count, row_alignment_));
-    next_row.push_back(rows);
-    for (int64_t f = count; f < plan.rows_of_expert[i]; ++f) filling.push_back(rows + f);
-    rows += plan.rows_of_expert[i];
-  }
-  std::vector<int64_t> row_of_received, received_of_row(rows, 0);
-  for (int64_t rank = 0; rank < ep; ++rank) {
-    for (int64_t i = 0; i < local; ++i) {
-      for (int64_t n = 0; n < counts[rank * local + i]; ++n) {
-        received_of_row[next_row[i]] = static_cast<int64_t>(row_of_received.size());
-        row_of_received.push_back(next_row[i]++);
-      }
+    const int64_t begin = rows;
+    for (int64_t rank = 0; rank < ep; ++rank) {
+      first_row[rank * local + i] = rows;
+      rows += received(rank, i);
     }
+    plan.rows_of_expert[i] = static_cast<int64_t>(round_up(rows - begin, row_alignment_));
+    for (; rows < begin + plan.rows_of_expert[i]; ++rows) filling.push_back(rows);
   }
-  plan.row_of_received_V = to_device(row_of_received, counts_E.device());
-  plan.received_of_row_R = to_device(received_of_row, counts_E.device());
-  plan.filling_rows = to_device(filling, counts_E.device());
+  std::vector<int64_t> ends, moves;
+  int64_t arrived = 0;
+  for (size_t part = 0; part < first_row.size(); ++part) {
+    moves.push_back(first_row[part] - arrived);
+    ends.push_back(arrived += counts.received[part]);
+  }
+  const at::Tensor places_V = at::arange(arrived, at::TensorOptions().dtype(at::kLong).device(device));
+  const at::Tensor part_of_V = at::searchsorted(to_device(ends, device), places_V, /*out_int32=*/false, /*right=*/true);
+  plan.row_of_received_V = to_device(moves, device).index_select(0, part_of_V).add_(places_V);
+  plan.received_of_row_R = at::zeros({rows}, places_V.options()).index_copy_(0, plan.row_of_received_V, places_V);
+  plan.filling_rows = to_device(filling, device);
 }
 
 at::Tensor ExpertParallel::to_experts(const at::Tensor& sent_SD, const DispatchPlan& plan) const {

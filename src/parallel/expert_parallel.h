@@ -30,11 +30,14 @@ struct DispatchPlan {
   at::Tensor filling_rows;                           // int64: the rows that only fill up
 };
 
-// What routing is taken to find where tensors are meta ones and nothing can be counted.
-struct PlannedCounts {
+// How many rows go where.
+struct RowCounts {
   std::vector<int64_t> sent_E;    // rows from this rank to each expert
   std::vector<int64_t> received;  // with several ranks: from each rank to each local expert, [ranks · local experts]
 };
+
+// What routing is taken to find where tensors are meta ones and nothing can be counted.
+using PlannedCounts = RowCounts;
 
 // All ranks of the tokens group must make each call, also those without tokens, in the same order.
 class ExpertParallel {
@@ -61,7 +64,8 @@ class ExpertParallel {
   at::Tensor from_experts(const at::Tensor& y_RD, const DispatchPlan& plan) const;
 
  private:
-  void plan_exchange(const at::Tensor& counts_E, const std::vector<int64_t>& sent, DispatchPlan& plan) const;
+  RowCounts count_rows(const at::Tensor& counts_E) const;
+  void plan_exchange(const RowCounts& counts, at::Device device, DispatchPlan& plan) const;
 
   int64_t num_experts_, row_alignment_;
   ProcessGroup& tokens_;

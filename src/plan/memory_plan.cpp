@@ -52,15 +52,16 @@ double reduction_bytes(double elements, int64_t group, double gradient) {
   return group == 1 ? 0 : 3 * std::min<double>(elements, kReducedAtOnce) * gradient;
 }
 
-// What NCCL takes for its groups of several ranks: those of MeshGroups, of which `tokens` and `ep` exchange all to all.
+// What NCCL takes for its communicators; those of the purposes kTokens and kEp exchange all to all.
 uint64_t communicator_bytes(const PlannedRun& run, int64_t rank) {
   uint64_t bytes = 0;
-  for (MeshAxis axis : {MeshAxis::kWorld, MeshAxis::kEp, MeshAxis::kFsdp, MeshAxis::kEpFsdp, MeshAxis::kExpertPeers,
-                        MeshAxis::kEp, MeshAxis::kEpFsdp}) {
-    const RankGroup group(run, axis, rank);
-    if (group.size() == 1) continue;
+  for (const MeshCommunicator& communicator : mesh_communicators(run.mesh, rank)) {
     bytes += run.rates.communicator;
-    if (axis == MeshAxis::kEp) bytes += run.rates.exchange_peer * static_cast<uint64_t>(group.node_peers());
+    const bool exchanges = std::any_of(communicator.purposes.begin(), communicator.purposes.end(), [](MeshPurpose p) {
+      return p == MeshPurpose::kTokens || p == MeshPurpose::kEp;
+    });
+    if (exchanges)
+      bytes += run.rates.exchange_peer * static_cast<uint64_t>(RankGroup(run, MeshAxis::kEp, rank).node_peers());
   }
   return bytes;
 }

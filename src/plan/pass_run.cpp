@@ -193,8 +193,8 @@ PassShape plan_pass(const PlannedModel& model, const PlannedRun& run, int64_t ra
   const Mesh& mesh = run.mesh;
   PassShape pass;
   pass.device = run.device.type();
-  pass.length = static_cast<int64_t>(round_up(run.max_length, row_alignment(model, run.device)));
-  pass.fills_up = pass.length != run.max_length;
+  pass.length = static_cast<int64_t>(round_up(run.length_at_once(), row_alignment(model, run.device)));
+  pass.fills_up = pass.length != run.length_at_once();
   pass.sequences = run.sequences_at_once(rank);
   for (int64_t peer : mesh.group(MeshAxis::kEp, rank))
     pass.world_of_tokens += run.sequences_at_once(peer) * pass.length;

@@ -43,6 +43,11 @@ class Advisor {
       if (ep != mesh.ep) add_mesh(ep, fsdp, mesh.replicate, fmt::format("mesh.ep={}", ep));
     if (!fsdp_is_auto) add_mesh(mesh.ep, std::nullopt, mesh.replicate, "mesh.fsdp=auto");
     if (mesh.replicate > 1) add_mesh(mesh.ep, fsdp, 1, "mesh.replicate=1");
+    if (run.micro_batch_tokens > run.max_length) {
+      PlannedRun changed = run;
+      changed.micro_batch_tokens = run.max_length;
+      add(options, changed, fmt::format("train.micro_batch_tokens={}", run.max_length));
+    }
     if (run.micro_batch_size > 1) {
       PlannedRun changed = run;
       changed.micro_batch_size = 1;
@@ -73,8 +78,13 @@ class Advisor {
     for (int64_t length = from.run.max_length / 2; length >= kShortestLength; length /= 2) {
       PlannedRun changed = from.run;
       changed.max_length = length;
+      std::string keys = joined(from.keys, fmt::format("data.max_length={}", length));
+      if (changed.micro_batch_tokens > 0) {
+        changed.micro_batch_tokens = length;
+        keys = joined(keys, fmt::format("train.micro_batch_tokens={}", length));
+      }
       const uint64_t peak = largest_peak(model_, changed);
-      if (peak <= limit_) return Option{changed, joined(from.keys, fmt::format("data.max_length={}", length)), peak};
+      if (peak <= limit_) return Option{changed, keys, peak};
     }
     return std::nullopt;
   }
@@ -85,6 +95,7 @@ class Advisor {
     for (int64_t factor = 2; world * factor <= kMostRanks; factor *= 2) {
       PlannedRun larger = run;
       larger.micro_batch_size = 1;
+      larger.micro_batch_tokens = 0;
       larger.recompute = true;
       larger.batch_size = run.batch_size * factor;
       std::optional<Option> best;

@@ -55,13 +55,32 @@ PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpo
   return PlannedModel(checkpoint, std::move(adapter.targets.modules), adapter.config.lora_dropout);
 }
 
-int64_t PlannedRun::micro_steps() const { return num_micro_steps(batch_size, micro_batch_size, mesh.world_size()); }
-
-int64_t PlannedRun::sequences_a_step(int64_t rank) const {
-  return num_rows_of_step(batch_size, rank, mesh.world_size(), micro_batch_size);
+// As text/rows/micro_batches cuts rows of equal length.
+int64_t PlannedRun::rows_of_micro_batch() const {
+  if (micro_batch_tokens == 0) return micro_batch_size;
+  const int64_t most = std::max<int64_t>(1, micro_batch_tokens / max_length);
+  const int64_t dealt = num_micro_steps(batch_size, most, mesh.world_size()) * mesh.world_size();
+  return (batch_size + dealt - 1) / dealt;
 }
 
-int64_t PlannedRun::sequences_at_once(int64_t rank) const { return std::min(micro_batch_size, sequences_a_step(rank)); }
+int64_t PlannedRun::micro_steps() const {
+  return num_micro_steps(batch_size, rows_of_micro_batch(), mesh.world_size());
+}
+
+int64_t PlannedRun::sequences_a_step(int64_t rank) const {
+  return num_rows_of_step(batch_size, rank, mesh.world_size(), rows_of_micro_batch());
+}
+
+int64_t PlannedRun::sequences_at_once(int64_t rank) const {
+  if (micro_batch_tokens > max_length && micro_steps() > 1) return (micro_batch_tokens + max_length - 1) / max_length;
+  return std::min(rows_of_micro_batch(), sequences_a_step(rank));
+}
+
+int64_t PlannedRun::length_at_once() const {
+  if (micro_batch_tokens <= max_length || micro_steps() == 1) return max_length;
+  const int64_t sequences = sequences_at_once(0);
+  return (micro_batch_tokens + sequences - 1) / sequences;
+}
 
 PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t world_size, int64_t ranks_per_node) {
   PlannedRun run;
@@ -69,8 +88,18 @@ PlannedRun planned_run(const Recipe& recipe, const PlannedModel& model, int64_t 
   expert_range(model.shape.num_experts, run.mesh.ep, 0);  // refuses more EP ranks than experts
   run.ranks_per_node = ranks_per_node;
   run.batch_size = recipe.train.batch_size.value_or(world_size);
-  run.micro_batch_size = recipe.train.micro_batch_size;
+  run.micro_batch_size = recipe.train.micro_batch_size.value_or(1);
   run.max_length = recipe.data.max_length;
+  switch (recipe.train.micro_batch_tokens.kind) {
+    case MicroBatchTokens::Kind::kNone:
+      break;
+    case MicroBatchTokens::Kind::kAuto:
+      run.micro_batch_tokens = run.max_length;  // unless plan/micro_batch_plan finds more
+      break;
+    case MicroBatchTokens::Kind::kTokens:
+      run.micro_batch_tokens = recipe.train.micro_batch_tokens.tokens;
+      break;
+  }
   run.device = plans_cuda(recipe.dist.device) ? c10::kCUDA : c10::kCPU;
   run.rates = parse_device("dist.device", run.device.is_cuda() ? "h100" : "cpu");
   run.recompute = recipe.train.recompute != Recompute::kNone;

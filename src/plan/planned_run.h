@@ -44,11 +44,12 @@ PlannedModel planned_model(const Recipe& recipe, const OpenedCheckpoint& checkpo
 
 struct PlannedRun {
   Mesh mesh;
-  int64_t ranks_per_node = 1;    // neighbours share a node
-  int64_t batch_size = 1;        // sequences per step, the whole world's
-  int64_t micro_batch_size = 1;  // of which a rank takes so many at a time
-  int64_t max_length = 2048;     // every sequence is taken to be as long as the recipe allows
-  bool recompute = true;         // train.recompute: full
+  int64_t ranks_per_node = 1;      // neighbours share a node
+  int64_t batch_size = 1;          // sequences per step, the whole world's
+  int64_t micro_batch_size = 1;    // of which a rank takes so many at a time,
+  int64_t micro_batch_tokens = 0;  // or, unless this is 0, as many as have so many tokens
+  int64_t max_length = 2048;       // every sequence is taken to be as long as the recipe allows
+  bool recompute = true;           // train.recompute: full
   c10::Device device = c10::kCPU;
   DeviceRates rates;            // of `device`
   uint64_t resident_bytes = 0;  // mesh.resident
@@ -57,8 +58,11 @@ struct PlannedRun {
 
   int64_t node_of(int64_t rank) const { return rank / ranks_per_node; }
   int64_t micro_steps() const;
-  // The most sequences that `rank` has at a time, and those it has in a whole step.
+  int64_t rows_of_micro_batch() const;  // of max_length
+  // The most sequences that `rank` has at a time and how long they are, and those it has in a whole step. Where shorter
+  // ones than max_length could have more tokens together (train.micro_batch_tokens), it is these.
   int64_t sequences_at_once(int64_t rank) const;
+  int64_t length_at_once() const;
   int64_t sequences_a_step(int64_t rank) const;
 };
 

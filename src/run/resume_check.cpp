@@ -20,8 +20,8 @@ using Values = std::vector<std::pair<std::string, std::string>>;
 bool is_compared_as_written(const std::string& key) {
   for (const char* section : {"model.", "adapter.", "data.", "mesh.", "load.", "save.", "dist.", "log."})
     if (key.starts_with(section)) return key == "model.base_format" || key == "adapter.seed" || key == "data.shuffle";
-  for (const char* other :
-       {"steps", "epochs", "stop_after", "batch_size", "micro_batch_size", "recompute", "eval_every"})
+  for (const char* other : {"steps", "epochs", "stop_after", "batch_size", "micro_batch_size", "micro_batch_tokens",
+                            "recompute", "deterministic", "eval_every"})
     if (key == std::string("train.") + other) return false;
   return true;
 }

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 
+#include "base/log.h"
 #include "base/version.h"
 #include "checkpoint/fingerprint.h"
 #include "distributed/collectives/device.h"
@@ -53,7 +54,8 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const at::Device device =
       choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == BackendChoice::kGloo);
   if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});
-  use_device(device);
+  const std::string warning = use_device(device, recipe.train.deterministic);
+  if (world.rank == 0 && !warning.empty()) log_warning(warning);
   const BackendKind backend = choose_backend(recipe.dist.backend, device);
   RunGroups run{std::make_unique<BackendFactory>(world, backend, timeout, device), {}, device};
   run.groups = world.distributed() ? make_mesh_groups(control, *run.backends, mesh) : single_rank_groups();

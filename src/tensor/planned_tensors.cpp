@@ -43,6 +43,11 @@ at::Tensor& solve_triangular_out(const at::Tensor&, const at::Tensor&, bool, boo
   return out;
 }
 
+at::Tensor searchsorted(const at::Tensor&, const at::Tensor& self, bool out_int32, bool,
+                        std::optional<c10::string_view>, const std::optional<at::Tensor>&) {
+  return at::empty(self.sizes(), self.options().dtype(out_int32 ? at::kInt : at::kLong));
+}
+
 at::Tensor grouped_mm(const at::Tensor& self, const at::Tensor& mat2, const std::optional<at::Tensor>& offs,
                       const std::optional<at::Tensor>&, std::optional<at::ScalarType> dtype) {
   std::vector<int64_t> shape{self.size(0), mat2.size(-1)};
@@ -65,10 +70,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
                                                                   const at::Tensor&, const at::Tensor& log_sum, double,
                                                                   bool, const std::optional<at::Tensor>&,
                                                                   std::optional<double>) {
-  at::Tensor sums, dots;  // CUDA's kernel adds up d q in fp32
+  // CUDA's kernel adds up d q in fp32, and d k and d v of grouped queries after it has them for each query's head.
+  at::Tensor sums, dots, d_k, d_v;
   if (execution_device(q.device()).is_cuda()) {
     sums = at::empty(q.sizes(), q.options().dtype(at::kFloat));
     dots = at::empty_like(log_sum);
+    if (k.size(1) < q.size(1)) d_k = at::empty_like(q), d_v = at::empty_like(q);
   }
   return {empty_by_token(q), empty_by_token(k), empty_by_token(v)};
 }
@@ -87,6 +94,7 @@ struct PlannedTensors::Kernels {
     add("floor_divide", TORCH_FN(elementwise));
     add("nonzero", TORCH_FN(nonzero));
     add("linalg_solve_triangular.out", TORCH_FN(solve_triangular_out));
+    add("searchsorted.Tensor", TORCH_FN(searchsorted));
     add("_grouped_mm", TORCH_FN(grouped_mm));
     add("_scaled_dot_product_flash_attention_for_cpu", TORCH_FN(attention));
     add("_scaled_dot_product_flash_attention_for_cpu_backward", TORCH_FN(attention_backward));

@@ -2,13 +2,12 @@
 
 #include <chrono>
 
-#include "text/rows/batch_stream.h"
 #include "train/pass.h"
 
 namespace moraine {
 
 EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
-                    int64_t micro_batch_size, MeshGroups& groups) {
+                    const MicroBatchLimit& limit, MeshGroups& groups) {
   at::NoGradGuard no_grad;
   const auto start = std::chrono::steady_clock::now();
   EvalResult result;
@@ -16,9 +15,9 @@ EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std:
     for (const Sample* sample : row) result.trained_tokens += count_trained_tokens(*sample);
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
   at::Tensor loss_sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
-  const int64_t micro_steps = num_micro_steps(static_cast<int64_t>(rows.size()), micro_batch_size, world_size);
-  for (int64_t micro_step = 0; micro_step < micro_steps; ++micro_step) {
-    const auto samples = samples_of_micro_step(rows, micro_step, rank, world_size, micro_batch_size);
+  const MicroBatches micro_batches(rows, limit, world_size);
+  for (int64_t micro_step = 0; micro_step < micro_batches.count(); ++micro_step) {
+    const auto samples = micro_batches.samples_of(micro_step, rank);
     loss_sum += forward_loss(loaded, &adapter, make_batch(samples, loaded.device, loaded.row_alignment)).loss_sum;
   }
   loss_sum = loss_sum.to(loaded.device);

@@ -7,6 +7,7 @@
 #include "checkpoint/loaded_model.h"
 #include "distributed/collectives/mesh_groups.h"
 #include "run/batch.h"
+#include "text/rows/micro_batches.h"
 
 namespace moraine {
 
@@ -19,6 +20,6 @@ struct EvalResult {
 // Forward passes over `rows` (the same on every rank), dealt to the ranks like a step's. All ranks of the world must
 // call this. `rows` must hold a token to score.
 EvalResult evaluate(LoadedModel& loaded, const AdapterState& adapter, const std::vector<TrainingRow>& rows,
-                    int64_t micro_batch_size, MeshGroups& groups);
+                    const MicroBatchLimit& limit, MeshGroups& groups);
 
 }  // namespace moraine

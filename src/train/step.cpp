@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "distributed/collectives/device.h"
 #include "nn/dropout.h"
-#include "text/rows/batch_stream.h"
+#include "text/rows/micro_batches.h"
 #include "train/pass.h"
 #include "train/router_load.h"
 
@@ -41,16 +41,13 @@ StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimiz
 
   adapter.zero_grads();
   const int64_t rank = groups.world->rank(), world_size = groups.world->size();
-  const int64_t micro_steps = num_micro_steps(rows.size(), config.micro_batch_size, world_size);
+  const MicroBatches micro_batches(rows, micro_batch_limit(config), world_size);
+  const int64_t micro_steps = micro_batches.count();
   const auto batch_of = [&](int64_t micro_step) {
     std::vector<uint64_t> keys;
-    if (adapter.dropout() > 0) {
-      const RowRange own =
-          rows_of_micro_step(static_cast<int64_t>(rows.size()), micro_step, rank, world_size, config.micro_batch_size);
-      keys = dropout_keys(rows, own, config.seed, optimizer.num_steps());
-    }
-    return make_batch(samples_of_micro_step(rows, micro_step, rank, world_size, config.micro_batch_size), loaded.device,
-                      loaded.row_alignment, keys);
+    if (adapter.dropout() > 0)
+      keys = dropout_keys(rows, micro_batches.rows_of(micro_step, rank), config.seed, optimizer.num_steps());
+    return make_batch(micro_batches.samples_of(micro_step, rank), loaded.device, loaded.row_alignment, keys);
   };
   RouterLoad load(loaded.model->shape(), loaded.device);
   bool load_is_known = false;

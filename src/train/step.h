@@ -21,10 +21,10 @@ struct StepResult {
   int64_t peak_memory_bytes = 0;  // so far, of the rank that has needed the most
 };
 
-// Trains `rows` (the whole step's, the same on every rank) in micro-batches of config.micro_batch_size a rank; a rank
-// may get none and takes part all the same. All ranks of the world must call this. The loss is the sum of token losses
-// over the number of trained tokens of all micro-batches, so its gradient does not depend on how rows are split. Throws
-// a run error, before the update, when nothing is trained or the loss or gradient is not finite.
+// Trains `rows` (the whole step's, the same on every rank) in the micro-batches that `config` says (micro_batch_limit);
+// a rank may get none and takes part all the same. All ranks of the world must call this. The loss is the sum of token
+// losses over the number of trained tokens of all micro-batches, so its gradient does not depend on how rows are split.
+// Throws a run error, before the update, when nothing is trained or the loss or gradient is not finite.
 StepResult train_step(LoadedModel& loaded, AdapterState& adapter, AdamW& optimizer,
                       const std::vector<TrainingRow>& rows, const TrainConfig& config, double learning_rate,
                       MeshGroups& groups);

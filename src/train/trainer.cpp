@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "distributed/collectives/device.h"
 #include "distributed/collectives/from_rank0.h"
 #include "distributed/control/stop_request.h"
 #include "report/run_description.h"
@@ -23,6 +24,7 @@
 #include "train/auto_choice.h"
 #include "train/evaluate.h"
 #include "train/load_report.h"
+#include "train/micro_batch_tokens.h"
 #include "train/run_log.h"
 #include "train/snapshot.h"
 
@@ -38,6 +40,17 @@ int agreed_signal(int own, ProcessGroup& world, at::Device device) {
   at::Tensor number = at::full({1}, int64_t{own}, at::TensorOptions().dtype(at::kLong)).to(device);
   world.all_reduce(number, ReduceKind::kMax);
   return static_cast<int>(number.item<int64_t>());
+}
+
+// What a run on devices says of their memory at its end, of the ranks that needed the most; empty on the CPU.
+std::string device_peak_of_ranks(at::Device device, MeshGroups& groups) {
+  if (!device.is_cuda()) return "";
+  const DevicePeak own = device_peak(device);
+  at::Tensor most = at::tensor({static_cast<int64_t>(own.allocated), static_cast<int64_t>(own.reserved)}).to(device);
+  groups.world->all_reduce(most, ReduceKind::kMax);
+  most = most.to(at::kCPU);
+  const auto value = [&](int64_t i) { return static_cast<uint64_t>(most[i].item<int64_t>()); };
+  return in_words(DevicePeak{value(0), value(1)});
 }
 
 void print_data(const std::string& what, const DataRows& rows) {
@@ -140,7 +153,12 @@ int train(const Recipe& asked, Control& control) {
   LoadedModel loaded = load_model(checkpoint, load_settings(recipe, world, run_groups.device), groups);
   check_recompute(recipe.train.recompute, loaded.weights->all_resident());
   if (world.distributed()) log_info("mesh: {}", groups.mesh.describe());
-  if (loaded.device.is_cuda()) log_info("device: {}", loaded.device.str());
+  if (loaded.device.is_cuda()) {
+    log_info("device: {}{}", loaded.device.str(),
+             groups.host_world
+                 ? fmt::format(", NCCL communicators: {}", mesh_communicators(groups.mesh, world.rank).size())
+                 : "");
+  }
   log_info("model: {}, {} layers, {} experts, {}", checkpoint.headers.config.architecture(), shape.num_hidden_layers,
            shape.num_experts, dtype_name(shape.dtype));
   print_skipped(checkpoint.skipped);
@@ -166,6 +184,9 @@ int train(const Recipe& asked, Control& control) {
     run.write_load_report(load_reports);
   }
 
+  TrainConfig train_config = recipe.train;
+  if (train_config.micro_batch_tokens.kind == MicroBatchTokens::Kind::kAuto)
+    train_config.micro_batch_tokens = auto_micro_batch_tokens(recipe, world, loaded, checkpoint, adapter.state, groups);
   const BatchStream stream(training.size(), batch_size, recipe.train.seed, recipe.data.shuffle);
   AdamW optimizer(adapter.state, recipe.train);
   snapshots.restore(adapter.state, optimizer);
@@ -181,7 +202,7 @@ int train(const Recipe& asked, Control& control) {
   const auto evaluate_after = [&](int64_t done) {
     if (held_out.size() == 0) return;
     control.set_stage(fmt::format("evaluation after step {}", done));
-    log.add(done, evaluate(loaded, adapter.state, held_out.all(), recipe.train.micro_batch_size, groups));
+    log.add(done, evaluate(loaded, adapter.state, held_out.all(), micro_batch_limit(train_config), groups));
   };
   {
     const StopRequest stop_request(
@@ -193,7 +214,7 @@ int train(const Recipe& asked, Control& control) {
       if (step == first_step || step % kReplicaCheckEvery == 0) check_replicas(adapter.state, groups);
       const double learning_rate = scheduled_learning_rate(recipe.train, step, steps);
       const StepResult result = train_step(loaded, adapter.state, optimizer, training.at(stream.rows_of_step(step)),
-                                           recipe.train, learning_rate, groups);
+                                           train_config, learning_rate, groups);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (step == 0 && is_writer && result.loss > std::log(static_cast<double>(shape.vocab_size)) + 2) {
         log_warning(fmt::format(
@@ -215,6 +236,7 @@ int train(const Recipe& asked, Control& control) {
         if (record && !ends_early) record->snapshot(done);
       }
       if (ends_early) {
+        if (const std::string peak = device_peak_of_ranks(loaded.device, groups); !peak.empty()) log.say(peak);
         const std::string why = signal != 0 ? signal_name(signal) : "train.stop_after";
         if (record) log.say(record->end(done, why));
         log.say(how_to_go_on(why, done, recipe));
@@ -234,6 +256,7 @@ int train(const Recipe& asked, Control& control) {
   }
   evaluate_after(steps);  // what it may run into costs no training any more
   if (is_writer) write_save_layouts(recipe.save.layouts, family, checkpoint.layout(), run.adapter());
+  if (const std::string peak = device_peak_of_ranks(loaded.device, groups); !peak.empty()) log.say(peak);
   if (record) log.say(record->end(steps, "finished"));
   log.say("Saved final adapter to " + run.adapter().string());
   return 0;

@@ -75,6 +75,22 @@ TEST(Plan, LongSequencesHoldInProportion) {
               1024, 1);
 }
 
+TEST(Plan, MicroBatchesByTokens) {
+  const PlanOf plan("Qwen3-30B-A3B");
+  const auto batch = [&](std::vector<std::string> keys) {
+    keys.insert(keys.end(), {"train.batch_size=64", "dist.device=cuda"});
+    const Json found = plan.json(keys);
+    EXPECT_EQ(found["batch"]["micro_steps"].get<int64_t>() * found["batch"]["micro_batch_size"].get<int64_t>(), 64);
+    return std::pair{found["batch"]["micro_batch_tokens"], found["ranks"][0]["activation_bytes"]};
+  };
+  const auto rows = batch({"train.micro_batch_size=4"}), tokens = batch({"train.micro_batch_tokens=8192"});
+  EXPECT_EQ(rows, (std::pair{Json(), tokens.second}));
+  EXPECT_EQ(tokens.first, 8192);
+  EXPECT_EQ(batch({"train.micro_batch_tokens=auto"}).first, 2048) << "data.max_length";
+  EXPECT_EQ(batch({"train.micro_batch_tokens=auto", "--memory-per-rank", "1TiB"}).first, 16384);
+  EXPECT_EQ(batch({"train.micro_batch_tokens=auto", "--memory-per-rank", "10GiB"}).first, 2048) << "not even that";
+}
+
 TEST(Plan, TheWorldReadsTheCheckpointOnceAReplica) {
   for (const char* model : {"Qwen3-30B-A3B", "Qwen3.5-35B-A3B", "DeepSeek-V4-Flash"}) {
     const PlanOf plan(model);

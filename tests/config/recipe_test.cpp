@@ -203,6 +203,20 @@ TEST_F(RecipeTest, YamlShowsEveryDefault) {
   EXPECT_THAT(recipe_to_yaml(read("load: {verify: off}")), HasSubstr("verify: \"off\""));  // off is false for YAML 1.1
 }
 
+TEST_F(RecipeTest, MicroBatchesAreRowsOrTokens) {
+  using Kind = MicroBatchTokens::Kind;
+  EXPECT_THAT(recipe_to_yaml(read("")), HasSubstr("  micro_batch_size: 1\n  micro_batch_tokens: null\n"));
+  for (const auto& [value, kind] : {std::pair{"auto", Kind::kAuto}, {"8192", Kind::kTokens}, {"null", Kind::kNone}}) {
+    const Recipe recipe = read(std::string("train: {micro_batch_tokens: ") + value + "}");
+    EXPECT_EQ(recipe.train.micro_batch_tokens.kind, kind);
+    EXPECT_EQ(recipe.train.micro_batch_tokens.tokens, kind == Kind::kTokens ? 8192 : 0);
+    const std::string yaml = recipe_to_yaml(recipe);
+    EXPECT_THAT(yaml, HasSubstr(std::string("  micro_batch_tokens: ") + value + "\n"));
+    EXPECT_EQ(recipe_to_yaml(read(yaml)), yaml) << "what a run writes can be read again";
+  }
+  EXPECT_THAT(value_error("train.micro_batch_tokens", "0"), HasSubstr("auto or a whole number of at least 1"));
+}
+
 TEST_F(RecipeTest, WhatInitFromDecidesIsNotPrinted) {
   std::string yaml = recipe_to_yaml(read("adapter: {init_from: a, lora_alpha: 4}"));
   EXPECT_THAT(yaml, HasSubstr("adapter:\n  lora_alpha: 4\n  init_from: a\n"));
@@ -404,6 +418,9 @@ TEST_F(RecipeTest, RulesAcrossKeys) {
               HasSubstr("recipe.yaml: both train.steps and train.epochs are given"));
   EXPECT_THAT(error("train: {epochs: 1}", {"train.steps=5"}), HasSubstr("both train.steps and train.epochs"));
   EXPECT_EQ(error("train: {epochs: 1}", {"train.steps=5", "train.epochs=null"}), "");
+  EXPECT_THAT(
+      error("train: {micro_batch_size: 1}", {"train.micro_batch_tokens=auto"}),
+      HasSubstr("both train.micro_batch_size and train.micro_batch_tokens are given (set one of them to null)"));
   EXPECT_THAT(error("adapter: {lora_dropout: 0.05}"),
               HasSubstr("adapter.lora_dropout does not work together with adapter.target_parameters"));
   EXPECT_EQ(error("adapter: {lora_dropout: 0.05, target_parameters: []}"), "");

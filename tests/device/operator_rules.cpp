@@ -1,5 +1,7 @@
 #include "device/operator_rules.h"
 
+#include <ATen/Context.h>
+
 #include <atomic>
 #include <set>
 
@@ -54,6 +56,7 @@ void check_attention(const std::string& name, c10::ArrayRef<c10::IValue> argumen
   const int64_t width = q.size(-1);
   TORCH_CHECK(width % 8 == 0 && width <= 256, name, ": a head's width is ", width,
               "; fused attention has multiples of 8 up to 256");
+  TORCH_CHECK(arguments[1].toTensor().size(1) == arguments[2].toTensor().size(1), name, ": k and v have other heads");
 }
 
 }  // namespace
@@ -63,6 +66,9 @@ void check_cuda_rules(const std::string& name, c10::ArrayRef<c10::IValue> argume
   if (name == "_grouped_mm") check_grouped_mm(arguments);
   if (products.contains(name)) check_product(name, arguments);
   if (name.starts_with("_scaled_dot_product")) check_attention(name, arguments);
+  TORCH_CHECK(name != "cumsum" || !at::globalContext().deterministicAlgorithms() ||
+                  !arguments[0].toTensor().is_floating_point(),
+              "cumsum of floats has no deterministic kernel");
 }
 
 void allow_fp64_products(bool allow) { fp64_products_allowed = allow; }

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <mutex>
 #include <vector>
 
@@ -225,13 +226,38 @@ int64_t choose_attention(const at::Tensor& q, const at::Tensor&, const at::Tenso
   return static_cast<int64_t>(fits && !mask ? at::SDPBackend::overrideable : at::SDPBackend::math);
 }
 
+// The host's attention wants as many heads of k and v as of q; a GPU's reads each for several of q's. So here the host
+// repeats and sums them, which is no work of the device's and not logged.
+at::Tensor with_heads_of_host(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& changed) {
+  at::Tensor host;
+  {
+    const BlockUse uses[] = {use_of(x, false)};
+    const KernelAccess access(uses);
+    host = changed(as_host(x)).contiguous();
+  }
+  const at::Tensor result = at::empty_strided(host.sizes(), host.strides(), x.options());
+  write(result, host);
+  return result;
+}
+at::Tensor for_each_query(const at::Tensor& x_BKSD, int64_t heads) {
+  const int64_t times = heads / x_BKSD.size(1);
+  if (times == 1) return x_BKSD;
+  return with_heads_of_host(x_BKSD, [&](const at::Tensor& x) { return x.repeat_interleave(times, 1); });
+}
+at::Tensor sum_over_queries(const at::Tensor& d_BNSD, int64_t kv_heads) {
+  if (d_BNSD.size(1) == kv_heads) return d_BNSD;
+  return with_heads_of_host(d_BNSD, [&](const at::Tensor& d) { return d.unflatten(1, {kv_heads, -1}).sum(2); });
+}
+
 using Attention = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, c10::SymInt, c10::SymInt, at::Tensor,
                              at::Tensor, at::Tensor>;
 Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>&,
                     double dropout, bool causal, bool, std::optional<double> scale) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("aten::_scaled_dot_product_flash_attention_for_cpu", "");
-  torch::jit::Stack stack{q, k, v, dropout, causal, std::optional<at::Tensor>(), scale};
+  const int64_t heads = q.size(1);
+  torch::jit::Stack stack{
+      q, for_each_query(k, heads), for_each_query(v, heads), dropout, causal, std::optional<at::Tensor>(), scale};
   run_on_host_kernels(op, &stack);
   return {stack.at(0).toTensor(), stack.at(1).toTensor(), {}, {}, q.size(2), k.size(2), {}, {}, {}};
 }
@@ -243,9 +269,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
     std::optional<double> scale) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "");
-  torch::jit::Stack stack{dy, q, k, v, y, log_sum, dropout, causal, std::optional<at::Tensor>(), scale};
+  const int64_t heads = q.size(1), kv_heads = k.size(1);
+  torch::jit::Stack stack{dy,
+                          q,
+                          for_each_query(k, heads),
+                          for_each_query(v, heads),
+                          y,
+                          log_sum,
+                          dropout,
+                          causal,
+                          std::optional<at::Tensor>(),
+                          scale};
   run_on_host_kernels(op, &stack);
-  return {stack.at(0).toTensor(), stack.at(1).toTensor(), stack.at(2).toTensor(), {}};
+  return {stack.at(0).toTensor(),
+          sum_over_queries(stack.at(1).toTensor(), kv_heads),
+          sum_over_queries(stack.at(2).toTensor(), kv_heads),
+          {}};
 }
 
 struct Hooks : at::PrivateUse1HooksInterface {

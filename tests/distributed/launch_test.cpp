@@ -187,6 +187,27 @@ TEST(Device, RanksOfANodeTakeItsDevicesInOrder) {
   EXPECT_EQ(choose_device(DeviceChoice::kAuto, 1, third, false), c10::Device(c10::kCUDA, 0)) << "the one it was given";
 }
 
+TEST(Device, GpusBeforeBf16AreRefusedAndSlowOnesNamed) {
+  for (const auto& [major, minor] : {std::pair{6, 1}, {7, 0}, {7, 5}}) {
+    try {
+      check_compute_capability(major, minor);
+      FAIL() << major;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind, ErrorKind::kInput);
+      EXPECT_THAT(e.what(), HasSubstr(fmt::format("compute capability is {}.{}, and bf16 needs 8.0", major, minor)));
+    }
+  }
+  for (const auto& [major, minor] : {std::pair{8, 0}, {8, 6}, {8, 9}})
+    EXPECT_THAT(check_compute_capability(major, minor), HasSubstr("slow before 9.0"));
+  for (const auto& [major, minor] : {std::pair{9, 0}, {10, 0}, {12, 0}})
+    EXPECT_EQ(check_compute_capability(major, minor), "");
+}
+
+TEST(Device, PeakSaysWhatTensorsUsedAndWhatWasHeldForThem) {
+  EXPECT_EQ(in_words(DevicePeak{3u << 20, 4u << 20}),
+            "peak memory on the device: 3.00 MiB used by tensors, 4.00 MiB reserved");
+}
+
 TEST(NetworkAddress, LoopbackStaysLoopback) {
   EXPECT_EQ(address_towards("127.0.0.1", 80), "127.0.0.1");
   EXPECT_TRUE(is_loopback("127.0.1.1"));

@@ -52,6 +52,35 @@ TEST(Mesh, RankAndCoordinatesAreInverse) {
   }
 }
 
+TEST(Mesh, GroupsOfTheSameRanksShareACommunicator) {
+  const auto count = [](int64_t world, const MeshRequest& request) {
+    return mesh_communicators(Mesh::make(world, request), 0).size();
+  };
+  EXPECT_EQ(count(1, {}), 0u);
+  EXPECT_EQ(count(8, {.ep = 1}), 1u);
+  EXPECT_EQ(count(8, {.ep = 8}), 2u) << "tokens have their own";
+  EXPECT_EQ(count(8, {.ep = 2}), 3u);
+  EXPECT_EQ(count(64, {.ep = 8, .replicate = 2}), 5u);
+  for (const Mesh& mesh : many_meshes()) {
+    const int64_t stride = mesh.world_size() > 24 ? 137 : 1;
+    for (int64_t rank = 0; rank < mesh.world_size(); rank += stride) {
+      const std::vector<MeshCommunicator> communicators = mesh_communicators(mesh, rank);
+      std::set<MeshPurpose> served;
+      for (const MeshCommunicator& communicator : communicators) {
+        for (const MeshPurpose purpose : communicator.purposes) ASSERT_TRUE(served.insert(purpose).second);
+        // All its ranks agree on what it is for.
+        const int64_t peer = communicator.ranks.back();
+        bool found = false;
+        for (const MeshCommunicator& other : mesh_communicators(mesh, peer))
+          found |= other.ranks == communicator.ranks && other.purposes == communicator.purposes;
+        ASSERT_TRUE(found) << mesh.describe();
+      }
+      for (const MeshGroupSpec& spec : kMeshGroups)
+        ASSERT_EQ(served.contains(spec.purpose), mesh.group_size(spec.axis) > 1) << spec.name;
+    }
+  }
+}
+
 TEST(Mesh, GroupsOfEveryAxisSplitTheWorld) {
   for (const Mesh& mesh : many_meshes()) {
     for (MeshAxis axis : kMeshAxes) {

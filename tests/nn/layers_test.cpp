@@ -166,6 +166,30 @@ TEST(Attention, SequencesDoNotSeeEachOther) {
   expect_close(both, at::cat({part(0, 3), part(3, 4)}));
 }
 
+// GPUs' kernels read each head of k and v for all its queries, without copies of them.
+TEST(Attention, GroupedQueriesOnADeviceRepeatNothing) {
+  const c10::Device device = testing_support::test_device();
+  if (device.type() != c10::kPrivateUse1) GTEST_SKIP() << "on the test device";
+  const auto run = [&](c10::Device where, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& x : {q, k, v}) inputs.push_back(x.detach().to(where).requires_grad_());
+    const at::Tensor y = causal_attention(inputs[0], inputs[1], inputs[2], {0, 5, 12}, nullptr);
+    std::vector<at::Tensor> results = torch::autograd::grad({y}, inputs, {at::ones_like(y)});
+    results.push_back(y.detach());
+    for (at::Tensor& x : results) x = x.to(at::kCPU).to(at::kDouble);
+    return results;
+  };
+  const at::Tensor q = at::randn({12, 8, 16}).to(at::kBFloat16), k = at::randn({12, 2, 16}).to(at::kBFloat16),
+                   v = at::randn({12, 2, 16}).to(at::kBFloat16);
+  const testing_support::DeviceLogScope log;
+  const auto found = run(device, q, k, v), wanted = run(c10::kCPU, q, k, v);
+  for (size_t i = 0; i < found.size(); ++i) EXPECT_LT((found[i] - wanted[i]).abs().max().item<double>(), 0.1) << i;
+  for (const auto& [name, count] : log.log().operators) {
+    EXPECT_FALSE(name.starts_with("aten::repeat_interleave")) << name;
+    EXPECT_EQ(count.waits, name.ends_with("host") ? count.launches : 0) << name;
+  }
+}
+
 TEST(Attention, CacheContinuesTheSequence) {
   at::Tensor q = random({6, 4, 8}), k = random({6, 2, 8}), v = random({6, 2, 8});
   at::Tensor whole = causal_attention(q, k, v, {0, 6}, nullptr);

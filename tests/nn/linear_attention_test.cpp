@@ -111,6 +111,31 @@ TEST_F(GatedDeltaRule, StaysAccurateInFp32WhenKeysRepeat) {
   EXPECT_LT(largest_difference(chunked(in32, chunks).to(at::kDouble), token_by_token(in)), 1e-5);
 }
 
+// CUDA's running sums are refused where the same bits are wanted each time (train.deterministic).
+TEST_F(GatedDeltaRule, OnADeviceWithTheSameBitsEachTime) {
+  const c10::Device device = test_device();
+  if (device.type() != c10::kPrivateUse1) GTEST_SKIP() << "on the test device";
+  const auto run = [](c10::Device where, bool deterministic) {
+    at::manual_seed(3);
+    const DeltaInput host = random_input(70);
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& x : host.all()) inputs.push_back(x.detach().to(at::kFloat).to(where).requires_grad_());
+    at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
+    const DeltaChunks chunks = plan_delta_chunks({0, 70}, where);
+    const at::Tensor y = gated_delta_rule(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], chunks, nullptr);
+    std::vector<at::Tensor> results = gradients_of(y, inputs, at::ones_like(y));
+    at::globalContext().setDeterministicAlgorithms(false, false);
+    results.push_back(y.detach());
+    for (at::Tensor& x : results) x = x.cpu();
+    return results;
+  };
+  const auto wanted = run(c10::kCPU, false);
+  for (const bool deterministic : {false, true}) {
+    const auto found = run(device, deterministic);
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_LT(largest_difference(found[i], wanted[i]), 1e-5);
+  }
+}
+
 // A prompt and then tokens one by one, as generate runs it.
 TEST_F(GatedDeltaRule, StateContinuesTheSequence) {
   at::NoGradGuard no_grad;

@@ -7,6 +7,7 @@
 #include "device/test_device.h"
 #include "nn/grouped_linear.h"
 #include "nn/swiglu.h"
+#include "tensor/planned_tensors.h"
 
 namespace moraine {
 namespace {
@@ -68,6 +69,40 @@ TEST(QuantizedWeight, TheKernelEqualsTensorOperations) {
   const FrozenWeight e8m0 = random_fp8({8, 24}, 4, 8),
                      fp32(e8m0.values, e8m0.scale.to(at::kFloat), {DType::kF8E4M3, DType::kF32, 4, 8});
   expect_equal(dequantize(fp32, at::kFloat), dequantize(e8m0, at::kFloat));
+}
+
+// More than tensor operations take at a time, by rows of one matrix and by matrices. Fp16 has no kernel of the CPU's.
+TEST(QuantizedWeight, LargeOnesAreDequantisedInParts) {
+  constexpr int64_t kRows = 4224, kColumns = 4096;
+  const FrozenWeight one(at::randint(0, 100, {kRows, kColumns}, at::kByte).view(at::kFloat8_e4m3fn),
+                         at::randint(120, 132, {kRows / 128, kColumns / 128}, at::kByte).view(at::kFloat8_e8m0fnu),
+                         {DType::kF8E4M3, DType::kF8E8M0, 128, 128});
+  FrozenWeight two = one;  // the same rows as two matrices whose last blocks are cut off
+  two.matrices = 2;
+  two.scale = at::randint(120, 132, {2 * 17, kColumns / 128}, at::kByte).view(at::kFloat8_e8m0fnu);
+  for (const FrozenWeight& w : {one, two})
+    EXPECT_TRUE(at::equal(dequantize(w, at::kHalf), dequantize(w, at::kFloat).to(at::kHalf)));
+}
+
+TEST(QuantizedWeight, DequantisingOnAGpuTakesBoundedMemoryBesideItsResult) {
+  PlannedTensors planned(c10::kCUDA);
+  const auto on_meta = [](std::vector<int64_t> shape, at::ScalarType dtype) {
+    return at::empty(shape, at::TensorOptions().dtype(dtype).device(at::kMeta));
+  };
+  const QuantFormat fp8{DType::kF8E4M3, DType::kF8E8M0, 128, 128};
+  for (const FrozenWeight& w :
+       {FrozenWeight(on_meta({16, 4096, 1024}, at::kChar), on_meta({16, 4096, 64}, at::kFloat8_e8m0fnu),
+                     {DType::kI8, DType::kF8E8M0, 1, 32}),
+        FrozenWeight(on_meta({16384, 8192}, at::kFloat8_e4m3fn), on_meta({128, 64}, at::kFloat8_e8m0fnu), fp8),
+        FrozenWeight(on_meta({16384, 8192}, at::kFloat8_e4m3fn), on_meta({128, 64}, at::kFloat8_e8m0fnu), fp8, 2)}) {
+    std::vector<int64_t> shape = w.values.sizes().vec();
+    shape.back() = w.in_features();
+    const at::Tensor out = on_meta(shape, at::kBFloat16);
+    planned.memory().forget_peak();
+    const int64_t before = planned.memory().live();
+    dequantize_into(out, w);
+    EXPECT_LT(planned.memory().peak() - before, int64_t{256} << 20);
+  }
 }
 
 TEST(QuantizedWeight, RowsSplitIntoGroupsWhateverTheBlocks) {

@@ -47,14 +47,14 @@ VARIANTS = [{"r": 4, "target_parameters": [], "lora_dropout": 0.2, "rank_pattern
 
 
 def train(program, folder, model, adapter, mesh, recompute, packing, micro_batch, aux, ratio=1):
-    """`adapter`: the folder that it starts from, or keys of a new one."""
+    """`adapter`: the folder that it starts from, or keys of a new one; `micro_batch`: rows, or as text tokens."""
     out = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "run"
     recipe = folder / "recipe.json"
     recipe.write_text(json.dumps({
         "model": {"path": str(model)}, "adapter": adapter if isinstance(adapter, dict) else {"init_from": str(adapter)},
         "data": {"train": [str(folder / "tokens.safetensors")], "packing": packing, "max_length": 80},
-        "train": {"steps": STEPS, "batch_size": 3 if packing else 6, "micro_batch_size": micro_batch, "learning_rate": 1e-3,
-                  "learning_rate_b_ratio": ratio, "recompute": recompute, "aux_loss_coef": aux}, "save": {"dir": str(out)}}))
+        "train": {"steps": STEPS, "batch_size": 3 if packing else 6, "learning_rate": 1e-3,
+                  "micro_batch_tokens" if isinstance(micro_batch, str) else "micro_batch_size": int(micro_batch), "learning_rate_b_ratio": ratio, "recompute": recompute, "aux_loss_coef": aux}, "save": {"dir": str(out)}}))
     resident = ["mesh.resident=1GiB"] if recompute == "none" else []
     run([program, "train", recipe, *mesh_flags(mesh), *resident])
     return ([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()],
@@ -169,6 +169,10 @@ def main():
                     continue
                 report.run(f"{mesh} recompute {recompute}, packing {packing}, micro-batch {micro_batch}, router loss {aux}",
                            train(a.program, folder, *start, mesh, recompute, packing, micro_batch, aux), reference)
+            # By tokens: a row alone, some together, all of a rank's at once.
+            for mesh, tokens in ([((1, 1, 1), "1"), ((2, 2, 1), "90"), ((2, 1, 1), "9999")] if recompute == "full" else []):
+                report.run(f"{mesh} recompute {recompute}, packing {packing}, micro-batch of {tokens} tokens, router loss {aux}",
+                           train(a.program, folder, *start, mesh, recompute, packing, tokens, aux), reference)
         for adapter in VARIANTS if a.golden == "qwen3_moe-fp32" else []:
             reference = train(a.program, folder, start[0], adapter, (1, 1, 1), "full", False, 1, 0.1, 4)
             report.run(f"(2, 2, 1) recompute none, micro-batch 3, router loss 0.1, {adapter}",

@@ -113,10 +113,10 @@ def difference(found, wanted, same_bits=True):
 
 
 def in_parts(runs, parts, *overrides):
-    """parts: (mesh, stop_after). All but the last end by train.stop_after."""
+    """parts: (mesh, stop_after). All but the last end by train.stop_after. Every other one has micro-batches by tokens."""
     out = runs.out()
-    for mesh, stop_after in parts:
-        runs.run(out, mesh, f"train.stop_after={stop_after}", *overrides)
+    for number, (mesh, stop_after) in enumerate(parts):
+        runs.run(out, mesh, f"train.stop_after={stop_after}", *["train.micro_batch_tokens=90"] * (number % 2), *overrides)
         if stop_after < STEPS and ((out / "adapter").exists() or not (out / "checkpoints" / f"step-{stop_after}").exists()):
             sys.exit(f"FAILED  after train.stop_after={stop_after}: {sorted(p.name for p in out.iterdir())}")
     return result(out)

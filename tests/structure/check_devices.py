@@ -21,7 +21,8 @@ READ = re.compile(r"data_ptr\b|\.item\s*[<(]|\.cpu\(\)|\.to\(at::kCPU\)|\bnonzer
 ON_HOST = {
     "train/evaluate.cpp": (1, "a sum over batches, of numbers that the host has"),
     "train/step.cpp": (1, "a sum over micro-batches, of numbers that the host has"),
-    "train/trainer.cpp": (1, "a signal's number, moved to the device for the ranks' largest"),
+    "train/micro_batch_tokens.cpp": (1, "a GPU's free memory, moved to the device for the ranks' least"),
+    "train/trainer.cpp": (2, "a signal's number and the peak of memory, moved to the device for the ranks' largest"),
     "tensor/quantize.cpp": (1, "merge and convert run on the host"),
 }
 READS = {
@@ -29,8 +30,9 @@ READS = {
     "nn/quantized_weight.cpp": (4, "the CPU's kernel"),
     "nn/outer_products.cpp": (3, "the CPU's kernel"),
     "nn/dropout.cpp": (2, "the CPU's kernel"),
-    "parallel/expert_parallel.cpp": (3, "rows of each expert: once a layer's first pass, twice with several ep ranks"),
-    "train/trainer.cpp": (1, "once a step: whether a signal came"),
+    "parallel/expert_parallel.cpp": (3, "rows of each expert: once a layer's first pass"),
+    "train/micro_batch_tokens.cpp": (1, "once a run"),
+    "train/trainer.cpp": (3, "once a step: whether a signal came; at the end: the peak of memory"),
     "train/evaluate.cpp": (1, "once an evaluation"),
     "train/router_load.cpp": (7, "once a step"),
     "train/step.cpp": (2, "once a step"),

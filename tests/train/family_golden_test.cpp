@@ -193,11 +193,13 @@ TEST_P(FamilyBf16, GradientsPointWhereFp32OnesDo) {
 }
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.
-std::pair<double, at::Tensor> step_gradients(Golden& golden, int64_t micro_batch_size,
-                                             const std::vector<std::vector<int64_t>>& packed) {
+std::pair<double, at::Tensor> step_gradients(Golden& golden, std::optional<int64_t> micro_batch_size,
+                                             const std::vector<std::vector<int64_t>>& packed,
+                                             MicroBatchTokens micro_batch_tokens = {}) {
   OpenedAdapter adapter = golden.adapter();
   TrainConfig config;
   config.micro_batch_size = micro_batch_size;
+  config.micro_batch_tokens = micro_batch_tokens;
   AdamW optimizer(adapter.state, config);
   std::vector<TrainingRow> rows;
   for (const auto& samples : packed) {
@@ -222,6 +224,9 @@ TEST_P(FamilyFp32, GradientDoesNotDependOnMicroBatches) {
   const auto [loss, grads] = step_gradients(golden, 1, rows);
   for (int64_t micro_batch_size = 2; micro_batch_size <= static_cast<int64_t>(rows.size()); ++micro_batch_size)
     EXPECT_LT(relative_error(step_gradients(golden, micro_batch_size, rows).second, grads), 1e-5);
+  const auto by_tokens = step_gradients(golden, std::nullopt, rows, {MicroBatchTokens::Kind::kTokens, 1});
+  EXPECT_EQ(by_tokens.first, loss);
+  EXPECT_TRUE(at::equal(by_tokens.second, grads)) << "each row alone, as before";
 }
 
 // Packed sequences do not see each other: outputs and gradients are those of separate rows.

@@ -35,8 +35,7 @@ class BackendFactory {
   void stop_listening();
 
   BackendKind kind() const { return kind_; }  // of tensors on the device
-  // All members of the group must call this. `store` is the group's own. NCCL connects at once: what is wrong with the
-  // fabric shows before anything is loaded.
+  // All members of the group must call this. `store` is the group's own. NCCL connects at once.
   c10::intrusive_ptr<c10d::Backend> make(BackendKind kind, c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                                          const std::string& name);
 

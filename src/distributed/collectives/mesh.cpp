@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/text.h"
 
@@ -151,6 +153,25 @@ bool Mesh::ep_inside_nodes(int64_t local_world_size) const { return local_world_
 std::string Mesh::describe() const {
   return fmt::format("{} = ep {} × ep_fsdp {} × replicate {}, fsdp {}", ranks_text(world_size()), ep, ep_fsdp,
                      replicate, fsdp);
+}
+
+std::vector<MeshCommunicator> mesh_communicators(const Mesh& mesh, int64_t rank) {
+  const auto carries_tokens = [](MeshPurpose purpose) {
+    return purpose == MeshPurpose::kTokens || purpose == MeshPurpose::kEp;
+  };
+  std::vector<MeshCommunicator> needed;
+  for (const MeshGroupSpec& spec : kMeshGroups) {
+    if (mesh.group_size(spec.axis) == 1) continue;
+    const std::vector<int64_t> ranks = mesh.group(spec.axis, rank);
+    const auto shared = std::find_if(needed.begin(), needed.end(), [&](const MeshCommunicator& other) {
+      return other.ranks == ranks && carries_tokens(other.purposes[0]) == carries_tokens(spec.purpose);
+    });
+    if (shared == needed.end())
+      needed.push_back({{spec.purpose}, ranks});
+    else
+      shared->purposes.push_back(spec.purpose);
+  }
+  return needed;
 }
 
 ExpertRange expert_range(int64_t num_experts, int64_t ep, int64_t ep_index) {

@@ -67,6 +67,32 @@ struct Mesh {
   friend bool operator==(const Mesh&, const Mesh&) = default;
 };
 
+// The groups of a run (distributed/collectives/mesh_groups), one for each purpose.
+enum class MeshPurpose { kWorld, kTokens, kDenseGather, kExpertGather, kExpertPeers, kEp, kEpFsdp };
+struct MeshGroupSpec {
+  MeshPurpose purpose;
+  const char* name;
+  MeshAxis axis;
+};
+inline constexpr MeshGroupSpec kMeshGroups[] = {
+    {MeshPurpose::kWorld, "world", MeshAxis::kWorld},
+    {MeshPurpose::kTokens, "tokens", MeshAxis::kEp},
+    {MeshPurpose::kDenseGather, "dense_gather", MeshAxis::kFsdp},
+    {MeshPurpose::kExpertGather, "expert_gather", MeshAxis::kEpFsdp},
+    {MeshPurpose::kExpertPeers, "expert_peers", MeshAxis::kExpertPeers},
+    {MeshPurpose::kEp, "ep", MeshAxis::kEp},
+    {MeshPurpose::kEpFsdp, "ep_fsdp", MeshAxis::kEpFsdp},
+};
+
+// The communicators that rank `rank` of `mesh` needs for kMeshGroups: purposes whose groups have the same ranks share
+// one, except that those along ep keep one of their own, so that gathers that run ahead never stand before tokens.
+// Groups of one rank need none. Three at most with mesh.fsdp: auto and one replica.
+struct MeshCommunicator {
+  std::vector<MeshPurpose> purposes;
+  std::vector<int64_t> ranks;
+};
+std::vector<MeshCommunicator> mesh_communicators(const Mesh& mesh, int64_t rank);
+
 // Experts first … first + count - 1.
 struct ExpertRange {
   int64_t first = 0, count = 0;

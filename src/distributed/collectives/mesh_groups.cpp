@@ -9,21 +9,42 @@ namespace moraine {
 
 namespace {
 
-struct PlannedGroup {
-  std::unique_ptr<ProcessGroup> MeshGroups::*member;
-  const char* name;
-  BackendKind kind;
-  std::vector<int64_t> ranks;
-};
+std::unique_ptr<ProcessGroup> MeshGroups::*member_of(MeshPurpose purpose) {
+  switch (purpose) {
+    case MeshPurpose::kWorld:
+      return &MeshGroups::world;
+    case MeshPurpose::kTokens:
+      return &MeshGroups::tokens;
+    case MeshPurpose::kDenseGather:
+      return &MeshGroups::dense_gather;
+    case MeshPurpose::kExpertGather:
+      return &MeshGroups::expert_gather;
+    case MeshPurpose::kExpertPeers:
+      return &MeshGroups::expert_peers;
+    case MeshPurpose::kEp:
+      return &MeshGroups::ep;
+    case MeshPurpose::kEpFsdp:
+      return &MeshGroups::ep_fsdp;
+  }
+  MORAINE_ASSERT(false, "unknown purpose of a group");
+}
+
+const char* name_of(MeshPurpose purpose) {
+  for (const MeshGroupSpec& spec : kMeshGroups)
+    if (spec.purpose == purpose) return spec.name;
+  MORAINE_ASSERT(false, "unknown purpose of a group");
+}
+
+using Communicators = std::vector<std::shared_ptr<Communicator>>;
 
 // Where Gloo's own thread finds no descriptor for a connection that another rank opens, it ends the process without a
 // word of ours.
-void require_descriptors_for(const std::vector<PlannedGroup>& groups, const Control& control) {
+void require_descriptors_for(const Communicators& communicators, const Control& control) {
   constexpr int64_t kFiles = 16;  // and what else a run opens beside connections
   int64_t to_store = 0, to_peers = 0;
-  for (const PlannedGroup& group : groups) {
-    if (group.ranks.size() > 1) ++to_store;
-    if (group.kind == BackendKind::kGloo) to_peers += static_cast<int64_t>(group.ranks.size()) - 1;
+  for (const auto& communicator : communicators) {
+    if (communicator->ranks().size() > 1) ++to_store;
+    if (communicator->kind() == BackendKind::kGloo) to_peers += static_cast<int64_t>(communicator->ranks().size()) - 1;
   }
   const WorldInfo& world = control.world();
   const bool serves =
@@ -47,27 +68,33 @@ MeshGroups make_mesh_groups(Control& control, BackendFactory& backends, const Me
   for (const RankInfo& info : control.ranks()) {
     if (info.node_rank == control.world().node_rank) same_node.push_back(info.rank);
   }
-  const BackendKind kind = backends.kind();
-  std::vector<PlannedGroup> planned{
-      {&MeshGroups::world, "world", kind, mesh.group(MeshAxis::kWorld, rank)},
-      {&MeshGroups::tokens, "tokens", kind, mesh.group(MeshAxis::kEp, rank)},
-      {&MeshGroups::dense_gather, "dense_gather", kind, mesh.group(MeshAxis::kFsdp, rank)},
-      {&MeshGroups::expert_gather, "expert_gather", kind, mesh.group(MeshAxis::kEpFsdp, rank)},
-      {&MeshGroups::expert_peers, "expert_peers", kind, mesh.group(MeshAxis::kExpertPeers, rank)},
-      {&MeshGroups::ep, "ep", kind, mesh.group(MeshAxis::kEp, rank)},
-      {&MeshGroups::ep_fsdp, "ep_fsdp", kind, mesh.group(MeshAxis::kEpFsdp, rank)},
-      {&MeshGroups::node, "node", BackendKind::kGloo, same_node},
-  };
-  if (kind != BackendKind::kGloo) {
-    planned.push_back({&MeshGroups::host_world, "host_world", BackendKind::kGloo, mesh.group(MeshAxis::kWorld, rank)});
-  }
-  require_descriptors_for(planned, control);
   MeshGroups groups;
   groups.mesh = mesh;
   groups.control = &control;
-  for (const PlannedGroup& group : planned) {
-    groups.*group.member = std::make_unique<ProcessGroup>(control, backends, group.kind, group.name, group.ranks);
+  Communicators communicators;
+  const auto add_communicator = [&](BackendKind kind, const char* name, const std::vector<int64_t>& ranks) {
+    return communicators.emplace_back(std::make_shared<Communicator>(control, backends, kind, name, ranks));
+  };
+  const BackendKind kind = backends.kind();
+  for (const MeshCommunicator& planned : mesh_communicators(mesh, rank)) {
+    const auto communicator = add_communicator(kind, name_of(planned.purposes[0]), planned.ranks);
+    for (const MeshPurpose purpose : planned.purposes)
+      groups.*member_of(purpose) = std::make_unique<ProcessGroup>(name_of(purpose), communicator);
   }
+  for (const MeshGroupSpec& spec : kMeshGroups) {
+    std::unique_ptr<ProcessGroup>& group = groups.*member_of(spec.purpose);
+    if (!group) group = std::make_unique<ProcessGroup>(spec.name, rank);
+  }
+  groups.node = std::make_unique<ProcessGroup>("node", add_communicator(BackendKind::kGloo, "node", same_node));
+  if (kind != BackendKind::kGloo) {
+    const auto communicator = add_communicator(BackendKind::kGloo, "host_world", groups.world->ranks());
+    groups.host_world = std::make_unique<ProcessGroup>("host_world", communicator);
+  }
+  require_descriptors_for(communicators, control);
+  // Gloo's connect now: later nobody can. Of NCCL's the world's, so that what is wrong with the fabric shows before
+  // anything is loaded; the others take memory of the device when they are first needed.
+  for (const auto& communicator : communicators)
+    if (communicator->kind() == BackendKind::kGloo || communicator == communicators.front()) communicator->connect();
   // A group is there when this rank is connected with all its members, so nobody needs to come any more.
   backends.stop_listening();
   return groups;

@@ -10,8 +10,8 @@
 
 namespace moraine {
 
-// One group a purpose, also where members are the same: a gather that runs ahead for the next layer never stands before
-// this layer's tokens in the same queue. Groups of one rank cost nothing.
+// One group for each purpose. Those with the same ranks share communicators (mesh_communicators): a communicator of
+// NCCL's takes hundreds of megabytes of a GPU. Groups of one rank cost nothing.
 struct MeshGroups {
   Mesh mesh;
   Control* control = nullptr;                   // of the world; none in one process

@@ -103,6 +103,7 @@ void Work::wait() {
 template <typename Start>
 Work ProcessGroup::start(const char* op, int64_t bytes, Start&& start_backend) {
   if (!control_) return {};  // a planned group
+  communicator_->connect();
   auto state = std::make_shared<Work::State>();
   state->control = control_;
   state->on_device = kind_ == BackendKind::kNccl;
@@ -130,34 +131,59 @@ ProcessGroup::ProcessGroup(Planned planned) : name_("planned"), ranks_(planned.s
   std::iota(ranks_.begin(), ranks_.end(), int64_t{0});
 }
 
-ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
+Communicator::Communicator(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
                            const std::vector<int64_t>& ranks)
-    : name_(name), ranks_(ranks), control_(&control), kind_(kind), uncaught_exceptions_(std::uncaught_exceptions()) {
-  const auto self = std::find(ranks.begin(), ranks.end(), control.world().rank);
-  MORAINE_ASSERT(self != ranks.end(), "a process group is made by its members");
-  rank_ = self - ranks.begin();
-  if (size() == 1) return;
-  // Groups of one name along one axis of the mesh have no rank in common: the first member tells them apart.
-  const std::string key = fmt::format("{}.{}", name, ranks[0]);
-  const uint64_t id = control.collectives().start("connect", name_, ranks_, 0);
-  try {
-    backend_ =
-        backends.make(kind, control.rendezvous_store(key), static_cast<int>(rank_), static_cast<int>(size()), key);
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception& e) {
-    control.collective_failed(id, exception_text(e));
-  }
-  control.collectives().finish(id);
+    : control_(control),
+      backends_(backends),
+      kind_(kind),
+      name_(name),
+      ranks_(ranks),
+      uncaught_exceptions_(std::uncaught_exceptions()) {}
+
+void Communicator::connect() {
+  if (ranks_.size() == 1) return;
+  std::call_once(connected_, [this] {
+    const auto self = std::find(ranks_.begin(), ranks_.end(), control_.world().rank);
+    MORAINE_ASSERT(self != ranks_.end(), "a process group is made by its members");
+    // Groups of one name along one axis of the mesh have no rank in common: the first member tells them apart.
+    const std::string key = fmt::format("{}.{}", name_, ranks_[0]);
+    const uint64_t id = control_.collectives().start("connect", name_, ranks_, 0);
+    try {
+      backend_ = backends_.make(kind_, control_.rendezvous_store(key), static_cast<int>(self - ranks_.begin()),
+                                static_cast<int>(ranks_.size()), key);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& e) {
+      control_.collective_failed(id, exception_text(e));
+    }
+    control_.collectives().finish(id);
+  });
 }
 
-ProcessGroup::~ProcessGroup() {
+Communicator::~Communicator() {
   if (!backend_) return;
   if (std::uncaught_exceptions() > uncaught_exceptions_) {
     backend_.release();
   } else if (kind_ == BackendKind::kNccl) {
     backend_->shutdown();  // its destructor would abort what is still in flight
   }
+}
+
+ProcessGroup::ProcessGroup(const std::string& name, std::shared_ptr<Communicator> communicator)
+    : name_(name),
+      ranks_(communicator->ranks()),
+      control_(&communicator->control()),
+      kind_(communicator->kind()),
+      communicator_(std::move(communicator)) {
+  const auto self = std::find(ranks_.begin(), ranks_.end(), control_->world().rank);
+  MORAINE_ASSERT(self != ranks_.end(), "a process group is made by its members");
+  rank_ = self - ranks_.begin();
+}
+
+ProcessGroup::ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
+                           const std::vector<int64_t>& ranks)
+    : ProcessGroup(name, std::make_shared<Communicator>(control, backends, kind, name, ranks)) {
+  communicator_->connect();
 }
 
 // ------------------------------------------------------------------------------------------------ collectives
@@ -181,12 +207,13 @@ Work ProcessGroup::all_gather_into_tensor_async(const at::Tensor& output, const 
         std::vector<at::Tensor> part{to.narrow(0, rank * from.numel(), from.numel())};
         c10d::BroadcastOptions options;
         options.rootRank = rank;
-        works.push_back(backend_->broadcast(part, options));
+        works.push_back(communicator_->backend()->broadcast(part, options));
       }
       return works;
     });
   }
-  return start("all_gather_into_tensor", byte_count(input), [&] { return backend_->_allgather_base(to, from); });
+  return start("all_gather_into_tensor", byte_count(input),
+               [&] { return communicator_->backend()->_allgather_base(to, from); });
 }
 
 void ProcessGroup::all_gather_into_tensor(const at::Tensor& output, const at::Tensor& input) {
@@ -205,7 +232,7 @@ Work ProcessGroup::all_to_all_single_async(const at::Tensor& output, const at::T
     return {};
   }
   return start("all_to_all_single", byte_count(input),
-               [&] { return backend_->alltoall_base(to, from, output_bytes, input_bytes); });
+               [&] { return communicator_->backend()->alltoall_base(to, from, output_bytes, input_bytes); });
 }
 
 void ProcessGroup::all_to_all_single(const at::Tensor& output, const at::Tensor& input,
@@ -217,7 +244,9 @@ void ProcessGroup::all_to_all_single(const at::Tensor& output, const at::Tensor&
 void ProcessGroup::exchange_bytes(const char* op, const at::Tensor& output, const at::Tensor& input,
                                   std::vector<int64_t> output_bytes, std::vector<int64_t> input_bytes) {
   at::Tensor to = output, from = input;
-  start(op, byte_count(input), [&] { return backend_->alltoall_base(to, from, output_bytes, input_bytes); }).wait();
+  start(op, byte_count(input), [&] {
+    return communicator_->backend()->alltoall_base(to, from, output_bytes, input_bytes);
+  }).wait();
 }
 
 // output = this rank's part of the sum of all inputs, added in rank order.
@@ -258,7 +287,7 @@ void ProcessGroup::all_reduce(const at::Tensor& tensor, ReduceKind kind) {
   std::vector<at::Tensor> tensors{tensor.detach()};
   c10d::AllreduceOptions options;
   options.reduceOp = c10d_kind(kind);
-  start("all_reduce", byte_count(tensor), [&] { return backend_->allreduce(tensors, options); }).wait();
+  start("all_reduce", byte_count(tensor), [&] { return communicator_->backend()->allreduce(tensors, options); }).wait();
 }
 
 void ProcessGroup::reduce_scatter_tensor(const at::Tensor& output, const at::Tensor& input) {
@@ -274,7 +303,9 @@ void ProcessGroup::reduce_scatter_tensor(const at::Tensor& output, const at::Ten
     return;
   }
   at::Tensor to = output.detach(), from = input.detach();
-  start("reduce_scatter_tensor", byte_count(input), [&] { return backend_->_reduce_scatter_base(to, from); }).wait();
+  start("reduce_scatter_tensor", byte_count(input), [&] {
+    return communicator_->backend()->_reduce_scatter_base(to, from);
+  }).wait();
 }
 
 Work ProcessGroup::broadcast_async(const at::Tensor& tensor, int64_t root) {
@@ -283,7 +314,7 @@ Work ProcessGroup::broadcast_async(const at::Tensor& tensor, int64_t root) {
   std::vector<at::Tensor> tensors{bytes_of(tensor)};
   c10d::BroadcastOptions options;
   options.rootRank = root;
-  return start("broadcast", byte_count(tensor), [&] { return backend_->broadcast(tensors, options); });
+  return start("broadcast", byte_count(tensor), [&] { return communicator_->backend()->broadcast(tensors, options); });
 }
 
 void ProcessGroup::broadcast(const at::Tensor& tensor, int64_t root) { broadcast_async(tensor, root).wait(); }
@@ -331,13 +362,15 @@ void ProcessGroup::scatter(const at::Tensor& output, const std::vector<at::Tenso
 Work ProcessGroup::send_async(const at::Tensor& tensor, int64_t destination) {
   MORAINE_ASSERT(destination >= 0 && destination < size() && destination != rank_, "send goes to another rank");
   std::vector<at::Tensor> tensors{bytes_of(tensor)};
-  return start("send", byte_count(tensor), [&] { return backend_->send(tensors, static_cast<int>(destination), 0); });
+  return start("send", byte_count(tensor),
+               [&] { return communicator_->backend()->send(tensors, static_cast<int>(destination), 0); });
 }
 
 Work ProcessGroup::recv_async(const at::Tensor& tensor, int64_t source) {
   MORAINE_ASSERT(source >= 0 && source < size() && source != rank_, "recv comes from another rank");
   std::vector<at::Tensor> tensors{bytes_of(tensor)};
-  return start("recv", byte_count(tensor), [&] { return backend_->recv(tensors, static_cast<int>(source), 0); });
+  return start("recv", byte_count(tensor),
+               [&] { return communicator_->backend()->recv(tensors, static_cast<int>(source), 0); });
 }
 
 void ProcessGroup::send(const at::Tensor& tensor, int64_t destination) { send_async(tensor, destination).wait(); }
@@ -345,7 +378,7 @@ void ProcessGroup::recv(const at::Tensor& tensor, int64_t source) { recv_async(t
 
 void ProcessGroup::barrier() {
   if (size() == 1) return;
-  start("barrier", 0, [&] { return backend_->barrier(); }).wait();
+  start("barrier", 0, [&] { return communicator_->backend()->barrier(); }).wait();
 }
 
 }  // namespace moraine

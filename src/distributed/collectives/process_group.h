@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,37 @@ class Work {
 
 enum class ReduceKind { kSum, kMin, kMax };
 
+// What a group's ranks talk over: one backend, connected by connect() or at the first collective. Groups of the same
+// ranks may share one. Their collectives are then one queue, so all ranks must make them in the same order.
+class Communicator {
+ public:
+  // `ranks`: world ranks, this one among them. `backends` outlives this. Connects nothing.
+  Communicator(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
+               const std::vector<int64_t>& ranks);
+  // Waits for collectives in flight, except while an exception unwinds: then they are abandoned, because their peers
+  // may never come.
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  // All of the ranks must come here, directly or by a collective; nothing where they are connected, or of one rank.
+  void connect();
+  c10d::Backend* backend() const { return backend_.get(); }  // none before connect(), and of one rank
+  Control& control() const { return control_; }
+  BackendKind kind() const { return kind_; }
+  const std::vector<int64_t>& ranks() const { return ranks_; }
+
+ private:
+  Control& control_;
+  BackendFactory& backends_;
+  BackendKind kind_;
+  std::string name_;
+  std::vector<int64_t> ranks_;
+  std::once_flag connected_;
+  c10::intrusive_ptr<c10d::Backend> backend_;
+  int uncaught_exceptions_;
+};
+
 class ProcessGroup {
  public:
   // A group of this rank alone: every call is a local copy.
@@ -45,13 +77,11 @@ class ProcessGroup {
     int64_t rank, size;
   };
   explicit ProcessGroup(Planned planned);
-  // All of `ranks` (world ranks, this one among them) must call this, with the same name and in the same order of
-  // groups.
+  ProcessGroup(const std::string& name, std::shared_ptr<Communicator> communicator);
+  // With a communicator of its own, connected. All of `ranks` (world ranks, this one among them) must call this, with
+  // the same name and in the same order of groups.
   ProcessGroup(Control& control, BackendFactory& backends, BackendKind kind, const std::string& name,
                const std::vector<int64_t>& ranks);
-  // Waits for collectives in flight, except while an exception unwinds: then they are abandoned, because their peers
-  // may never come.
-  ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
@@ -111,8 +141,7 @@ class ProcessGroup {
   int64_t rank_ = 0;
   Control* control_ = nullptr;
   BackendKind kind_ = BackendKind::kGloo;
-  c10::intrusive_ptr<c10d::Backend> backend_;  // none in a group of one
-  int uncaught_exceptions_ = 0;
+  std::shared_ptr<Communicator> communicator_;  // none of self and of planned groups
 };
 
 }  // namespace moraine
