@@ -26,11 +26,15 @@ ON_HOST = {
     "tensor/quantize.cpp": (1, "merge and convert run on the host"),
 }
 READS = {
-    "nn/loss.cpp": (2, "once a micro-batch: which tokens are trained, and the sum of their losses"),
+    "nn/loss.cpp": (4, "the CPU's kernel; once a micro-batch: which tokens are trained, and the sum of their losses"),
+    "nn/norm.cpp": (4, "the CPU's kernel"),
+    "nn/rope.cpp": (1, "the CPU's kernel"),
+    "nn/row_products.cpp": (1, "the CPU's kernel"),
     "nn/quantized_weight.cpp": (4, "the CPU's kernel"),
-    "nn/outer_products.cpp": (3, "the CPU's kernel"),
+    "nn/outer_products.cpp": (1, "the CPU's kernel"),
     "nn/dropout.cpp": (2, "the CPU's kernel"),
-    "parallel/expert_parallel.cpp": (3, "rows of each expert: once a layer's first pass"),
+    "parallel/expert_parallel.cpp": (8, "the CPU's kernel; rows of each expert: once in a layer's first pass"),
+    "tensor/kernel_matrix.h": (2, "for the CPU's kernels"),
     "train/micro_batch_tokens.cpp": (1, "once a run"),
     "train/trainer.cpp": (3, "once a step: whether a signal came; at the end: the peak of memory"),
     "train/evaluate.cpp": (1, "once an evaluation"),
