@@ -50,6 +50,7 @@ template <int L>
 MORAINE_INLINE Block<L> fused(const Block<L>& a, const Block<L>& b, const Block<L>& c) {
   return make<L>([&](int i) __attribute__((always_inline)) { return a.part[i] * b.part[i] + c.part[i]; });
 }
+// The second where one is a NaN.
 template <int L>
 MORAINE_INLINE Block<L> larger(const Block<L>& a, const Block<L>& b) {
   return make<L>([&](int i) __attribute__((always_inline)) { return a.part[i] > b.part[i] ? a.part[i] : b.part[i]; });
@@ -57,6 +58,12 @@ MORAINE_INLINE Block<L> larger(const Block<L>& a, const Block<L>& b) {
 template <int L>
 MORAINE_INLINE Block<L> smaller(const Block<L>& a, const Block<L>& b) {
   return make<L>([&](int i) __attribute__((always_inline)) { return a.part[i] < b.part[i] ? a.part[i] : b.part[i]; });
+}
+
+// v between low and high; a NaN stays one.
+template <int L>
+MORAINE_INLINE Block<L> clamped(const Block<L>& v, const Block<L>& low, const Block<L>& high) {
+  return larger(low, smaller(high, v));
 }
 
 // The first n of a block; the others are `other`.
@@ -196,8 +203,8 @@ MORAINE_INLINE void swiglu_of(const Matrix& gate_up, int64_t rows, int64_t width
     const T* gates = row_of<T>(gate_up, row);
     T* to = row_of<T>(out, row);
     for (int64_t i = 0; i < width; i += kBlock) {
-      const Block<L> gate = smaller(load_block<L>(gates + i, width - i), most);
-      const Block<L> up = larger(smaller(load_block<L>(gates + width + i, width - i), most), least);
+      const Block<L> gate = smaller(most, load_block<L>(gates + i, width - i));
+      const Block<L> up = clamped(load_block<L>(gates + width + i, width - i), least, most);
       store_block<L>(to + i, rounded_to(gate * sigmoid(gate), T{}) * up, width - i);
     }
   }
@@ -224,7 +231,7 @@ MORAINE_INLINE void swiglu_backward_of(const Matrix& dy, const Matrix& gate_up, 
     for (int64_t i = 0; i < width; i += kBlock) {
       const int64_t n = width - i;
       const Block<L> raw_gate = load_block<L>(gates + i, n), raw_up = load_block<L>(gates + width + i, n);
-      const Block<L> gate = smaller(raw_gate, most), up = larger(smaller(raw_up, most), least);
+      const Block<L> gate = smaller(most, raw_gate), up = clamped(raw_up, least, most);
       const Block<L> d = load_block<L>(g + i, n), s = sigmoid(gate);
       Block<L> d_up = d * rounded_to(gate * s, T{});
       Block<L> d_gate = rounded_to(d * up, T{}) * (s * fused(gate, one - s, one));

@@ -55,7 +55,7 @@ DeviceRates rates_here(const Recipe& recipe, const WorldInfo& world) {
     rates.memory = host;
     return rates;
   }
-  use_device(device);
+  use_device(device, recipe.train.deterministic);  // what it warns of, the run says
   const auto memory = at::accelerator::getMemoryInfo(device.index());
   const uint64_t free = memory.first, total = memory.second;
   const auto difference = [&](const DeviceRates& known) {

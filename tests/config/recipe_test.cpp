@@ -214,7 +214,7 @@ TEST_F(RecipeTest, MicroBatchesAreRowsOrTokens) {
     EXPECT_THAT(yaml, HasSubstr(std::string("  micro_batch_tokens: ") + value + "\n"));
     EXPECT_EQ(recipe_to_yaml(read(yaml)), yaml) << "what a run writes can be read again";
   }
-  EXPECT_THAT(value_error("train.micro_batch_tokens", "0"), HasSubstr("auto or a whole number of at least 1"));
+  EXPECT_THAT(override_error({"train.micro_batch_tokens=0"}), HasSubstr("auto or a whole number of at least 1"));
 }
 
 TEST_F(RecipeTest, WhatInitFromDecidesIsNotPrinted) {

@@ -21,7 +21,7 @@ class Nccl : public testing::Test {
     GTEST_SKIP() << "NCCL is not in this build (MORAINE_CUDA)";
 #endif
     if (visible_cuda_devices() == 0) GTEST_SKIP() << "no CUDA device is here";
-    use_device(device_);
+    use_device(device_, /*deterministic=*/false);
   }
 
   const c10::Device device_{c10::kCUDA, 0};
