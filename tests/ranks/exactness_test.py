@@ -169,8 +169,14 @@ def main():
                     continue
                 report.run(f"{mesh} recompute {recompute}, packing {packing}, micro-batch {micro_batch}, router loss {aux}",
                            train(a.program, folder, *start, mesh, recompute, packing, micro_batch, aux), reference)
-            # By tokens: a row alone, some together, all of a rank's at once.
-            for mesh, tokens in ([((1, 1, 1), "1"), ((2, 2, 1), "90"), ((2, 1, 1), "9999")] if recompute == "full" else []):
+            if recompute != "full":
+                continue
+            # By tokens: a row alone, some together, all of a rank's at once. Several rows of DeepSeek-V4's without its routers' loss, whose
+            # last bit they change (DESIGN.md).
+            if a.golden.startswith("deepseek_v4"):
+                aux = 0
+                reference = train(a.program, folder, *start, (1, 1, 1), recompute, packing, 1, aux)
+            for mesh, tokens in ((1, 1, 1), "1"), ((2, 2, 1), "90"), ((2, 1, 1), "9999"):
                 report.run(f"{mesh} recompute {recompute}, packing {packing}, micro-batch of {tokens} tokens, router loss {aux}",
                            train(a.program, folder, *start, mesh, recompute, packing, tokens, aux), reference)
         for adapter in VARIANTS if a.golden == "qwen3_moe-fp32" else []:
