@@ -207,6 +207,95 @@ TEST(AnswerSyntax, BareArgumentsAreWhatTheirSchemaSays) {
     EXPECT_THAT(error_of([&] { argument(key, value, typed); }), HasSubstr("which its schema does not allow"));
 }
 
+// What an answer says: its content, its thinking, and each call's id, name and arguments.
+std::string said(const char* syntax, const std::string& answer, const AnswerFrame& frame = {}) {
+  const OrderedJson message = parse(syntax, answer, frame);
+  std::string text = message["content"].get<std::string>();
+  if (message["reasoning_content"] != "") text += "(" + message["reasoning_content"].get<std::string>() + ")";
+  for (const OrderedJson& call : message["tool_calls"]) {
+    text += "|" + call.value("id", "") + " " + call["function"]["name"].get<std::string>() + " " +
+            call["function"]["arguments"].get<std::string>();
+  }
+  return text;
+}
+
+TEST(AnswerSyntax, LlamaCallsAreJson) {
+  const AnswerFrame frame{.prompt = "", .end_of_turn = "<|eot_id|>"};
+  EXPECT_EQ(said("llama3", R"({"name": "f", "parameters": {"a": 1}}<|eot_id|>)", frame), R"(| f {"a": 1})");
+  EXPECT_EQ(said("llama3",
+                 R"(<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}<|eom_id|>)", frame),
+            "| f {}| g {}");
+  EXPECT_EQ(said("llama3", R"(<|python_tag|>search.call(query="a, "b" c", n="2")<|eom_id|>)", frame),
+            R"(| search {"query": "a, \"b\" c", "n": "2"})");
+  EXPECT_EQ(said("llama3", R"({"name": "Bob", "age": 3}<|eot_id|>)", frame), R"({"name": "Bob", "age": 3})");
+  EXPECT_EQ(said("llama4", R"(<|python_start|>Hm.<|python_end|>{"name": "f", "parameters": {"a": 1}})"),
+            R"(Hm.| f {"a": 1})");
+  const auto expect = [&](const char* syntax, const char* answer, const char* part) {
+    EXPECT_THAT(error_of([&] { parse(syntax, answer, frame); }), HasSubstr(part)) << answer;
+  };
+  expect("llama3", "Hi", "no <|eot_id|> at the end");
+  expect("llama3", R"({"name": "f", "parameters": {})", "expected a tool call");
+  expect("llama3", R"({"name": "f", "parameters": {}} and)", "expected a tool call, at 'and'");
+  expect("llama3", "<|python_tag|>print(1)", "expected a tool call after <|python_tag|>");
+  expect("llama4", "<|python_start|>[f(a=1)]", "without <|python_end|>");
+  expect("llama4", "<|python_start|>[f(a=1)]<|python_end|>", "a call in Python is not read");
+}
+
+TEST(AnswerSyntax, MistralCallsOldAndNew) {
+  const AnswerFrame frame{.prompt = "", .end_of_turn = "</s>"};
+  EXPECT_EQ(
+      said(
+          "mistral",
+          R"([TOOL_CALLS][{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}, {"name": "g", "arguments": {}}]</s>)",
+          frame),
+      R"(|abcdefghi f {"a": 1}| g {})");
+  EXPECT_EQ(said("mistral", R"(Now.[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{}</s>)", frame),
+            R"(Now.|abcdefghi f {"a": 1}| g {})");
+  EXPECT_EQ(said("mistral", "[THINK]Hm.[/THINK]Hi</s>", frame), "Hi(Hm.)");
+  EXPECT_THAT(error_of([&] { parse("mistral", "[TOOL_CALLS]f{}</s>", frame); }), HasSubstr("without arguments"));
+  EXPECT_THAT(error_of([&] { parse("mistral", "[TOOL_CALLS][]</s>", frame); }), HasSubstr("without a call"));
+  EXPECT_THAT(error_of([&] { parse("mistral", "[TOOL_CALLS][{\"name\": \"f\"}]</s>", frame); }),
+              HasSubstr("a tool call is not {\"name\", \"arguments\"}"));
+}
+
+TEST(AnswerSyntax, DeepseekCallsOfV3AndV31) {
+  const AnswerFrame frame{.prompt = "", .end_of_turn = "<｜end▁of▁sentence｜>"};
+  const std::string call = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>";
+  EXPECT_EQ(said("deepseek_v3",
+                 "<think>\nHm.\n</think>\n\nNow.<｜tool▁calls▁begin｜>" + call + "\n" + call +
+                     "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+                 frame),
+            R"(Now.(Hm.)| f {"a": 1}| f {"a": 1})");
+  EXPECT_EQ(said("deepseek_v3_1",
+                 "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+                 frame),
+            "| f {}");
+  EXPECT_THAT(error_of([&] { parse("deepseek_v3_1", "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>", frame); }),
+              HasSubstr("without a call"));
+  EXPECT_THAT(error_of([&] { parse("deepseek_v3", "a<｜tool▁calls▁end｜>", frame); }),
+              HasSubstr("without <｜tool▁calls▁begin｜>"));
+}
+
+TEST(AnswerSyntax, GemmaAndCommandHaveTheirOwn) {
+  EXPECT_EQ(said("gemma4", R"(<|channel>thought
+Hm.
+<channel|><|tool_call>call:f{a:[1,<|"|>x,}<|"|>],b:{c:null,d:true}}<tool_call|><|tool_response>)",
+                 {.prompt = "", .end_of_turn = "<turn|>"}),
+            R"((Hm.)| f {"a": [1, "x,}"], "b": {"c": null, "d": true}})");
+  EXPECT_THAT(error_of([&] { parse("gemma4", "<|tool_call>call:f{a:x}<tool_call|>"); }),
+              HasSubstr("a value of an argument"));
+  const AnswerFrame frame{.prompt = "", .end_of_turn = "<|END_OF_TURN_TOKEN|>"};
+  EXPECT_EQ(said("command",
+                 R"(<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[
+    {"tool_call_id": "0", "tool_name": "f", "parameters": {"a": 1}}
+]<|END_ACTION|><|END_OF_TURN_TOKEN|>)",
+                 frame),
+            R"((Hm.)|0 f {"a": 1})");
+  EXPECT_EQ(said("command", "<|START_RESPONSE|>Hi<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", frame), "Hi");
+  EXPECT_THAT(error_of([&] { parse("command", "Hi<|END_OF_TURN_TOKEN|>", frame); }),
+              HasSubstr("expected <|START_RESPONSE|>"));
+}
+
 TEST(PythonLiteral, IsReadAsReprWritesIt) {
   EXPECT_EQ(python_literal(R"(['\n\x41\u00e9\U0001f600\'', "\\"])")->dump(), R"(["\nAé😀'","\\"])");
   EXPECT_EQ(python_literal("{}")->dump(), "{}");
@@ -257,6 +346,16 @@ TEST(AnswerSyntax, MutatedAnswersEndInAMessageOrAnError) {
                                         "<|tool_call_end|>",
                                         "<|tool_calls_section_end|>",
                                         "<|im_end|>",
+                                        "[TOOL_CALLS]",
+                                        "[ARGS]",
+                                        "<|python_tag|>",
+                                        "{\"name\": \"f\", \"parameters\": {}}",
+                                        "<|tool_call>call:f{",
+                                        "<tool_call|>",
+                                        "<|START_ACTION|>[",
+                                        "<｜tool▁calls▁begin｜>",
+                                        "<｜tool▁call▁begin｜>",
+                                        "<｜tool▁sep｜>",
                                         "\\",
                                         "é"};
   std::mt19937 random(7);

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "text/chat/answer_families.h"
 #include "text/chat/answer_text.h"
 #include "text/chat/deepseek_v4_parse.h"
 #include "text/chat/deepseek_v4_tokens.h"
@@ -15,26 +16,6 @@
 namespace moraine {
 namespace {
 
-// Reads the calls of an answer, at whose first mark the cursor stands, to its end.
-using ReadCalls = OrderedJson (*)(AnswerCursor& cursor, const OrderedJson& tools);
-
-// An answer that is thinking, content, then calls from `mark` on. `end`: what closes calls, for an error.
-OrderedJson parse_marked(std::string_view answer, const AnswerFrame& frame, const ThinkingTags& tags,
-                         std::string_view mark, std::string_view end, ReadCalls read_calls) {
-  const SplitAnswer split = split_answer(answer, frame, tags);
-  const size_t calls_at = split.rest.find(mark);
-  std::string_view content = split.rest.substr(0, calls_at);
-  if (content.find(end) != content.npos) throw row_error(fmt::format("{} without {}", end, mark));
-  OrderedJson calls = OrderedJson::array();
-  if (calls_at != split.rest.npos) {
-    content = strip_newlines(content);
-    AnswerCursor cursor(split.rest.substr(calls_at));
-    calls = read_calls(cursor, frame.tools);
-  }
-  check_end(split.is_ended, frame, calls);
-  return answer_message(content, split.reasoning, std::move(calls));
-}
-
 OrderedJson read_hermes_calls(AnswerCursor& cursor, const OrderedJson&) {
   OrderedJson calls = OrderedJson::array();
   for (; !cursor.at_end(); cursor.skip_space()) {
@@ -43,9 +24,7 @@ OrderedJson read_hermes_calls(AnswerCursor& cursor, const OrderedJson&) {
     const OrderedJson call = parse_exact_json(cursor.take_object("expected a JSON object in <tool_call>"), "tool call");
     cursor.skip_space();
     cursor.expect("</tool_call>", "expected </tool_call>");
-    if (call.size() != 2 || !call.contains("name") || !call.contains("arguments") || !call["name"].is_string())
-      throw row_error("a tool call is not {\"name\", \"arguments\"}");
-    calls.push_back(tool_call(call["name"].get_ref<const std::string&>(), to_python_json(call["arguments"])));
+    calls.push_back(tool_call_of(call));
   }
   return calls;
 }
@@ -204,10 +183,8 @@ OrderedJson parse_kimi(std::string_view answer, const AnswerFrame& frame) {
 
 OrderedJson parse_deepseek_v4(std::string_view answer, const AnswerFrame& frame) {
   const bool thinks = frame.prompt.ends_with(deepseek_v4::kThinkBegin);
-  OrderedJson message = deepseek_v4::parse_completion(
+  return deepseek_v4::parse_completion(
       answer, thinks ? deepseek_v4::ThinkingMode::kThinking : deepseek_v4::ThinkingMode::kChat, frame.may_lack_end);
-  return answer_message(message["content"].get_ref<const std::string&>(),
-                        message["reasoning"].get_ref<const std::string&>(), std::move(message["tool_calls"]));
 }
 
 }  // namespace
@@ -220,7 +197,14 @@ const std::vector<AnswerSyntax>& answer_syntaxes() {
                                                {"seed_oss", parse_tagged<kSeedOss>},
                                                {"kimi_k2", parse_kimi},
                                                {"gpt_oss", parse_harmony},
-                                               {"deepseek_v4", parse_deepseek_v4}};
+                                               {"deepseek_v4", parse_deepseek_v4},
+                                               {"deepseek_v3", parse_deepseek_v3},
+                                               {"deepseek_v3_1", parse_deepseek_v3_1},
+                                               {"mistral", parse_mistral},
+                                               {"llama3", parse_llama3},
+                                               {"llama4", parse_llama4},
+                                               {"gemma4", parse_gemma4},
+                                               {"command", parse_command}};
   return table;
 }
 

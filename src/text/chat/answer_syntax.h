@@ -33,6 +33,13 @@ struct AnswerSyntax {
 //   kimi_k2       <|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{…}<|tool_call_end|>
 //   gpt_oss       harmony: <|channel|>analysis<|message|>…<|end|>, … to=functions.NAME …<|message|>{…}<|call|>
 //   deepseek_v4   DSML
+//   deepseek_v3   <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME and a block of JSON      DeepSeek-V3, R1
+//   deepseek_v3_1 <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>
+//   mistral       [TOOL_CALLS][{"name", "arguments", "id"}], or [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{…}
+//   llama3        {"name", "parameters"}, after <|python_tag|> or alone               Llama 3.1 to 3.3
+//   llama4        the same, after <|python_start|>…<|python_end|> or alone
+//   gemma4        <|tool_call>call:NAME{KEY:VALUE,…}<tool_call|>
+//   command       <|START_ACTION|>[{"tool_call_id", "tool_name", "parameters"}]<|END_ACTION|>   Command-R7B, Command-A
 //
 // qwen3_coder, glm, minimax_m2 and seed_oss write arguments as bare text. It is what the schema of `tools` says:
 // numbers, booleans, null, lists and objects are read as JSON, or as Python prints them; everything else, and every

@@ -118,6 +118,15 @@ std::string_view AnswerCursor::take_until(std::string_view stop, std::initialize
 
 std::string_view AnswerCursor::take_object(const char* what) {
   if (!rest_.starts_with('{')) refuse(what);
+  return take_brackets(what);
+}
+
+std::string_view AnswerCursor::take_list(const char* what) {
+  if (!rest_.starts_with('[')) refuse(what);
+  return take_brackets(what);
+}
+
+std::string_view AnswerCursor::take_brackets(const char* what) {
   size_t depth = 0;
   bool in_text = false;
   for (size_t i = 0; i < rest_.size(); ++i) {
@@ -183,6 +192,22 @@ void check_end(bool is_ended, const AnswerFrame& frame, const OrderedJson& calls
                   "only whole tool calls may do without it; --parse-without-eos takes answers that lack it");
 }
 
+OrderedJson parse_marked(std::string_view answer, const AnswerFrame& frame, const ThinkingTags& tags,
+                         std::string_view mark, std::string_view end, ReadCalls read_calls) {
+  const SplitAnswer split = split_answer(answer, frame, tags);
+  const size_t calls_at = split.rest.find(mark);
+  std::string_view content = split.rest.substr(0, calls_at);
+  if (content.find(end) != content.npos) throw row_error(fmt::format("{} without {}", end, mark));
+  OrderedJson calls = OrderedJson::array();
+  if (calls_at != split.rest.npos) {
+    content = strip_newlines(content);
+    AnswerCursor cursor(split.rest.substr(calls_at));
+    calls = read_calls(cursor, frame.tools);
+  }
+  check_end(split.is_ended, frame, calls);
+  return answer_message(content, split.reasoning, std::move(calls));
+}
+
 OrderedJson answer_message(std::string_view content, std::string_view reasoning, OrderedJson calls) {
   return {
       {"role", "assistant"}, {"content", content}, {"reasoning_content", reasoning}, {"tool_calls", std::move(calls)}};
@@ -193,6 +218,17 @@ OrderedJson tool_call(std::string_view name, std::string_view arguments) {
   const std::string shown = "arguments of " + quoted_for_error(std::string(name));
   if (!parse_exact_json(arguments, shown).is_object()) throw row_error(shown + " are no JSON object");
   return {{"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}};
+}
+
+OrderedJson tool_call_of(const OrderedJson& call, const char* arguments, const char* name, const char* id) {
+  const bool has_id = id != nullptr && call.contains(id) && call[id].is_string();
+  if (!call.is_object() || call.size() != (has_id ? 3 : 2) || !call.contains(name) || !call[name].is_string() ||
+      !call.contains(arguments))
+    throw row_error(fmt::format("a tool call is not {{\"{}\", \"{}\"}}", name, arguments));
+  OrderedJson made;
+  if (has_id) made["id"] = call[id];
+  made.update(tool_call(call[name].get_ref<const std::string&>(), to_python_json(call[arguments])));
+  return made;
 }
 
 std::string argument_as_json(const OrderedJson& tools, std::string_view function, const std::string& argument,

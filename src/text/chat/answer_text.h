@@ -27,11 +27,14 @@ class AnswerCursor {
   std::string_view take_until(std::string_view stop, const char* what);
   // The same for the first `stop` that one of `behind` follows, after white space which stays.
   std::string_view take_until(std::string_view stop, std::initializer_list<std::string_view> behind, const char* what);
-  // Takes a JSON object, as far as its brackets go.
+  // Take a JSON object or list, as far as its brackets go.
   std::string_view take_object(const char* what);
+  std::string_view take_list(const char* what);
   [[noreturn]] void refuse(const char* what) const;
 
  private:
+  std::string_view take_brackets(const char* what);
+
   std::string_view rest_;
 };
 
@@ -50,10 +53,20 @@ SplitAnswer split_answer(std::string_view answer, const AnswerFrame& frame, cons
 // Throws unless the answer is ended, may lack its end, or ends with a call.
 void check_end(bool is_ended, const AnswerFrame& frame, const OrderedJson& calls);
 
+// Reads the calls of an answer, at whose first mark the cursor stands, to its end.
+using ReadCalls = OrderedJson (*)(AnswerCursor& cursor, const OrderedJson& tools);
+
+// An answer that is thinking, content, then calls from `mark` on. `end`: what closes calls, for an error.
+OrderedJson parse_marked(std::string_view answer, const AnswerFrame& frame, const ThinkingTags& tags,
+                         std::string_view mark, std::string_view end, ReadCalls read_calls);
+
 OrderedJson answer_message(std::string_view content, std::string_view reasoning, OrderedJson calls);
 
 // `arguments`: JSON text of an object, which is checked and stays as it is.
 OrderedJson tool_call(std::string_view name, std::string_view arguments);
+// The call in a JSON object of nothing but these members; it may have one more, the text `id`, where that is not null.
+OrderedJson tool_call_of(const OrderedJson& call, const char* arguments = "arguments", const char* name = "name",
+                         const char* id = nullptr);
 
 // The bare text of an argument as JSON text, by its type in the schema of `function` in `tools`.
 std::string argument_as_json(const OrderedJson& tools, std::string_view function, const std::string& argument,

@@ -40,7 +40,8 @@ OrderedJson parse_completion(std::string_view completion, ThinkingMode mode, boo
   refuse_tokens(content, "content");
   OrderedJson calls = OrderedJson::array();
   if (calls_at != rest.npos) calls = read_calls(rest.substr(calls_at + kCallsBegin.size()));
-  return {{"role", "assistant"}, {"content", content}, {"reasoning", reasoning}, {"tool_calls", std::move(calls)}};
+  return {
+      {"role", "assistant"}, {"content", content}, {"reasoning_content", reasoning}, {"tool_calls", std::move(calls)}};
 }
 
 CompletionParser make_parser(const Json& options, const OrderedJson& row, bool may_lack_end) {
