@@ -109,7 +109,8 @@ class RowProducts {
 
 bool own_kernels_multiply(at::Device device, at::ScalarType dtype) {
   if (!execution_device(device).is_cpu()) return false;
-  return dtype == at::kFloat || (dtype == at::kBFloat16 && !has_bf16_products());
+  const bool bf16 = instruction_set() == InstructionSet::kAvx512 && !has_bf16_products();
+  return dtype == at::kFloat || (dtype == at::kBFloat16 && bf16);
 }
 
 void row_products(const at::Tensor& out_RN, const at::Tensor& x_RK, const std::vector<RowGroup>& groups,

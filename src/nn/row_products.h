@@ -8,8 +8,9 @@
 
 namespace moraine {
 
-// Whether activations of this device and dtype are multiplied so: on the CPU those in fp32 and, unless the processor
-// has instructions for products of bf16, which oneDNN uses, those in bf16.
+// Whether activations of this device and dtype are multiplied so: on the CPU those in fp32 and, with AVX-512, those in
+// bf16, unless the processor has instructions for products of bf16, which oneDNN uses. With AVX2 bf16 is left to MKL,
+// in fp32: there these kernels were never measured.
 bool own_kernels_multiply(at::Device device, at::ScalarType dtype);
 
 // How matrices lie: forwards [columns, summands], backwards [summands, columns].
