@@ -34,6 +34,11 @@ at::Tensor elementwise(const at::Tensor& self, const at::Tensor& other) {
   return at::empty(at::infer_size(self.sizes(), other.sizes()), self.options());
 }
 
+at::Tensor where(const at::Tensor& condition, const at::Tensor& self, const at::Tensor& other) {
+  const std::vector<int64_t> shape = at::infer_size(self.sizes(), other.sizes());
+  return at::empty(at::infer_size(condition.sizes(), shape), self.options().dtype(at::result_type(self, other)));
+}
+
 // None is zero.
 at::Tensor nonzero(const at::Tensor& self) {
   return at::empty({self.numel(), self.dim()}, self.options().dtype(at::kLong));
@@ -92,6 +97,7 @@ struct PlannedTensors::Kernels {
     for (const char* name : {"complex.out", "floor_divide.out", "logical_or.out"}) add(name, TORCH_FN(elementwise_out));
     for (const char* name : {"abs.out", "conj_physical.out"}) add(name, TORCH_FN(unary_out));
     add("floor_divide", TORCH_FN(elementwise));
+    add("where.self", TORCH_FN(where));
     add("nonzero", TORCH_FN(nonzero));
     add("linalg_solve_triangular.out", TORCH_FN(solve_triangular_out));
     add("searchsorted.Tensor", TORCH_FN(searchsorted));

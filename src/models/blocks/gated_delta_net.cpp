@@ -38,7 +38,7 @@ GatedDeltaNet::Projected GatedDeltaNet::project(const at::Tensor& x_TD, const La
 GatedDeltaNet::Projected GatedDeltaNet::project_grouped(const at::Tensor& x_TD, const LayerScope& scope) const {
   const int64_t T = x_TD.size(0), values_a_key = value_heads / key_heads, width = values_a_key * value_head_dim;
   const auto by_key_head = [&](const at::Tensor& y, const std::vector<int64_t>& widths) {
-    return y.view({T, key_heads, -1}).split_with_sizes(widths, -1);
+    return y.view({T, key_heads, y.size(1) / key_heads}).split_with_sizes(widths, -1);
   };
   const std::vector<at::Tensor> qkvz =
       by_key_head(in_proj_qkvz()(x_TD, scope), {key_head_dim, key_head_dim, width, width});
