@@ -48,7 +48,8 @@ def run(program, *arguments):
 
 
 def load(model, dtype):
-    loaded, info = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+    loaded, info = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="eager",
+                                                        experts_implementation="eager", output_loading_info=True)
     missing, mismatched = info["missing_keys"], info["mismatched_keys"]
     if missing or mismatched:
         report(False, f"{model}: transformers misses {sorted(missing)[:4]}, finds other shapes of {sorted(mismatched)[:4]}")

@@ -54,7 +54,8 @@ def run(program, *arguments):
 
 def reference_loss(golden, batch, adapter):
     """(loss in plain transformers + PEFT, the loss without the adapter)."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden / "model", dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden / "model", dtype=torch.float32, attn_implementation="eager",
+                                                 experts_implementation="eager").eval()
     with torch.no_grad():
         base = model(**batch, use_cache=False).loss.item()
     model = PeftModel.from_pretrained(model, adapter).eval()

@@ -38,7 +38,7 @@ def losses(adapters):
         model = GOLDEN / golden / "model"
         said = {"golden": golden, "layout": layout}
         try:
-            base = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+            base = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
         except (ValueError, KeyError) as error:
             print(json.dumps(said | {"unknown": str(error)[:100]}), flush=True)
             continue

@@ -27,7 +27,8 @@ READ_BY_PEFT = {golden: facts_of(golden)["peft_reads_per_expert"] for golden in 
 
 def peft_loss(golden, adapter):
     """None where PEFT does not take every tensor of the adapter."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden / "model", dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden / "model", dtype=torch.float32, attn_implementation="eager",
+                                                 experts_implementation="eager").eval()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
