@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <vector>
 
 namespace moraine {
@@ -15,10 +16,11 @@ struct KvCache {
   at::Tensor k_SKD, v_SKD;  // undefined = empty
 };
 
-// softmax(q·kᵀ/√D)·v within each sequence, causal; sequence s is the rows [cu_seqlens[s], cu_seqlens[s+1]). N is a
-// multiple of K (grouped-query attention, Ainslie et al. 2023). With a cache (one sequence only, no autograd) q attends
-// to the cached tokens too, and k and v are appended. Returns [T, N, D].
+// softmax(q·kᵀ·scale)·v within each sequence, causal; sequence s is the rows [cu_seqlens[s], cu_seqlens[s+1]). N is a
+// multiple of K (grouped-query attention, Ainslie et al. 2023). v's heads may be narrower than D. `scale`: 1/√D where
+// none is given. With a cache (one sequence only, no autograd) q attends to the cached tokens too, and k and v are
+// appended. Returns [T, N, width of v's heads].
 at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
-                            const std::vector<int64_t>& cu_seqlens, KvCache* cache);
+                            const std::vector<int64_t>& cu_seqlens, KvCache* cache, std::optional<double> scale = {});
 
 }  // namespace moraine

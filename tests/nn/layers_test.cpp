@@ -201,8 +201,36 @@ TEST(Attention, CacheContinuesTheSequence) {
   expect_close(at::cat(pieces), whole);
 }
 
+// Latent attention's: values narrower than queries and keys, and a scale of its own.
+TEST(Attention, NarrowValuesAndAScale) {
+  const double scale = 0.9;
+  at::Tensor q = random({6, 3, 8}), k = random({6, 3, 8}), v = random({6, 3, 5});
+  for (at::Tensor* x : {&q, &k, &v}) x->requires_grad_();
+  const auto by_head = [](const at::Tensor& x_TNW) { return x_TNW.transpose(0, 1); };
+  const at::Tensor later = at::ones({6, 6}, q.options().dtype(at::kBool).requires_grad(false)).triu(1);
+  const at::Tensor scores = at::matmul(by_head(q), by_head(k).transpose(1, 2)) * scale;
+  const at::Tensor probabilities = scores.masked_fill(later, -1e30).softmax(-1);
+  const at::Tensor wanted = at::matmul(probabilities, by_head(v)).transpose(0, 1);
+  const at::Tensor found = causal_attention(q, k, v, {0, 6}, nullptr, scale);
+  ASSERT_EQ(found.sizes(), v.sizes());
+  expect_close(found, wanted);
+  const at::Tensor direction = random({6, 3, 5});
+  const auto found_grads = torch::autograd::grad({found}, {q, k, v}, {direction}),
+             wanted_grads = torch::autograd::grad({wanted}, {q, k, v}, {direction});
+  for (size_t i = 0; i < 3; ++i) expect_close(found_grads[i], wanted_grads[i]);
+
+  at::NoGradGuard no_grad;
+  KvCache cache;
+  std::vector<at::Tensor> pieces;
+  for (auto [begin, n] : {std::pair<int64_t, int64_t>{0, 3}, {3, 1}, {4, 2}})
+    pieces.push_back(
+        causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache, scale));
+  expect_close(at::cat(pieces), wanted);
+}
+
 TEST(Attention, NoTokens) {
   EXPECT_EQ(causal_attention(random({0, 4, 8}), random({0, 2, 8}), random({0, 2, 8}), {0}, nullptr).numel(), 0);
+  EXPECT_EQ(causal_attention(random({0, 4, 8}), random({0, 4, 8}), random({0, 4, 5}), {0}, nullptr).size(2), 5);
 }
 
 TEST(Rope, RotatesPairsByPositionTimesFrequency) {
