@@ -15,10 +15,18 @@ struct KvCache {
   at::Tensor k_SKD, v_SKD;  // undefined = empty
 };
 
+struct AttentionOptions {
+  int64_t window = 0;  // a token sees so many, itself the last of them; 0 = all before it
+  // For each head the logit of a column that joins the softmax and is dropped after it (Xiao et al. 2023,
+  // https://arxiv.org/abs/2309.17453), frozen; undefined = none.
+  at::Tensor sinks_N = {};
+};
+
 // softmax(q·kᵀ/√D)·v within each sequence, causal; sequence s is the rows [cu_seqlens[s], cu_seqlens[s+1]). N is a
 // multiple of K (grouped-query attention, Ainslie et al. 2023). With a cache (one sequence only, no autograd) q attends
-// to the cached tokens too, and k and v are appended. Returns [T, N, D].
+// to the cached tokens too, and k and v are appended. Returns [T, N, D]. A window costs T · window.
 at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
-                            const std::vector<int64_t>& cu_seqlens, KvCache* cache);
+                            const std::vector<int64_t>& cu_seqlens, KvCache* cache,
+                            const AttentionOptions& options = {});
 
 }  // namespace moraine
