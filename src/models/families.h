@@ -21,5 +21,6 @@ Decoder describe_minimax_m2(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_qwen3_next(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_qwen2_moe(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_ernie4_5_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_gpt_oss(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine
