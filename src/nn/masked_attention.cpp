@@ -57,9 +57,9 @@ class Masks {
     const bool sees_all = block.count == 1 && (window_ == 0 || block.keys <= window_);
     if (sees_all) return {};
     if (mask_.defined() && same(block)) return mask_;
-    const auto numbers = options_.dtype(at::kLong);
-    const at::Tensor query = at::arange(block.position, block.position + block.count, numbers).unsqueeze(1);
-    const at::Tensor key = at::arange(block.keys, numbers);
+    const auto long_options = options_.dtype(at::kLong);
+    const at::Tensor query = at::arange(block.position, block.position + block.count, long_options).unsqueeze(1);
+    const at::Tensor key = at::arange(block.keys, long_options);
     mask_ = key.gt(query);
     if (window_ > 0) mask_ = mask_.logical_or_(key.le(query - window_));
     of_ = block;

@@ -117,7 +117,7 @@ class ClampedSwiGlu : public torch::autograd::Function<ClampedSwiGlu> {
     const auto [gate, up] = pairs(gate_up);
     const at::Tensor clamped = gate.clamp_max(limit), s = (clamped * kSteepness).sigmoid_();
     at::Tensor d_gate_up = at::empty_like(gate_up);
-    const auto [d_gate, d_up] = pairs(d_gate_up);
+    auto [d_gate, d_up] = pairs(d_gate_up);
     at::mul_out(d_up, grads[0], clamped * s);
     d_up.masked_fill_(up.abs().gt(limit), 0);  // no gradient through what was clamped
     at::mul_out(d_gate, grads[0] * (up.clamp(-limit, limit) + 1), s * (1 + kSteepness * clamped * (1 - s)));
