@@ -170,6 +170,7 @@ Conversion to_per_expert(const ModelLayout& layout, const AdapterFactors& weight
                          bool stacked) {
   const std::vector<LoraModule>& modules = weights.modules();
   const std::vector<PerExpertModule> stored = per_expert_modules(layout, weights.peft_class(), modules);
+  check_per_expert(modules, stored, "--layout");
   Conversion conversion{{}, {}, config};
   std::vector<std::string> adapted;
   std::vector<LoraModule> matrices;

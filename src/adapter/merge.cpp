@@ -23,20 +23,27 @@ struct Factors {
   at::Tensor a_ERI, b_EOR;
 };
 
+// What is added to the weights of a module, whose rows are outputs, or, `transposed`, inputs: (B·A)ᵀ = Aᵀ·Bᵀ.
+struct MergedProduct {
+  size_t module;
+  bool transposed;
+  friend bool operator==(const MergedProduct&, const MergedProduct&) = default;
+};
+
 // The factors of the modules that were asked for last: a layer's tensors follow each other in a checkpoint, so there
 // are only few at a time, and a module of experts is large.
 class RecentFactors {
  public:
   explicit RecentFactors(const AdapterFactors& weights) : weights_(weights) {}
 
-  std::shared_ptr<const Factors> of(size_t module) {
+  std::shared_ptr<const Factors> of(const MergedProduct& product) {
     const std::lock_guard lock(mutex_);
     const auto found =
-        std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == module; });
+        std::find_if(recent_.begin(), recent_.end(), [&](const auto& entry) { return entry.first == product; });
     if (found != recent_.end()) {
       recent_.splice(recent_.begin(), recent_, found);
     } else {
-      recent_.emplace_front(module, std::make_shared<Factors>(read(module)));
+      recent_.emplace_front(product, std::make_shared<Factors>(read(product)));
       if (recent_.size() > kKept) recent_.pop_back();
     }
     return recent_.front().second;
@@ -45,20 +52,19 @@ class RecentFactors {
  private:
   static constexpr size_t kKept = 4;
 
-  Factors read(size_t module) const {
-    const at::Tensor a = weights_.read_a(module), b = weights_.read_b(module);
-    // The embedding's weight is [V, O]: (B·A)ᵀ = Aᵀ·Bᵀ.
-    if (weights_.modules()[module].is_embedding()) return {b.t().unsqueeze(0), a.t().contiguous().unsqueeze(0)};
-    if (a.dim() == 2) return {a.unsqueeze(0), b.unsqueeze(0)};
+  Factors read(const MergedProduct& product) const {
+    at::Tensor a = weights_.read_a(product.module), b = weights_.read_b(product.module);
+    if (a.dim() == 2) a = a.unsqueeze(0), b = b.unsqueeze(0);
+    if (product.transposed) return {b.transpose(1, 2), a.transpose(1, 2).contiguous()};
     return {a, b.contiguous()};
   }
 
   const AdapterFactors& weights_;
   std::mutex mutex_;
-  std::list<std::pair<size_t, std::shared_ptr<const Factors>>> recent_;
+  std::list<std::pair<MergedProduct, std::shared_ptr<const Factors>>> recent_;
 };
 
-// Adds scaling·B·A to rows of the module's weights [E·O, I], those from `first` on.
+// Adds scaling·B·A to rows of the module's weights [E·O, I] (transposed [E·I, O]), those from `first` on.
 void add_product(const Factors& factors, double scaling, int64_t first, const at::Tensor& rows_NI) {
   const auto& [a_ERI, b_EOR] = factors;
   const int64_t rows_of_expert = b_EOR.size(1);
@@ -119,11 +125,14 @@ MergedCheckpoint merge_adapter(const std::filesystem::path& model, const std::ve
                       : is_experts       ? experts_image(module.layer)
                                          : dense_image(module.layer);
     const ParamSpec& param = adapted_param(checkpoint.specs[image], module);
+    // The embedding's weight is [V, O]; MXFP4 is stored as [E, O, I], but plain it is [E, I, O].
+    const bool is_mxfp4 = param.quant && param.stored_as;
+    const MergedProduct product{i, module.is_embedding() || param.transposed || (is_mxfp4 && !keep_format)};
     for (const SourceTensor& source : param.sources) {
       const int64_t first = source.first_element / param.shape.back();  // of the module's rows
-      options.changes[source.name] = [&recent, i, scaling = module.scaling, first](int64_t first_row,
-                                                                                   const at::Tensor& rows_NI) {
-        add_product(*recent.of(i), scaling, first + first_row, rows_NI);
+      options.changes[source.name] = [&recent, product, scaling = module.scaling, first](int64_t first_row,
+                                                                                         const at::Tensor& rows_NI) {
+        add_product(*recent.of(product), scaling, first + first_row, rows_NI);
       };
     }
   }

@@ -94,6 +94,7 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
   const LoraConfig config = read_lora_config(folder);
   if (is_per_expert(layout, header_, config)) {
     const std::vector<PerExpertModule> per_expert = per_expert_modules(layout, peft_class_, modules_);
+    check_per_expert(modules_, per_expert, file);
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
       Stored stored;

@@ -1,5 +1,7 @@
 #include "adapter/per_expert_layout.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <unordered_set>
@@ -50,11 +52,24 @@ std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftC
         std::find_if(of_layer.begin(), of_layer.end(), [&](const ParamSpec& p) { return p.name == name; });
     MORAINE_ASSERT(param != of_layer.end(), "a module that LoRA can adapt has a parameter: " + module.name);
     PerExpertModule stored;
-    for (const SourceTensor& source : param->sources) stored.matrices.push_back(module_of(peft_class, source));
-    stored.projections = static_cast<int64_t>(stored.matrices.size()) / std::max<int64_t>(module.num_experts, 1);
+    if (module.num_experts == 0 || param->sources.front().name.ends_with(kWeight)) {
+      for (const SourceTensor& source : param->sources) stored.matrices.push_back(module_of(peft_class, source));
+      stored.projections = static_cast<int64_t>(stored.matrices.size()) / std::max<int64_t>(module.num_experts, 1);
+    }
     found.push_back(std::move(stored));
   }
   return found;
+}
+
+void check_per_expert(const std::vector<LoraModule>& modules, const std::vector<PerExpertModule>& stored,
+                      const std::string& where) {
+  for (size_t i = 0; i < modules.size(); ++i)
+    if (stored[i].matrices.empty())
+      throw input_error(where,
+                        fmt::format("adapts {}, which checkpoints of this family store as one tensor of all experts "
+                                    "with gate and up interleaved: there is no layout with a module for each expert",
+                                    modules[i].name),
+                        "use PEFT's layout, or train without experts (adapter.target_parameters)");
 }
 
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class) {

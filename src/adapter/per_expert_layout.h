@@ -14,7 +14,7 @@ namespace moraine {
 // a parameter of experts has `projections` for each expert, those of an expert one after another. Gate and up have one
 // A, and each its rows of B.
 struct PerExpertModule {
-  std::vector<std::string> matrices;
+  std::vector<std::string> matrices;  // none where the family's checkpoints never have a tensor for each expert
   int64_t projections = 1;
 };
 
@@ -22,6 +22,11 @@ struct PerExpertModule {
 // expert, with the class's "model." before "layers".
 std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftClass peft_class,
                                                 const std::vector<LoraModule>& modules);
+
+// Throws an input error that names `where` unless each of the modules, `stored` as per_expert_modules says of them, is in
+// that layout.
+void check_per_expert(const std::vector<LoraModule>& modules, const std::vector<PerExpertModule>& stored,
+                      const std::string& where);
 
 // The same names of all linear layers of the decoder layers, adapted ones and those that cannot be.
 std::vector<std::string> per_expert_linear_layers(const ModelLayout& layout, PeftClass peft_class);

@@ -28,10 +28,13 @@ int64_t reserved_rank(const Server& server, int64_t r, const std::string& where)
 
 // The names of the adapted modules in that layout.
 std::vector<std::string> written_names(AdapterFormat format, const ModelLayout& layout,
-                                       const AdapterSelection& selection) {
+                                       const AdapterSelection& selection, const std::string& where) {
   std::vector<std::string> names;
   if (format == AdapterFormat::kPerExpert) {
-    for (const PerExpertModule& module : per_expert_modules(layout, selection.peft_class, selection.targets.modules))
+    const std::vector<PerExpertModule> stored =
+        per_expert_modules(layout, selection.peft_class, selection.targets.modules);
+    check_per_expert(selection.targets.modules, stored, where);
+    for (const PerExpertModule& module : stored)
       names.insert(names.end(), module.matrices.begin(), module.matrices.end());
     return names;
   }
@@ -101,7 +104,7 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
     throw input_error(where,
                       fmt::format("is an adapter of {}, of which {} is not known to read any", family, server->version),
                       "merge it into its model, or write another layout");
-  check_modules(*server, *rules, written_names(rules->formats.front(), layout, selection), where);
+  check_modules(*server, *rules, written_names(rules->formats.front(), layout, selection, where), where);
   check_settings(*server, selection.config, where);
   if (server->experts != Experts::kEach) check_expert_parameters(*server, layout, selection, where);
   int64_t highest = 0;
@@ -112,6 +115,9 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
 
 ChosenLayout choose_layout(SaveLayout wanted, const std::string& family, const ModelLayout& layout,
                            const std::filesystem::path& folder, const AdapterSelection& selection) {
+  if (wanted == SaveLayout::kPerExpert || wanted == SaveLayout::kSharedOuter)
+    check_per_expert(selection.targets.modules,
+                     per_expert_modules(layout, selection.peft_class, selection.targets.modules), folder.string());
   switch (wanted) {
     case SaveLayout::kPeft:
       return {AdapterFormat::kPeft, ""};

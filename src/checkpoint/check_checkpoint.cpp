@@ -49,10 +49,11 @@ std::vector<SkippedTensor> check_checkpoint(
   for (const ImageSpec& spec : specs) {
     for (const ParamSpec& param : spec.params) {
       for (const SourceTensor& source : param.sources) {
-        check_tensor(source.name, source.shape, param.read_from ? param.read_from->codes : param.dtype, index);
+        const auto in_files = [&](DType dtype) { return param.stored_as.value_or(dtype); };
+        check_tensor(source.name, source.shape, in_files(param.read_from ? param.read_from->codes : param.dtype), index);
         used.insert(source.name);
         if (!param.read_from) continue;
-        check_tensor(source.scale, param.read_from->scale_shape(source.shape), param.read_from->scales, index);
+        check_tensor(source.scale, source.scale_shape, in_files(param.read_from->scales), index);
         used.insert(source.scale);
       }
     }
@@ -88,7 +89,7 @@ CheckpointIndex assumed_index(const std::vector<ImageSpec>& specs, uint64_t max_
           index.files.emplace_back();
         }
         SafetensorsHeader& file = index.files.back();
-        const SafetensorsEntry entry{source.name, param.dtype, source.shape, file.file_size, nbytes};
+        const SafetensorsEntry entry{source.name, param.stored_dtype(), source.shape, file.file_size, nbytes};
         file.file_size += nbytes;
         file.entries.push_back(entry);
         index.tensors[source.name] = {static_cast<int>(index.files.size()) - 1, entry};

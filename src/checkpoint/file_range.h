@@ -14,7 +14,7 @@ struct FileRange {
   int file = 0;         // index into CheckpointIndex::files
   uint64_t offset = 0;  // bytes from the beginning of the file
   uint64_t nbytes = 0;
-  DType stored = DType::kF32;  // kF4: FP4 codes, two in a byte of a tensor of I8
+  DType stored = DType::kF32;  // kF4: FP4 codes, two in a byte of a tensor of I8 or U8
   DType wanted = DType::kF32;  // == stored unless the elements are converted while they are read
   // Of elements that are dequantised: their tensor and that of its scales, in the index that the files are opened by,
   // and their format.
@@ -33,7 +33,7 @@ struct FileRange {
     int64_t first = 0, end = 0;
   };
   ScaleRows scale_rows() const;
-  int64_t columns() const { return codes->entry.shape[1] * format.per_stored(); }  // of their matrix
+  int64_t columns() const { return stored_columns_of(codes->entry.shape) * format.per_stored(); }  // of their matrix
   // What is read of the files: `nbytes`, and the rows of scales.
   uint64_t read_nbytes() const;
   // `size` bytes of the file from byte `begin` of this range on; both at borders of elements.

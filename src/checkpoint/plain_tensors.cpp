@@ -26,7 +26,10 @@ std::string last_component(const std::string& name) { return name.substr(name.rf
 
 // Whether `name` holds the scales of another tensor.
 bool scales_another(const CheckpointIndex& index, const std::string& name, const Quantization* quantization) {
-  if (!quantization || !name.ends_with(quantization->scale_suffix)) return false;
+  if (!quantization) return false;
+  if (quantization->mxfp4)
+    return name.ends_with(kScalesSuffix) && index.find(with_suffix(name, kScalesSuffix, kBlocksSuffix));
+  if (!name.ends_with(quantization->scale_suffix)) return false;
   const CheckpointTensor* weight = index.find(with_suffix(name, quantization->scale_suffix, kWeight));
   return weight && is_quantized(weight->entry.dtype);
 }
@@ -54,6 +57,23 @@ void add_scales(PlainTensor& plain, const CheckpointIndex& index, const Quantiza
   if (scales.shape != format->scale_shape(values.shape))
     refuse(fmt::format("[{}] scales are not one for each {} × {} block of [{}]", fmt::join(scales.shape, ", "),
                        format->block_rows, format->block_columns, fmt::join(plain.shape, ", ")));
+}
+
+// Whether `entry` holds MXFP4's codes.
+bool holds_blocks(const SafetensorsEntry& entry, const Quantization* quantization) {
+  return quantization && quantization->mxfp4 && entry.dtype == DType::kU8 && entry.name.ends_with(kBlocksSuffix);
+}
+
+// Of a tensor that check_checkpoint has seen: its shape is what it must be.
+void plain_of_blocks(PlainTensor& plain, const CheckpointIndex& index) {
+  const std::vector<int64_t>& stored = plain.values->entry.shape;
+  plain.name = with_suffix(plain.name, kBlocksSuffix, "");
+  plain.scales = index.find(plain.name + kScalesSuffix);
+  MORAINE_ASSERT(plain.scales && stored.size() == 4, "an unchecked checkpoint: " + plain.name);
+  plain.format = QuantFormat::fp4(DType::kF8E8M0);
+  plain.columns = stored[1];
+  plain.shape = {stored[0], stored_columns_of(stored) * plain.format.per_stored(), plain.columns};
+  plain.transposed = true;
 }
 
 // Names that stay in fp32: those whose parameters the family has in fp32 though the model is in bfloat16. By their last
@@ -84,7 +104,10 @@ std::vector<PlainTensor> plain_tensors(const CheckpointIndex& index, const std::
     if (scales_another(index, name, quantization)) continue;
     const SafetensorsEntry& entry = tensor.entry;
     PlainTensor plain{name, entry.shape, entry.dtype, entry.shape.empty() ? 1 : entry.shape.back(), &tensor};
-    if (is_quantized(entry.dtype)) {
+    if (holds_blocks(entry, quantization)) {
+      plain_of_blocks(plain, index);
+      plain.dtype = dtype.value_or(DType::kBF16);
+    } else if (is_quantized(entry.dtype)) {
       add_scales(plain, index, quantization);
       plain.dtype = dtype.value_or(DType::kBF16);
     } else if (converts(entry)) {

@@ -14,13 +14,18 @@
 namespace moraine {
 
 struct PlainTensor {
-  std::string name;                          // as in the checkpoint
+  std::string name;                          // as in the checkpoint; of MXFP4 without "_blocks"
   std::vector<int64_t> shape;                // of the plain tensor: FP4 is stored with half the columns
   DType dtype = DType::kF32;                 // of the plain tensor
   int64_t columns = 1;                       // its last dim; 1 for a number alone
   const CheckpointTensor* values = nullptr;  // of the index
   const CheckpointTensor* scales = nullptr;  // null: not quantised
   QuantFormat format = {};                   // of values, where quantised
+  // Of MXFP4: plain it is [E, I, O], but stored are its matrices [O, I].
+  bool transposed = false;
+  // Of the quantised matrices as they are stored, those of experts one below another.
+  int64_t matrix_rows() const { return transposed ? shape[0] * shape[2] : shape[0]; }
+  int64_t matrix_columns() const { return transposed ? shape[1] : columns; }
 };
 
 // The tensors of `index` in the order of its files, without scales. `specs` is what config.json implies of it in

@@ -36,7 +36,9 @@ LoadPlan plan_reads(const std::vector<ShardPlan>& shards, const CheckpointIndex&
           from.scales = index.find(part->scale);
           from.format = *slot->read_from;
           MORAINE_ASSERT(from.scales, "an unchecked checkpoint is planned: no tensor " + part->scale);
-          if (from.stored == DType::kI8) from.stored = DType::kF4;
+          if (from.format.is_fp4()) from.stored = DType::kF4;
+        } else if (from.stored == DType::kU8 && dtype_bits(slot->dtype) == 8) {
+          from.stored = slot->dtype;  // ParamSpec::stored_as
         }
         // Slots and shards begin at multiples of kImageAlignment, and rows of FP4 codes are whole bytes: no byte is
         // split.

@@ -42,7 +42,7 @@ RandomTensors checkpoint_tensors(const std::vector<ImageSpec>& images, const HfC
       for (const SourceTensor& source : param.sources) {
         const auto nbytes = tensor_bytes(param.dtype, source.shape);
         if (!nbytes) throw input_error(config.where(), "tensor " + source.name + " is too large");
-        tensors.checkpoint.tensors.push_back({{source.name, param.dtype, source.shape}, kRunStart});
+        tensors.checkpoint.tensors.push_back({{source.name, param.stored_dtype(), source.shape}, kRunStart});
         const uint64_t per_element = parameters / elements;  // 0, 1 or 2
         tensors.random.push_back({fill, per_element * (*nbytes * 8 / dtype_bits(param.dtype))});
       }

@@ -95,7 +95,7 @@ void fill_scales(const Quantized& q, const CounterRandom& random, DType dtype, u
                  std::byte* into) {
   for (uint64_t i = 0; i < count; ++i) {
     const int exponent = q.exponent - static_cast<int>(random.bits(first + i) & 1);
-    if (dtype == DType::kF8E8M0) {
+    if (dtype == DType::kF8E8M0 || dtype == DType::kU8) {
       into[i] = static_cast<std::byte>(exponent + 127);
     } else if (dtype == DType::kBF16) {
       reinterpret_cast<c10::BFloat16*>(into)[i] = std::exp2(static_cast<float>(exponent));

@@ -50,14 +50,24 @@ struct CallersThreads {
 };
 
 // Rows [first, first + count) of a stored tensor as they lie in the file.
-at::Tensor read_rows(const CheckpointFiles& files, const CheckpointTensor& tensor, int64_t first, int64_t count) {
+at::Tensor read_rows(const CheckpointFiles& files, const CheckpointTensor& tensor, int64_t first, int64_t count,
+                     c10::ScalarType dtype) {
   const SafetensorsEntry& entry = tensor.entry;
-  const int64_t columns = entry.shape.back();
+  const int64_t columns = stored_columns_of(entry.shape);
   const uint64_t row_bytes = static_cast<uint64_t>(columns) * dtype_bits(entry.dtype) / 8;
-  at::Tensor rows = at::empty({count, columns}, at::TensorOptions().dtype(torch_dtype(entry.dtype)));
+  at::Tensor rows = at::empty({count, columns}, at::TensorOptions().dtype(dtype));
   files.read({tensor.file, entry.offset + first * row_bytes, count * row_bytes, entry.dtype, entry.dtype},
              {static_cast<std::byte*>(rows.mutable_data_ptr()), count * row_bytes});
   return rows;
+}
+
+// Rows [first, first + count) of a quantised tensor's matrices, those of experts one after another.
+FrozenWeight read_quantized_rows(const CheckpointFiles& files, const PlainTensor& plain, int64_t first,
+                                 int64_t count) {
+  const auto scale_dtype = torch_dtype(scale_dtype_of(plain.scales->entry.dtype));
+  return {read_rows(files, *plain.values, first, count, torch_dtype(plain.format.codes)),
+          read_rows(files, *plain.scales, first / plain.format.block_rows, plain.format.scale_rows(count), scale_dtype),
+          plain.format};
 }
 
 // Elements [first, first + count) of a stored tensor in another dtype.
@@ -79,9 +89,10 @@ void check_finite(const OldTensor& tensor, const at::Tensor& rows_RI) {
 at::Tensor changed_rows(const CheckpointFiles& files, const OldTensor& tensor, int64_t first, int64_t rows,
                         at::Tensor& scales) {
   const PlainTensor& plain = tensor.plain;
-  scales = read_rows(files, *plain.scales, first / plain.format.block_rows, plain.format.scale_rows(rows));
-  at::Tensor rows_RI = at::empty({rows, plain.columns}, at::kFloat);
-  dequantize_into(rows_RI, FrozenWeight(read_rows(files, *plain.values, first, rows), scales, plain.format));
+  const FrozenWeight weight = read_quantized_rows(files, plain, first, rows);
+  scales = weight.scale;
+  at::Tensor rows_RI = at::empty({rows, weight.in_features()}, at::kFloat);
+  dequantize_into(rows_RI, weight);
   (*tensor.change)(first, rows_RI);
   check_finite(tensor, rows_RI);
   return rows_RI;
@@ -111,13 +122,13 @@ void fill_requantized(const CheckpointFiles& files, const OldTensor& tensor, uin
   const PlainTensor& plain = tensor.plain;
   const QuantFormat& format = plain.format;
   const bool scales_asked = tensor.part == StoredPart::kScales;
-  const int64_t all_rows = plain.shape[0], columns = plain.columns;
+  const int64_t all_rows = plain.matrix_rows(), columns = plain.matrix_columns();
   const int64_t stored_columns = scales_asked ? format.scale_columns(columns) : format.stored_columns(columns);
   const int64_t row_factor = scales_asked ? format.block_rows : 1;
   const int64_t first_row = static_cast<int64_t>(first) / stored_columns * row_factor;
   const int64_t end_row = std::min(all_rows, (static_cast<int64_t>(first + count) / stored_columns) * row_factor);
   const int64_t together = std::max<int64_t>(1, kElements / (columns * format.block_rows)) * format.block_rows;
-  const DType scale_dtype = plain.scales->entry.dtype;
+  const DType scale_dtype = scale_dtype_of(plain.scales->entry.dtype);
   for (int64_t row = first_row; row < end_row; row += together) {
     const int64_t rows = std::min(together, end_row - row);
     at::Tensor old_scales;
@@ -152,13 +163,16 @@ void fill_elements(const CheckpointFiles& files, const OldTensor& tensor, uint64
   const at::Tensor out_RI = at::from_blob(into, {rows, plain.columns}, torch_dtype(plain.dtype));
   const bool in_place = !tensor.change || plain.dtype == DType::kF32;
   const at::Tensor rows_RI = in_place ? out_RI : at::empty({rows, plain.columns}, at::kFloat);
-  if (plain.scales) {
+  if (plain.transposed) {
+    // The writer cuts between experts.
+    const int64_t in = plain.shape[1], out = plain.shape[2];
+    for (int64_t row = 0; row < rows; row += in) {
+      const FrozenWeight expert = read_quantized_rows(files, plain, (first_row + row) / in * out, out);
+      rows_RI.narrow(0, row, in).copy_(dequantize(expert, rows_RI.scalar_type()).t());
+    }
+  } else if (plain.scales) {
     // The writer cuts between blocks; the last one may be short.
-    const FrozenWeight weight(
-        read_rows(files, *plain.values, first_row, rows),
-        read_rows(files, *plain.scales, first_row / plain.format.block_rows, plain.format.scale_rows(rows)),
-        plain.format);
-    dequantize_into(rows_RI, weight);
+    dequantize_into(rows_RI, read_quantized_rows(files, plain, first_row, rows));
   } else {
     read_elements(files, *plain.values, first, count, DType::kF32, rows_RI.mutable_data_ptr());
   }
@@ -210,21 +224,23 @@ RewrittenCheckpoint rewrite_checkpoint(const OpenedCheckpoint& checkpoint, const
   std::vector<OldTensor> old;
   RewrittenCheckpoint written;
   for (PlainTensor& plain : plain_tensors(index, checkpoint.specs, checkpoint.layout().quantization(), options.dtype)) {
-    const auto change = options.changes.find(plain.name);
+    const auto change = options.changes.find(plain.values->entry.name);
     const ChangeRows* changes = change == options.changes.end() ? nullptr : &change->second;
     if (options.keep_format && plain.scales) {
       const SafetensorsEntry &values = plain.values->entry, &scales = plain.scales->entry;
       if (changes && scales.dtype == DType::kF16)
         throw input_error(plain.name, "has scales in F16, which are not written", "merge without --keep-format");
-      const uint64_t code_unit = plain.format.block_rows * values.shape.back();
-      rewritten.tensors.push_back({{plain.name, values.dtype, values.shape}, std::max<uint64_t>(1, code_unit)});
+      const uint64_t code_unit = plain.format.block_rows * stored_columns_of(values.shape);
+      rewritten.tensors.push_back({{values.name, values.dtype, values.shape}, std::max<uint64_t>(1, code_unit)});
       rewritten.tensors.push_back(
           {{scales.name, scales.dtype, scales.shape}, std::max<uint64_t>(1, scales.shape.back())});
       old.push_back({plain, changes, StoredPart::kCodes, changes ? std::make_shared<ErrorSums>() : nullptr});
       old.push_back({std::move(plain), changes, StoredPart::kScales});
       continue;
     }
-    const uint64_t unit = plain.scales ? plain.format.block_rows * plain.columns : plain.columns;
+    const uint64_t unit = plain.transposed ? plain.shape[1] * plain.columns
+                          : plain.scales   ? plain.format.block_rows * plain.columns
+                                           : plain.columns;
     rewritten.tensors.push_back({{plain.name, plain.dtype, plain.shape}, std::max<uint64_t>(1, unit)});
     if (plain.scales)
       ++written.dequantized;

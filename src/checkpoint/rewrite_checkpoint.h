@@ -21,7 +21,8 @@
 namespace moraine {
 
 // Changes rows of a tensor's matrices in place, fp32: those from `first_row` on. Called from several threads, for every
-// row once.
+// row once. Of MXFP4 (models/quantization.h) the rows of the matrices as they are written: of the plain tensor, or, with
+// keep_format, of the stored ones.
 using ChangeRows = std::function<void(int64_t first_row, const at::Tensor& rows_RI)>;
 
 struct RewriteOptions {
@@ -29,7 +30,7 @@ struct RewriteOptions {
   // hyper-connections, sinks and biases; what a release stores in fp32 though its embedding is not) stay so. nullopt:
   // every tensor as it is stored, bfloat16 where it is quantised.
   std::optional<DType> dtype;
-  std::unordered_map<std::string, ChangeRows> changes = {};  // by tensor of the checkpoint
+  std::unordered_map<std::string, ChangeRows> changes = {};  // by tensor of the checkpoint, MXFP4's by its codes
   // Quantised tensors stay so, with their scales and config.json's quantization_config: those that change are quantised
   // anew (tensor/quantize), others keep their bytes. Without `dtype`.
   bool keep_format = false;

@@ -12,6 +12,14 @@ namespace moraine {
 // How many blocks of `block` cover `length`.
 constexpr int64_t blocks_in(int64_t length, int64_t block) { return (length + block - 1) / block; }
 
+// The columns of the matrices whose codes are stored with this shape: [rows, columns], or, of MXFP4, [experts, rows,
+// blocks, bytes of a block].
+inline int64_t stored_columns_of(const std::vector<int64_t>& shape) {
+  return shape.size() == 4 ? shape[2] * shape[3] : shape.back();
+}
+// What scales are that files call `stored`: MXFP4's are the bits of E8M0 in U8.
+constexpr DType scale_dtype_of(DType stored) { return stored == DType::kU8 ? DType::kF8E8M0 : stored; }
+
 struct QuantFormat {
   DType codes =
       DType::kF8E4M3;  // kF8E4M3, one byte each; kI8: FP4 (E2M1), two per byte, the even column in the low nibble

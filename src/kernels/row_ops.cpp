@@ -210,19 +210,20 @@ MORAINE_INLINE void swiglu_of(const Matrix& gate_up, int64_t rows, int64_t width
   }
 }
 
+// 1 where low <= v <= high, or where v is a NaN; else 0.
+template <int L>
+MORAINE_INLINE Block<L> within(const Block<L>& v, const Block<L>& low, const Block<L>& high) {
+  return make<L>([&](int i) __attribute__((always_inline)) {
+    using F = typename Block<L>::Float;
+    const F below = v.part[i] > high.part[i] ? F{} : F{} + 1.0F;
+    return v.part[i] < low.part[i] ? F{} : below;
+  });
+}
+
 template <int L, typename T>
 MORAINE_INLINE void swiglu_backward_of(const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width,
                                        float limit, const MutableMatrix& d_gate_up) {
   const Block<L> most = all<L>(limit), least = all<L>(-limit), one = all<L>(1);
-  // 1 where v is in the range, else 0.
-  const auto inside = [&](const Block<L>& v, const Block<L>& low) __attribute__((always_inline)) {
-    return make<L>([&](int i) __attribute__((always_inline)) {
-      using F = typename Block<L>::Float;
-      const F unit = F{} + 1.0F;
-      const F below = v.part[i] > most.part[i] ? F{} : unit;
-      return v.part[i] < low.part[i] ? F{} : below;
-    });
-  };
   const bool clamps = std::isfinite(limit);
   const Block<L> no_least = all<L>(-INFINITY);
   for (int64_t row = 0; row < rows; ++row) {
@@ -236,11 +237,75 @@ MORAINE_INLINE void swiglu_backward_of(const Matrix& dy, const Matrix& gate_up, 
       Block<L> d_up = d * rounded_to(gate * s, T{});
       Block<L> d_gate = rounded_to(d * up, T{}) * (s * fused(gate, one - s, one));
       if (clamps) {
-        d_gate = d_gate * inside(raw_gate, no_least);
-        d_up = d_up * inside(raw_up, least);
+        d_gate = d_gate * within(raw_gate, no_least, most);
+        d_up = d_up * within(raw_up, least, most);
       }
       store_block<L>(to + i, d_gate, n);
       store_block<L>(to + width + i, d_up, n);
+    }
+  }
+}
+
+// Up to kBlock pairs of a row, taken apart and put together.
+template <int L>
+struct Pairs {
+  Block<L> first, second;
+};
+template <int L, typename T>
+MORAINE_INLINE Pairs<L> load_pairs(const T* from, int64_t n) {
+  float first[kBlock], second[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) {
+    first[i] = i < n ? to_float(from[2 * i]) : 0;
+    second[i] = i < n ? to_float(from[2 * i + 1]) : 0;
+  }
+  return {load_block<L>(first, kBlock), load_block<L>(second, kBlock)};
+}
+template <int L, typename T>
+MORAINE_INLINE void store_pairs(T* to, const Pairs<L>& pairs, int64_t n) {
+  float first[kBlock], second[kBlock];
+  store_block<L>(first, pairs.first, kBlock);
+  store_block<L>(second, pairs.second, kBlock);
+  for (int64_t i = 0; i < std::min<int64_t>(n, kBlock); ++i) {
+    from_float(first[i], to + 2 * i);
+    from_float(second[i], to + 2 * i + 1);
+  }
+}
+
+constexpr float kSteepness = 1.702F;
+
+template <int L, typename T>
+MORAINE_INLINE void clamped_swiglu_of(const Matrix& gate_up, int64_t rows, int64_t width, float limit,
+                                      const MutableMatrix& out) {
+  const Block<L> most = all<L>(limit), least = all<L>(-limit), one = all<L>(1), steepness = all<L>(kSteepness);
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* pairs = row_of<T>(gate_up, row);
+    T* to = row_of<T>(out, row);
+    for (int64_t i = 0; i < width; i += kBlock) {
+      const Pairs<L> raw = load_pairs<L>(pairs + 2 * i, width - i);
+      const Block<L> gate = smaller(most, raw.first), up = clamped(raw.second, least, most);
+      const Block<L> s = rounded_to(sigmoid(rounded_to(gate * steepness, T{})), T{});
+      store_block<L>(to + i, rounded_to(up + one, T{}) * rounded_to(gate * s, T{}), width - i);
+    }
+  }
+}
+
+template <int L, typename T>
+MORAINE_INLINE void clamped_swiglu_backward_of(const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width,
+                                               float limit, const MutableMatrix& d_gate_up) {
+  const Block<L> most = all<L>(limit), least = all<L>(-limit), no_least = all<L>(-INFINITY), one = all<L>(1),
+                 steepness = all<L>(kSteepness);
+  for (int64_t row = 0; row < rows; ++row) {
+    const T *g = row_of<T>(dy, row), *pairs = row_of<T>(gate_up, row);
+    T* to = row_of<T>(d_gate_up, row);
+    for (int64_t i = 0; i < width; i += kBlock) {
+      const int64_t n = width - i;
+      const Pairs<L> raw = load_pairs<L>(pairs + 2 * i, n);
+      const Block<L> gate = smaller(most, raw.first), up = clamped(raw.second, least, most), d = load_block<L>(g + i, n);
+      const Block<L> s = rounded_to(sigmoid(rounded_to(gate * steepness, T{})), T{});
+      const Block<L> slope = s * fused(steepness * gate, one - s, one);
+      const Block<L> d_gate = rounded_to(d * (up + one), T{}) * slope * within(raw.first, no_least, most);
+      const Block<L> d_up = d * rounded_to(gate * s, T{}) * within(raw.second, least, most);
+      store_pairs<L>(to + 2 * i, Pairs<L>{d_gate, d_up}, n);
     }
   }
 }
@@ -385,6 +450,16 @@ MORAINE_INLINE void swiglu_backward_for(const Matrix& dy, const Matrix& gate_up,
   MORAINE_BY_NUMBER(swiglu_backward, gate_up.number, (dy, gate_up, rows, width, limit, d_gate_up));
 }
 template <int L>
+MORAINE_INLINE void clamped_swiglu_for(const Matrix& gate_up, int64_t rows, int64_t width, float limit,
+                                       const MutableMatrix& out) {
+  MORAINE_BY_NUMBER(clamped_swiglu, gate_up.number, (gate_up, rows, width, limit, out));
+}
+template <int L>
+MORAINE_INLINE void clamped_swiglu_backward_for(const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width,
+                                                float limit, const MutableMatrix& d_gate_up) {
+  MORAINE_BY_NUMBER(clamped_swiglu_backward, gate_up.number, (dy, gate_up, rows, width, limit, d_gate_up));
+}
+template <int L>
 MORAINE_INLINE void sum_rows_for(const Matrix& x, const int64_t* of_row, const float* weights, int64_t per_row,
                                  int64_t rows, int64_t width, const MutableMatrix& out) {
   MORAINE_BY_NUMBER(sum_rows, x.number, (x, of_row, weights, per_row, rows, width, out));
@@ -420,6 +495,13 @@ MORAINE_FOR_EACH_ISA(swiglu,
                      (const Matrix& gate_up, int64_t rows, int64_t width, float limit, const MutableMatrix& out),
                      (gate_up, rows, width, limit, out))
 MORAINE_FOR_EACH_ISA(swiglu_backward,
+                     (const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width, float limit,
+                      const MutableMatrix& d_gate_up),
+                     (dy, gate_up, rows, width, limit, d_gate_up))
+MORAINE_FOR_EACH_ISA(clamped_swiglu,
+                     (const Matrix& gate_up, int64_t rows, int64_t width, float limit, const MutableMatrix& out),
+                     (gate_up, rows, width, limit, out))
+MORAINE_FOR_EACH_ISA(clamped_swiglu_backward,
                      (const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width, float limit,
                       const MutableMatrix& d_gate_up),
                      (dy, gate_up, rows, width, limit, d_gate_up))

@@ -30,6 +30,12 @@ void swiglu(const Matrix& gate_up, int64_t rows, int64_t width, float limit, con
 void swiglu_backward(const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width, float limit,
                      const MutableMatrix& d_gate_up);
 
+// The same of gate_up rows that hold gate and up of each place side by side, and (up + 1) · gate·sigmoid(1.702·gate):
+// gpt-oss's.
+void clamped_swiglu(const Matrix& gate_up, int64_t rows, int64_t width, float limit, const MutableMatrix& out);
+void clamped_swiglu_backward(const Matrix& dy, const Matrix& gate_up, int64_t rows, int64_t width, float limit,
+                             const MutableMatrix& d_gate_up);
+
 // out[row] = Σⱼ weights[row, j] · x[of_row[row, j]] in rising order of j; `weights` fp32 or null = ones.
 void sum_rows(const Matrix& x, const int64_t* of_row, const float* weights, int64_t per_row, int64_t rows,
               int64_t width, const MutableMatrix& out);

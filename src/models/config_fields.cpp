@@ -68,6 +68,12 @@ double positive_number(const HfConfig& config, const std::string& key, double ot
   return value;
 }
 
+int64_t sliding_window(const HfConfig& config, int64_t otherwise) {
+  const char* key = "sliding_window";
+  if (config.has(key)) return positive(config, key);
+  return config.json().contains(key) ? 0 : otherwise;
+}
+
 bool tie_word_embeddings(const HfConfig& config) {
   constexpr const char* kKey = "tie_word_embeddings";
   if (!config.has("text_config")) return config.boolean(kKey, false);

@@ -45,6 +45,9 @@ void check_experts(const HfConfig& config, int64_t num_layers, const std::string
 // A finite number above 0.
 double positive_number(const HfConfig& config, const std::string& key, double otherwise);
 
+// sliding_window: `otherwise` where the key is missing, 0 where it is null.
+int64_t sliding_window(const HfConfig& config, int64_t otherwise);
+
 // Whether the output head is the embedding: at the top of `config` or, for the text class of a multimodal model, in its
 // text_config. Throws an input error where the two disagree: transformers reads the one or the other, by the class.
 bool tie_word_embeddings(const HfConfig& config);

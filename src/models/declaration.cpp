@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <tuple>
+
+#include "base/error.h"
 #include "models/param_specs.h"
 
 namespace moraine {
@@ -56,12 +59,27 @@ void Declaration::router(const std::string& module, int64_t num_experts, int64_t
   add_module(module + ".weight", 0, hidden, num_experts);
 }
 
-void Declaration::experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden) {
+void Declaration::experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden,
+                          const ExpertOptions& options) {
   const std::string gate_up = module + ".gate_up_proj", down = module + ".down_proj";
   add_module(gate_up, num_experts, hidden, 2 * intermediate);
   add_module(down, num_experts, intermediate, hidden);
   if (part_ != Part::kExperts) return;
   const StoredNames& names = as_.names;
+  const auto add_bias = [&](const std::string& name, int64_t out) {
+    if (!options.bias) return;
+    spec_.params.push_back(stored_whole(name + "_bias", names.tensor(layer_, name + "_bias"), {num_experts, out}, as_.dtype));
+    spec_.params.back().kind = ParamKind::kExperts;
+    spec_.params.back().init = InitialValues::kZeros;
+  };
+  if (options.transposed) {
+    for (const auto& [name, out, in] : {std::tuple{gate_up, 2 * intermediate, hidden}, {down, hidden, intermediate}}) {
+      transposed_experts(module, name, num_experts, out, in);
+      add_bias(name, out);
+    }
+    return;
+  }
+  MORAINE_ASSERT(!options.bias, "biases of experts are stored beside fused ones");
   const std::string first = fmt::format("{}.0.{}.weight", names.tensor(layer_, module), names.gate);
   const bool fused =
       stored_(names.tensor(layer_, gate_up)) || (as_.fused_experts && !as_.quantization && !stored_(first));
@@ -105,6 +123,33 @@ void Declaration::expert_projections(const std::string& param, const std::string
                                           num_experts, format->scale_rows(rows), format->scale_columns(columns),
                                           format->scales));
   spec_.params.back().is_scales = true;
+}
+
+void Declaration::transposed_experts(const std::string& module, const std::string& param, int64_t num_experts,
+                                     int64_t out, int64_t in) {
+  const std::string tensor = as_.names.tensor(layer_, param);
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, DType dtype, const SourceTensor& source) {
+    spec_.params.push_back({name, ParamKind::kExperts, std::move(shape), dtype, {source}});
+    return &spec_.params.back();
+  };
+  if (!as_.quantization || !as_.quantization->has_blocks(as_.names.tensor(layer_, module), tensor, stored_)) {
+    const std::vector<int64_t> shape{num_experts, in, out};
+    add(param, shape, as_.dtype, {tensor, shape})->transposed = true;
+    return;
+  }
+  const QuantFormat format = QuantFormat::fp4(DType::kF8E8M0);
+  if (in % format.block_columns != 0)
+    throw input_error(tensor, fmt::format("{} columns cannot be cut into blocks of {}", in, format.block_columns),
+                      "this matrix cannot be stored as MXFP4");
+  const int64_t blocks = in / format.block_columns, bytes = format.block_columns / 2;
+  ParamSpec* codes = add(param, {num_experts, out, in / 2}, format.codes,
+                         {tensor + kBlocksSuffix, {num_experts, out, blocks, bytes}});
+  codes->quant = format;
+  codes->stored_as = DType::kU8;
+  const std::vector<int64_t> shape{num_experts, out, blocks};
+  ParamSpec* scales = add(param + "_scale", shape, format.scales, {tensor + kScalesSuffix, shape});
+  scales->is_scales = true;
+  scales->stored_as = DType::kU8;
 }
 
 void Declaration::add_module(const std::string& name, int64_t num_experts, int64_t in, int64_t out) {

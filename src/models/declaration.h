@@ -43,6 +43,13 @@ struct LinearOptions {
   bool quantised = true;  // whether config.json's quantisation is of it
 };
 
+struct ExpertOptions {
+  bool bias = false;  // of both parameters: gate_up_proj_bias [E, 2I], down_proj_bias [E, H]
+  // gpt-oss's: fused tensors that hold each expert's matrix as [in, out], or in MXFP4, which is [out, in]; columns of
+  // gate and up alternate. No other way of storing them is known.
+  bool transposed = false;
+};
+
 // Collects one kind of a layer's facts; a block declares all of them, in the order of transformers' modules.
 class Declaration {
  public:
@@ -59,7 +66,8 @@ class Declaration {
   // `module`.gate_up_proj [E, 2I, H], gate rows first, and `module`.down_proj [E, H, I]; in the files fused under these
   // names or a tensor for each expert and projection. Quantised ones are the latter: a block never spans gate and up,
   // nor two experts.
-  void experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden);
+  void experts(const std::string& module, int64_t num_experts, int64_t intermediate, int64_t hidden,
+               const ExpertOptions& options = {});
 
   ImageSpec take_spec() { return std::move(spec_); }
   std::vector<LoraModule> take_modules() { return std::move(modules_); }
@@ -68,6 +76,8 @@ class Declaration {
   void expert_projections(const std::string& param, const std::string& module,
                           const std::vector<std::string>& projections, int64_t num_experts, int64_t rows,
                           int64_t columns);
+  void transposed_experts(const std::string& module, const std::string& param, int64_t num_experts, int64_t out,
+                          int64_t in);
   void add_module(const std::string& name, int64_t num_experts, int64_t in, int64_t out);
 
   Part part_;

@@ -23,5 +23,6 @@ Decoder describe_qwen2_moe(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_deepseek_v3(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_glm4_moe_lite(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_ernie4_5_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_gpt_oss(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine

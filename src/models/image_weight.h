@@ -10,7 +10,7 @@ namespace moraine {
 
 inline FrozenWeight weight_of(const ImageView& image, const std::string& name) {
   const ImageView::Weight& weight = image.weight(name);
-  if (!weight.quant) return {weight.values};
+  if (!weight.quant) return {weight.transposed ? weight.values.transpose(-1, -2) : weight.values};
   return {weight.values, weight.scales, *weight.quant, weight.matrices};
 }
 

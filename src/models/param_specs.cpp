@@ -43,6 +43,7 @@ ImageSpec dequantized_while_read(ImageSpec image) {
     for (size_t i = 0; i < plain.sources.size(); ++i) {
       plain.sources[i].first_element *= plain.read_from->per_stored();
       plain.sources[i].scale = param.sources[i].name;
+      plain.sources[i].scale_shape = param.sources[i].shape;
     }
   }
   image.params = std::move(params);

@@ -86,6 +86,31 @@ void Quantization::check_sides(const QuantFormat& format, int64_t rows, int64_t 
   check_side(columns, format.block_columns, "columns", tensor);
 }
 
+bool Quantization::has_blocks(const std::string& module, const std::string& param, const StoredDtype& stored) const {
+  if (!mxfp4) return false;
+  return stored(param + kBlocksSuffix) || (!stored(param) && quantises(module));
+}
+
+std::optional<Quantization> read_mxfp4_quantization(const HfConfig& config) {
+  const char* key = "quantization_config";
+  if (!config.has(key)) return std::nullopt;
+  const HfConfig quantization = config.object(key);
+  const std::string method = quantization.text("quant_method", "");
+  if (method != "mxfp4")
+    throw input_error(quantization.where(), fmt::format("quant_method {} is not supported: mxfp4", quote_text(method)),
+                      "dequantise the checkpoint to bfloat16 first");
+  Quantization mxfp4{.scale_suffix = "",
+                     .narrow_scales = DType::kF8E8M0,
+                     .fp8 = {},
+                     .fp4 = {},
+                     .mxfp4 = true,
+                     .linear = {},
+                     .experts = {},
+                     .modules_to_not_convert = quantization.texts("modules_to_not_convert")};
+  for (const std::string& entry : mxfp4.modules_to_not_convert) check_expression(quantization, entry);
+  return mxfp4;
+}
+
 std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
   const char* key = "quantization_config";
   if (!config.has(key))

@@ -6,10 +6,9 @@
 namespace moraine {
 
 Decoder describe_qwen3_moe(const HfConfig& config, DtypeChoice dtype) {
-  require(config, !config.boolean("use_sliding_window", false) || !config.has("sliding_window"),
-          "sliding window attention is not supported");
   Decoder decoder = read_decoder(config, config, dtype, 1e-6);
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.kv_heads = 0, .rope_theta = 10000}));
+  if (config.boolean("use_sliding_window", false)) attention->window = sliding_window(config, 4096);  // of all layers
   const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, {.width = "moe_intermediate_size"}));
   moe->router.normalised = config.boolean("norm_topk_prob", false);
   // The linear layers of a dense MLP are not offered to LoRA: PEFT (0.21, transformers 5) takes the names gate_proj,

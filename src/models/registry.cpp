@@ -37,6 +37,7 @@ const std::vector<Family>& families() {
       decoder_family<describe_qwen3_next>("Qwen3-Next", {"Qwen3NextForCausalLM"}),
       decoder_family<describe_qwen2_moe>("Qwen2-MoE", {"Qwen2MoeForCausalLM"}),
       decoder_family<describe_ernie4_5_moe>("ERNIE-4.5-MoE", {"Ernie4_5_MoeForCausalLM"}),
+      decoder_family<describe_gpt_oss>("gpt-oss", {"GptOssForCausalLM"}),
   };
   return rows;
 }

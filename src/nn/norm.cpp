@@ -11,7 +11,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-enum class Centre { kOne, kZero };  // what a weight of no effect is
+// How the normed row is multiplied.
+enum class Weighting {
+  kAfterRounding,  // rounded, then · weight
+  kRoundedOnce,    // · weight
+  kZeroCentered,   // · (1 + weight)
+};
 
 at::Tensor inverse_rms(const at::Tensor& x32, double eps) {
   return x32.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
@@ -25,24 +30,24 @@ at::Tensor backward_of_normed(at::Tensor g, const at::Tensor& x32, const at::Ten
 }
 
 // What a row is multiplied with.
-at::Tensor factors_of(const at::Tensor& weight, Centre centre) {
+at::Tensor factors_of(const at::Tensor& weight, Weighting weighting) {
   const at::Tensor weight32 = weight.to(at::kFloat).contiguous();
-  return centre == Centre::kZero ? weight32 + 1.0 : weight32;
+  return weighting == Weighting::kZeroCentered ? weight32 + 1.0 : weight32;
 }
 
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps,
-                            Centre centre) {
+                            Weighting weighting) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    context->saved_data["zero_centered"] = centre == Centre::kZero;
+    context->saved_data["weighting"] = static_cast<int64_t>(weighting);
     if (runs_in_kernels(x)) {
-      const at::Tensor rows = as_rows(x), factors = factors_of(weight, centre);
+      const at::Tensor rows = as_rows(x), factors = factors_of(weight, weighting);
       const at::Tensor out = at::empty(x.sizes(), x.options()), out_rows = as_rows(out);
       const at::Tensor rstd = at::empty({rows.size(0)}, factors.options());
       for_row_stretches(rows, [&](int64_t row, int64_t count) {
         kernels::rms_norm(kernel_matrix(rows).from(row, 0), count, rows.size(1), static_cast<float>(eps),
-                          {factors.const_data_ptr<float>(), centre == Centre::kOne},
+                          {factors.const_data_ptr<float>(), weighting == Weighting::kAfterRounding},
                           mutable_kernel_matrix(out_rows).from(row), rstd.mutable_data_ptr<float>() + row);
       });
       context->save_for_backward({x, weight, rstd});
@@ -52,8 +57,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     at::Tensor rstd = inverse_rms(x32, eps);
     context->save_for_backward({x, weight, rstd});
     at::Tensor normed = x32 * rstd;
-    if (centre == Centre::kZero) return normed.mul_(weight.to(at::kFloat) + 1.0).to(x.scalar_type());
-    return normed.to(x.scalar_type()).mul_(weight);
+    if (weighting == Weighting::kAfterRounding) return normed.to(x.scalar_type()).mul_(weight);
+    return normed.mul_(factors_of(weight, weighting)).to(x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -61,7 +66,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
     const at::Tensor factors =
-        factors_of(weight, context->saved_data["zero_centered"].toBool() ? Centre::kZero : Centre::kOne);
+        factors_of(weight, static_cast<Weighting>(context->saved_data["weighting"].toInt()));
     if (runs_in_kernels(x)) {
       const at::Tensor rows = as_rows(x), dy = as_rows(grads[0].to(x.scalar_type()));
       const at::Tensor dx = at::empty(x.sizes(), x.options()), dx_rows = as_rows(dx);
@@ -106,11 +111,15 @@ class GatedRmsNorm : public torch::autograd::Function<GatedRmsNorm> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_D, double eps) {
-  return RmsNorm::apply(x, weight_D, eps, Centre::kOne);
+  return RmsNorm::apply(x, weight_D, eps, Weighting::kAfterRounding);
+}
+
+at::Tensor rms_norm_rounded_once(const at::Tensor& x, const at::Tensor& weight_D, double eps) {
+  return RmsNorm::apply(x, weight_D, eps, Weighting::kRoundedOnce);
 }
 
 at::Tensor rms_norm_zero_centered(const at::Tensor& x, const at::Tensor& weight_D, double eps) {
-  return RmsNorm::apply(x, weight_D, eps, Centre::kZero);
+  return RmsNorm::apply(x, weight_D, eps, Weighting::kZeroCentered);
 }
 
 at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& weight_D, double eps) {

@@ -9,6 +9,9 @@ namespace moraine {
 // and DeepSeek norms do). Differentiable in x only.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_D, double eps);
 
+// The same, multiplied in fp32 and rounded once (transformers' gpt-oss norms).
+at::Tensor rms_norm_rounded_once(const at::Tensor& x, const at::Tensor& weight_D, double eps);
+
 // The same around zero: multiplied by 1 + weight in fp32 and rounded once (transformers' Qwen3.5 norms).
 at::Tensor rms_norm_zero_centered(const at::Tensor& x, const at::Tensor& weight_D, double eps);
 

@@ -9,6 +9,7 @@ namespace moraine {
 namespace {
 
 at::Tensor scores_of(const at::Tensor& logits_TE, RouterScores scores) {
+  if (scores == RouterScores::kLogits) return logits_TE.to(at::kFloat);
   if (scores == RouterScores::kSoftmax) return at::softmax(logits_TE, -1, at::kFloat);
   return on_whole_vectors(logits_TE.to(at::kFloat), [](const at::Tensor& x) { return x.sigmoid(); });
 }
@@ -36,7 +37,9 @@ Routing route(const at::Tensor& logits_TE, const RouterRule& rule, const at::Ten
   const at::Tensor& scores = routing.scores_TE = scores_of(logits_TE, rule.scores);
   routing.indices_TK = chosen_TK.defined() ? chosen_TK : choose(scores.detach(), rule, correction_E);
   routing.weights_TK = scores.gather(1, routing.indices_TK);
-  if (rule.normalised) {
+  if (rule.scores == RouterScores::kLogits) {
+    routing.weights_TK = at::softmax(routing.weights_TK, -1);
+  } else if (rule.normalised) {
     at::Tensor sum = routing.weights_TK.sum(-1, /*keepdim=*/true);
     if (rule.sum_epsilon > 0) sum = sum + rule.sum_epsilon;
     if (rule.least_sum > 0) sum = sum.clamp_min(rule.least_sum);

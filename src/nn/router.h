@@ -10,9 +10,11 @@ namespace moraine {
 enum class RouterScores {
   kSoftmax,  // over all experts
   kSigmoid,  // of each
+  kLogits,   // as they are; the weights are a softmax over those chosen
 };
 
-// How logits become choices and weights: the K highest scores, each chosen expert's score its weight.
+// How logits become choices and weights: the K highest scores, each chosen expert's score its weight unless
+// RouterScores says otherwise.
 struct RouterRule {
   int64_t num_experts = 0, experts_per_token = 0;
   RouterScores scores = RouterScores::kSoftmax;

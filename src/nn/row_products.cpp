@@ -91,7 +91,10 @@ class RowProducts {
     const RowGroup& group = *part.group;
     std::array<kernels::Term, 2> terms;
     size_t count = 0;
-    terms[count++] = {buffer + part.packed, x_.size(1), kernel_matrix(group.weight), rows_are_columns_};
+    const bool lies_transposed = group.weight.stride(1) != 1 && group.weight.stride(0) == 1;
+    terms[count++] = {buffer + part.packed, x_.size(1),
+                      kernel_matrix(lies_transposed ? group.weight.t() : group.weight),
+                      rows_are_columns_ != lies_transposed};
     if (group.up.defined())
       terms[count++] = {buffer + part.packed_low, low_.size(1), kernel_matrix(group.up), rows_are_columns_,
                         /*adds_to_rounded=*/true};

@@ -22,7 +22,9 @@ struct SourceTensor {
   std::string name;
   std::vector<int64_t> shape;  // as stored
   int64_t first_element = 0;
-  std::string scale = {};  // the tensor of its scales where the parameter is dequantised while it is read
+  // Of a parameter that is dequantised while it is read: the tensor of its scales.
+  std::string scale = {};
+  std::vector<int64_t> scale_shape = {};
 };
 
 enum class ParamKind {
@@ -47,6 +49,10 @@ struct ParamSpec {
   DType dtype = DType::kF32;   // in the image; a checkpoint that stores another one is converted while it is read
   std::vector<SourceTensor> sources;  // in order of first_element, without gaps
 
+  // What the files call the elements where that is another dtype of the same bytes: U8 for FP4 codes and E8M0 scales.
+  std::optional<DType> stored_as = {};
+  DType stored_dtype() const { return stored_as.value_or(dtype); }
+
   InitialValues init = InitialValues::kNormal;
   // A quantised matrix (one per expert): shape and dtype are of its codes, and the next parameter of the image holds
   // its scales. Along the rows it may be made of several matrices whose blocks end with them: gate_up_proj of gate_proj
@@ -54,6 +60,7 @@ struct ParamSpec {
   std::optional<QuantFormat> quant = {};
   int64_t matrices = 1;
   bool is_scales = false;  // of the parameter before it
+  bool transposed = false;  // each expert's matrix is [I, O], not [O, I]
   // Stored as this, but dequantised to `dtype` while it is read.
   std::optional<QuantFormat> read_from = {};
 };
@@ -88,6 +95,7 @@ struct Slot {
   std::optional<QuantFormat> quant = {};  // the next slot holds its scales
   int64_t matrices = 1;
   std::optional<QuantFormat> read_from = {};
+  bool transposed = false;
 };
 
 struct LayerImage {

@@ -20,7 +20,7 @@ ImageView::ImageView(const LayerImage& image, const at::Tensor& bytes) : image_(
     const Slot& slot = image.slots[i];
     at::Tensor scales;
     if (slot.quant) scales = tensor_of(image.slots.at(i + 1));
-    weights_[slot.name] = {tensor_of(slot), scales, slot.quant, slot.matrices};
+    weights_[slot.name] = {tensor_of(slot), scales, slot.quant, slot.matrices, slot.transposed};
   }
 }
 

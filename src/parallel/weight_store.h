@@ -26,6 +26,7 @@ class ImageView {
     at::Tensor scales;                 // undefined: not quantised
     std::optional<QuantFormat> quant;  // of values
     int64_t matrices = 1;              // see ParamSpec
+    bool transposed = false;           // likewise
   };
   // Both assert that there is such a slot.
   const Weight& weight(const std::string& slot) const;

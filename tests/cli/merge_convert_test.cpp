@@ -92,6 +92,43 @@ TEST(Convert, ScoresLikeTheQuantisedModel) {
               golden_loss(golden / "lora" / "forward.safetensors"), 1e-5);
 }
 
+// Plain, gpt-oss's experts are the transposes of what MXFP4 stores.
+TEST(Convert, OfMxfp4ScoresLikeIt) {
+  const fs::path golden = golden_folder("gpt_oss-mxfp4"), tokens = golden / "batch.safetensors";
+  TempFolder folder;
+  EXPECT_THAT(run({"convert", "--model", golden / "model", "--out", folder / "bf16", "--dtype", "bfloat16"}),
+              HasSubstr("were quantised"));
+  EXPECT_FALSE(read_json_file(folder / "bf16" / "config.json").contains("quantization_config"));
+  const double loss = golden_loss(golden / "forward.safetensors");
+  EXPECT_NEAR(score(folder / "bf16", tokens, {"model.dtype=float32"}), loss, 1e-5);
+  EXPECT_NEAR(score(folder / "bf16", tokens, {"model.dtype=float32", "--adapter", golden / "lora" / "adapter"}),
+              golden_loss(golden / "lora" / "forward.safetensors"), 1e-5);
+  // Dequantised while it is loaded, on ranks that cut experts and blocks anywhere.
+  const double stored = score(golden / "model", tokens);
+  EXPECT_EQ(score(golden / "model", tokens, {"model.base_format=bfloat16"}), stored);
+  EXPECT_EQ(score(golden / "model", tokens, {"model.base_format=bfloat16", "--ranks", "4", "mesh.ep=2"}), stored);
+  EXPECT_EQ(score(golden / "model", tokens, {"--ranks", "4", "mesh.ep=2"}), stored);
+}
+
+TEST(Merge, IntoMxfp4AddsTheAdapterInEitherFormat) {
+  const fs::path golden = golden_folder("gpt_oss-mxfp4"), tokens = golden / "batch.safetensors";
+  TempFolder folder;
+  merge(golden, folder / "merged");
+  const double base = golden_loss(golden / "forward.safetensors"),
+               adapted = golden_loss(golden / "lora" / "forward.safetensors");
+  // The sums are rounded to bfloat16, and to four bits with --keep-format.
+  EXPECT_NEAR(score(folder / "merged", tokens, {"model.dtype=float32"}), adapted, 2e-2);
+  const Json said =
+      parse_json(run({"merge", "--json", "--keep-format", "--model", golden / "model", "--adapter",
+                      golden / "lora" / "adapter", "--out", folder / "kept"}),
+                 "stdout");
+  EXPECT_EQ(said["dequantized"], 0);
+  EXPECT_EQ(said["requantized"].size(), 4u);
+  for (const Json& tensor : said["requantized"]) EXPECT_LT(tensor["rms"].get<double>(), 0.15) << tensor;
+  const double kept = score(folder / "kept", tokens, {"model.dtype=float32"});
+  EXPECT_LT(std::abs(kept - adapted), 0.5 * std::abs(base - adapted));
+}
+
 // Dequantised while it is loaded, on every rank in every mode, proven, and the same numbers.
 TEST(BaseFormat, ScoresLikeTheStoredFormat) {
   const fs::path golden = golden_folder("deepseek_v4-fp8fp4"), tokens = golden / "batch.safetensors";

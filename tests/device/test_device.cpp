@@ -287,6 +287,55 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
           {}};
 }
 
+// Flash attention with a window, of [B, T, N, D], by the host's with a mask.
+std::optional<at::Tensor> window_mask(const at::Tensor& q_BTND, const at::Tensor& k_BSKD, bool causal,
+                                      std::optional<c10::SymInt> left, std::optional<c10::SymInt> right) {
+  TORCH_CHECK(causal && q_BTND.size(1) == k_BSKD.size(1), "the test device's flash attention is causal, of whole texts");
+  TORCH_CHECK(left.has_value() == right.has_value() && (!right || *right == 0), "a window ends at the query");
+  if (!left) return std::nullopt;
+  const int64_t T = q_BTND.size(1), seen = left->expect_int() + 1;
+  const at::Tensor hidden = at::ones({T, T}, at::kBool).triu(1).logical_or_(at::ones({T, T}, at::kBool).tril(-seen));
+  const at::Tensor host = at::zeros({T, T}, q_BTND.scalar_type()).masked_fill_(hidden, -INFINITY);
+  const at::Tensor mask = at::empty_strided(host.sizes(), host.strides(), q_BTND.options());
+  write(mask, host);
+  return mask;
+}
+
+using Flash = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+Flash flash_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>&,
+                      const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, double dropout, bool causal, bool,
+                      std::optional<double> scale, std::optional<c10::SymInt> left, std::optional<c10::SymInt> right,
+                      const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("aten::_scaled_dot_product_flash_attention_for_cpu", "");
+  const std::optional<at::Tensor> mask = window_mask(q, k, causal, left, right);
+  const int64_t heads = q.size(2);
+  const auto by_head = [&](const at::Tensor& x) { return for_each_query(x.transpose(1, 2), heads); };
+  torch::jit::Stack stack{by_head(q), by_head(k), by_head(v), dropout, !mask, mask, scale};
+  run_on_host_kernels(op, &stack);
+  return {stack.at(0).toTensor().transpose(1, 2), stack.at(1).toTensor().contiguous(), q, q, q};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
+    const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& y,
+    const at::Tensor& log_sum, const at::Tensor&, const at::Tensor&, c10::SymInt, c10::SymInt, double dropout,
+    bool causal, const at::Tensor&, const at::Tensor&, std::optional<double> scale, std::optional<c10::SymInt> left,
+    std::optional<c10::SymInt> right) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "");
+  TORCH_CHECK(log_sum.is_contiguous() && log_sum.scalar_type() == at::kFloat, "a GPU's kernel reads [B, N, T] in fp32");
+  const std::optional<at::Tensor> mask = window_mask(q, k, causal, left, right);
+  const int64_t heads = q.size(2), kv_heads = k.size(2);
+  const auto by_head = [&](const at::Tensor& x) { return for_each_query(x.transpose(1, 2), heads); };
+  torch::jit::Stack stack{by_head(dy), by_head(q), by_head(k), by_head(v), by_head(y), log_sum, dropout, !mask,
+                          mask,        scale};
+  run_on_host_kernels(op, &stack);
+  const auto by_token = [&](size_t i, int64_t of) {
+    return sum_over_queries(stack.at(i).toTensor(), of).transpose(1, 2);
+  };
+  return {by_token(0, heads), by_token(1, kv_heads), by_token(2, kv_heads)};
+}
+
 struct Hooks : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
@@ -338,6 +387,8 @@ struct Registration {
     aten.impl("_grouped_mm", TORCH_FN(grouped_mm));
     aten.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention));
     aten.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward));
+    aten.impl("_flash_attention_forward", TORCH_FN(flash_attention));
+    aten.impl("_flash_attention_backward", TORCH_FN(flash_attention_backward));
     at::native::_fused_sdp_choice_stub.set_privateuse1_dispatch_ptr(&choose_attention);
   }
 };

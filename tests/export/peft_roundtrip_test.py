@@ -36,9 +36,13 @@ CASES = {
 }
 # (golden, name, adapter keys, more arguments)
 ALL_CASES = [(QWEN3, title, *case) for title, case in CASES.items()]
-PARAMETERS = ["mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+def parameters(golden):
+    router = "mlp.router.weight" if golden.startswith("gpt_oss") else "mlp.gate.weight"
+    return [router, "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
 ALL_CASES += [(golden, "all-linear, routers and experts of another rank, 2 ranks",
-               {"r": 4, "expert_r": 2, "lora_alpha": 8, "target_parameters": PARAMETERS}, ["--ranks", "2", "mesh.ep=2"])
+               {"r": 4, "expert_r": 2, "lora_alpha": 8, "target_parameters": parameters(golden)}, ["--ranks", "2", "mesh.ep=2"])
               for golden in golden_models("fp32") if golden != QWEN3]
 ALL_CASES += [(golden, "embedding and head", {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "lm_head"],
                                               "target_parameters": []}, [])

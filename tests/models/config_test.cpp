@@ -312,11 +312,82 @@ TEST(DeepseekV3Config, NamesWhatIsMissingOrImpossible) {
   expect_refusals(GoldenHeaders("deepseek_v3-fp32").config.json(), refusals, read_v3);
 }
 
+TEST(ModelConfigs, GptOssTakesItsYarnWhereConfigSaysNone) {
+  const Json good = GoldenHeaders("gpt_oss-fp32").config.json();
+  const auto rope = [](const Json& config) {
+    const Decoder decoder = describe_gpt_oss(HfConfig(config, "config.json"), DtypeChoice::kAuto);
+    return dynamic_cast<const Gqa&>(*decoder.layers[0].mixer).rope;
+  };
+  const RopeSpec said = rope(good);
+  EXPECT_TRUE(said.yarn);
+  EXPECT_FALSE(said.truncate);
+  EXPECT_NEAR(said.attention_factor, 0.1 * std::log(32.0) + 1, 1e-12);
+  Json config = good;
+  config["rope_scaling"] = nullptr;
+  EXPECT_EQ(rope(config), said);
+  config.erase("rope_scaling");
+  EXPECT_EQ(rope(config), said);
+  config.erase("rope_theta");
+  EXPECT_EQ(rope(config), said);
+  config["rope_scaling"] = {{"rope_type", "default"}};
+  EXPECT_FALSE(rope(config).yarn);
+}
+
+TEST(ModelConfigs, WindowsAreThoseOfTheirLayers) {
+  const auto windows = [](const Decoder& decoder) {
+    std::vector<int64_t> all;
+    for (const DecoderLayer& layer : decoder.layers)
+      all.push_back(dynamic_cast<const Gqa&>(*layer.mixer).window);
+    return all;
+  };
+  Json config = GoldenHeaders("gpt_oss-fp32").config.json();
+  const auto gpt_oss = [&] { return describe_gpt_oss(HfConfig(config, "config.json"), DtypeChoice::kAuto); };
+  EXPECT_EQ(windows(gpt_oss()), (std::vector<int64_t>{7, 0, 7, 0}));
+  config.erase("layer_types");
+  EXPECT_EQ(windows(gpt_oss()), (std::vector<int64_t>{7, 0, 7, 0}));
+  config["layer_types"] = {"full_attention", "full_attention", "full_attention", "sliding_attention"};
+  config.erase("sliding_window");
+  EXPECT_EQ(windows(gpt_oss()), (std::vector<int64_t>{0, 0, 0, 128}));
+  config["sliding_window"] = nullptr;
+  EXPECT_THAT(error_of(gpt_oss), HasSubstr("sliding_window is null"));
+  config["layer_types"] = {"full_attention"};
+  EXPECT_THAT(error_of(gpt_oss), HasSubstr("layer_types must name a type for each layer"));
+  config["layer_types"][0] = "chunked_attention";
+  EXPECT_THAT(error_of(gpt_oss), HasSubstr("layer_types: only"));
+
+  Json mixtral = GoldenHeaders("mixtral-fp32").config.json();
+  mixtral["sliding_window"] = 4;
+  for (const int64_t window : windows(describe_mixtral(HfConfig(mixtral, "config.json"), DtypeChoice::kAuto)))
+    EXPECT_EQ(window, 4);
+  Json qwen3 = GoldenHeaders("qwen3_moe-fp32").config.json();
+  qwen3["sliding_window"] = 4;
+  const auto of_qwen3 = [&] {
+    return windows(describe_qwen3_moe(HfConfig(qwen3, "config.json"), DtypeChoice::kAuto)).front();
+  };
+  qwen3["use_sliding_window"] = false;
+  EXPECT_EQ(of_qwen3(), 0);
+  qwen3["use_sliding_window"] = true;
+  EXPECT_EQ(of_qwen3(), 4);
+}
+
+TEST(ModelConfigs, GptOssRefusesWhatItDoesNotCompute) {
+  const auto error_with = [](const char* key, const Json& value) {
+    Json config = GoldenHeaders("gpt_oss-mxfp4").config.json();
+    config[key] = value;
+    return error_of([&] { make_layout(HfConfig(config, "config.json")); });
+  };
+  EXPECT_THAT(error_with("swiglu_limit", 5.0), HasSubstr("swiglu_limit must be 7"));
+  EXPECT_THAT(error_with("quantization_config", {{"quant_method", "fp8"}}), HasSubstr("quant_method \"fp8\""));
+  EXPECT_EQ(error_with("quantization_config", nullptr), "");
+}
+
 // Counts that no model has are named before anything is made by them.
 TEST(ModelConfigs, AbsurdCountsAreNamed) {
   const std::set<std::string> not_read{"bos_token_id",
                                        "pad_token_id",
                                        "eos_token_id",
+                                       "experts_per_token",
+                                       "initial_context_length",
                                        "max_position_embeddings",
                                        "max_window_layers",
                                        "full_attention_interval",

@@ -71,10 +71,11 @@ TEST_P(GoldenLayout, ExplainsEveryTensor) {
   }
 }
 
-// The shape that a parameter stands for: FP4 is two elements a byte.
+// The shape that a parameter stands for in transformers: FP4 is two elements a byte.
 std::vector<int64_t> logical_shape(const ParamSpec& param) {
   std::vector<int64_t> shape = param.shape;
   if (param.quant) shape.back() *= param.quant->per_stored();
+  if (param.quant && param.stored_as) std::swap(shape[1], shape[2]);  // MXFP4's matrices are [out, in], plain ones not
   return shape;
 }
 

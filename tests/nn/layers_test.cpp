@@ -40,6 +40,27 @@ TEST(RmsNorm, ForwardAndGradient) {
   expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
 }
 
+// In bf16 it shows that the product is rounded once.
+TEST(RmsNorm, RoundedOnce) {
+  at::Tensor x = leaf({5, 16}), weight = random({16}), g = random({5, 16});
+  at::Tensor expected = x * (x.square().mean(-1, true) + 1e-6).rsqrt() * weight;
+  at::Tensor y = rms_norm_rounded_once(x, weight, 1e-6);
+  expect_close(y, expected);
+  expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
+  const at::Tensor half = x.detach().to(at::kBFloat16), exact = rms_norm_rounded_once(half.to(at::kFloat), weight, 1e-6);
+  EXPECT_TRUE(at::equal(rms_norm_rounded_once(half, weight, 1e-6), exact.to(at::kBFloat16)));
+}
+
+TEST(SwiGlu, ClampedAndInterleaved) {
+  at::Tensor x = (random({7, 42}) * 6).requires_grad_(), g = random({7, 21});
+  const at::Tensor pairs = x.view({7, 21, 2}), gate = pairs.select(2, 0).clamp_max(7.0),
+                   up = pairs.select(2, 1).clamp(-7.0, 7.0);
+  at::Tensor expected = (up + 1) * (gate * (gate * 1.702).sigmoid());
+  at::Tensor y = clamped_swiglu(x, 7.0);
+  expect_close(y, expected);
+  expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
+}
+
 TEST(SwiGlu, ForwardAndGradient) {
   at::Tensor x = leaf({7, 24}), g = random({7, 12});
   at::Tensor expected = at::silu(x.narrow(1, 0, 12)) * x.narrow(1, 12, 12);
@@ -211,7 +232,7 @@ TEST(Attention, NarrowValuesAndAScale) {
   const at::Tensor scores = at::matmul(by_head(q), by_head(k).transpose(1, 2)) * scale;
   const at::Tensor probabilities = scores.masked_fill(later, -1e30).softmax(-1);
   const at::Tensor wanted = at::matmul(probabilities, by_head(v)).transpose(0, 1);
-  const at::Tensor found = causal_attention(q, k, v, {0, 6}, nullptr, scale);
+  const at::Tensor found = causal_attention(q, k, v, {0, 6}, nullptr, {.scale = scale});
   ASSERT_EQ(found.sizes(), v.sizes());
   expect_close(found, wanted);
   const at::Tensor direction = random({6, 3, 5});
@@ -224,7 +245,7 @@ TEST(Attention, NarrowValuesAndAScale) {
   std::vector<at::Tensor> pieces;
   for (auto [begin, n] : {std::pair<int64_t, int64_t>{0, 3}, {3, 1}, {4, 2}})
     pieces.push_back(
-        causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache, scale));
+        causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache, {.scale = scale}));
   expect_close(at::cat(pieces), wanted);
 }
 

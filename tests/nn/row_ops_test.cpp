@@ -39,6 +39,9 @@ TEST_P(RowOps, AnyWidth) {
                        up = gate_up.narrow(1, width, width).clamp(-limit, limit);
       expect_near(swiglu(gate_up.to(GetParam()), limit), at::silu(gate) * up);
     }
+    const at::Tensor pairs = gate_up.to(GetParam()).to(at::kDouble).view({5, width, 2}),
+                     gate = pairs.select(2, 0).clamp_max(4.0), up = pairs.select(2, 1).clamp(-4.0, 4.0);
+    expect_near(clamped_swiglu(gate_up.to(GetParam()), 4.0), (up + 1) * gate * (gate * 1.702).sigmoid());
     const at::Tensor logits = random({5, width}) * 4, log_sum = logits.to(at::kDouble).logsumexp(-1, true);
     const at::Tensor targets = at::randint(width, {5}), at_target = targets.unsqueeze(1);
     const at::Tensor losses = at::empty({5}), dlogits = logits.clone();
@@ -58,6 +61,7 @@ TEST_P(RowOps, WhatIsNoNumberStaysNone) {
     gate_up[0][place] = std::nan("");
     for (const double limit : {kInfinite, 1.5})
       EXPECT_TRUE(swiglu(gate_up, limit)[0][place % 40].isnan().item<bool>()) << place << " " << limit;
+    EXPECT_TRUE(clamped_swiglu(gate_up, 4.0)[0][place / 2].isnan().item<bool>()) << place;
     EXPECT_TRUE(rms_norm(gate_up, random({80}), 1e-6).isnan().all().item<bool>());
     const at::Tensor losses = at::empty({1});
     const int64_t target = 3;

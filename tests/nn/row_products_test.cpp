@@ -45,6 +45,11 @@ void check(const Case& c, ProductPass pass, at::ScalarType dtype, at::ScalarType
   EXPECT_TRUE(is_near(out, exact, size, exact.abs() + 2 * first.abs()))
       << c.rows << " " << c.summands << " " << c.columns;
 
+  // So it has with a matrix whose columns lie one after another.
+  const at::Tensor turned = at::empty_like(out), turned_low = at::empty_like(low);
+  row_products(turned, x, {{0, c.rows, w.t().contiguous().t(), down, up}}, pass, 2.0, turned_low);
+  EXPECT_TRUE(at::equal(turned, out)) << c.rows << " " << c.summands << " " << c.columns;
+
   // A row alone has the same bits.
   const at::Tensor one_out = at::empty({1, c.columns}, x.options()), one_low = at::empty({1, c.rank}, low.options());
   row_products(one_out, x.narrow(0, c.rows - 1, 1).contiguous(), {{0, 1, w, down, up}}, pass, 2.0, one_low);

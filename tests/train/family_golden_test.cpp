@@ -153,6 +153,28 @@ TEST(QuantisedFp32, TrainingCurveOfDeepseekV3) {
   check_training_curve("deepseek_v3-fp8", limit, limit, Recompute::kFull, DtypeChoice::kFloat32);
 }
 
+TEST(QuantisedFp32, GptOssCurveAndFinalAdapter) {
+  const Curve limit{1e-4, 1e-4, 1e-3};
+  check_training_curve("gpt_oss-mxfp4", limit, limit, Recompute::kFull, DtypeChoice::kFloat32);
+}
+
+TEST(QuantisedFp32, GptOssLogitsAndGradients) {
+  Golden golden("gpt_oss-mxfp4", DtypeChoice::kFloat32);
+  for (const bool adapted : {false, true}) {
+    std::optional<OpenedAdapter> adapter;
+    if (adapted) adapter = golden.adapter();
+    const ScoreResult result = score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch",
+                                     {.grads = adapted, .logits = true}, golden.groups);
+    const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
+    EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))),
+              1e-4);
+    EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 1e-5);
+    if (!adapted) continue;
+    for (const auto& [name, grad] : peft_tensors(adapter->state, AdapterPart::kGrads, *golden.groups.ep))
+      EXPECT_LT(relative_error(grad, golden_tensor(golden.folder / "lora" / "grads.safetensors", name)), 1e-4) << name;
+  }
+}
+
 TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
   Golden golden(name());
   for (const bool adapted : {false, true}) {

@@ -7,6 +7,7 @@ namespace moraine {
 
 void Gqa::declare(Declaration& d) const {
   for (const Linear& linear : {q_proj(), k_proj(), v_proj(), o_proj()}) linear.declare(d);
+  if (sinks) d.param("self_attn.sinks", {heads});
   if (qk_norm == QkNorm::kNone) return;
   q_norm().declare(d);
   k_norm().declare(d);
@@ -42,8 +43,9 @@ at::Tensor Gqa::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   const RopeTable& table = rope_table(rope, scope.pass, dtype);
   const auto turned = [&](const at::Tensor& x) { return apply_rope(x.to(dtype), table).to(x.scalar_type()); };
   KvCache* cache = scope.cache() ? &scope.cache()->of<KvCache>() : nullptr;
-  at::Tensor attended_TNW = causal_attention(turned(q_TNW), turned(k_TKW),
-                                             v.view({T, kv_heads, head_dim}), scope.pass.batch->cu_seqlens, cache);
+  const AttentionOptions options{window, sinks ? scope.dense["self_attn.sinks"] : at::Tensor()};
+  at::Tensor attended_TNW = causal_attention(turned(q_TNW), turned(k_TKW), v.view({T, kv_heads, head_dim}),
+                                             scope.pass.batch->cu_seqlens, cache, options);
   if (output_gate) attended_TNW = attended_TNW * gate_TNW.sigmoid();
   return o_proj()(attended_TNW.reshape({T, q_width()}), scope);
 }

@@ -40,7 +40,7 @@ at::Tensor Mla::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   KvCache* cache = scope.cache() ? &scope.cache()->of<KvCache>() : nullptr;
   const double scale = rope.score_factor / std::sqrt(static_cast<double>(qk_dim()));
   const at::Tensor attended_TNW =
-      causal_attention(q_TNW, k_TNW, kv_parts[1], scope.pass.batch->cu_seqlens, cache, scale);
+      causal_attention(q_TNW, k_TNW, kv_parts[1], scope.pass.batch->cu_seqlens, cache, {.scale = scale});
   return o_proj()(attended_TNW.reshape({T, heads * value_dim}), scope);
 }
 

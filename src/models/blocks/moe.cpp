@@ -8,22 +8,41 @@
 #include "nn/router.h"
 #include "nn/swiglu.h"
 #include "nn/whole_vectors.h"
+#include "tensor/to_device.h"
 
 namespace moraine {
+
+namespace {
+
+std::vector<int64_t> experts_of_rows(const std::vector<int64_t>& rows_of_expert) {
+  std::vector<int64_t> experts;
+  for (size_t e = 0; e < rows_of_expert.size(); ++e)
+    experts.insert(experts.end(), rows_of_expert[e], static_cast<int64_t>(e));
+  return experts;
+}
+
+}  // namespace
 
 at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights_TK, const LayerScope& scope) const {
   const std::string gate_up = "mlp.experts.gate_up_proj", down = "mlp.experts.down_proj";
   const DispatchPlan& dispatch = scope.record.dispatch;
   const at::Tensor x_RD = scope.pass.experts->dispatch(x_TD, dispatch);
-  const at::Tensor gate_up_RI =
-      grouped_linear(x_RD, weight_of(scope.experts, gate_up), dispatch.rows_of_expert, scope.adapter.find(gate_up));
-  const at::Tensor y_RD = grouped_linear(swiglu(gate_up_RI, limit), weight_of(scope.experts, down),
-                                         dispatch.rows_of_expert, scope.adapter.find(down));
+  at::Tensor expert_of_row_R;
+  if (options.bias) expert_of_row_R = to_device(experts_of_rows(dispatch.rows_of_expert), x_TD.device());
+  const auto product = [&](const at::Tensor& x, const std::string& name) {
+    at::Tensor y =
+        grouped_linear(x, weight_of(scope.experts, name), dispatch.rows_of_expert, scope.adapter.find(name));
+    return options.bias ? y.add_(scope.experts[name + "_bias"].index_select(0, expert_of_row_R)) : y;
+  };
+  const at::Tensor gate_up_RI = product(x_RD, gate_up);
+  const at::Tensor y_RD =
+      product(options.transposed ? clamped_swiglu(gate_up_RI, limit) : swiglu(gate_up_RI, limit), down);
   return scope.pass.experts->combine(y_RD, weights_TK, dispatch);
 }
 
 void SparseMoe::declare(Declaration& d) const {
-  d.router("mlp.gate", router.num_experts, experts.hidden, router.kept_in);
+  d.router(router.name, router.num_experts, experts.hidden, router.kept_in);
+  if (router.bias) d.param(router.name + ".bias", {router.num_experts});
   if (!router.correction.empty()) {
     std::vector<int64_t> shape{router.num_experts};
     if (router.correction_is_row) shape.insert(shape.begin(), 1);
@@ -46,10 +65,11 @@ at::Tensor SparseMoe::forward(const at::Tensor& x_TD, const LayerScope& scope) c
 }
 
 at::Tensor SparseMoe::logits_of(const at::Tensor& x_TD, const LayerScope& scope) const {
-  const at::Tensor weight_ED = scope.dense["mlp.gate.weight"];
-  const LoraPair* lora = scope.adapter.find("mlp.gate.weight");
-  if (!router.fp32_logits) return lora_linear(x_TD, weight_ED, lora);
-  return lora_linear(x_TD.to(at::kFloat), weight_ED.to(at::kFloat), lora);
+  const at::Tensor weight_ED = scope.dense[router.name + ".weight"];
+  const LoraPair* lora = scope.adapter.find(router.name + ".weight");
+  if (router.fp32_logits) return lora_linear(x_TD.to(at::kFloat), weight_ED.to(at::kFloat), lora);
+  const at::Tensor logits_TE = lora_linear(x_TD, weight_ED, lora);
+  return router.bias ? logits_TE + scope.dense[router.name + ".bias"] : logits_TE;
 }
 
 at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) const {

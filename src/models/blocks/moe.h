@@ -11,8 +11,9 @@
 
 namespace moraine {
 
-// `mlp.gate`.
 struct Router : RouterRule {
+  std::string name = "mlp.gate";
+  bool bias = false;
   bool fp32_logits = false;   // x · weight in fp32, whatever the activations are in
   bool fp32_weights = false;  // the weights multiply unrounded, not in the activations' dtype
   std::optional<DType> kept_in = {};  // the weight's dtype where it keeps one of its own
@@ -25,8 +26,9 @@ struct Router : RouterRule {
 struct Experts {
   int64_t num_experts = 0, intermediate = 0, hidden = 0;
   double limit = std::numeric_limits<double>::infinity();  // see swiglu
+  ExpertOptions options = {};                              // transposed ones take clamped_swiglu instead
 
-  void declare(Declaration& d) const { d.experts("mlp.experts", num_experts, intermediate, hidden); }
+  void declare(Declaration& d) const { d.experts("mlp.experts", num_experts, intermediate, hidden, options); }
   // Sends tokens to the experts that record.dispatch says, and sums what comes back by `weights_TK`.
   at::Tensor operator()(const at::Tensor& x_TD, const at::Tensor& weights_TK, const LayerScope& scope) const;
 };

@@ -8,6 +8,7 @@ namespace moraine {
 
 enum class NormKind {
   kPlain,         // · weight, after rounding
+  kRoundedOnce,   // · weight in fp32, then rounded
   kZeroCentered,  // · (1 + weight), rounded once
 };
 
@@ -17,12 +18,21 @@ struct RmsNorm {
   double eps;
   NormKind kind = NormKind::kPlain;
 
-  InitialValues init() const { return kind == NormKind::kPlain ? InitialValues::kOnes : InitialValues::kZeros; }
+  InitialValues init() const {
+    return kind == NormKind::kZeroCentered ? InitialValues::kZeros : InitialValues::kOnes;
+  }
   void declare(Declaration& d) const { d.param(name + ".weight", {width}, {.init = init()}); }
   // Over the last dim of x, which has `width`; `image` holds the weight.
   at::Tensor operator()(const at::Tensor& x, const ImageView& image) const {
     const at::Tensor& weight = image[name + ".weight"];
-    return kind == NormKind::kPlain ? rms_norm(x, weight, eps) : rms_norm_zero_centered(x, weight, eps);
+    switch (kind) {
+      case NormKind::kRoundedOnce:
+        return rms_norm_rounded_once(x, weight, eps);
+      case NormKind::kZeroCentered:
+        return rms_norm_zero_centered(x, weight, eps);
+      default:
+        return rms_norm(x, weight, eps);
+    }
   }
 };
 

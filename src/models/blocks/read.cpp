@@ -59,14 +59,15 @@ RopeSpec read_rope(const HfConfig& config, int64_t head_dim, std::optional<doubl
   return rope;
 }
 
-Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice dtype, double default_norm_eps) {
+Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice dtype, double default_norm_eps,
+                     std::optional<Quantization> (*read_quantization)(const HfConfig&)) {
   Decoder decoder;
   decoder.vocab_size = positive(text, "vocab_size");
   decoder.hidden_size = width(text, "hidden_size");
   decoder.norm_eps = positive_number(text, "rms_norm_eps", default_norm_eps);
   decoder.tie_word_embeddings = tie_word_embeddings(config);
   decoder.stored.dtype = compute_dtype(config, dtype);
-  decoder.stored.quantization = read_fp8_quantization(config);
+  decoder.stored.quantization = read_quantization(config);
   require(text, text.text("hidden_act", "silu") == "silu", "hidden_act must be silu");
   decoder.skipped.push_back({"*.rotary_emb.inv_freq", "computed from config.json"});  // in older exports
   return decoder;

@@ -16,7 +16,8 @@ namespace moraine {
 
 // Vocabulary, widths, norm, head, dtypes and quantisation; the layers are left to the description. `text` is the object
 // that holds the decoder's keys: `config` itself or its text_config. `dtype` as in the recipe.
-Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice dtype, double default_norm_eps);
+Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice dtype, double default_norm_eps,
+                     std::optional<Quantization> (*read_quantization)(const HfConfig&) = read_fp8_quantization);
 
 // What transformers takes where a key is missing; nullopt: the key must be there.
 struct GqaDefaults {

@@ -107,7 +107,7 @@ void read_rope(const HfConfig& config, Config& c) {
 Quantization read_stored_weights(const HfConfig& config) {
   Quantization stored{.scale_suffix = ".scale",
                       .narrow_scales = DType::kF8E8M0,
-                      .fp8 = {DType::kF8E4M3, DType::kF8E8M0, 128, 128},
+                      .fp8 = QuantFormat{DType::kF8E4M3, DType::kF8E8M0, 128, 128},
                       .fp4 = QuantFormat::fp4(DType::kF8E8M0),
                       .cut_off_blocks = false,
                       .linear = {},
@@ -117,14 +117,14 @@ Quantization read_stored_weights(const HfConfig& config) {
   const std::string method = quantization.text("quant_method", ""), format = quantization.text("fmt", "e4m3");
   require(quantization, method == "fp8", fmt::format("quant_method {} is not supported: fp8", quote_text(method)));
   require(quantization, format == "e4m3", fmt::format("fmt {} is not supported: e4m3", quote_text(format)));
-  stored.fp8.scales = stored.fp4->scales = quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
+  stored.fp8->scales = stored.fp4->scales = quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
   if (quantization.has("weight_block_size")) {
     const std::vector<int64_t> block = quantization.integers("weight_block_size");
     require(quantization,
             block.size() == 2 && std::min(block[0], block[1]) > 0 && std::max(block[0], block[1]) <= kMaxWidth,
             fmt::format("weight_block_size must be two integers from 1 to {}", kMaxWidth));
-    stored.fp8.block_rows = block[0];
-    stored.fp8.block_columns = block[1];
+    stored.fp8->block_rows = block[0];
+    stored.fp8->block_columns = block[1];
   }
   stored.linear = stored.fp8;
   stored.experts = config.text("expert_dtype", "fp8") == "fp4" ? stored.fp4 : stored.fp8;
