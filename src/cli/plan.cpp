@@ -11,6 +11,7 @@
 #include "cli/plan_report.h"
 #include "plan/micro_batch_plan.h"
 #include "plan/plan_advice.h"
+#include "run/run_inputs.h"
 
 namespace moraine {
 namespace {
@@ -68,6 +69,7 @@ int run_plan(const CommandArgs& args) {
   const int64_t world = world_size(args, recipe.mesh, world_given);
   const int64_t a_node = ranks_per_node(args, world, node_given);
   const OpenedCheckpoint checkpoint = open_planned_checkpoint(recipe);
+  check_router_loss(recipe, checkpoint.shape());
   const PlannedModel model = planned_model(recipe, checkpoint);
   PlannedRun run = run_on_device(args, planned_run(recipe, model, world, a_node));
   StepPrediction prediction;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace moraine {
 namespace {
@@ -12,6 +13,14 @@ namespace {
 int64_t within(const HfConfig& config, const std::string& key, int64_t value, int64_t most) {
   require(config, value >= 1 && value <= most, fmt::format("{} is {}, it must be between 1 and {}", key, value, most));
   return value;
+}
+
+// transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071,
+// section 3.4).
+double yarn_attention_factor(const HfConfig& rope, double factor) {
+  const auto mscale = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; };
+  const double m = rope.number("mscale", 0), all_dim = rope.number("mscale_all_dim", 0);
+  return m != 0 && all_dim != 0 ? mscale(m) / mscale(all_dim) : mscale(1);
 }
 
 }  // namespace
@@ -36,6 +45,12 @@ int64_t positive(const HfConfig& config, const std::string& key, int64_t most) {
 
 int64_t positive_or(const HfConfig& config, const std::string& key, int64_t otherwise, int64_t most) {
   return within(config, key, config.integer(key, otherwise), most);
+}
+
+int64_t natural_or(const HfConfig& config, const std::string& key, int64_t otherwise, int64_t most) {
+  const int64_t value = config.integer(key, otherwise);
+  require(config, value >= 0 && value <= most, fmt::format("{} is {}, it must be between 0 and {}", key, value, most));
+  return value;
 }
 
 int64_t layer_count(const HfConfig& config) { return positive(config, "num_hidden_layers", kMaxLayers); }
@@ -67,6 +82,25 @@ double rope_theta(const HfConfig& config, const HfConfig& rope) {
   const double theta = said.number("rope_theta");
   require(said, std::isfinite(theta) && theta > 1, fmt::format("rope_theta is {}, it must be above 1", theta));
   return theta;
+}
+
+void read_rope_scaling(const HfConfig& config, const HfConfig& rope, RopeSpec& into) {
+  const std::string type = rope.text("rope_type", rope.text("type", "default"));
+  if (type != "default" && type != "yarn") {
+    throw input_error(config.where(), fmt::format("rope_type {} is not supported", quote_text(type)),
+                      "default and yarn are; without scaling the model trains at its native context length");
+  }
+  into.yarn = type == "yarn";
+  if (!into.yarn) return;
+  into.original_max_position_embeddings = rope.has("original_max_position_embeddings")
+                                              ? positive(rope, "original_max_position_embeddings")
+                                              : positive(config, "max_position_embeddings");
+  require(rope, rope.has("factor"), "missing key 'factor'");
+  into.factor = positive_number(rope, "factor", 1);
+  into.beta_fast = positive_number(rope, "beta_fast", 32);
+  into.beta_slow = positive_number(rope, "beta_slow", 1);
+  into.truncate = rope.boolean("truncate", true);
+  into.attention_factor = positive_number(rope, "attention_factor", yarn_attention_factor(rope, into.factor));
 }
 
 int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor) {

@@ -8,6 +8,7 @@
 #include "config/choices.h"
 #include "config/hf_config.h"
 #include "formats/dtype.h"
+#include "nn/rope.h"
 
 namespace moraine {
 
@@ -35,6 +36,8 @@ inline int64_t width(const HfConfig& config, const std::string& key) { return po
 // The same for a key that may be missing.
 int64_t positive_or(const HfConfig& config, const std::string& key, int64_t otherwise,
                     int64_t most = std::numeric_limits<int32_t>::max());
+// The same, but it may be 0.
+int64_t natural_or(const HfConfig& config, const std::string& key, int64_t otherwise, int64_t most);
 // num_hidden_layers.
 int64_t layer_count(const HfConfig& config);
 // Throws an input error for more than kMaxExpertsInAll, naming both keys.
@@ -48,6 +51,9 @@ bool tie_word_embeddings(const HfConfig& config);
 
 // rope_theta in `rope`, an object of `config`, or at the top of `config`. Throws an input error where neither says it.
 double rope_theta(const HfConfig& config, const HfConfig& rope);
+// What `rope`, an object of `config`, says of scaling (rope_type default | yarn); theta and dim are there already. Throws
+// an input error for another type and for a YaRN without a factor.
+void read_rope_scaling(const HfConfig& config, const HfConfig& rope, RopeSpec& into);
 // How many dims of a head RoPE turns: floor(head_dim · partial_rotary_factor), even and at least 2.
 int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor);
 

@@ -50,8 +50,9 @@ void Declaration::linear(const std::string& module, int64_t out, int64_t in, con
   if (options.bias) param(module + ".bias", {out}, {.init = InitialValues::kZeros});
 }
 
-void Declaration::router(const std::string& module, int64_t num_experts, int64_t hidden) {
-  param(module + ".weight", {num_experts, hidden});
+void Declaration::router(const std::string& module, int64_t num_experts, int64_t hidden,
+                         std::optional<DType> dtype) {
+  param(module + ".weight", {num_experts, hidden}, {.dtype = dtype});
   add_module(module + ".weight", 0, hidden, num_experts);
 }
 

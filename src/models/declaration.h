@@ -53,8 +53,9 @@ class Declaration {
   void param(const std::string& name, std::vector<int64_t> shape, const ParamOptions& options = {});
   // `module`.weight [out, in] with its scales where it is quantised, and `module`.bias [out].
   void linear(const std::string& module, int64_t out, int64_t in, const LinearOptions& options = {});
-  // `module`.weight [E, H], never quantised; LoRA knows it as a parameter, not as a linear layer.
-  void router(const std::string& module, int64_t num_experts, int64_t hidden);
+  // `module`.weight [E, H], never quantised, held in `dtype` where it keeps one of its own; LoRA knows it as a
+  // parameter, not as a linear layer.
+  void router(const std::string& module, int64_t num_experts, int64_t hidden, std::optional<DType> dtype = {});
   // `module`.gate_up_proj [E, 2I, H], gate rows first, and `module`.down_proj [E, H, I]; in the files fused under these
   // names or a tensor for each expert and projection. Quantised ones are the latter: a block never spans gate and up,
   // nor two experts.

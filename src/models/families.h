@@ -14,5 +14,12 @@ Decoder describe_qwen3_moe(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_qwen3_5_moe(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_mixtral(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_olmoe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_glm4_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_dots1(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_solar_open(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_minimax_m2(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_qwen3_next(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_qwen2_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_ernie4_5_moe(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine

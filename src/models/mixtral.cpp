@@ -16,9 +16,9 @@ Decoder describe_mixtral(const HfConfig& config, DtypeChoice dtype) {
   decoder.stored.names.up = "w3";
   decoder.stored.names.down = "w2";
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.rope_theta = 1e6}));
-  attention->bias = false;  // there is no key for it
+  attention->bias = attention->o_bias = false;  // there is no key for it
   attention->qk_norm = QkNorm::kNone;
-  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, "intermediate_size"));
+  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, {.width = "intermediate_size"}));
   moe->router.fp32_weights = true;
   decoder.layers.assign(layer_count(config), {attention, moe});
   return decoder;

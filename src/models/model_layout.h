@@ -22,7 +22,8 @@ struct ModelShape {
   int64_t vocab_size = 0;
   int64_t num_experts = 0;
   int64_t num_experts_per_tok = 0;
-  DType dtype = DType::kF32;  // compute dtype of activations
+  bool has_router_loss = true;  // whether transformers' class has an auxiliary loss on the routing
+  DType dtype = DType::kF32;    // compute dtype of activations
 };
 
 // The modules outside of the decoder layers that LoRA can adapt, by their names and local names. The embedding's layer

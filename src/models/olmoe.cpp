@@ -10,7 +10,7 @@ Decoder describe_olmoe(const HfConfig& config, DtypeChoice dtype) {
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.kv_heads = 0, .rope_theta = 10000}));
   attention->qk_norm = QkNorm::kWidth;
   if (config.has("clip_qkv")) attention->clip = positive_number(config, "clip_qkv", 0);
-  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, "intermediate_size"));
+  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, {.width = "intermediate_size"}));
   moe->router.normalised = config.boolean("norm_topk_prob", false);
   decoder.layers.assign(layer_count(config), {attention, moe});
   return decoder;

@@ -1,6 +1,4 @@
 // Qwen3-MoE (transformers' modeling_qwen3_moe.py).
-#include <algorithm>
-
 #include "models/blocks/read.h"
 #include "models/config_fields.h"
 #include "models/families.h"
@@ -12,19 +10,14 @@ Decoder describe_qwen3_moe(const HfConfig& config, DtypeChoice dtype) {
           "sliding window attention is not supported");
   Decoder decoder = read_decoder(config, config, dtype, 1e-6);
   const auto attention = std::make_shared<Gqa>(read_gqa(config, decoder, {.kv_heads = 0, .rope_theta = 10000}));
-  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, "moe_intermediate_size"));
+  const auto moe = std::make_shared<SparseMoe>(read_moe(config, decoder, {.width = "moe_intermediate_size"}));
   moe->router.normalised = config.boolean("norm_topk_prob", false);
   // The linear layers of a dense MLP are not offered to LoRA: PEFT (0.21, transformers 5) takes the names gate_proj,
   // up_proj and down_proj for this family's experts, so no adapter_config.json can say "the dense layer's".
   const int64_t intermediate = positive_or(config, "intermediate_size", 6144, kMaxWidth);
   const auto mlp = std::make_shared<Mlp>("mlp", decoder.hidden_size, intermediate, /*lora=*/false);
-  // Every decoder_sparse_step-th layer has experts unless mlp_only_layers lists it.
-  const int64_t step = positive_or(config, "decoder_sparse_step", 1);
-  const std::vector<int64_t> dense = config.integers("mlp_only_layers");
-  for (int64_t layer = 0; layer < layer_count(config); ++layer) {
-    const bool sparse = (layer + 1) % step == 0 && std::find(dense.begin(), dense.end(), layer) == dense.end();
+  for (const bool sparse : sparse_layers(config))
     decoder.layers.push_back({attention, sparse ? std::shared_ptr<const Block>(moe) : mlp});
-  }
   return decoder;
 }
 

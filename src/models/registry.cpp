@@ -28,6 +28,13 @@ const std::vector<Family>& families() {
       {"DeepSeek-V4", {"DeepseekV4ForCausalLM"}, deepseek_v4::make_layout, deepseek_v4::make_model},
       decoder_family<describe_mixtral>("Mixtral", {"MixtralForCausalLM"}),
       decoder_family<describe_olmoe>("OLMoE", {"OlmoeForCausalLM"}),
+      decoder_family<describe_glm4_moe>("GLM-4.5", {"Glm4MoeForCausalLM"}),
+      decoder_family<describe_dots1>("dots.llm1", {"Dots1ForCausalLM"}),
+      decoder_family<describe_solar_open>("Solar-Open", {"SolarOpenForCausalLM"}),
+      decoder_family<describe_minimax_m2>("MiniMax-M2", {"MiniMaxM2ForCausalLM"}),
+      decoder_family<describe_qwen3_next>("Qwen3-Next", {"Qwen3NextForCausalLM"}),
+      decoder_family<describe_qwen2_moe>("Qwen2-MoE", {"Qwen2MoeForCausalLM"}),
+      decoder_family<describe_ernie4_5_moe>("ERNIE-4.5-MoE", {"Ernie4_5_MoeForCausalLM"}),
   };
   return rows;
 }

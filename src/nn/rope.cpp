@@ -2,6 +2,10 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
 #include "kernels/row_ops.h"
 #include "tensor/kernel_matrix.h"
 
@@ -41,14 +45,33 @@ class Rope : public torch::autograd::Function<Rope> {
 
 }  // namespace
 
-RopeTable make_rope_table(const at::Tensor& position_ids_T, int64_t head_dim, double theta, at::ScalarType dtype) {
-  // The order of operations is transformers': exponent, power and reciprocal in fp32, then position × frequency.
-  auto options = at::TensorOptions().dtype(at::kFloat).device(position_ids_T.device());
-  at::Tensor exponent = at::arange(0, head_dim, 2, options) / static_cast<double>(head_dim);
-  at::Tensor frequency = at::pow(at::scalar_tensor(theta, options), exponent).reciprocal();
-  at::Tensor angle = position_ids_T.to(at::kFloat).unsqueeze(1) * frequency.unsqueeze(0);
-  at::Tensor angle_TD = at::cat({angle, angle}, 1);
-  return {angle_TD.cos().to(dtype), angle_TD.sin().to(dtype)};
+at::Tensor rope_frequencies(const RopeSpec& rope, at::Device device) {
+  // The order of operations is transformers': exponent, power and reciprocal in fp32.
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const double dim = static_cast<double>(rope.dim);
+  const at::Tensor powers =
+      at::pow(at::scalar_tensor(rope.rope_theta, options), at::arange(0, rope.dim, 2, options) / dim);
+  if (!rope.yarn) return powers.reciprocal();
+  // The pair that turns so many times in the original context.
+  const auto pair_of = [&](double turns) {
+    return dim * std::log(static_cast<double>(rope.original_max_position_embeddings) / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(rope.rope_theta));
+  };
+  const double first = pair_of(rope.beta_fast), last = pair_of(rope.beta_slow);
+  const double low = std::max(rope.truncate ? std::floor(first) : first, 0.0);
+  double high = std::min(rope.truncate ? std::ceil(last) : last, dim - 1);
+  if (high == low) high += 0.001;
+  const at::Tensor slowed = ((at::arange(rope.dim / 2, options) - low) / (high - low)).clamp(0, 1);
+  const at::Tensor kept = 1 - slowed;
+  return (powers * rope.factor).reciprocal() * (1 - kept) + powers.reciprocal() * kept;
+}
+
+RopeTable make_rope_table(const at::Tensor& position_ids_T, const RopeSpec& rope, at::ScalarType dtype) {
+  const at::Tensor frequency = rope_frequencies(rope, position_ids_T.device());
+  const at::Tensor angle = position_ids_T.to(at::kFloat).unsqueeze(1) * frequency.unsqueeze(0);
+  const at::Tensor angle_TD = at::cat({angle, angle}, 1);
+  const auto rounded = [&](const at::Tensor& x) { return (x * rope.attention_factor).to(dtype); };
+  return {rounded(angle_TD.cos()), rounded(angle_TD.sin())};
 }
 
 at::Tensor apply_rope(const at::Tensor& x_TND, const RopeTable& table) {
@@ -59,6 +82,12 @@ at::Tensor apply_rope(const at::Tensor& x_TND, const RopeTable& table) {
   std::vector<at::Tensor> halves = x_TND.chunk(2, -1);
   at::Tensor rotated = at::cat({-halves[1], halves[0]}, -1);
   return x_TND * table.cos_TD.unsqueeze(1) + rotated * table.sin_TD.unsqueeze(1);
+}
+
+at::Tensor pairs_to_halves(const at::Tensor& x_TND, int64_t dim) {
+  const at::Tensor halves = x_TND.narrow(-1, 0, dim).unflatten(-1, {dim / 2, 2}).transpose(-1, -2).flatten(-2);
+  const int64_t rest = x_TND.size(-1) - dim;
+  return rest == 0 ? halves : at::cat({halves, x_TND.narrow(-1, dim, rest)}, -1);
 }
 
 }  // namespace moraine

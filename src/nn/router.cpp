@@ -1,22 +1,53 @@
 #include "nn/router.h"
 
+#include <limits>
+
+#include "nn/whole_vectors.h"
+
 namespace moraine {
 
-Routing route_softmax_topk(const at::Tensor& logits_TE, int64_t num_experts_per_tok, bool norm_topk_prob,
-                           const at::Tensor& chosen_TK) {
-  at::Tensor probabilities = at::softmax(logits_TE, -1, at::kFloat);
+namespace {
+
+at::Tensor scores_of(const at::Tensor& logits_TE, RouterScores scores) {
+  if (scores == RouterScores::kSoftmax) return at::softmax(logits_TE, -1, at::kFloat);
+  return on_whole_vectors(logits_TE.to(at::kFloat), [](const at::Tensor& x) { return x.sigmoid(); });
+}
+
+// scores_TE with -inf in the groups that are not kept.
+at::Tensor within_best_groups(const at::Tensor& scores_TE, const RouterRule& rule) {
+  const at::Tensor by_group = scores_TE.unflatten(1, {rule.groups, rule.num_experts / rule.groups});
+  const at::Tensor best_two = std::get<0>(by_group.topk(2, -1)).sum(-1);
+  const at::Tensor kept = std::get<1>(best_two.topk(rule.groups_kept, -1));
+  const at::Tensor left_out = at::ones_like(best_two, at::kBool).scatter_(1, kept, false);
+  return by_group.masked_fill(left_out.unsqueeze(-1), -std::numeric_limits<float>::infinity()).flatten(1);
+}
+
+at::Tensor choose(const at::Tensor& scores_TE, const RouterRule& rule, const at::Tensor& correction_E) {
+  at::Tensor by = correction_E.defined() ? scores_TE + correction_E : scores_TE;
+  if (rule.groups > 1) by = within_best_groups(by, rule);
+  return std::get<0>(std::get<1>(by.topk(rule.experts_per_token, -1)).sort(-1));
+}
+
+}  // namespace
+
+Routing route(const at::Tensor& logits_TE, const RouterRule& rule, const at::Tensor& correction_E,
+              const at::Tensor& chosen_TK) {
   Routing routing;
-  if (chosen_TK.defined()) {
-    routing.indices_TK = chosen_TK;
-  } else {
-    at::Tensor top = std::get<1>(probabilities.detach().topk(num_experts_per_tok, -1));
-    routing.indices_TK = std::get<0>(top.sort(-1));
+  const at::Tensor& scores = routing.scores_TE = scores_of(logits_TE, rule.scores);
+  routing.indices_TK = chosen_TK.defined() ? chosen_TK : choose(scores.detach(), rule, correction_E);
+  routing.weights_TK = scores.gather(1, routing.indices_TK);
+  if (rule.normalised) {
+    at::Tensor sum = routing.weights_TK.sum(-1, /*keepdim=*/true);
+    if (rule.sum_epsilon > 0) sum = sum + rule.sum_epsilon;
+    if (rule.least_sum > 0) sum = sum.clamp_min(rule.least_sum);
+    routing.weights_TK = routing.weights_TK / sum;
   }
-  at::Tensor weights = probabilities.gather(1, routing.indices_TK);
-  if (norm_topk_prob) weights = weights / weights.sum(-1, /*keepdim=*/true);
-  routing.weights_TK = weights;
-  routing.probabilities_TE = probabilities;
+  if (rule.scale != 1) routing.weights_TK = routing.weights_TK * rule.scale;
   return routing;
+}
+
+at::Tensor count_favoured(const at::Tensor& logits_TE, const at::Tensor& real_T, int64_t experts_per_token) {
+  return count_choices(std::get<1>(logits_TE.detach().topk(experts_per_token, -1)), real_T, logits_TE.size(1));
 }
 
 at::Tensor count_choices(const at::Tensor& indices_TK, const at::Tensor& real_T, int64_t num_experts) {

@@ -81,6 +81,12 @@ OpenedCheckpoint open_run_checkpoint(const Recipe& recipe, MeshGroups& groups) {
              : open_checkpoint(recipe.model.path, dtype, recipe.model.base_format);
 }
 
+void check_router_loss(const Recipe& recipe, const ModelShape& shape) {
+  if (recipe.train.aux_loss_coef == 0 || shape.has_router_loss) return;
+  throw input_error("train.aux_loss_coef", "transformers' class of this model has no auxiliary loss on the routing",
+                    "leave it out: its routers are balanced by their correction bias");
+}
+
 DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files,
                    int64_t vocab_size, MeshGroups& groups) {
   DataRows rows;

@@ -36,6 +36,8 @@ struct DataRows {
 // Read by every rank, or in load.mode rank0 by rank 0 for all. All ranks of the world must call these. Throw input
 // errors.
 OpenedCheckpoint open_run_checkpoint(const Recipe& recipe, MeshGroups& groups);
+// Throws an input error for train.aux_loss_coef where transformers' class has no auxiliary loss on the routing.
+void check_router_loss(const Recipe& recipe, const ModelShape& shape);
 // `key`: the recipe's, of `files`; asked for once.
 DataRows read_rows(const Recipe& recipe, const std::string& key, const std::vector<std::string>& files,
                    int64_t vocab_size, MeshGroups& groups);

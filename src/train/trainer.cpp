@@ -111,6 +111,7 @@ int train(const Recipe& asked, Control& control) {
   MeshGroups& groups = run_groups.groups;
   const OpenedCheckpoint checkpoint = open_run_checkpoint(recipe, groups);
   const ModelShape& shape = checkpoint.shape();
+  check_router_loss(recipe, shape);
   expert_range(shape.num_experts, groups.mesh.ep, 0);  // refuses more ep ranks than experts
   const DataRows training = read_rows(recipe, "data.train", recipe.data.train, shape.vocab_size, groups);
   DataRows held_out;

@@ -56,8 +56,8 @@ TEST(DeepseekV4Config, ReadsTheHubsForm) {
   EXPECT_THAT(c.layer_types, testing::ElementsAre(kSlidingAttention, kSlidingAttention, kCompressedSparseAttention,
                                                   kHeavilyCompressedAttention, kCompressedSparseAttention));
   EXPECT_THAT(c.mlp_layer_types, testing::ElementsAre(kHashMoe, kHashMoe, kHashMoe, kMoe, kMoe));
-  EXPECT_TRUE((c.rope_main == v4::Rope{.rope_theta = 10000, .dim = 8, .yarn = false}));
-  EXPECT_TRUE((c.rope_compress == v4::Rope{.rope_theta = 160000,
+  EXPECT_TRUE((c.rope_main == RopeSpec{.rope_theta = 10000, .dim = 8, .yarn = false}));
+  EXPECT_TRUE((c.rope_compress == RopeSpec{.rope_theta = 160000,
                                            .dim = 8,
                                            .yarn = true,
                                            .factor = 16,
@@ -163,7 +163,7 @@ TEST(Qwen3_5MoeConfig, ReadsRopeInEitherForm) {
   Json text = GoldenHeaders("qwen3_5_moe-fp32").config.json()["text_config"];
   const auto rope = [&] {
     const Decoder decoder = read_text(text);
-    return std::pair(attention_of(decoder).rope_theta, attention_of(decoder).rotary_dim);
+    return std::pair(attention_of(decoder).rope.rope_theta, attention_of(decoder).rope.dim);
   };
   EXPECT_EQ(rope(), std::pair(1e7, int64_t{8}));
   text.erase("rope_parameters");
@@ -204,7 +204,7 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
       {"mlp_only_layers", {0}, "mlp_only_layers"},
       {"layer_types", {"linear_attention"}, "layer_types has 1 entries"},
       {"layer_types", {"sliding_attention"}, "layer_types: 'sliding_attention'"},
-      {"rope_parameters", {{"rope_type", "yarn"}}, "rope_type 'yarn'"},
+      {"rope_parameters", {{"rope_type", "longrope"}}, "rope_type 'longrope'"},
       {"rope_parameters", {{"partial_rotary_factor", 0.25}}, "rope_theta"},
       {"rope_parameters", {{"partial_rotary_factor", 0.03}, {"rope_theta", 10}}, "partial_rotary_factor"},
       {"tie_word_embeddings", true, "tie_word_embeddings"},

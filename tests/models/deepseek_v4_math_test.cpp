@@ -78,7 +78,7 @@ TEST(HeadNorm, NormsEachHead) {
 }
 
 TEST(Rope, TurnsInterleavedPairsOfTheLastDimsAndBack) {
-  const Rope rope{.rope_theta = 100, .dim = 4, .yarn = false};
+  const RopeSpec rope{.rope_theta = 100, .dim = 4, .yarn = false};
   const Rotation rotation = make_rotation(at::tensor({0, 3}, at::kLong), rope, at::kFloat);
   const at::Tensor x =
       at::tensor({9.f, 1.f, 0.f, 0.f, 2.f}).view({1, 1, 5}).expand({2, 1, 5}).contiguous().requires_grad_();
@@ -93,12 +93,12 @@ TEST(Rope, TurnsInterleavedPairsOfTheLastDimsAndBack) {
 }
 
 TEST(Rope, YarnSlowsSlowPairsDown) {
-  Rope rope{.rope_theta = 10000, .dim = 64, .yarn = true};
+  RopeSpec rope{.rope_theta = 10000, .dim = 64, .yarn = true};
   rope.factor = 16;
   rope.original_max_position_embeddings = 4096;
-  const Rope plain{.rope_theta = 10000, .dim = 64, .yarn = false};
+  const RopeSpec plain{.rope_theta = 10000, .dim = 64, .yarn = false};
   const at::Tensor position = at::tensor({1}, at::kLong);
-  const auto angle = [&](const Rope& r) { return at::angle(make_rotation(position, r, at::kFloat).turn_TP[0]); };
+  const auto angle = [&](const RopeSpec& r) { return at::angle(make_rotation(position, r, at::kFloat).turn_TP[0]); };
   const at::Tensor slowed = angle(plain) / angle(rope);
   EXPECT_NEAR(slowed[0].item<float>(), 1, 1e-4);    // turns often within 4096 tokens
   EXPECT_NEAR(slowed[31].item<float>(), 16, 1e-2);  // never once

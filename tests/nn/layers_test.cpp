@@ -207,7 +207,7 @@ TEST(Attention, NoTokens) {
 
 TEST(Rope, RotatesPairsByPositionTimesFrequency) {
   const at::Tensor positions = to_test_device(at::tensor({0, 3}, at::kLong));
-  const RopeTable table = make_rope_table(positions, 4, 100.0, at::kFloat);
+  const RopeTable table = make_rope_table(positions, {.rope_theta = 100, .dim = 4}, at::kFloat);
   at::Tensor x = to_test_device(at::tensor({1.0f, 0.0f, 0.0f, 2.0f})).view({1, 1, 4}).expand({2, 1, 4});
   at::Tensor y = apply_rope(x, table);
   expect_close(y[0][0], x[0][0]);
@@ -217,7 +217,7 @@ TEST(Rope, RotatesPairsByPositionTimesFrequency) {
 }
 
 TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
-  const RopeTable table = make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), 4, 100.0, at::kFloat);
+  const RopeTable table = make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), {.rope_theta = 100, .dim = 4}, at::kFloat);
   at::Tensor x = random({3, 2, 10}), y = apply_rope(x, table);
   expect_close(y.narrow(2, 0, 4), apply_rope(x.narrow(2, 0, 4), table));
   expect_close(y.narrow(2, 4, 6), x.narrow(2, 4, 6));
@@ -225,11 +225,12 @@ TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
 
 TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
   at::Tensor logits = to_test_device(at::tensor({0.1f, 2.0f, -1.0f, 1.0f}).view({1, 4}));
-  const Routing routing = route_softmax_topk(logits, 2, true, {});
+  const Routing routing = route(logits, {.num_experts = 4, .experts_per_token = 2}, {}, {});
   EXPECT_TRUE(at::equal(routing.indices_TK.cpu(), at::tensor({1, 3}, at::kLong).view({1, 2})));
   EXPECT_NEAR(routing.weights_TK.sum().item<float>(), 1.0, 1e-6);
   const Routing forced =
-      route_softmax_topk(logits, 2, false, to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
+      route(logits, {.num_experts = 4, .experts_per_token = 2, .normalised = false}, {},
+            to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
   expect_close(forced.weights_TK,
                at::softmax(logits, -1).index_select(1, to_test_device(at::tensor({0, 2}, at::kLong))));
 }

@@ -1,11 +1,7 @@
 #include "models/blocks/gqa.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
+#include "models/blocks/rope.h"
 #include "nn/attention.h"
-#include "nn/rope.h"
 
 namespace moraine {
 
@@ -38,11 +34,15 @@ at::Tensor Gqa::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
     q_TNW = q_norm()(q_TNW, scope.dense);
     k_TKW = k_norm()(k_TKW, scope.dense);
   }
-  const RopeTable& rope = scope.pass.once<RopeTable>(fmt::format("rope {} {}", rotary_dim, rope_theta), [&] {
-    return make_rope_table(scope.pass.batch->position_ids_T, rotary_dim, rope_theta, x_TD.scalar_type());
-  });
+  if (rope_interleaved) {
+    q_TNW = pairs_to_halves(q_TNW, rope.dim);
+    k_TKW = pairs_to_halves(k_TKW, rope.dim);
+  }
+  const at::ScalarType dtype = rope_in_fp32 ? at::kFloat : x_TD.scalar_type();
+  const RopeTable& table = rope_table(rope, scope.pass, dtype);
+  const auto turned = [&](const at::Tensor& x) { return apply_rope(x.to(dtype), table).to(x.scalar_type()); };
   KvCache* cache = scope.cache() ? &scope.cache()->of<KvCache>() : nullptr;
-  at::Tensor attended_TNW = causal_attention(apply_rope(q_TNW, rope), apply_rope(k_TKW, rope),
+  at::Tensor attended_TNW = causal_attention(turned(q_TNW), turned(k_TKW),
                                              v.view({T, kv_heads, head_dim}), scope.pass.batch->cu_seqlens, cache);
   if (output_gate) attended_TNW = attended_TNW * gate_TNW.sigmoid();
   return o_proj()(attended_TNW.reshape({T, q_width()}), scope);

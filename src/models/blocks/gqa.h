@@ -5,6 +5,7 @@
 
 #include "models/blocks/linear.h"
 #include "models/blocks/norm.h"
+#include "nn/rope.h"
 
 namespace moraine {
 
@@ -16,14 +17,16 @@ enum class QkNorm {
 
 struct Gqa : Block {
   int64_t heads = 0, kv_heads = 0, head_dim = 0, hidden = 0;
-  bool bias = false;
+  bool bias = false;    // of q, k and v
+  bool o_bias = false;  // of the output
   QkNorm qk_norm = QkNorm::kHead;
   NormKind norm_kind = NormKind::kPlain;
   double norm_eps = 1e-6;
   bool output_gate = false;  // q_proj makes a query and a gate of each head: the attended values · sigmoid(gate)
   std::optional<double> clip = {};  // queries, keys and values to ±clip
-  double rope_theta = 10000;
-  int64_t rotary_dim = 0;  // the first dims of a head that RoPE turns, half-split
+  RopeSpec rope = {};             // turns the first dims of a head
+  bool rope_interleaved = false;  // adjacent pairs, not half-split
+  bool rope_in_fp32 = false;      // neither the table nor what it turns rounded before the sum
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
@@ -34,7 +37,7 @@ struct Gqa : Block {
   Linear q_proj() const { return {"self_attn.q_proj", (output_gate ? 2 : 1) * q_width(), hidden, bias}; }
   Linear k_proj() const { return {"self_attn.k_proj", kv_width(), hidden, bias}; }
   Linear v_proj() const { return {"self_attn.v_proj", kv_width(), hidden, bias}; }
-  Linear o_proj() const { return {"self_attn.o_proj", hidden, q_width(), bias}; }
+  Linear o_proj() const { return {"self_attn.o_proj", hidden, q_width(), o_bias}; }
   RmsNorm q_norm() const {
     return {"self_attn.q_norm", qk_norm == QkNorm::kHead ? head_dim : q_width(), norm_eps, norm_kind};
   }

@@ -23,39 +23,59 @@ at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights
 }
 
 void SparseMoe::declare(Declaration& d) const {
-  d.router("mlp.gate", router.num_experts, experts.hidden);
+  d.router("mlp.gate", router.num_experts, experts.hidden, router.kept_in);
+  if (!router.correction.empty()) {
+    std::vector<int64_t> shape{router.num_experts};
+    if (router.correction_is_row) shape.insert(shape.begin(), 1);
+    d.param(router.correction, shape, {.init = InitialValues::kZeros, .dtype = DType::kF32});
+  }
   experts.declare(d);
   if (!shared) return;
   shared->declare(d);
-  shared_gate().declare(d);
+  if (shared_gated) shared_gate().declare(d);
 }
 
 at::Tensor SparseMoe::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   const at::Tensor routed_TD = routed(x_TD, scope);
   if (!shared) return routed_TD;
+  const at::Tensor shared_TD = shared->forward(x_TD, scope);
+  if (!shared_gated) return routed_TD + shared_TD;
   const at::Tensor gate_T1 =
       on_whole_vectors(shared_gate()(x_TD, scope), [](const at::Tensor& x) { return x.sigmoid(); });
-  return routed_TD + gate_T1 * shared->forward(x_TD, scope);
+  return routed_TD + gate_T1 * shared_TD;
+}
+
+at::Tensor SparseMoe::logits_of(const at::Tensor& x_TD, const LayerScope& scope) const {
+  const at::Tensor weight_ED = scope.dense["mlp.gate.weight"];
+  const LoraPair* lora = scope.adapter.find("mlp.gate.weight");
+  if (!router.fp32_logits) return lora_linear(x_TD, weight_ED, lora);
+  return lora_linear(x_TD.to(at::kFloat), weight_ED.to(at::kFloat), lora);
 }
 
 at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) const {
   LayerRecord& record = scope.record;
   const at::Tensor& real_T = scope.pass.batch->real_T;
-  const at::Tensor logits_TE = lora_linear(x_TD, scope.dense["mlp.gate.weight"], scope.adapter.find("mlp.gate.weight"));
-  const Routing routing =
-      route_softmax_topk(logits_TE, router.experts_per_token, router.normalised, record.chosen_experts_TK);
+  const at::Tensor logits_TE = logits_of(x_TD, scope);
+  const at::Tensor correction_E =
+      router.correction.empty() ? at::Tensor() : scope.dense[router.correction].flatten();
+  const Routing routing = route(logits_TE, router, correction_E, record.chosen_experts_TK);
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK = routing.indices_TK;
     record.dispatch = scope.pass.experts->plan(routing.indices_TK);
     record.expert_counts_E = count_choices(routing.indices_TK, real_T, router.num_experts);
+    if (correction_E.defined() || router.groups > 1)
+      record.favoured_counts_E = count_favoured(logits_TE, real_T, router.experts_per_token);
   }
-  if (scope.pass.balance) record.probability_sums_E = sum_of_real_rows(routing.probabilities_TE, real_T);
+  if (scope.pass.balance)
+    record.probability_sums_E = sum_of_real_rows(
+        router.scores == RouterScores::kSoftmax ? routing.scores_TE : at::softmax(logits_TE, -1, at::kFloat), real_T);
   return experts(x_TD, router.fp32_weights ? routing.weights_TK : routing.weights_TK.to(x_TD.scalar_type()), scope);
 }
 
 void SparseMoe::describe(ModelShape& shape) const {
   shape.num_experts = router.num_experts;
   shape.num_experts_per_tok = router.experts_per_token;
+  shape.has_router_loss = router.has_loss;
 }
 
 }  // namespace moraine

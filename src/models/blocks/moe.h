@@ -4,16 +4,22 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "models/blocks/mlp.h"
+#include "nn/router.h"
 
 namespace moraine {
 
-// Softmax over all experts in fp32, the K highest.
-struct SoftmaxRouter {
-  int64_t num_experts = 0, experts_per_token = 0;
-  bool normalised = true;     // the chosen experts' weights sum to 1
-  bool fp32_weights = false;  // they multiply unrounded, not in the activations' dtype
+// `mlp.gate`.
+struct Router : RouterRule {
+  bool fp32_logits = false;   // x · weight in fp32, whatever the activations are in
+  bool fp32_weights = false;  // the weights multiply unrounded, not in the activations' dtype
+  std::optional<DType> kept_in = {};  // the weight's dtype where it keeps one of its own
+  // What is added to the scores to choose by; empty: nothing is. Held in fp32.
+  std::string correction = {};  // its name within the layer, e.g. "mlp.gate.e_score_correction_bias"
+  bool correction_is_row = false;  // stored as [1, E], not as [E]
+  bool has_loss = true;            // whether transformers' class has an auxiliary loss on the routing
 };
 
 struct Experts {
@@ -26,15 +32,17 @@ struct Experts {
 };
 
 struct SparseMoe : Block {
-  SoftmaxRouter router;
+  Router router;
   Experts experts;
-  std::optional<Mlp> shared = {};  // + sigmoid(mlp.shared_expert_gate(x)) · shared(x)
+  std::optional<Mlp> shared = {};  // + shared(x)
+  bool shared_gated = false;       // + sigmoid(mlp.shared_expert_gate(x)) · shared(x) instead
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;
   void describe(ModelShape& shape) const override;
 
  private:
+  at::Tensor logits_of(const at::Tensor& x_TD, const LayerScope& scope) const;
   at::Tensor routed(const at::Tensor& x_TD, const LayerScope& scope) const;
   Linear shared_gate() const { return {"mlp.shared_expert_gate", 1, experts.hidden}; }
 };

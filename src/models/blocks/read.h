@@ -24,10 +24,27 @@ struct GqaDefaults {
   std::optional<double> rope_theta = {};
   double partial_rotary_factor = 1;
 };
-// num_attention_heads, num_key_value_heads, head_dim, attention_bias, and RoPE without scaling in any of its spellings.
+// RoPE in any of its spellings: rope_parameters or rope_scaling, rope_theta, partial_rotary_factor; plain or with YaRN.
+// `default_theta` as in GqaDefaults.
+RopeSpec read_rope(const HfConfig& config, int64_t head_dim, std::optional<double> default_theta,
+                   double default_partial_factor);
+// num_attention_heads, num_key_value_heads, head_dim, attention_bias (of all four projections), and RoPE.
 Gqa read_gqa(const HfConfig& config, const Decoder& decoder, const GqaDefaults& defaults);
 
-// A softmax router, and experts whose width is the key `width_key`; their number is num_experts or num_local_experts.
-SparseMoe read_moe(const HfConfig& config, const Decoder& decoder, const char* width_key);
+// The keys of the routed experts. Of `number` the first that is there counts.
+struct MoeKeys {
+  const char* width;
+  std::vector<std::string> number{"num_experts", "num_local_experts"};
+  const char* per_token = "num_experts_per_tok";
+};
+// A softmax router and its experts.
+SparseMoe read_moe(const HfConfig& config, const Decoder& decoder, const MoeKeys& keys);
+// The router of DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2), which later families have too: sigmoid
+// scores, a bias to choose by, n_group groups of which topk_group are kept, norm_topk_prob, routed_scaling_factor.
+void read_grouped_sigmoid(const HfConfig& config, Router& router, bool default_normalised = true);
+// Of each layer, whether it has experts: every decoder_sparse_step-th unless mlp_only_layers lists it.
+std::vector<bool> sparse_layers(const HfConfig& config);
+// Leaves out the layers after the last, which predict further tokens: num_nextn_predict_layers, by default one.
+void skip_prediction_layers(const HfConfig& config, Decoder& decoder);
 
 }  // namespace moraine

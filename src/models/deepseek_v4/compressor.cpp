@@ -29,7 +29,7 @@ at::Tensor with_window_before(const at::Tensor& x_ERC, const Windows& windows, d
 
 }  // namespace
 
-Windows make_windows(const Batch& batch, int64_t rate, const Rope& rope, at::ScalarType dtype) {
+Windows make_windows(const Batch& batch, int64_t rate, const RopeSpec& rope, at::ScalarType dtype) {
   Windows windows;
   windows.rate = rate;
   std::vector<int64_t> first_tokens, slots, opens;

@@ -24,7 +24,7 @@ struct Windows {
 
   int64_t num_entries() const { return cu_entries.back(); }
 };
-Windows make_windows(const Batch& batch, int64_t rate, const Rope& rope, at::ScalarType dtype);
+Windows make_windows(const Batch& batch, int64_t rate, const RopeSpec& rope, at::ScalarType dtype);
 
 struct CompressorWeights {
   at::Tensor position_bias_RC;  // fp32

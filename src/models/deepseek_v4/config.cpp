@@ -73,31 +73,6 @@ int64_t read_compress_rate(const HfConfig& config, const char* short_key, const 
   return positive_or(config.object("compress_rates"), layer_type, otherwise);
 }
 
-// transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071,
-// section 3.4).
-double yarn_attention_factor(const HfConfig& rope, double factor) {
-  const auto mscale = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; };
-  const double m = rope.number("mscale", 0), all_dim = rope.number("mscale_all_dim", 0);
-  return m != 0 && all_dim != 0 ? mscale(m) / mscale(all_dim) : mscale(1);
-}
-
-// What `rope` says of scaling; theta and dim are there already.
-void read_scaling(const HfConfig& config, const HfConfig& rope, Rope& into) {
-  const std::string type = rope.text("rope_type", rope.text("type", "default"));
-  require(rope, type == "default" || type == "yarn",
-          fmt::format("rope_type {} is not supported for DeepSeek-V4: default or yarn", quote_text(type)));
-  into.yarn = type == "yarn";
-  if (!into.yarn) return;
-  into.original_max_position_embeddings = rope.has("original_max_position_embeddings")
-                                              ? positive(rope, "original_max_position_embeddings")
-                                              : positive(config, "max_position_embeddings");
-  require(rope, rope.has("factor"), "missing key 'factor'");
-  into.factor = positive_number(rope, "factor", 1);
-  into.beta_fast = positive_number(rope, "beta_fast", 32);
-  into.beta_slow = positive_number(rope, "beta_slow", 1);
-  into.attention_factor = positive_number(rope, "attention_factor", yarn_attention_factor(rope, into.factor));
-}
-
 double read_partial_rotary_factor(const HfConfig& config, int64_t head_dim) {
   if (config.has("partial_rotary_factor")) return config.number("partial_rotary_factor");
   return static_cast<double>(positive(config, "qk_rope_head_dim")) / static_cast<double>(head_dim);
@@ -113,7 +88,7 @@ void read_rope(const HfConfig& config, Config& c) {
       into->dim = rotary_dim(kind, c.head_dim,
                              kind.has("partial_rotary_factor") ? kind.number("partial_rotary_factor")
                                                                : read_partial_rotary_factor(config, c.head_dim));
-      read_scaling(config, kind, *into);
+      read_rope_scaling(config, kind, *into);
     }
     return;
   }
@@ -123,7 +98,7 @@ void read_rope(const HfConfig& config, Config& c) {
                  .yarn = false};
   c.rope_compress = c.rope_main;
   c.rope_compress.rope_theta = positive_number(config, "compress_rope_theta", 160000);
-  read_scaling(config, rope, c.rope_compress);
+  read_rope_scaling(config, rope, c.rope_compress);
   c.rope_compress.attention_factor = positive_number(rope, "attention_factor", 1);
 }
 
@@ -161,7 +136,7 @@ void check(const HfConfig& config, const Config& c) {
           fmt::format("num_experts_per_tok {} is more than n_routed_experts {}", c.num_experts_per_tok,
                       c.n_routed_experts));
   require(config, c.num_attention_heads % c.o_groups == 0, "o_groups must divide num_attention_heads");
-  for (const Rope* rope : {&c.rope_main, &c.rope_compress}) {
+  for (const RopeSpec* rope : {&c.rope_main, &c.rope_compress}) {
     require(config, rope->dim <= c.index_head_dim,
             fmt::format("index_head_dim {} is less than the {} dims that RoPE turns", c.index_head_dim, rope->dim));
   }

@@ -8,6 +8,7 @@
 #include "config/hf_config.h"
 #include "formats/dtype.h"
 #include "models/quantization.h"
+#include "nn/rope.h"
 
 namespace moraine::deepseek_v4 {
 
@@ -22,18 +23,6 @@ enum class MlpLayerType {
   kMoe,      // the router does
 };
 
-// RoPE of one kind of layer, over the last `dim` dims of a head (of the indexer's heads too), in interleaved pairs.
-struct Rope {
-  double rope_theta;
-  int64_t dim;  // head_dim · partial_rotary_factor
-  bool yarn;    // the fields below count only then
-  double factor = 1, beta_fast = 32, beta_slow = 1;
-  double attention_factor = 1;  // on cos and sin
-  int64_t original_max_position_embeddings = 0;
-
-  friend bool operator==(const Rope&, const Rope&) = default;
-};
-
 struct Config {
   int64_t vocab_size, hidden_size, num_hidden_layers;
   std::vector<LayerType> layer_types;         // one per layer
@@ -42,8 +31,9 @@ struct Config {
   // Attention: low-rank queries, one head that is key and value at once, a sink for each head, an output projection of
   // o_groups blocks.
   int64_t num_attention_heads, head_dim, q_lora_rank, o_groups, o_lora_rank, sliding_window;
-  Rope rope_main;      // sliding layers
-  Rope rope_compress;  // CSA and HCA layers: their own queries and keys as well as their compressor's and indexer's
+  // RoPE over the last `dim` dims of a head (of the indexer's heads too), in interleaved pairs.
+  RopeSpec rope_main;      // sliding layers
+  RopeSpec rope_compress;  // CSA and HCA layers: their own queries and keys as well as their compressor's and indexer's
   int64_t compress_rate_csa, compress_rate_hca;  // tokens a compressed entry stands for
   int64_t index_n_heads, index_head_dim, index_topk;
   // Hyper-connections: hc_mult residual streams.

@@ -64,7 +64,7 @@ at::Tensor DeepseekV4Model::self_attn(const at::Tensor& x_TD, const LayerScope& 
   const LayerType type = config_.layer_types[scope.layer];
   const bool slides = type == LayerType::kSlidingAttention, chooses = type == LayerType::kCompressedSparseAttention;
   const at::ScalarType dtype = torch_dtype(config_.dtype);
-  const Rope& rope = slides ? config_.rope_main : config_.rope_compress;
+  const RopeSpec& rope = slides ? config_.rope_main : config_.rope_compress;
   const Rotation& rotation = scope.pass.once<Rotation>(
       slides ? "main" : "compress", [&] { return make_rotation(batch.position_ids_T, rope, dtype); });
   const at::Tensor q_residual =
@@ -153,8 +153,7 @@ at::Tensor DeepseekV4Model::sparse_moe(const at::Tensor& x_TD, const LayerScope&
 at::Tensor DeepseekV4Model::favoured_counts(const at::Tensor& logits_TE, const LayerScope& scope) const {
   if (config_.mlp_layer_types[scope.layer] == MlpLayerType::kHashMoe)
     return at::zeros({config_.n_routed_experts}, logits_TE.options().dtype(at::kLong));
-  const at::Tensor favoured_TK = std::get<1>(logits_TE.detach().topk(config_.num_experts_per_tok, -1));
-  return count_choices(favoured_TK, scope.pass.batch->real_T, config_.n_routed_experts);
+  return count_favoured(logits_TE, scope.pass.batch->real_T, config_.num_experts_per_tok);
 }
 
 at::Tensor DeepseekV4Model::final_norm(const ImageView& root, const at::Tensor& hidden) const {

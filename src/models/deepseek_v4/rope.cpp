@@ -2,10 +2,6 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-#include <cmath>
-#include <numbers>
-
 #include "models/deepseek_v4/token_runs.h"
 
 namespace moraine::deepseek_v4 {
@@ -13,25 +9,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-at::Tensor frequencies(const Rope& rope, at::Device device) {
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
-  const double dim = static_cast<double>(rope.dim);
-  const at::Tensor powers =
-      at::pow(at::scalar_tensor(rope.rope_theta, options), at::arange(0, rope.dim, 2, options) / dim);
-  if (!rope.yarn) return powers.reciprocal();
-  // The pair that turns so many times in the original context.
-  const auto pair_of = [&](double turns) {
-    return dim * std::log(static_cast<double>(rope.original_max_position_embeddings) / (turns * 2 * std::numbers::pi)) /
-           (2 * std::log(rope.rope_theta));
-  };
-  const double low = std::max(std::floor(pair_of(rope.beta_fast)), 0.0);
-  double high = std::min(std::ceil(pair_of(rope.beta_slow)), dim - 1);
-  if (high == low) high += 0.001;
-  const at::Tensor slowed = ((at::arange(rope.dim / 2, options) - low) / (high - low)).clamp(0, 1);
-  const at::Tensor kept = 1 - slowed;
-  return (powers * rope.factor).reciprocal() * (1 - kept) + powers.reciprocal() * kept;
-}
 
 at::Tensor turned(const at::Tensor& x, const at::Tensor& turn_TP) {
   const int64_t pairs = turn_TP.size(1), rest = x.size(-1) - 2 * pairs;
@@ -63,9 +40,9 @@ class Rotate : public torch::autograd::Function<Rotate> {
 
 }  // namespace
 
-Rotation make_rotation(const at::Tensor& position_ids_T, const Rope& rope, at::ScalarType dtype) {
+Rotation make_rotation(const at::Tensor& position_ids_T, const RopeSpec& rope, at::ScalarType dtype) {
   const at::Tensor angle =
-      position_ids_T.to(at::kFloat).unsqueeze(1) * frequencies(rope, position_ids_T.device()).unsqueeze(0);
+      position_ids_T.to(at::kFloat).unsqueeze(1) * rope_frequencies(rope, position_ids_T.device()).unsqueeze(0);
   const auto rounded = [&](const at::Tensor& x) { return (x * rope.attention_factor).to(dtype).to(at::kFloat); };
   return {at::complex(rounded(angle.cos()), rounded(angle.sin()))};
 }

@@ -1,6 +1,6 @@
 // DeepSeek-V4's rotary position embedding: interleaved pairs in the last dims of a head, with YaRN for long contexts.
 //
-// Shape suffixes: T tokens, N heads, D head width, P pairs that turn (Rope::dim / 2).
+// Shape suffixes: T tokens, N heads, D head width, P pairs that turn (RopeSpec::dim / 2).
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,10 +14,7 @@ struct Rotation {
   at::Tensor turn_TP;
 };
 
-// Frequencies theta^(-2i/dim), with YaRN (https://arxiv.org/abs/2309.00071) slowed down by `factor` where a pair turns
-// less than beta_slow times in the original context, kept where it turns more than beta_fast times, blended in between.
-// fp32.
-Rotation make_rotation(const at::Tensor& position_ids_T, const Rope& rope, at::ScalarType dtype);
+Rotation make_rotation(const at::Tensor& position_ids_T, const RopeSpec& rope, at::ScalarType dtype);
 
 enum class Turn {
   kForward,
