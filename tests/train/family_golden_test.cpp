@@ -46,6 +46,12 @@ class FamilyFp32 : public testing::TestWithParam<std::string> {
 class FamilyBf16 : public testing::TestWithParam<std::string> {
  protected:
   std::string name() const { return GetParam() + "-bf16"; }
+  // How far the reference itself moves in bf16, where families.json has measured more than `otherwise`.
+  double noise(const char* of, double otherwise) const {
+    const Json& family = families()[GetParam()];
+    if (!family.contains("bf16 noise") || !family["bf16 noise"].contains(of)) return otherwise;
+    return family["bf16 noise"][of];
+  }
 };
 std::vector<std::string> families_in(const std::string& storage) {
   std::vector<std::string> names;
@@ -153,8 +159,9 @@ TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
     const at::Tensor expected = golden.at_tokens(golden_tensor(forward, "logits"));
     const at::Tensor error = (golden.at_tokens(result.logits) - expected).abs();
-    EXPECT_LT(error.mean().item<double>(), 0.03 * expected.square().mean().sqrt().item<double>()) << adapted;
-    EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), 2e-2) << adapted;
+    EXPECT_LT(error.mean().item<double>(), noise("logits", 0.03) * expected.square().mean().sqrt().item<double>())
+        << adapted;
+    EXPECT_NEAR(result.loss, golden_tensor(forward, "loss").item<float>(), noise("loss", 2e-2)) << adapted;
   }
 }
 
@@ -170,7 +177,7 @@ TEST_P(FamilyBf16, TrainingCurve) {
     distance += std::abs(losses[step] - expected);
     cost_of_bf16 += std::abs(reference["steps_upcast_fp32"][step]["loss"].get<double>() - expected);
   }
-  EXPECT_LT(distance, 2 * cost_of_bf16);
+  EXPECT_LT(distance, noise("distance", 2 * cost_of_bf16));
 }
 
 // All gradients as one vector: as near to those of the same weights in fp32 as the reference's bf16 gradients are.
@@ -189,7 +196,7 @@ TEST_P(FamilyBf16, GradientsPointWhereFp32OnesDo) {
     const at::Tensor x = at::cat(parts).to(at::kDouble);
     return (x.dot(fp32) / (x.norm() * fp32.norm())).item<double>();
   };
-  EXPECT_GT(cosine(found), cosine(reference) - 0.005);
+  EXPECT_GT(cosine(found), cosine(reference) - noise("cosine", 0.005));
 }
 
 // Loss and gradients of the golden batch's sequences, in the rows that `rows_of` makes of them.

@@ -31,11 +31,11 @@ RopeSpec read_rope(const HfConfig& config, int64_t head_dim, std::optional<doubl
                    double default_partial_factor) {
   const HfConfig said = rope_object(config);
   RopeSpec rope;
+  read_rope_scaling(config, said, rope);
   const bool says_theta = said.has("rope_theta") || config.has("rope_theta");
   rope.rope_theta = says_theta || !default_theta ? rope_theta(config, said) : *default_theta;
   const char* factor = "partial_rotary_factor";
   rope.dim = rotary_dim(config, head_dim, said.number(factor, config.number(factor, default_partial_factor)));
-  read_rope_scaling(config, said, rope);
   return rope;
 }
 
