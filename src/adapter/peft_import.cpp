@@ -11,6 +11,7 @@
 
 #include "adapter/peft_keys.h"
 #include "adapter/per_expert_layout.h"
+#include "adapter/repeated_factors.h"
 #include "adapter/shared_outer.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -145,17 +146,40 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
 }
 
 at::Tensor PeftWeights::read_a(size_t module) const {
-  const at::Tensor a = all_of_a(module);
-  if (modules_[module].shared_a && !stored_[module].stacked)
-    the_shared_one(a, header_.path.string(), stored_[module].a.front()->name);
-  return a;
+  const LoraModule& m = modules_[module];
+  return m.shared_a ? shared_a(module).unsqueeze(0).expand({m.num_experts, -1, -1}) : all_of_a(module);
 }
 
 at::Tensor PeftWeights::read_b(size_t module) const {
-  const at::Tensor b = all_of_b(module);
-  if (modules_[module].shared_b && !stored_[module].stacked)
-    the_shared_one(b, header_.path.string(), stored_[module].b.front()->name);
-  return b;
+  const LoraModule& m = modules_[module];
+  return m.shared_b ? shared_b(module).unsqueeze(0).expand({m.num_experts, -1, -1}) : all_of_b(module);
+}
+
+at::Tensor PeftWeights::shared_a(size_t module) const {
+  const int64_t num_experts = modules_[module].num_experts;
+  const Stored& stored = stored_[module];
+  if (stored.swapped)
+    return read_repeated_columns(header_, *stored.b.front(), num_experts).t().to(at::kFloat).contiguous();
+  if (stored.projections == 0) return read_repeated_rows(header_, *stored.a.front(), num_experts).to(at::kFloat);
+  const at::Tensor first = read_fp32(header_, *stored.a.front());
+  for (size_t i = 1; i < stored.a.size(); ++i) {
+    if (at::equal(first, read_fp32(header_, *stored.a[i]))) continue;
+    if (static_cast<int64_t>(i) % stored.projections != 0) throw other_a(*stored.a[i], *stored.a[i - 1]);
+    throw not_shared(header_.path.string(), stored.a[i]->name);
+  }
+  return stored.stacked ? first.squeeze(0) : first;
+}
+
+at::Tensor PeftWeights::shared_b(size_t module) const {
+  const int64_t num_experts = modules_[module].num_experts;
+  const Stored& stored = stored_[module];
+  if (stored.swapped)
+    return read_repeated_rows(header_, *stored.a.front(), num_experts).t().to(at::kFloat).contiguous();
+  if (stored.projections == 0) return read_repeated_columns(header_, *stored.b.front(), num_experts).to(at::kFloat);
+  const at::Tensor first = read_fp32(header_, *stored.b.front());
+  for (const SafetensorsEntry* b : stored.b)
+    if (!at::equal(first, read_fp32(header_, *b))) throw not_shared(header_.path.string(), b->name);
+  return stored.stacked ? first.squeeze(0) : first;
 }
 
 Error PeftWeights::other_a(const SafetensorsEntry& a, const SafetensorsEntry& than) const {
@@ -176,7 +200,7 @@ at::Tensor PeftWeights::all_of_a(size_t module) const {
     const at::Tensor a_ERI = read_fp32(header_, *stored.a.front());
     for (size_t i = 1; i < stored.a.size(); ++i)
       if (!at::equal(a_ERI, read_fp32(header_, *stored.a[i]))) throw other_a(*stored.a[i], *stored.a.front());
-    return a_ERI.expand({m.num_experts, -1, -1});
+    return a_ERI;
   }
   const at::Tensor a_ERI = at::empty({m.num_experts, m.r, m.in_features}, at::kFloat);
   for (size_t i = 0; i < stored.a.size(); ++i) {
@@ -198,7 +222,7 @@ at::Tensor PeftWeights::all_of_b(size_t module) const {
   if (stored.stacked) {
     std::vector<at::Tensor> rows;
     for (const SafetensorsEntry* b : stored.b) rows.push_back(read_fp32(header_, *b));
-    return at::cat(rows, 1).expand({m.num_experts, -1, -1});
+    return at::cat(rows, 1);
   }
   at::Tensor b_ORE;
   if (stored.projections == 0) {

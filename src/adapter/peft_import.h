@@ -26,10 +26,10 @@ class AdapterFactors {
   const std::vector<LoraModule>& modules() const { return modules_; }
   PeftClass peft_class() const { return peft_class_; }
 
-  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them, also
-  // where they share it. Each is a view of memory in PEFT's layout that is the caller's alone, and takes no more than
-  // that. From any thread. Throws an input error that names the tensor where gate's A is not up's, or one that all
-  // experts share is not the same.
+  // Of modules()[module], fp32: A [R, I] and B [O, R]; of experts A [E, R, I] and B [E, O, R] of all of them, of which
+  // one that all share is in memory once (expanded). Else each is a view of memory in PEFT's layout. It is the
+  // caller's alone, and takes no more than that. From any thread. Throws an input error that names the tensor where
+  // gate's A is not up's, or one that all experts share is not the same.
   virtual at::Tensor read_a(size_t module) const = 0;
   virtual at::Tensor read_b(size_t module) const = 0;
 
@@ -58,6 +58,9 @@ class PeftWeights : public AdapterFactors {
   Error other_a(const SafetensorsEntry& a, const SafetensorsEntry& than) const;
   at::Tensor all_of_a(size_t module) const;
   at::Tensor all_of_b(size_t module) const;
+  // The one [R, I] or [O, R] that all experts share.
+  at::Tensor shared_a(size_t module) const;
+  at::Tensor shared_b(size_t module) const;
 
   SafetensorsHeader header_;
   std::vector<Stored> stored_;

@@ -462,13 +462,13 @@ class Check {
   std::optional<NameRule> fate_of_companions(const LayerName& split, const std::string& name) const {
     const bool wrapper = is_wrapper(split.local),
                of_expert = expert_of(split.local).has_value() || is_stacked(split.local);
+    const std::string last = last_component(name), parent = name.substr(0, name.size() - last.size());
     if (wrapper || of_expert) {
       if (mixed_.contains(split.layer)) return NameRule{"", Fate::kRefused, "the layer has experts in both layouts"};
       if (server_.experts == Experts::kWhole && partial_.contains(split.layer))
         return NameRule{"", Fate::kRefused, "a layer's experts are adapted wholly, all projections, or not at all"};
       if (server_.experts == Experts::kByTargets && targets_.is_list()) {
         const std::set<std::string> called = called_targets();
-        const std::string last = last_component(split.local);
         const bool down = last == "w2" || last == "down_proj";
         if (!called.contains(down ? "down_proj" : "gate_up_proj"))
           return NameRule{"", Fate::kRefused,
@@ -478,17 +478,9 @@ class Check {
                           "experts are adapted where target_modules names gate_proj, up_proj and down_proj"};
       }
     }
-    if (server_.q_with_v) {
-      const auto with = [&](const std::string& last) {
-        return factors_.contains(name.substr(0, name.size() - last_component(name).size()) + last);
-      };
-      const std::string last = last_component(name);
-      if ((last == "q_proj" || last == "k_proj" || last == "v_proj") && !(with("q_proj") && with("v_proj")))
-        return NameRule{"", Fate::kRefused, "q_proj and v_proj are adapted together, or k_proj with both"};
-      if (last == "up_proj" && !with("gate_proj"))
-        return NameRule{"", Fate::kRefused, "up_proj is adapted together with gate_proj"};
-      if (last == "w3" && !with("w1")) return NameRule{"", Fate::kRefused, "w3 is adapted together with w1"};
-    }
+    for (const auto& [one, other] : server_.companions)
+      if (last == one && !factors_.contains(parent + other))
+        return NameRule{"", Fate::kRefused, fmt::format("{} is adapted together with {}", one, other)};
     if (!rules_->targets.empty() && targets_.is_list() && !wrapper && !of_expert) {
       if (!called_targets().contains(called_target(server_, name)))
         return NameRule{"", Fate::kRefused, "target_modules does not name it"};

@@ -51,12 +51,10 @@ void check_modules(const Server& server, const FamilyRules& rules, const std::ve
     const std::string what = fmt::format("adapts {}, which {} does not", names[i], server.version);
     if (fates[i].fate != Fate::kRead) throw input_error(where, fmt::format("{} ({})", what, fates[i].says), kMergeHint);
     const std::string last = last_component(names[i]), parent = names[i].substr(0, names[i].size() - last.size());
-    const auto with = [&](const char* other) { return all.contains(parent + other); };
-    if (server.q_with_v &&
-        (((last == "q_proj" || last == "k_proj" || last == "v_proj") && !(with("q_proj") && with("v_proj"))) ||
-         (last == "up_proj" && !with("gate_proj"))))
-      throw input_error(where, what + " alone",
-                        "train q_proj with v_proj and up_proj with gate_proj, or merge the adapter into its model");
+    for (const auto& [one, other] : server.companions)
+      if (last == one && !all.contains(parent + other))
+        throw input_error(where, what + " alone",
+                          fmt::format("train {} with {}, or merge the adapter into its model", one, other));
     const std::string target = called_target(server, names[i]);
     if (!rules.targets.empty() && std::find(rules.targets.begin(), rules.targets.end(), target) == rules.targets.end())
       throw input_error(where, fmt::format("{} under that name in target_modules", what),
@@ -110,7 +108,8 @@ ServerLayout server_layout(const std::string& name, const std::string& family, c
   int64_t highest = 0;
   for (const LoraModule& module : selection.targets.modules) highest = std::max(highest, module.r);
   const int64_t rank = reserved_rank(*server, highest, where);
-  return {rules->formats.front(), server->version, fmt::format(fmt::runtime(server->arguments), rank)};
+  return {rules->formats.front(), server->version,
+          rules->arguments + fmt::format(fmt::runtime(server->arguments), rank)};
 }
 
 ChosenLayout choose_layout(SaveLayout wanted, const std::string& family, const ModelLayout& layout,

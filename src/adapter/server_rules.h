@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adapter/convert_adapter.h"
@@ -33,6 +34,7 @@ struct FamilyRules {
   std::vector<NameRule> in_layer;         // of what follows "layers.3.": the first one that matches counts
   std::vector<NameRule> outside = {};     // of names without "layers.3."
   std::vector<std::string> targets = {};  // that target_modules may name, as Server::target_names has them; empty: any
+  std::string arguments = {};             // of the server's command, beside its own
 };
 
 struct ConfigRule {
@@ -66,8 +68,9 @@ struct Server {
   std::vector<ConfigRule> config;        // of keys that are set there to anything but false, null, "none" or nothing
   std::vector<std::string> plain_inits;  // texts of init_lora_weights that leave the base model as it is; empty: all
   Experts experts = Experts::kEach;
-  bool peft_targets = false;                             // modules that the configuration does not target are not there
-  bool q_with_v = false;                                 // q_proj and v_proj come together, up_proj with gate_proj
+  bool peft_targets = false;  // modules that the configuration does not target are not there
+  // Ends of names: the first is adapted only where the second, beside it, is.
+  std::vector<std::pair<std::string, std::string>> companions = {};
   std::map<std::string, std::string> target_names = {};  // what the ends of target_modules are called there
   std::vector<FamilyRules> families;
 };

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "base/error.h"
-
 namespace moraine {
 namespace {
 
@@ -16,18 +14,6 @@ bool is_stacked_name(const std::string& module) {
   constexpr std::array<const char*, 3> kNames{"w1", "w2", "w3"};
   return std::any_of(kNames.begin(), kNames.end(),
                      [&](const char* name) { return module.ends_with(std::string(kExperts) + name); });
-}
-
-// Of a view [E, O, R] that lies as [O, R, E] in memory, as B does in PEFT's layout: whether all experts have the same.
-bool repeats_each(const at::Tensor& b_EOR) {
-  const int64_t num_experts = b_EOR.size(0), of_expert = b_EOR.size(1) * b_EOR.size(2);
-  const float* value = b_EOR.const_data_ptr<float>();
-  for (int64_t i = 0; i < of_expert; ++i, value += num_experts) {
-    bool differs = false;
-    for (int64_t e = 0; e < num_experts; ++e) differs |= value[e] != value[0];
-    if (differs) return false;
-  }
-  return true;
 }
 
 }  // namespace
@@ -59,13 +45,9 @@ ExpertFactors expert_factors_of(const SafetensorsHeader& weights) {
   return is_marked || has_stacked_experts(weights) ? ExpertFactors::kSharedOuter : ExpertFactors::kEach;
 }
 
-at::Tensor the_shared_one(const at::Tensor& factor, const std::string& file, const std::string& tensor) {
-  const at::Tensor first = factor.narrow(0, 0, 1);
-  const bool is_same = is_rank_major(factor) ? repeats_each(factor) : at::equal(factor, first.expand_as(factor));
-  if (!is_same)
-    throw input_error(file, "tensor " + tensor + " is not the same for all experts",
-                      "the adapter was not trained with adapter.experts: shared_outer");
-  return first;
+Error not_shared(const std::string& file, const std::string& tensor) {
+  return input_error(file, "tensor " + tensor + " is not the same for all experts",
+                     "the adapter was not trained with adapter.experts: shared_outer");
 }
 
 std::vector<std::string> stacked_names(const PerExpertModule& module) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "adapter/per_expert_layout.h"
+#include "base/error.h"
 #include "config/choices.h"
 #include "formats/safetensors.h"
 
@@ -26,9 +27,8 @@ std::map<std::string, std::string> adapter_metadata(ExpertFactors experts);
 // Of any layout.
 ExpertFactors expert_factors_of(const SafetensorsHeader& weights);
 
-// Throws an input error that names `file` and `tensor` unless all experts have the same: factor is [E, …] of all.
-// Returns the one, [1, …].
-at::Tensor the_shared_one(const at::Tensor& factor, const std::string& file, const std::string& tensor);
+// The error of a tensor that should be the same for all experts and is not.
+Error not_shared(const std::string& file, const std::string& tensor);
 
 // The names of an expert parameter's tensors in the servers' layout, one per projection: "….mlp.experts.w1".
 std::vector<std::string> stacked_names(const PerExpertModule& module);

@@ -131,7 +131,9 @@ class CombinedFactors : public AdapterFactors {
       const PeftWeights& weights = *weights_[part.adapter];
       const double factor = adapters_[part.adapter].weight * weights.modules()[part.module].scaling;
       const double root = std::sqrt(std::abs(factor)) * (is_a && factor < 0 ? -1 : 1);
-      const at::Tensor added = (is_a ? weights.read_a(part.module) : weights.read_b(part.module)).mul_(root);
+      const at::Tensor read = is_a ? weights.read_a(part.module) : weights.read_b(part.module);
+      // What all experts share is in memory once, and the sum of two such adapters as often as there are experts.
+      const at::Tensor added = read.is_non_overlapping_and_dense() ? read.mul_(root) : read.mul(root);
       whole = whole.defined() ? whole.add_(added) : added;
     }
     return whole;

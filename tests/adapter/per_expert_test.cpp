@@ -10,6 +10,7 @@
 #include "adapter/peft_export.h"
 #include "adapter/server_keys.h"
 #include "adapter/server_layouts.h"
+#include "adapter/shared_outer.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/temp_folder.h"
@@ -132,6 +133,41 @@ TEST(SharedOuter, IsTheSameNumbersThereAndBack) {
                   HasSubstr("adapter.experts: each (the folder says shared_outer) disagrees"));
     }
   }
+}
+
+// One value of one expert, in each layout that repeats what they share.
+TEST(SharedOuter, IsComparedInEveryLayout) {
+  const auto layout = layout_of(golden_folder("qwen3_moe-fp32"));
+  AdapterConfig wanted;
+  wanted.experts = ExpertFactors::kSharedOuter;
+  OpenedAdapter made = make_adapter(*layout, wanted, "model", {0, 8}, at::kCPU);
+  for (const AdapterEntry& entry : made.state.entries()) made.state.b(entry).normal_();
+  MeshGroups groups = single_rank_groups();
+  TempFolder folder;
+  export_adapter(made.state, made.config, folder / "peft", *groups.ep);
+  convert(*layout, folder / "peft", AdapterFormat::kPeft0190, folder / "old");
+  convert(*layout, folder / "peft", AdapterFormat::kPerExpert, folder / "each");
+  const auto spoil = [&](const std::string& adapter, const std::string& tensor) {
+    const fs::path spoilt = folder / "spoilt";
+    fs::remove_all(spoilt);
+    fs::copy(folder / adapter, spoilt);
+    auto tensors = tensors_in(spoilt);
+    tensors.at(tensor).view(-1)[-1] += 1;
+    write_tensors(spoilt / "adapter_model.safetensors", {tensors.begin(), tensors.end()},
+                  adapter_metadata(ExpertFactors::kSharedOuter));
+    return error_of([&] { convert(*layout, spoilt, AdapterFormat::kSharedOuter, folder / "stacked"); });
+  };
+  const std::string experts = "base_model.model.model.layers.1.mlp.experts.";
+  for (const char* tensor : {"base_layer.lora_A.weight", "lora_B.weight"})
+    EXPECT_THAT(spoil("peft", experts + tensor), HasSubstr(std::string(tensor) + " is not the same for all experts"));
+  for (const char* tensor : {"base_layer.lora_B.weight", "lora_A.weight"})
+    EXPECT_THAT(spoil("old", experts + tensor), HasSubstr(std::string(tensor) + " is not the same for all experts"));
+  EXPECT_THAT(spoil("each", experts + "7.gate_proj.lora_A.weight"),
+              HasSubstr("7.gate_proj.lora_A.weight is not the same for all experts"));
+  EXPECT_THAT(spoil("each", experts + "7.up_proj.lora_A.weight"), HasSubstr("7.up_proj.lora_A.weight differs from"));
+  EXPECT_THAT(spoil("each", experts + "7.down_proj.lora_B.weight"),
+              HasSubstr("7.down_proj.lora_B.weight is not the same for all experts"));
+  EXPECT_EQ(error_of([&] { convert(*layout, folder / "old", AdapterFormat::kSharedOuter, folder / "stacked"); }), "");
 }
 
 TEST(SharedOuter, IsRefusedWhereExpertsHaveOtherFactors) {

@@ -144,6 +144,59 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
   }
 }
 
+// Of names alone: families whose adapters are not among the goldens, and names that moraine does not write.
+TEST(ServerRules, SayWhatANameGoesTo) {
+  struct Case {
+    std::string server, family, name;
+    Fate fate;
+    std::string says = {};  // a piece of it
+  };
+  constexpr auto kRead = Fate::kRead, kIgnored = Fate::kIgnored, kRefused = Fate::kRefused;
+  const std::string layer = "model.layers.3.";
+  for (const Case& c : std::vector<Case>{
+           {"peft", "GLM-4.5", "mlp.experts.7.up_proj", kRead, "mlp.experts"},
+           {"peft", "GLM-4.5", "mlp.shared_experts.up_proj", kIgnored, "mean the routed experts"},
+           {"peft", "Qwen3-Next", "mlp.shared_expert.down_proj", kIgnored, "mean the routed experts"},
+           {"peft", "Qwen3-Next", "linear_attn.in_proj_qkvz", kRead},
+           {"peft", "MiniMax-M2", "block_sparse_moe.experts.7.w3", kRead, "mlp.experts"},
+           {"peft", "gpt-oss", "mlp.experts.7.gate_proj", kIgnored, "one module"},
+           {"peft", "DeepSeek-V3", "self_attn.kv_b_proj", kRead},
+           {"vllm", "Mixtral", "block_sparse_moe.experts.7.gate_proj", kRefused, "ends so"},
+           {"vllm", "GLM-4.5", "mlp.shared_experts.gate_proj", kRead, "mlp.shared_experts.gate_up_proj"},
+           {"vllm", "GLM-4.5", "mlp.experts", kRefused, "--enable-mixed-moe-lora-format"},
+           {"vllm", "MiniMax-M2", "block_sparse_moe.experts.7.w1", kRead, "block_sparse_moe.experts"},
+           {"vllm", "MiniMax-M2", "mlp.experts.base_layer", kIgnored, "no module"},
+           {"vllm", "Qwen2-MoE", "mlp.shared_expert_gate", kRead},
+           {"vllm", "ERNIE-4.5-MoE", "mlp.down_proj", kRead, "mlp.down_proj"},
+           {"vllm", "DeepSeek-V3", "self_attn.q_a_proj", kRead, "fused_qkv_a_proj"},
+           {"vllm", "DeepSeek-V3", "self_attn.kv_b_proj", kIgnored, "computed without it"},
+           {"vllm", "DeepSeek-V3", "mlp.experts.7.down_proj", kRead, "mlp.experts"},
+           {"vllm", "gpt-oss", "self_attn.q_proj", kRead, "attn.qkv_proj"},
+           {"vllm", "gpt-oss", "mlp.experts.base_layer", kRead, "mlp.experts"},
+           {"vllm", "gpt-oss", "mlp.experts.7.w1", kRefused, "--enable-mixed-moe-lora-format"},
+           {"vllm", "Qwen3-Next", "linear_attn.in_proj_ba", kRead},
+           {"vllm", "Qwen3-Next", "mlp.experts", kRefused, "--enable-mixed-moe-lora-format"},
+           {"sglang", "GLM-4.5", "mlp.shared_experts.up_proj", kRead, "mlp.shared_experts.gate_up_proj"},
+           {"sglang", "MiniMax-M2", "block_sparse_moe.experts.7.w1", kRead, "block_sparse_moe.experts"},
+           {"sglang", "Qwen2-MoE", "mlp.shared_expert_gate", kRefused, "no module"},
+           {"sglang", "ERNIE-4.5-MoE", "mlp.experts.7.up_proj", kRefused, "no buffers"},
+           {"sglang", "ERNIE-4.5-MoE", "self_attn.q_proj", kRead},
+           {"sglang", "DeepSeek-V3", "self_attn.kv_a_proj_with_mqa", kRead, "fused_qkv_a_proj_with_mqa"},
+           {"sglang", "DeepSeek-V3", "self_attn.kv_b_proj", kRead},
+           {"sglang", "gpt-oss", "mlp.experts", kRefused, "3-D"},
+           {"sglang", "Qwen3-Next", "self_attn.v_proj", kRefused, "output gate"},
+           {"sglang", "Qwen3-Next", "self_attn.o_proj", kRead},
+           {"sglang", "Qwen3-Next", "linear_attn.out_proj", kRefused},
+       }) {
+    const Server& server = server_named(c.server);
+    const FamilyRules* rules = rules_for(server, c.family);
+    ASSERT_TRUE(rules) << c.server << " " << c.family;
+    const NameRule found = rules_of_names(server, *rules, {layer + c.name}).front();
+    EXPECT_EQ(found.fate, c.fate) << c.server << " " << c.family << " " << c.name;
+    EXPECT_THAT(found.says, HasSubstr(c.says)) << c.server << " " << c.family << " " << c.name;
+  }
+}
+
 TEST_F(ServerKeys, OfOtherForms) {
   take(kQwen3, AdapterFormat::kPerExpert);
   const auto good = tensors_;

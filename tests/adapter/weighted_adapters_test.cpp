@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "adapter/convert_adapter.h"
 #include "adapter/make_adapter.h"
 #include "adapter/peft_export.h"
 #include "base/file.h"
@@ -124,6 +125,21 @@ TEST_F(WeightedAdapters, LinearAddsFactors) {
     EXPECT_LT(relative_error(found.read_a(i), expected.at(module.name).first), 1e-6) << module.name;
     EXPECT_LT(relative_error(found.read_b(i), expected.at(module.name).second), 1e-6) << module.name;
   }
+}
+
+// Factors that all experts share are in a tensor each in one of these, and repeated in the other.
+TEST_F(WeightedAdapters, OfSharedOuterExperts) {
+  AdapterConfig wanted = config(4, 3, {"q_proj"}, {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"});
+  wanted.experts = ExpertFactors::kSharedOuter;
+  const WeightedAdapter one = make("one", 0.7, wanted), two = make("two", -1.5, wanted);
+  const WeightedAdapter stacked{folder_ / "stacked", two.weight};
+  convert_adapter(*layout_, two.folder, read_adapter_selection(*layout_, two.folder), AdapterFormat::kSharedOuter,
+                  stacked.folder);
+  merge_adapters(*layout_, {one, stacked}, CombineMethod::kCat, folder_ / "cat");
+  expect_equal(products_in(folder_ / "cat"), sum_of({one, two}));
+  for (const auto& [name, other] : {std::pair{"linear", two}, {"of_stacked", stacked}})
+    merge_adapters(*layout_, {one, other}, CombineMethod::kLinear, folder_ / name);
+  expect_equal(products_in(folder_ / "of_stacked"), products_in(folder_ / "linear"));
 }
 
 TEST_F(WeightedAdapters, OneIsScaled) {

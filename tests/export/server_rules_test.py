@@ -141,13 +141,13 @@ def adapters_of(program, model, golden, folder):
     """The golden adapter in both layouts, with an adapter of a router."""
     config = json.loads((model / "config.json").read_text())
     config = config.get("text_config", config)
-    experts = next(config[key] for key in ("num_experts", "n_routed_experts", "num_local_experts") if key in config)
+    experts = next(config[key] for key in ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts") if key in config)
     for layout in ("peft", "per-expert"):
         out = folder / layout
         subprocess.run([program, "export", "--model", model, "--adapter", GOLDENS / golden / "lora" / "adapter", "--layout", layout, "--out", out],
                        check=True, stdout=subprocess.DEVNULL)
         name = next(key for key in keys_of(out) if "layers.0." in key).removeprefix("base_model.model.").partition("layers.0.")[0] + "layers.0."
-        routers = {"Mixtral": "block_sparse_moe.gate", "Deepseek": "ffn.gate"} if layout == "per-expert" else {}
+        routers = {"Mixtral": "block_sparse_moe.gate", "MiniMaxM2": "block_sparse_moe.gate", "DeepseekV4": "ffn.gate"} if layout == "per-expert" else {}
         router = next((gate for family, gate in routers.items() if family in config.get("architectures", [""])[0]), "mlp.gate")
         add_router(out, name + router, config["hidden_size"], experts)
         yield layout, out, config, experts
@@ -188,6 +188,27 @@ VLLM = {
         **{f"ffn.shared_experts.{name}": (V4 + "nvidia/model.py", "DeepseekV4MLP") for name in ("gate_up_proj", "down_proj")},
         **{f"ffn.{name}": (V4 + "nvidia/model.py", "DeepseekV4MoE") for name in ("gate", "experts")}}),
 }
+BESIDE = ("gate_up_proj", "down_proj")
+
+
+def modules_of(path, attention, moe, mlp, shared="", more=(), block="mlp"):
+    """Of a family whose classes are in one file: attention, experts and router, the shared expert, layers without experts."""
+    return {**{f"self_attn.{name}": (path, attention) for name in ("qkv_proj", "o_proj")},
+            **{f"{block}.{name}": (path, moe) for name in ("gate", "experts", *more)},
+            **({f"mlp.{shared}.{name}": (path, mlp) for name in BESIDE} if shared else {}),
+            **({f"mlp.{name}": (path, mlp) for name in BESIDE} if mlp else {})}
+
+
+VLLM |= {
+    "Glm4MoeForCausalLM": (MODELS + "glm4_moe.py", "model.", modules_of(
+        MODELS + "glm4_moe.py", "Glm4MoeAttention", "Glm4MoE", "Glm4MoeMLP", "shared_experts")),
+    "MiniMaxM2ForCausalLM": (MODELS + "minimax_m2.py", "model.", modules_of(
+        MODELS + "minimax_m2.py", "MiniMaxM2Attention", "MiniMaxM2MoE", None, block="block_sparse_moe")),
+    "Qwen2MoeForCausalLM": (MODELS + "qwen2_moe.py", "model.", modules_of(
+        MODELS + "qwen2_moe.py", "Qwen2MoeAttention", "Qwen2MoeSparseMoeBlock", "Qwen2MoeMLP", "shared_expert", ("shared_expert_gate",))),
+    "Ernie4_5_MoeForCausalLM": (MODELS + "ernie45_moe.py", "model.", modules_of(
+        MODELS + "ernie45_moe.py", "Ernie4_5_MoeAttention", "Ernie4_5_MoeMoE", "Ernie4_5_MoeMLP", "shared_experts")),
+}
 QWEN3_5_MODULES = {
     "self_attn.qkv_proj": (NEXT, "Qwen3NextAttention"), "self_attn.o_proj": (NEXT, "Qwen3NextAttention"),
     **{f"mlp.{name}": (NEXT, "Qwen3NextSparseMoeBlock") for name in ("gate", "shared_expert_gate", "experts")},
@@ -198,7 +219,7 @@ VLLM["Qwen3_5MoeForConditionalGeneration"] = (QWEN3_5, "language_model.model.", 
 VLLM["Qwen3_5MoeForCausalLM"] = (QWEN3_5, "model.", QWEN3_5_MODULES)
 # Where a name that a class's attributes use is defined.
 VLLM_CLASSES = {"Qwen3MoeModel": QWEN3, "MixtralModel": MODELS + "mixtral.py", "Qwen3VLForConditionalGeneration": MODELS + "qwen3_vl.py",
-                "Qwen3NextModel": NEXT}
+                "Qwen3NextModel": NEXT, "MiniMaxM2Model": MODELS + "minimax_m2.py"}
 
 
 class Vllm:
@@ -231,14 +252,25 @@ class Vllm:
                     return value
         return otherwise
 
+    def checkpoint_names(self, path):
+        """An expert's gate, down and up, as get_expert_mapping has them: of the file's calls of FusedMoEFactory, else its default."""
+        calls = [node for node in ast.walk(self.package.tree(path)) if isinstance(node, ast.keyword) and node.arg == "ckpt_names"]
+        return ast.literal_eval(calls[0].value) if calls else ("gate_proj", "down_proj", "up_proj")
+
+    def packed_by_init(self, path, name):
+        """What the class adds to packed_modules_mapping when it is made: of models that have the layers, which the goldens do."""
+        init = next((node for node in self.package.find(path, name).body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+        return {ast.literal_eval(node.targets[0].slice): ast.literal_eval(node.value) for node in ast.walk(init or ast.Module([], []))
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("self.packed_modules_mapping[")}
+
     def naming(self, architecture, experts):
         """(what is packed into which modules, the mapper of names, whether the class has 3-D experts)"""
         path, _, _ = VLLM[architecture]
-        packed = dict(self.inherited(path, architecture, "packed_modules_mapping", {}))
+        packed = dict(self.inherited(path, architecture, "packed_modules_mapping", {})) | self.packed_by_init(path, architecture)
         mapper = self.inherited(path, architecture, "hf_to_vllm_mapper", None)
         is_3d = self.inherited(path, architecture, "is_3d_moe_weight", False)
         if not is_3d:
-            words = ("w1", "w2", "w3") if architecture in ("MixtralForCausalLM", "DeepseekV4ForCausalLM") else ("gate_proj", "down_proj", "up_proj")
+            words = ("w1", "w2", "w3") if architecture == "DeepseekV4ForCausalLM" else self.checkpoint_names(path)
             packed["experts"] = [f"experts.{expert}.{word}" for expert in range(experts) for word in words]
         return packed, mapper and mapper.get_rename_mapper(), is_3d
 
@@ -310,6 +342,14 @@ VLLM_DIGESTS = {
     "ranks that can be reserved": ["config/lora.py:MaxLoRARanks"],
     "DeepSeek-V4's wo_a and compressors without their adapters": [
         V4 + "nvidia/ops/o_proj.py:", V4 + "compressor.py:DeepseekCompressor.forward"],
+    "DeepSeek-V3's kv_b_proj without its adapter": ["model_executor/layers/attention/mla_attention.py:MLAAttention.__init__",
+                                                    "model_executor/layers/attention/mla_attention.py:split_kv_b_proj"],
+    "modules of DeepSeek-V3, gpt-oss and Qwen3-Next": [
+        MODELS + "deepseek_v2.py:DeepseekV2ForCausalLM.packed_modules_mapping", MODELS + "deepseek_v2.py:DeepseekV2ForCausalLM.__init__",
+        MODELS + "deepseek_v2.py:DeepseekV2MLAAttention.__init__", MODELS + "deepseek_v2.py:DeepseekV2MoE.__init__",
+        MODELS + "gpt_oss.py:GptOssForCausalLM.packed_modules_mapping", MODELS + "gpt_oss.py:GptOssForCausalLM.hf_to_vllm_mapper",
+        MODELS + "gpt_oss.py:GptOssForCausalLM.is_3d_moe_weight", MODELS + "gpt_oss.py:MLPBlock.__init__",
+        MODELS + "qwen3_next.py:Qwen3NextForCausalLM.packed_modules_mapping", MODELS + "qwen3_next.py:Qwen3NextSparseMoeBlock.__init__"],
 }
 
 
@@ -367,10 +407,18 @@ class Sglang:
             return False
         return True
 
+    def has_mlp_buffers(self, config):
+        """mem_pool.py, init_buffers: whether MLPs beside the experts have any."""
+        node = next(node for node in ast.walk(self.package.find("srt/lora/mem_pool.py", "LoRAMemoryPool.init_buffers"))
+                    if isinstance(node, ast.Assign) and node.targets[0].id == "has_shared_experts")
+        return eval(compile(ast.Expression(node.value), "has_shared_experts", "eval"), {"cfg": config, "hasattr": hasattr, "getattr": getattr})
+
     def fates(self, architecture, keys, config, target_modules, experts_name):
-        found, problems = {}, {}
+        found = {}
         targets = self.scope["get_normalized_target_modules"](target_modules)
         unknown = {target for target in targets if not self.has_dimensions(target, config, architecture)}
+        if architecture in SGLANG_MLPS and not self.has_mlp_buffers(config):  # the layers are wrapped, and then a KeyError
+            unknown |= targets & {"gate_up_proj", "down_proj"}
         adapter = types.SimpleNamespace(
             uid="a", config=types.SimpleNamespace(target_modules=target_modules, r=4, lora_added_tokens_size=0),
             layers=[types.SimpleNamespace(weights={}) for _ in range(config.num_hidden_layers)], embedding_layers={}, added_tokens_embeddings={},
@@ -394,13 +442,20 @@ class Sglang:
         return {key: found.get(key, ("ignored", "not in a layer")) for key in keys}, unknown
 
 
+# Whose models have MLPs beside the experts, shared ones or those of layers without experts.
+SGLANG_MLPS = ("Glm4MoeForCausalLM", "Qwen2MoeForCausalLM", "Ernie4_5_MoeForCausalLM")
 SGLANG_DIGESTS = {
     "names of keys": ["srt/lora/lora.py:LoRAAdapter._process_weight", "srt/lora/lora.py:LoRAAdapter._normalize_weights"],
     "target_modules": ["srt/lora/utils.py:get_normalized_target_modules", "srt/lora/utils.py:get_target_module_name",
                        "srt/lora/utils.py:get_default_hidden_dim", "srt/lora/lora_manager.py:LoRAManager.init_lora_shapes",
                        "srt/models/qwen3_5.py:get_hidden_dim"],
     "which weights are refused, and experts by targets": ["srt/lora/mem_pool.py:LoRAMemoryPool.load_lora_weight_to_buffer"],
-    "which modules are adapted": ["srt/lora/lora_manager.py:LoRAManager.init_lora_modules"],
+    "which modules are adapted": ["srt/lora/lora_manager.py:LoRAManager.init_lora_modules", "srt/models/gpt_oss.py:GptOssForCausalLM._lora_pattern_moe"],
+    "buffers of MLPs beside experts": ["srt/lora/mem_pool.py:LoRAMemoryPool.init_buffers"],
+    "shared experts fused with the routed ones": [
+        "srt/models/glm4_moe.py:Glm4MoeForCausalLM.shared_experts_fusion_disable_reason",
+        "srt/models/deepseek_v2.py:DeepseekV2ForCausalLM.shared_experts_fusion_disable_reason"],
+    "Qwen3-Next's output gate": ["srt/models/qwen3_next.py:Qwen3HybridAttentionDecoderLayer.__init__"],
     "adapter_config.json": ["srt/lora/lora_config.py:LoRAConfig", "srt/lora/lora_manager.py:LoRAManager.validate_new_adapter"],
 }
 
@@ -466,10 +521,11 @@ def main():
                 if vllm:
                     said, _ = said_by_moraine(program, "vllm", model, adapter)
                     compare("vllm", architecture, layout, keys, said, vllm.fates(architecture, keys, config.num_hidden_layers, experts))
-                if sglang and "Deepseek" not in architecture:
+                if sglang and architecture != "DeepseekV4ForCausalLM":
                     said, of_config = said_by_moraine(program, "sglang", model, adapter)
                     targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
-                    fates, unknown = sglang.fates(architecture, keys, config, targets, "block_sparse_moe.experts" if "Mixtral" in architecture else "mlp.experts")
+                    experts_name = "block_sparse_moe.experts" if architecture in ("MixtralForCausalLM", "MiniMaxM2ForCausalLM") else "mlp.experts"
+                    fates, unknown = sglang.fates(architecture, keys, config, targets, experts_name)
                     report((of_config.get("target_modules") == "refused") == bool(unknown),
                            f"sglang, {architecture}, {layout}: target_modules, of which the server knows all but {sorted(unknown)}")
                     compare("sglang", architecture, layout, keys, said, fates)
