@@ -73,7 +73,8 @@ Server peft() {
                    whole("DeepSeek-V4", {"model."}), like_mixtral("Mixtral"), like_qwen2("OLMoE"),
                    like_qwen2("GLM-4.5"), like_mixtral("MiniMax-M2"), like_qwen2("Qwen2-MoE"),
                    like_qwen2("ERNIE-4.5-MoE"), like_qwen2("DeepSeek-V3"), whole("gpt-oss", {"model."}),
-                   like_qwen2("Qwen3-Next")},
+                   like_qwen2("Qwen3-Next"), like_qwen2("GLM-4.7-Flash"), like_qwen2("dots.llm1"),
+                   like_qwen2("Solar-Open")},
   };
 }
 
@@ -126,6 +127,20 @@ Server vllm() {
                {R"(mlp\.experts\.\d+\.w[123])", kIgnored, kNoModule},
                {R"(mlp\.gate)", kIgnored, kNoModule},
                {kWrappers, kIgnored, kNoModule}}});
+  const auto latent = [&](const std::string& name) -> FamilyRules {
+    return {name,
+                    {kPerExpert},
+                    {"model."},
+                    joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj"},
+                             {R"(self_attn\.(q_b_proj|q_proj|o_proj|indexer\.wq_b))", kRead, ""},
+                             {R"(self_attn\.kv_b_proj)", kIgnored, kUnused},
+                             experts,
+                             stacked,
+                             router},
+                            dense,
+                            shared_experts,
+                            {fused}})};
+  };
   return {
       .name = "vllm",
       .version = "vLLM 0.33.0",
@@ -191,18 +206,8 @@ Server vllm() {
                     {kPerExpert},
                     {"model."},
                     joined({attention, {experts, stacked, router}, dense, shared_experts, {fused}})},
-                   {"DeepSeek-V3",
-                    {kPerExpert},
-                    {"model."},
-                    joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj"},
-                             {R"(self_attn\.(q_b_proj|q_proj|o_proj|indexer\.wq_b))", kRead, ""},
-                             {R"(self_attn\.kv_b_proj)", kIgnored, kUnused},
-                             experts,
-                             stacked,
-                             router},
-                            dense,
-                            shared_experts,
-                            {fused}})},
+                   latent("DeepSeek-V3"),
+                   latent("GLM-4.7-Flash"),
                    {"gpt-oss",
                     {kPeft},
                     {"model."},
@@ -263,6 +268,21 @@ Server sglang() {
       shared_experts{{R"(mlp\.shared_experts\.(gate|up)_proj)", kRead, "mlp.shared_experts.gate_up_proj"},
                      {R"(mlp\.shared_experts\.down_proj)", kRead, "mlp.shared_experts.down_proj"}};
   constexpr const char* kUnfused = "--disable-shared-experts-fusion ";
+  const auto latent = [&](const std::string& name) -> FamilyRules {
+    return {name,
+            {kPerExpert},
+            {},
+            joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj_with_mqa"},
+                     {R"(self_attn\.(q_b_proj|kv_b_proj|indexer\.(wq_b|wk|weights_proj)))", kRead, ""},
+                     o_proj,
+                     experts,
+                     fused},
+                    mlp,
+                    shared_experts}),
+            head,
+            mla_targets,
+            kUnfused};
+  };
   return {
       .name = "sglang",
       .version = "SGLang 0.5.23",
@@ -324,19 +344,8 @@ Server sglang() {
             {qkv, o_proj, fused, {R"(mlp\..*_proj)", kRefused, "the server has no buffers for this family's MLPs"}},
             head,
             {"qkv_proj", "o_proj", "embed_tokens", "lm_head"}},
-           {"DeepSeek-V3",
-            {kPerExpert},
-            {},
-            joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj_with_mqa"},
-                     {R"(self_attn\.(q_b_proj|kv_b_proj|indexer\.(wq_b|wk|weights_proj)))", kRead, ""},
-                     o_proj,
-                     experts,
-                     fused},
-                    mlp,
-                    shared_experts}),
-            head,
-            mla_targets,
-            kUnfused},
+           latent("DeepSeek-V3"),
+           latent("GLM-4.7-Flash"),
            {"gpt-oss", {kPerExpert}, {}, {qkv, o_proj, experts, fused}, head, targets},
            {"Qwen3-Next",
             {kPerExpert},
