@@ -32,8 +32,8 @@ RANKS = """## Memory and traffic on 1 to 1,024 ranks
 
 `moraine plan` with LoRA r 8 on all linear layers and experts, one sequence of 2,048 tokens per rank and step, 8 ranks per node. Bytes of a
 rank are those of the fullest one. *Read*: from files in `load.mode` direct. *Base*: shards kept all the time. *Buffers*: two gathered
-layers. *Activations*: layers and head, run once on tensors without data; on a CPU without instructions for bf16 (with them oneDNN's compiled
-kernels take up to 5 GiB more), with what malloc cannot use again. *Peak* includes libtorch itself; on CUDA its context and NCCL's buffers by published figures. *A
+layers. *Activations*: layers and head, run once on tensors without data; on a CPU with AVX-512 but without instructions for bf16 (with them
+oneDNN's compiled kernels take up to 5 GiB more, with AVX2 alone copies in fp32 1 GiB more), with what malloc cannot use again. *Peak* includes libtorch itself; on CUDA its context and NCCL's buffers by published figures. *A
 step*: what a rank receives over the network. *Load*: what crosses a network or shared memory in the modes node (within nodes) and rank0
 (from rank 0); in mode direct nothing does. FP8 and FP4 weights stay as they are stored.
 """
