@@ -15,18 +15,6 @@
 namespace moraine {
 namespace {
 
-// The value of a key, nullptr when it is missing or null.
-const Json* find_value(const Json& object, const std::string& key) {
-  auto found = object.find(key);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
-const Json& require_value(const Json& object, const std::string& key, const std::string& where) {
-  const Json* value = find_value(object, key);
-  if (!value) throw input_error(where, fmt::format("missing key '{}'", key));
-  return *value;
-}
-
 Error wrong_type(const std::string& where, const std::string& key, const Json& value, const char* expected) {
   return input_error(where,
                      fmt::format("key '{}' must be {}, not {}", key, expected, quote_text(value_for_error(value))));
@@ -59,40 +47,52 @@ HfConfig HfConfig::read(const std::filesystem::path& path) {
   return HfConfig(std::move(json), file.string());
 }
 
-bool HfConfig::has(const std::string& key) const { return find_value(json_, key) != nullptr; }
+const Json* HfConfig::find(const std::string& key) const {
+  if (recorded_) recorded_->insert(key);
+  const auto found = json_.find(key);
+  return found == json_.end() || found->is_null() ? nullptr : &*found;
+}
+
+const Json& HfConfig::required(const std::string& key) const {
+  const Json* value = find(key);
+  if (!value) throw input_error(where_, fmt::format("missing key '{}'", key));
+  return *value;
+}
+
+bool HfConfig::has(const std::string& key) const { return find(key) != nullptr; }
 
 int64_t HfConfig::integer(const std::string& key) const {
-  return to_integer(where_, key, require_value(json_, key, where_));
+  return to_integer(where_, key, required(key));
 }
 
 int64_t HfConfig::integer(const std::string& key, int64_t otherwise) const {
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   return value ? to_integer(where_, key, *value) : otherwise;
 }
 
 double HfConfig::number(const std::string& key) const {
-  return to_number(where_, key, require_value(json_, key, where_));
+  return to_number(where_, key, required(key));
 }
 
 double HfConfig::number(const std::string& key, double otherwise) const {
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   return value ? to_number(where_, key, *value) : otherwise;
 }
 
 bool HfConfig::boolean(const std::string& key, bool otherwise) const {
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   if (value && !value->is_boolean()) throw wrong_type(where_, key, *value, "true or false");
   return value ? value->get<bool>() : otherwise;
 }
 
 std::string HfConfig::text(const std::string& key, const std::string& otherwise) const {
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   return value ? to_text(where_, key, *value) : otherwise;
 }
 
 std::vector<int64_t> HfConfig::integers(const std::string& key) const {
   std::vector<int64_t> list;
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   if (value && !value->is_array()) throw wrong_type(where_, key, *value, "a list of integers");
   if (value) {
     for (const Json& item : *value) list.push_back(to_integer(where_, key, item));
@@ -102,7 +102,7 @@ std::vector<int64_t> HfConfig::integers(const std::string& key) const {
 
 std::vector<std::string> HfConfig::texts(const std::string& key) const {
   std::vector<std::string> list;
-  const Json* value = find_value(json_, key);
+  const Json* value = find(key);
   if (value && !value->is_array()) throw wrong_type(where_, key, *value, "a list of strings");
   if (value) {
     for (const Json& item : *value) list.push_back(to_text(where_, key, item));
@@ -111,9 +111,11 @@ std::vector<std::string> HfConfig::texts(const std::string& key) const {
 }
 
 HfConfig HfConfig::object(const std::string& key) const {
-  const Json& value = require_value(json_, key, where_);
+  const Json& value = required(key);
   if (!value.is_object()) throw wrong_type(where_, key, value, "an object");
-  return HfConfig(value, where_ + ": " + key);
+  HfConfig object(value, where_ + ": " + key);
+  object.recorded_ = recorded_;
+  return object;
 }
 
 std::string HfConfig::architecture() const {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,12 +38,21 @@ class HfConfig {
   // dtype or torch_dtype, also inside text_config; nullopt when not said. Only F32, BF16 and F16 are accepted.
   std::optional<DType> dtype() const;
 
+  // From now on, whatever is asked of this object and of objects taken from it is entered in `keys`, which outlives them.
+  // For tests: which keys a description reads.
+  void record_keys(std::set<std::string>& keys) { recorded_ = &keys; }
+
   const Json& json() const { return json_; }
   const std::string& where() const { return where_; }
 
  private:
+  // The value of a key, nullptr when it is missing or null.
+  const Json* find(const std::string& key) const;
+  const Json& required(const std::string& key) const;
+
   Json json_;
   std::string where_;
+  std::set<std::string>* recorded_ = nullptr;
 };
 
 // The text of the config.json `path` for a checkpoint that is written in `dtype` ("bfloat16"): said wherever the file

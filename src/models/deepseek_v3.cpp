@@ -11,7 +11,7 @@ Decoder describe_deepseek_v3(const HfConfig& config, DtypeChoice dtype) {
   Decoder decoder = read_decoder(config, config, dtype, 1e-6);
   skip_prediction_layers(config, decoder);
   if (std::optional<Quantization>& fp8 = decoder.stored.quantization) {  // scales are F32 where no checkpoint says it
-    fp8->fp8.scales = DType::kF32;
+    fp8->fp8->scales = DType::kF32;
     fp8->linear = fp8->experts = fp8->fp8;
   }
   const auto attention = std::make_shared<Mla>(read_mla(config, decoder));

@@ -69,6 +69,7 @@ Decoder read_decoder(const HfConfig& config, const HfConfig& text, DtypeChoice d
   decoder.stored.dtype = compute_dtype(config, dtype);
   decoder.stored.quantization = read_quantization(config);
   require(text, text.text("hidden_act", "silu") == "silu", "hidden_act must be silu");
+  require(text, text.number("attention_dropout", 0) == 0, "attention_dropout must be 0");
   decoder.skipped.push_back({"*.rotary_emb.inv_freq", "computed from config.json"});  // in older exports
   return decoder;
 }
@@ -142,7 +143,6 @@ Mla read_mla(const HfConfig& config, const Decoder& decoder) {
           "num_key_value_heads must be num_attention_heads: latent attention has a key for each query");
   require(config, attention.value_dim <= attention.nope_dim + turned,
           "v_head_dim is more than qk_nope_head_dim + qk_rope_head_dim: wider values are not supported");
-  require(config, config.number("attention_dropout", 0) == 0, "attention_dropout must be 0");
   return attention;
 }
 
