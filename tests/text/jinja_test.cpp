@@ -129,6 +129,7 @@ const char* const kHostile[] = {
     "{% for i in range(99999) %}{{ 'a'.center(999999)|length }}{{ 'a'|indent(1000)|length }}{% endfor %}",
     "{% for i in range(99999) %}{{ '%1000d' % i }}{{ '{:>1000}'.format('a') }}{% endfor %}",
     "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "{% macro f(x) %}{% call f(f(x)) %}{{ x }}{% endcall %}{% endmacro %}{{ f(1) }}",
     "{% for c in 'ab' * 500000 %}{% endfor %}{% for c in ('ab' * 5000000)|list %}{% endfor %}",
 };
 

@@ -4,6 +4,8 @@ namespace moraine::jinja {
 namespace {
 
 constexpr int kMaxLevels = 1500;
+// Frames are several times as large under sanitisers, and threads' stacks may be 2 MiB small.
+constexpr ptrdiff_t kMaxStack = 3 << 19;
 
 thread_local Budget* budget = nullptr;
 
@@ -15,7 +17,9 @@ thread_local Budget* budget = nullptr;
 }  // namespace
 
 BudgetScope::BudgetScope(Budget own) : own_(own), is_outermost_(budget == nullptr) {
-  if (is_outermost_) budget = &own_;
+  if (!is_outermost_) return;
+  own_.stack = static_cast<const char*>(__builtin_frame_address(0));
+  budget = &own_;
 }
 BudgetScope::~BudgetScope() {
   if (is_outermost_) budget = nullptr;
@@ -41,7 +45,9 @@ void pay_steps(size_t steps) {
 }
 
 Level::Level() {
-  if (budget != nullptr && ++budget->depth > kMaxLevels) {
+  if (budget == nullptr) return;
+  const ptrdiff_t stack = budget->stack - static_cast<const char*>(__builtin_frame_address(0));
+  if (++budget->depth > kMaxLevels || stack > kMaxStack) {
     --budget->depth;
     throw Failure("recursion too deep");
   }

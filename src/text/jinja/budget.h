@@ -14,6 +14,7 @@ struct Budget {
   int64_t steps = 10'000'000, bytes = int64_t{256} << 20;
   int depth = 0;
   bool is_spent = false;
+  const char* stack = nullptr;  // where the outermost scope stands on this thread's stack
 };
 
 // The budget of this thread's row. Scopes inside of another share its budget. Without one nothing is limited.
@@ -44,7 +45,7 @@ inline void pay_step() { pay_steps(1); }
 inline void pay_scan(size_t bytes) { pay_steps(bytes / 256); }
 inline void pay_characters(size_t characters) { pay_steps(characters / 4); }
 
-// Counts a level of recursion; throws Failure on too many.
+// Counts a level of recursion; throws Failure on too many, or on too much of the stack.
 class Level {
  public:
   Level();

@@ -1,9 +1,10 @@
 // Random templates and conversations through the Jinja engine, to be run under sanitisers by hand:
-//   jinja_fuzz INPUTS SEED [FOLDER of *.jinja]
+//   cmake --preset asan && cmake --build --preset asan --target jinja_fuzz
+//   build-asan/jinja_fuzz INPUTS SEED [FOLDER of *.jinja]
 // An input is a template with a conversation: a template of a small grammar or, now and then, a mutated longer one.
 // Most are given little to spend, so that those which would take long end soon. Prints how many were tried, and the
 // seconds and memory that took; nothing may crash, hang or grow, and no character of others than the assistant may be
-// trained. The files of text/jinja, text/tokenizer/unicode*.cpp and base compile without torch.
+// trained.
 #include <sys/resource.h>
 
 #include <algorithm>
