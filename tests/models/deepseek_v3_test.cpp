@@ -28,7 +28,8 @@ TEST(DeepseekV3Fp8, TheLastBlockOfRowsIsCutOff) {
 TEST(DeepseekV3Fp8, RowsOfTheCutOffBlockHaveItsFactor) {
   const at::Tensor codes = at::randint(0, 100, {576, 200}, at::kByte).view(at::kFloat8_e4m3fn);
   const at::Tensor scales = at::rand({5, 2}) + 0.5;
-  const at::Tensor found = dequantize({codes, scales, {DType::kF8E4M3, DType::kF32, 128, 128}}, at::kFloat);
+  const FrozenWeight weight(codes, scales, {DType::kF8E4M3, DType::kF32, 128, 128});
+  const at::Tensor found = dequantize(weight, at::kFloat);
   for (const auto& [row, column] : std::vector<std::pair<int64_t, int64_t>>{{0, 0}, {511, 127}, {512, 128}, {575, 199}})
     EXPECT_EQ(found[row][column].item<float>(),
               codes.to(at::kFloat)[row][column].item<float>() * scales[row / 128][column / 128].item<float>())
