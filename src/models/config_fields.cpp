@@ -15,12 +15,13 @@ int64_t within(const HfConfig& config, const std::string& key, int64_t value, in
   return value;
 }
 
-// transformers' attention factor where the configuration says none (YaRN, https://arxiv.org/abs/2309.00071,
-// section 3.4).
+// YaRN's attention temperature (https://arxiv.org/abs/2309.00071, section 3.4).
+double yarn_mscale(double factor, double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; }
+
+// transformers' attention factor where the configuration says none.
 double yarn_attention_factor(const HfConfig& rope, double factor) {
-  const auto mscale = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; };
   const double m = rope.number("mscale", 0), all_dim = rope.number("mscale_all_dim", 0);
-  return m != 0 && all_dim != 0 ? mscale(m) / mscale(all_dim) : mscale(1);
+  return m != 0 && all_dim != 0 ? yarn_mscale(factor, m) / yarn_mscale(factor, all_dim) : yarn_mscale(factor, 1);
 }
 
 }  // namespace
@@ -101,6 +102,8 @@ void read_rope_scaling(const HfConfig& config, const HfConfig& rope, RopeSpec& i
   into.beta_slow = positive_number(rope, "beta_slow", 1);
   into.truncate = rope.boolean("truncate", true);
   into.attention_factor = positive_number(rope, "attention_factor", yarn_attention_factor(rope, into.factor));
+  const double all_dim = rope.number("mscale_all_dim", 0), mscale = yarn_mscale(into.factor, all_dim);
+  if (all_dim != 0) into.score_factor = mscale * mscale;
 }
 
 int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor) {

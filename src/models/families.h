@@ -20,6 +20,8 @@ Decoder describe_solar_open(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_minimax_m2(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_qwen3_next(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_qwen2_moe(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_deepseek_v3(const HfConfig& config, DtypeChoice dtype);
+Decoder describe_glm4_moe_lite(const HfConfig& config, DtypeChoice dtype);
 Decoder describe_ernie4_5_moe(const HfConfig& config, DtypeChoice dtype);
 
 }  // namespace moraine

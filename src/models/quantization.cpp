@@ -94,7 +94,9 @@ std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
   check_text(quantization, "quant_method", "fp8", "");
   check_text(quantization, "fmt", "e4m3", "e4m3");
   check_text(quantization, "activation_scheme", "dynamic", "dynamic");
-  check_text(quantization, "scale_fmt", "float", "float");
+  // ue8m0 says that scales are powers of two (DeepSeek-V3.1): whatever dtype they are stored in, codes are multiplied
+  // by them.
+  if (quantization.text("scale_fmt", "float") != "ue8m0") check_text(quantization, "scale_fmt", "float", "float");
   const Json& json = quantization.json();
   const auto block = json.find("weight_block_size");
   // Left out it is transformers' default; null means one scale per tensor.

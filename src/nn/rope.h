@@ -15,6 +15,7 @@ struct RopeSpec {
   bool yarn = false;  // the fields below count only then
   double factor = 1, beta_fast = 32, beta_slow = 1;
   double attention_factor = 1;  // on cos and sin
+  double score_factor = 1;      // on attention's scores where a family has it: the square of mscale_all_dim's mscale
   int64_t original_max_position_embeddings = 0;
   bool truncate = true;  // whether the pairs where blending begins and ends are whole numbers
 

@@ -6,6 +6,8 @@
 #include "base/temp_folder.h"
 #include "models/blocks/gated_delta_net.h"
 #include "models/blocks/gqa.h"
+#include "models/blocks/mla.h"
+#include "models/blocks/mlp.h"
 #include "models/deepseek_v4/config.h"
 #include "models/families.h"
 #include "models/golden_headers.h"
@@ -225,6 +227,91 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
   EXPECT_THAT(error_of([&] { make_layout(HfConfig(outer, "config.json")); }), HasSubstr("'text_config'"));
 }
 
+Decoder read_v3(const Json& json) {
+  return describe_deepseek_v3(HfConfig(json, "config.json"), DtypeChoice::kAuto);
+}
+const Mla& latent_attention(const Decoder& decoder) { return dynamic_cast<const Mla&>(*decoder.layers[0].mixer); }
+const Mlp* dense_block(const Decoder& decoder, size_t layer) {
+  return dynamic_cast<const Mlp*>(decoder.layers[layer].feed_forward.get());
+}
+
+TEST(DeepseekV3Config, ReadsTheReleases) {
+  const Decoder v3 = describe_deepseek_v3(hub_config("DeepSeek-V3"), DtypeChoice::kAuto);
+  const Mla& attention = latent_attention(v3);
+  EXPECT_EQ(attention.q_rank, 1536);
+  EXPECT_EQ(attention.kv_rank, 512);
+  EXPECT_TRUE(attention.rope_interleaved);  // no key says it
+  EXPECT_EQ(attention.rope.dim, 64);
+  EXPECT_EQ(attention.rope.attention_factor, 1);  // mscale / mscale_all_dim
+  EXPECT_DOUBLE_EQ(attention.rope.score_factor, std::pow(0.1 * std::log(40.0) + 1, 2));
+  EXPECT_TRUE(dense_block(v3, 2));
+  EXPECT_FALSE(dense_block(v3, 3));
+  EXPECT_EQ(v3.stored.quantization->linear->scales, DType::kF32);
+
+  const Decoder flash =
+      describe_glm4_moe_lite(HfConfig(GoldenHeaders("glm4_moe_lite-fp32").config.json(), "config.json"),
+                             DtypeChoice::kAuto);
+  EXPECT_TRUE(latent_attention(flash).bias);
+  EXPECT_EQ(latent_attention(flash).rope.score_factor, 1);
+  EXPECT_EQ(latent_attention(read_v3(GoldenHeaders("moonlight-fp32").config.json())).q_rank, 0);
+}
+
+TEST(DeepseekV3Config, ScoresAreScaledWhereMscaleAllDimSaysSo) {
+  Json config = GoldenHeaders("deepseek_v3-fp32").config.json();
+  Json& scaling = config["rope_scaling"];
+  scaling["mscale"] = 0.707;
+  const auto rope = [&] { return latent_attention(read_v3(config)).rope; };
+  const double of_one = 0.1 * std::log(40.0) + 1;
+  EXPECT_DOUBLE_EQ(rope().attention_factor, (0.1 * 0.707 * std::log(40.0) + 1) / of_one);
+  EXPECT_DOUBLE_EQ(rope().score_factor, of_one * of_one);
+  scaling.erase("mscale_all_dim");
+  EXPECT_DOUBLE_EQ(rope().attention_factor, of_one);
+  EXPECT_EQ(rope().score_factor, 1);
+}
+
+TEST(DeepseekV3Config, DenseLayersInEitherForm) {
+  Json config = GoldenHeaders("glm4_moe_lite-fp32").config.json();
+  const auto dense = [&] {
+    const Decoder decoder = describe_glm4_moe_lite(HfConfig(config, "config.json"), DtypeChoice::kAuto);
+    std::vector<bool> found;
+    for (size_t layer = 0; layer < decoder.layers.size(); ++layer) found.push_back(dense_block(decoder, layer));
+    return found;
+  };
+  EXPECT_THAT(dense(), testing::ElementsAre(true, false, false));
+  config["first_k_dense_replace"] = 2;
+  EXPECT_THAT(dense(), testing::ElementsAre(true, true, false));
+  config.erase("first_k_dense_replace");
+  EXPECT_THAT(dense(), testing::ElementsAre(true, false, false));  // transformers' default
+  config["mlp_layer_types"] = {"dense", "sparse", "dense"};
+  EXPECT_THAT(dense(), testing::ElementsAre(true, false, true));
+}
+
+TEST(DeepseekV3Config, NamesWhatIsMissingOrImpossible) {
+  std::vector<Refusal> refusals{
+      {"scoring_func", "softmax", "scoring_func must be sigmoid"},
+      {"topk_method", "group_limited_greedy", "topk_method must be noaux_tc"},
+      {"moe_layer_freq", 2, "moe_layer_freq must be 1"},
+      {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}, "rope_type 'dynamic'"},
+      {"partial_rotary_factor", 0.5, "partial_rotary_factor must be 1"},
+      {"num_key_value_heads", 2, "num_key_value_heads must be num_attention_heads"},
+      {"v_head_dim", 21, "v_head_dim"},
+      {"attention_dropout", 0.1, "attention_dropout"},
+      {"n_group", 5, "n_group must divide"},
+      {"n_group", 12, "groups of one expert"},
+      {"topk_group", 5, "topk_group is more than n_group"},
+      {"mlp_layer_types", {"dense", "sparse", "mixed"}, "mlp_layer_types: 'mixed'"},
+      {"mlp_layer_types", {"dense"}, "mlp_layer_types has 1 entries for 3 layers"},
+      {"mlp_layer_types", {"dense", "dense", "sparse"}, "mlp_layer_types and first_k_dense_replace"},
+      {"hidden_act", "gelu", "hidden_act"},
+      {"quantization_config", {{"quant_method", "compressed-tensors"}}, "quant_method 'compressed-tensors'"}};
+  for (const char* key : {"n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "routed_scaling_factor",
+                          "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size"})
+    refusals.push_back({key, nullptr, std::string("missing key '") + key + "'"});
+  for (const char* key : {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim"})
+    refusals.push_back({key, 0, std::string(key) + " is 0"});
+  expect_refusals(GoldenHeaders("deepseek_v3-fp32").config.json(), refusals, read_v3);
+}
+
 // Counts that no model has are named before anything is made by them.
 TEST(ModelConfigs, AbsurdCountsAreNamed) {
   const std::set<std::string> not_read{"bos_token_id",
@@ -234,6 +321,7 @@ TEST(ModelConfigs, AbsurdCountsAreNamed) {
                                        "max_window_layers",
                                        "full_attention_interval",
                                        "mtp_num_hidden_layers",
+                                       "ep_size",
                                        "n_shared_experts",
                                        "num_nextn_predict_layers"};
   const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};

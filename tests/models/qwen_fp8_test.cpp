@@ -54,7 +54,7 @@ TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
                          {"quant_method", nullptr, "quant_method ''"},
                          {"fmt", "e5m2", "fmt 'e5m2'"},
                          {"activation_scheme", "static", "activation_scheme 'static'"},
-                         {"scale_fmt", "ue8m0", "scale_fmt 'ue8m0'"},
+                         {"scale_fmt", "ue4m3", "scale_fmt 'ue4m3'"},
                          {"weight_block_size", nullptr, "weight_block_size null"},
                          {"weight_block_size", {64, 128}, "weight_block_size [64,128]"},
                          {"modules_to_convert", Json::array({"embed_tokens"}), "modules_to_convert"},

@@ -25,6 +25,26 @@ HfConfig rope_object(const HfConfig& config) {
   return said.json().empty() ? config.object(older) : said;
 }
 
+// Of each layer, whether it has experts: mlp_layer_types, or all but the first first_k_dense_replace.
+std::vector<bool> layers_after_dense(const HfConfig& config) {
+  const int64_t layers = layer_count(config);
+  const int64_t dense = natural_or(config, "first_k_dense_replace", 1, kMaxLayers);
+  std::vector<bool> sparse;
+  for (int64_t layer = 0; layer < layers; ++layer) sparse.push_back(layer >= dense);
+  if (!config.has("mlp_layer_types")) return sparse;
+  std::vector<bool> said;
+  for (const std::string& type : config.texts("mlp_layer_types")) {
+    require(config, type == "dense" || type == "sparse",
+            fmt::format("mlp_layer_types: {} is neither dense nor sparse", quote_text(type)));
+    said.push_back(type == "sparse");
+  }
+  require(config, static_cast<int64_t>(said.size()) == layers,
+          fmt::format("mlp_layer_types has {} entries for {} layers", said.size(), layers));
+  require(config, !config.has("first_k_dense_replace") || said == sparse,
+          "mlp_layer_types and first_k_dense_replace say different things");
+  return said;
+}
+
 }  // namespace
 
 RopeSpec read_rope(const HfConfig& config, int64_t head_dim, std::optional<double> default_theta,
@@ -102,6 +122,48 @@ void read_grouped_sigmoid(const HfConfig& config, Router& router, bool default_n
   require(config, router.experts_per_token <= size * router.groups_kept,
           fmt::format("topk_group {} of n_group {} groups hold {} experts, fewer than a token takes",
                       router.groups_kept, router.groups, size * router.groups_kept));
+}
+
+Mla read_mla(const HfConfig& config, const Decoder& decoder) {
+  Mla attention;
+  attention.hidden = decoder.hidden_size;
+  attention.heads = count(config, "num_attention_heads");
+  attention.q_rank = config.has("q_lora_rank") ? width(config, "q_lora_rank") : 0;
+  attention.kv_rank = width(config, "kv_lora_rank");
+  attention.nope_dim = width(config, "qk_nope_head_dim");
+  attention.value_dim = width(config, "v_head_dim");
+  attention.bias = config.boolean("attention_bias", false);
+  attention.rope_interleaved = config.boolean("rope_interleave", true);
+  const int64_t turned = width(config, "qk_rope_head_dim");
+  attention.rope = read_rope(config, turned, 10000, 1);
+  require(config, attention.rope.dim == turned, "partial_rotary_factor must be 1: qk_rope_head_dim says what turns");
+  require(config, config.integer("num_key_value_heads", attention.heads) == attention.heads,
+          "num_key_value_heads must be num_attention_heads: latent attention has a key for each query");
+  require(config, attention.value_dim <= attention.nope_dim + turned,
+          "v_head_dim is more than qk_nope_head_dim + qk_rope_head_dim: wider values are not supported");
+  require(config, config.number("attention_dropout", 0) == 0, "attention_dropout must be 0");
+  return attention;
+}
+
+std::vector<std::shared_ptr<const Block>> read_deepseek_moe(const HfConfig& config, const Decoder& decoder) {
+  const auto only = [&](const char* key, const char* word) {
+    require(config, config.text(key, word) == word, fmt::format("{} must be {}", key, word));
+  };
+  only("scoring_func", "sigmoid");
+  only("topk_method", "noaux_tc");
+  require(config, config.integer("moe_layer_freq", 1) == 1, "moe_layer_freq must be 1: transformers does not read it");
+  const auto moe = std::make_shared<SparseMoe>(read_moe(
+      config, decoder, {.width = "moe_intermediate_size", .number = {"n_routed_experts", "num_local_experts"}}));
+  read_grouped_sigmoid(config, moe->router);
+  // PEFT takes gate_proj, up_proj and down_proj for the routed experts (see qwen3_moe.cpp).
+  const int64_t shared = moe->experts.intermediate * positive_or(config, "n_shared_experts", 1, kMaxCount);
+  moe->shared.emplace("mlp.shared_experts", decoder.hidden_size, shared, /*lora=*/false);
+  const auto mlp =
+      std::make_shared<Mlp>("mlp", decoder.hidden_size, width(config, "intermediate_size"), /*lora=*/false);
+  std::vector<std::shared_ptr<const Block>> blocks;
+  for (const bool sparse : layers_after_dense(config))
+    blocks.push_back(sparse ? std::shared_ptr<const Block>(moe) : mlp);
+  return blocks;
 }
 
 std::vector<bool> sparse_layers(const HfConfig& config) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/blocks/gqa.h"
+#include "models/blocks/mla.h"
 #include "models/blocks/moe.h"
 #include "models/decoder.h"
 
@@ -42,6 +43,12 @@ SparseMoe read_moe(const HfConfig& config, const Decoder& decoder, const MoeKeys
 // The router of DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2), which later families have too: sigmoid
 // scores, a bias to choose by, n_group groups of which topk_group are kept, norm_topk_prob, routed_scaling_factor.
 void read_grouped_sigmoid(const HfConfig& config, Router& router, bool default_normalised = true);
+// Latent attention in DeepSeek-V3's words: q_lora_rank (missing: queries without a latent), kv_lora_rank, head widths,
+// rope_interleave, attention_bias, and RoPE.
+Mla read_mla(const HfConfig& config, const Decoder& decoder);
+// DeepSeek-V3's feed-forward blocks: dense where mlp_layer_types or first_k_dense_replace says so, elsewhere experts
+// with read_grouped_sigmoid's router and n_shared_experts shared ones.
+std::vector<std::shared_ptr<const Block>> read_deepseek_moe(const HfConfig& config, const Decoder& decoder);
 // Of each layer, whether it has experts: every decoder_sparse_step-th unless mlp_only_layers lists it.
 std::vector<bool> sparse_layers(const HfConfig& config);
 // Leaves out the layers after the last, which predict further tokens: num_nextn_predict_layers, by default one.
