@@ -142,6 +142,10 @@ TEST(QuantisedFp32, TrainingCurveAndFinalAdapter) {
   const Curve limit{1e-4, 3e-3, 1e-3};
   check_training_curve("deepseek_v4-fp8fp4", limit, limit, Recompute::kFull, DtypeChoice::kFloat32);
 }
+TEST(QuantisedFp32, TrainingCurveOfDeepseekV3) {
+  const Curve limit{1e-4, 1e-4, 1e-3};
+  check_training_curve("deepseek_v3-fp8", limit, limit, Recompute::kFull, DtypeChoice::kFloat32);
+}
 
 TEST_P(FamilyBf16, LogitsWithinRoundingOfTheReference) {
   Golden golden(name());

@@ -1,4 +1,4 @@
-// Qwen's FP8 releases against transformers + PEFT (tools/make_qwen_fp8_fixtures.py), and against their own dequantised
+// FP8 releases against transformers + PEFT (Qwen's: tools/make_qwen_fp8_fixtures.py), and against their own dequantised
 // weights.
 #include <gtest/gtest.h>
 
@@ -10,12 +10,13 @@
 namespace moraine {
 namespace {
 
-class QwenFp8 : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(, QwenFp8, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8"), [](const auto& info) {
-  return std::string(info.param).substr(0, std::string(info.param).find('-'));
-});
+class QuantisedFp8 : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(, QuantisedFp8, testing::Values("qwen3_moe-fp8", "qwen3_5_moe-fp8", "deepseek_v3-fp8"),
+                         [](const auto& info) {
+                           return std::string(info.param).substr(0, std::string(info.param).find('-'));
+                         });
 
-TEST_P(QwenFp8, LogitsLossAndGradients) {
+TEST_P(QuantisedFp8, LogitsLossAndGradients) {
   Golden golden(GetParam(), DtypeChoice::kFloat32);
   OpenedAdapter adapter = golden.adapter();
   for (const bool adapted : {false, true}) {
@@ -35,7 +36,7 @@ TEST_P(QwenFp8, LogitsLossAndGradients) {
 }
 
 // Logits and gradients have the bits of the plain checkpoint, in the dtype that it is computed in.
-TEST_P(QwenFp8, EqualsItsDequantisedCheckpoint) {
+TEST_P(QuantisedFp8, EqualsItsDequantisedCheckpoint) {
   for (const auto& [dtype, choice] :
        {std::pair{DType::kF32, DtypeChoice::kFloat32}, {DType::kBF16, DtypeChoice::kBFloat16}}) {
     TempFolder folder;
