@@ -99,7 +99,7 @@ Conversion to_peft(const AdapterFactors& weights, const LoraConfig& config, bool
   for (const Factor& factor : factors) {
     const LoraModule& m = weights.modules()[factor.module];
     const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
-    const bool swap = swapped && m.num_experts > 0;
+    const bool swap = swapped && m.num_experts > 0 && !m.is_transposed;
     const int64_t in = swap ? m.out_features : m.in_features, out = swap ? m.in_features : m.out_features;
     conversion.declared.push_back({factor.key, factor.is_a ? std::vector{rows, in} : std::vector{out, rows}});
     conversion.steps.push_back([&weights, factor, swap](TensorFileWriter& file) {

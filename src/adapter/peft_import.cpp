@@ -124,7 +124,7 @@ PeftWeights::PeftWeights(const ModelLayout& layout, const std::filesystem::path&
     for (size_t i = 0; i < modules_.size(); ++i) {
       const LoraModule& m = modules_[i];
       const int64_t rows = std::max<int64_t>(m.num_experts, 1) * m.r;
-      const bool swapped = has_swapped && m.num_experts > 0;
+      const bool swapped = has_swapped && m.num_experts > 0 && !m.is_transposed;
       const int64_t in = swapped ? m.out_features : m.in_features, out = swapped ? m.in_features : m.out_features;
       const SafetensorsEntry* a = find(names[i].lora_a, {rows, in});
       stored_.push_back({{a}, {find(names[i].lora_b, {out, rows})}, 0, swapped});

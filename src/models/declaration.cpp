@@ -64,6 +64,9 @@ void Declaration::experts(const std::string& module, int64_t num_experts, int64_
   const std::string gate_up = module + ".gate_up_proj", down = module + ".down_proj";
   add_module(gate_up, num_experts, hidden, 2 * intermediate);
   add_module(down, num_experts, intermediate, hidden);
+  if (part_ == Part::kModules)
+    for (auto module = modules_.end() - 2; module != modules_.end(); ++module)
+      module->is_transposed = options.transposed;
   if (part_ != Part::kExperts) return;
   const StoredNames& names = as_.names;
   const auto add_bias = [&](const std::string& name, int64_t out) {

@@ -45,6 +45,8 @@ struct LoraModule {
   double lora_alpha = 0, scaling = 0;
   // Of an expert parameter whose adapter has one A, or one B, for all experts of the layer.
   bool shared_a = false, shared_b = false;
+  // Of an expert parameter that transformers holds as [E, in, out]: PEFT's layout of its adapter never changed.
+  bool is_transposed = false;
 
   bool is_embedding() const { return layer == kEmbeddingLayer; }
   bool is_head() const { return local_name == kHeadModule; }
