@@ -117,7 +117,8 @@ std::optional<Quantization> read_fp8_quantization(const HfConfig& config) {
     return config.has("text_config") ? read_fp8_quantization(config.object("text_config")) : std::nullopt;
   const HfConfig quantization = config.object(key);
   check_text(quantization, "quant_method", "fp8", "");
-  check_text(quantization, "fmt", "e4m3", "e4m3");
+  // MiniMax-M2 writes the dtype's whole name.
+  if (quantization.text("fmt", "") != "float8_e4m3fn") check_text(quantization, "fmt", "e4m3", "e4m3");
   check_text(quantization, "activation_scheme", "dynamic", "dynamic");
   // ue8m0 says that scales are powers of two (DeepSeek-V3.1): whatever dtype they are stored in, codes are multiplied
   // by them.

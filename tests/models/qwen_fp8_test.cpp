@@ -68,6 +68,12 @@ TEST(QwenFp8Config, RefusesOtherWaysByTheirKey) {
   }
 }
 
+TEST(QwenFp8Config, TakesTheDtypesWholeName) {  // MiniMax-M2's
+  Json quantization = kRelease;
+  quantization["fmt"] = "float8_e4m3fn";
+  EXPECT_TRUE(read(quantization) == read(kRelease));
+}
+
 TEST(QwenFp8Config, SparesModulesAsTransformersDoes) {
   const auto of = [](const std::vector<std::string>& spared) {
     Quantization quantization = *read(kRelease);
