@@ -1,6 +1,7 @@
 // Readers of config.json: every field that changes the mathematics, both forms of each, and what is refused.
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <set>
 
 #include "base/temp_folder.h"
@@ -249,8 +250,7 @@ TEST(ModelConfigs, GptOssTakesItsYarnWhereConfigSaysNone) {
 TEST(ModelConfigs, WindowsAreThoseOfTheirLayers) {
   const auto windows = [](const Decoder& decoder) {
     std::vector<int64_t> all;
-    for (const DecoderLayer& layer : decoder.layers)
-      all.push_back(dynamic_cast<const Gqa&>(*layer.mixer).window);
+    for (const DecoderLayer& layer : decoder.layers) all.push_back(dynamic_cast<const Gqa&>(*layer.mixer).window);
     return all;
   };
   Json config = GoldenHeaders("gpt_oss-fp32").config.json();

@@ -47,7 +47,8 @@ TEST(RmsNorm, RoundedOnce) {
   at::Tensor y = rms_norm_rounded_once(x, weight, 1e-6);
   expect_close(y, expected);
   expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
-  const at::Tensor half = x.detach().to(at::kBFloat16), exact = rms_norm_rounded_once(half.to(at::kFloat), weight, 1e-6);
+  const at::Tensor half = x.detach().to(at::kBFloat16),
+                   exact = rms_norm_rounded_once(half.to(at::kFloat), weight, 1e-6);
   EXPECT_TRUE(at::equal(rms_norm_rounded_once(half, weight, 1e-6), exact.to(at::kBFloat16)));
 }
 
@@ -238,7 +239,8 @@ TEST(Rope, RotatesPairsByPositionTimesFrequency) {
 }
 
 TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
-  const RopeTable table = make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), {.rope_theta = 100, .dim = 4}, at::kFloat);
+  const RopeTable table =
+      make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), {.rope_theta = 100, .dim = 4}, at::kFloat);
   at::Tensor x = random({3, 2, 10}), y = apply_rope(x, table);
   expect_close(y.narrow(2, 0, 4), apply_rope(x.narrow(2, 0, 4), table));
   expect_close(y.narrow(2, 4, 6), x.narrow(2, 4, 6));
@@ -249,9 +251,8 @@ TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
   const Routing routing = route(logits, {.num_experts = 4, .experts_per_token = 2}, {}, {});
   EXPECT_TRUE(at::equal(routing.indices_TK.cpu(), at::tensor({1, 3}, at::kLong).view({1, 2})));
   EXPECT_NEAR(routing.weights_TK.sum().item<float>(), 1.0, 1e-6);
-  const Routing forced =
-      route(logits, {.num_experts = 4, .experts_per_token = 2, .normalised = false}, {},
-            to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
+  const Routing forced = route(logits, {.num_experts = 4, .experts_per_token = 2, .normalised = false}, {},
+                               to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
   expect_close(forced.weights_TK,
                at::softmax(logits, -1).index_select(1, to_test_device(at::tensor({0, 2}, at::kLong))));
 }

@@ -154,7 +154,7 @@ TEST(QuantisedFp32, GptOssLogitsAndGradients) {
     std::optional<OpenedAdapter> adapter;
     if (adapted) adapter = golden.adapter();
     const ScoreResult result = score(golden.loaded, adapted ? &adapter->state : nullptr, golden.batch, "batch",
-                                     {.grads = adapted, .logits = true}, golden.groups);
+                                     {.logits = true, .grads = adapted}, golden.groups);
     const auto forward = golden.folder / (adapted ? "lora/forward.safetensors" : "forward.safetensors");
     EXPECT_LT(relative_error(golden.at_tokens(result.logits), golden.at_tokens(golden_tensor(forward, "logits"))),
               1e-4);
