@@ -48,8 +48,7 @@ at::Tensor attend(const at::Tensor& q_TND, const at::Tensor& k_SKD, const at::Te
 }  // namespace
 
 at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
-                            const std::vector<int64_t>& cu_seqlens, KvCache* cache,
-                            const AttentionOptions& options) {
+                            const std::vector<int64_t>& cu_seqlens, KvCache* cache, const AttentionOptions& options) {
   if (cache) {
     MORAINE_ASSERT(cu_seqlens.size() == 2, "a cache serves one sequence");
     cache->k_SKD = cache->k_SKD.defined() ? at::cat({cache->k_SKD, k_TKD}) : k_TKD;
@@ -65,9 +64,8 @@ at::Tensor causal_attention(const at::Tensor& q_TND, const at::Tensor& k_TKD, co
   std::vector<at::Tensor> outputs;
   for (size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
     const int64_t begin = cu_seqlens[s], length = cu_seqlens[s + 1] - begin;
-    outputs.push_back(
-        attend(q_TND.narrow(0, begin, length), k_TKD.narrow(0, begin, length), v_TKD.narrow(0, begin, length),
-               options));
+    outputs.push_back(attend(q_TND.narrow(0, begin, length), k_TKD.narrow(0, begin, length),
+                             v_TKD.narrow(0, begin, length), options));
   }
   if (outputs.empty()) return at::empty({0, q_TND.size(1), v_TKD.size(2)}, q_TND.options());
   return at::cat(outputs);

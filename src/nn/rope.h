@@ -22,8 +22,8 @@ struct RopeSpec {
   friend bool operator==(const RopeSpec&, const RopeSpec&) = default;
 };
 
-// fp32 [dim / 2]: theta^(-2i/dim), with YaRN slowed down by `factor` where a pair turns less than beta_slow times in the
-// original context, kept where it turns more than beta_fast times, blended in between.
+// fp32 [dim / 2]: theta^(-2i/dim), with YaRN slowed down by `factor` where a pair turns less than beta_slow times in
+// the original context, kept where it turns more than beta_fast times, blended in between.
 at::Tensor rope_frequencies(const RopeSpec& rope, at::Device device);
 
 // Rounded to the activation dtype, as transformers does.

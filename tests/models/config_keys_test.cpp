@@ -29,7 +29,20 @@ const std::map<std::string, std::string> kHarmless{
     {"pretraining_tp", "how the release was trained"},
 };
 // For one.
-const std::map<std::string, std::map<std::string, std::string>> kHarmlessThere{};
+const std::map<std::string, std::map<std::string, std::string>> kHarmlessThere{
+    {"deepseek_v4",
+     {{"n_shared_experts", "always one"},
+      {"norm_topk_prob", "always"},
+      {"num_nextn_predict_layers", "those tensors have names of their own"},
+      {"rope_parameters", "the golden has rope_scaling, which is read instead"}}},
+    {"dots1", {{"max_window_layers", "counts with sliding_window alone"}}},
+    {"qwen2_moe",
+     {{"max_window_layers", "counts with use_sliding_window alone, which is refused"},
+      {"sliding_window", "counts with use_sliding_window alone, which is refused"}}},
+    {"qwen3_moe",
+     {{"num_local_experts", "another name of num_experts"},
+      {"sliding_window", "counts with use_sliding_window alone"}}},
+};
 
 TEST(ConfigKeys, OfEveryFamilyAreReadOrHarmless) {
   const Json table = read_json_file(tests_folder() / "golden" / "config_keys.json");

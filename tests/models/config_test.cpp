@@ -1,6 +1,7 @@
 // Readers of config.json: every field that changes the mathematics, both forms of each, and what is refused.
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <set>
 
 #include "base/temp_folder.h"
@@ -336,8 +337,7 @@ TEST(ModelConfigs, GptOssTakesItsYarnWhereConfigSaysNone) {
 TEST(ModelConfigs, WindowsAreThoseOfTheirLayers) {
   const auto windows = [](const Decoder& decoder) {
     std::vector<int64_t> all;
-    for (const DecoderLayer& layer : decoder.layers)
-      all.push_back(dynamic_cast<const Gqa&>(*layer.mixer).window);
+    for (const DecoderLayer& layer : decoder.layers) all.push_back(dynamic_cast<const Gqa&>(*layer.mixer).window);
     return all;
   };
   Json config = GoldenHeaders("gpt_oss-fp32").config.json();
@@ -377,7 +377,7 @@ TEST(ModelConfigs, GptOssRefusesWhatItDoesNotCompute) {
     return error_of([&] { make_layout(HfConfig(config, "config.json")); });
   };
   EXPECT_THAT(error_with("swiglu_limit", 5.0), HasSubstr("swiglu_limit must be 7"));
-  EXPECT_THAT(error_with("quantization_config", {{"quant_method", "fp8"}}), HasSubstr("quant_method \"fp8\""));
+  EXPECT_THAT(error_with("quantization_config", {{"quant_method", "fp8"}}), HasSubstr("quant_method 'fp8'"));
   EXPECT_EQ(error_with("quantization_config", nullptr), "");
 }
 

@@ -47,7 +47,8 @@ TEST(RmsNorm, RoundedOnce) {
   at::Tensor y = rms_norm_rounded_once(x, weight, 1e-6);
   expect_close(y, expected);
   expect_close(gradients(y, {x}, g)[0], gradients(expected, {x}, g)[0]);
-  const at::Tensor half = x.detach().to(at::kBFloat16), exact = rms_norm_rounded_once(half.to(at::kFloat), weight, 1e-6);
+  const at::Tensor half = x.detach().to(at::kBFloat16),
+                   exact = rms_norm_rounded_once(half.to(at::kFloat), weight, 1e-6);
   EXPECT_TRUE(at::equal(rms_norm_rounded_once(half, weight, 1e-6), exact.to(at::kBFloat16)));
 }
 
@@ -153,15 +154,24 @@ TEST(TokenEmbedding, EqualsTheFoldedWeight) {
 // So their order, which meshes change, does not show in fp32.
 TEST(LoraLinear, GradientsAreSummedInFp64) {
   if (gradient_dtype(kDevice) != at::kDouble) GTEST_SKIP() << "in fp32 on " << kDevice;
-  at::Tensor x = leaf({1100, 40}), g = random({1100, 24});
-  LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
-  gradients(lora_linear(x, random({24, 40}), &lora), {x}, g);
-  const at::Tensor low = at::mm(x, lora.a.t()).detach(), dlow = at::mm(g, lora.b).mul_(2.0).detach();
-  const auto sum = [](const at::Tensor& left, const at::Tensor& right) {
-    return at::mm(left.to(at::kDouble).t(), right.to(at::kDouble));
+  const at::Tensor x = random({1100, 40}), g = random({1100, 24}), w = random({24, 40});
+  const LoraPair lora = trained_pair({4, 40}, {24, 4}, 2.0);
+  // Each row's products are the same wherever it stands.
+  const auto of_rows = [&](const at::Tensor& order) {
+    LoraPair pair = lora;
+    pair.a_grad = at::zeros_like(lora.a_grad);
+    pair.b_grad = at::zeros_like(lora.b_grad);
+    at::Tensor rows = x.index_select(0, order).requires_grad_();
+    gradients(lora_linear(rows, w, &pair), {rows}, g.index_select(0, order));
+    return pair;
   };
-  expect_close(lora.a_grad, sum(dlow, x.detach()), 1e-13);
-  expect_close(lora.b_grad, 2.0 * sum(g, low), 1e-13);
+  const at::Tensor order = at::arange(1100, at::TensorOptions(at::kLong).device(kDevice));
+  const LoraPair forward = of_rows(order), backward = of_rows(order.flip(0));
+  expect_close(backward.a_grad, forward.a_grad, 1e-14);
+  expect_close(backward.b_grad, forward.b_grad, 1e-14);
+  const at::Tensor low = at::mm(x, lora.a.t()).to(at::kDouble), dlow = at::mm(g, lora.b).to(at::kDouble) * 2.0;
+  expect_close(forward.a_grad, at::mm(dlow.t(), x.to(at::kDouble)), 1e-4);
+  expect_close(forward.b_grad, 2.0 * at::mm(g.to(at::kDouble).t(), low), 1e-4);
 }
 
 TEST(OuterProducts, AnyShape) {
@@ -266,7 +276,8 @@ TEST(Rope, RotatesPairsByPositionTimesFrequency) {
 }
 
 TEST(Rope, ANarrowTableTurnsTheFirstDimsOnly) {
-  const RopeTable table = make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), {.rope_theta = 100, .dim = 4}, at::kFloat);
+  const RopeTable table =
+      make_rope_table(to_test_device(at::tensor({0, 3, 5}, at::kLong)), {.rope_theta = 100, .dim = 4}, at::kFloat);
   at::Tensor x = random({3, 2, 10}), y = apply_rope(x, table);
   expect_close(y.narrow(2, 0, 4), apply_rope(x.narrow(2, 0, 4), table));
   expect_close(y.narrow(2, 4, 6), x.narrow(2, 4, 6));
@@ -277,9 +288,8 @@ TEST(Router, ChoosesTopKSortedByExpertAndRepeatsAChoice) {
   const Routing routing = route(logits, {.num_experts = 4, .experts_per_token = 2}, {}, {});
   EXPECT_TRUE(at::equal(routing.indices_TK.cpu(), at::tensor({1, 3}, at::kLong).view({1, 2})));
   EXPECT_NEAR(routing.weights_TK.sum().item<float>(), 1.0, 1e-6);
-  const Routing forced =
-      route(logits, {.num_experts = 4, .experts_per_token = 2, .normalised = false}, {},
-            to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
+  const Routing forced = route(logits, {.num_experts = 4, .experts_per_token = 2, .normalised = false}, {},
+                               to_test_device(at::tensor({0, 2}, at::kLong).view({1, 2})));
   expect_close(forced.weights_TK,
                at::softmax(logits, -1).index_select(1, to_test_device(at::tensor({0, 2}, at::kLong))));
 }

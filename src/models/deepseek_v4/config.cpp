@@ -164,6 +164,9 @@ Config read_config(const HfConfig& config, DtypeChoice dtype) {
   c.o_lora_rank = width(config, "o_lora_rank");
   c.sliding_window = positive(config, "sliding_window");
   read_rope(config, c);
+  require(config, config.number("attention_dropout", 0) == 0, "attention_dropout must be 0");
+  require(config, config.number("router_jitter_noise", 0) == 0,
+          "router_jitter_noise must be 0: noise in training is not supported");
   c.compress_rate_csa = read_compress_rate(config, "compress_rate_csa", "compressed_sparse_attention", 4);
   c.compress_rate_hca = read_compress_rate(config, "compress_rate_hca", "heavily_compressed_attention", 128);
   c.index_n_heads = count(config, "index_n_heads");
