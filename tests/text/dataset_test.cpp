@@ -387,6 +387,41 @@ TEST_F(DatasetTest, BadRowsMayBeLeftOut) {
               HasSubstr("f.jsonl: every row is bad: 2 bad rows of 2: f.jsonl:1: "));
 }
 
+// A row on which the template spends all that it may is a bad row; the sixteenth of them ends the file.
+TEST_F(DatasetTest, RowsThatSpendTheirBudgetDoNotStopTheFile) {
+  const std::string source = write("t.jinja",
+                                   "{% for m in messages %}{% if m.content == 'long' %}{{ messages * 9999999 }}{% endif %}"
+                                   "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                                   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+  chat_ = make_chat_template(source, Json::object(), folder_);
+  const std::string good = std::string(kChat) + "\n";
+  const std::string bad =
+      R"({"messages":[{"role":"user","content":"long"},{"role":"assistant","content":"a"}]})" "\n";
+  const std::string mixed = good + bad + good + bad + good;
+  EXPECT_THAT(load_error("a.jsonl", mixed),
+              AllOf(StartsWith("a.jsonl: 2 bad rows of 5: a.jsonl:2: "), HasSubstr("message 0: "),
+                    HasSubstr("makes too much text; a.jsonl:4: "),
+                    EndsWith("(mend them; or leave them out with data.on_bad_rows: skip)")));
+  EXPECT_THAT(load_error("b.jsonl", good + bad), AllOf(StartsWith("b.jsonl:2: "), HasSubstr("makes too much text")));
+  config_.on_bad_rows = OnBadRows::kSkip;
+  for (const Turns turns : {Turns::kTogether, Turns::kEach}) {
+    config_.turns = turns;
+    const Dataset dataset = load(write("c.jsonl", mixed));
+    EXPECT_EQ(dataset.samples.size(), 3u);
+    EXPECT_EQ(dataset.skipped, 2);
+  }
+  std::string many = mixed;
+  for (int i = 0; i < 20; ++i) many += bad;
+  for (const char* threads : {"1", "4"}) {
+    setenv("OMP_NUM_THREADS", threads, 1);
+    EXPECT_THAT(load_error("d.jsonl", many),
+                AllOf(StartsWith("d.jsonl:19: "),
+                      HasSubstr("; this is row 16 of the file on which the template spends all that it may; before it "
+                                "15 bad rows of 18: d.jsonl:2: ")));
+  }
+  unsetenv("OMP_NUM_THREADS");
+}
+
 TEST_F(DatasetTest, NumbersThatAreNotFiniteAreRefusedWhereTheyAreUsed) {
   EXPECT_EQ(only_text("a.jsonl", R"({"score": NaN, )" + std::string(kChat).substr(1)), kChatText);
   EXPECT_THAT(load_error("b.jsonl", R"({"messages":[{"role":"user","content":NaN}]})"),

@@ -160,8 +160,8 @@ TEST(Jinja, ARowIsBounded) {
     messages.push_back({{"role", "user"}, {"content", "q"}});
     messages.push_back({{"role", "assistant"}, {"content", "a"}});
   }
-  const ConversationTemplate chat = chat_template(
-      "{% for i in range(300) %}{% for j in range(400) %}{% endfor %}{% endfor %}"
+  const ConversationTemplate chat = chat_template(  // sees how many messages there are: each beginning is rendered
+      "{{ messages|length }}{% for i in range(300) %}{% for j in range(400) %}{% endfor %}{% endfor %}"
       "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}");
   EXPECT_NO_THROW(chat.text(messages, nullptr, false));
   const BudgetScope budget({.steps = 1'000'000, .bytes = int64_t{32} << 20});
@@ -174,6 +174,60 @@ TEST(Jinja, ARowIsBounded) {
   EXPECT_THAT(error, testing::AllOf(HasSubstr("t:1:"), testing::AnyOf(testing::EndsWith("takes too many steps"),
                                                                       testing::EndsWith("makes too much text"))));
   EXPECT_TRUE(budget.is_spent());
+}
+
+// The beginnings of a conversation that one rendering of the whole tells are what renderings of them give.
+TEST(Jinja, BeginningsEqualTheirOwnRenderings) {
+  OrderedJson messages = OrderedJson::parse(R"([{"role": "system", "content": "s"}])");
+  for (int i = 0; i < 6; ++i) {
+    messages.push_back({{"role", i % 3 == 1 ? "tool" : "user"}, {"content", "q" + std::to_string(i)}});
+    messages.push_back({{"role", "assistant"}, {"content", "a" + std::to_string(i)}});
+  }
+  const std::string body = "<{{ m.role }}>{{ m.content }}", prompt = "{% if add_generation_prompt %}<a>{% endif %}";
+  const auto parts_of = [&](const std::string& source) {
+    const Template chat(source, "t");
+    const auto variables = [&](size_t count, bool has_prompt) {
+      OrderedJson first = OrderedJson::array();
+      for (size_t i = 0; i < count; ++i) first.push_back(messages[i]);
+      return Variables{{"messages", from_json(first)}, {"add_generation_prompt", Value::boolean(has_prompt)}};
+    };
+    const RenderedBeginnings found = chat.render_beginnings(variables(messages.size(), false), std::tm{},
+                                                            std::vector<bool>(messages.size(), true), 0);
+    for (const auto& part : found.parts) {
+      EXPECT_EQ(found.shared.substr(0, part.head) + part.rest,
+                chat.render(variables(part.count, part.has_prompt), std::tm{}).text)
+          << source << " " << part.count;
+    }
+    return found.parts.size();
+  };
+  const std::string loop = "{% for m in messages %}" + body;
+  for (const std::string& source : {
+           loop + "{% endfor %}" + prompt,
+           loop + "{% if loop.last %}!{% endif %}{% endfor %}" + prompt,
+           loop + "{% if loop.nextitem is defined and loop.nextitem.role == 'tool' %}+{% endif %}{% endfor %}" + prompt,
+           loop + "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}+{% endif %}{% endfor %}" + prompt,
+           "{% set n = namespace(t='') %}" + loop + "{% set n.t = n.t ~ m.role[0] %}{% endfor %}{{ n.t }}" + prompt,
+           "{% set n = 1 %}{% macro f(x) %}{{ x.content }}{{ n }}{% endmacro %}{% for m in messages %}{{ f(m) }}"
+           "{% endfor %}{% set n = 2 %}{{ f(messages[0]) }}{{ messages|length }}" +
+               prompt,
+           loop + "{% endfor %}{% set messages = messages[1:] %}{% for m in messages %}{{ m.role }}{% endfor %}" + prompt,
+           "{% if not add_generation_prompt is defined %}-{% endif %}" + loop + "{% endfor %}" + prompt,
+       })
+    EXPECT_EQ(parts_of(source), 2 * (messages.size() - 1)) << source;
+  // Not those of the first message, which the slice leaves out.
+  EXPECT_EQ(parts_of("{% if messages[0].role == 'system' %}{{ messages[0].content }}{% set rest = messages[1:] %}"
+                     "{% endif %}{% for m in rest %}" +
+                     body + "{% endfor %}{{ rest|length }}" + prompt),
+            2 * (messages.size() - 2));
+  EXPECT_EQ(parts_of("{{ messages[4].role }}" + loop + "{% endfor %}" + prompt), 2 * (messages.size() - 5));
+  EXPECT_EQ(parts_of(loop + "{% if m.content == 'a2' %}{{ messages|length }}{% endif %}{% endfor %}" + prompt), 2u * 7);
+  for (const std::string& source : {"{{ messages|length }}" + loop + "{% endfor %}",
+                                    loop + "{{ loop.length }}{% endfor %}",
+                                    loop + "{{ add_generation_prompt }}{% endfor %}",
+                                    "{% for m in messages[::-1] %}" + body + "{% endfor %}",
+                                    "{% set c = cycler(1, 2) %}" + loop + "{{ c.next() }}{% endfor %}",
+                                    "{% set g = messages[0].role|map('upper') %}" + loop + "{{ g|join }}{% endfor %}"})
+    EXPECT_LE(parts_of(source), 2u) << source;
 }
 
 TEST(Jinja, SpansAreWhatFollowsTheGenerationPrompt) {

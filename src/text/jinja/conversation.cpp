@@ -137,6 +137,7 @@ struct ConversationTemplate::Inputs {
   std::tm now{};
   Value plain = {};  // the messages without origins, for texts of which nobody asks where they came from
   size_t bytes = 0;  // of the texts in them
+  RenderedBeginnings beginnings = {};
 };
 
 ConversationTemplate::Inputs ConversationTemplate::make_inputs(const OrderedJson& messages,
@@ -193,23 +194,49 @@ void ConversationTemplate::learn_ends() {
   }
 }
 
+Variables ConversationTemplate::variables_of(const Inputs& inputs, Value messages, bool add_generation_prompt) const {
+  Variables variables = variables_;
+  variables.emplace_back("messages", std::move(messages));
+  variables.emplace_back("tools", inputs.tools);
+  variables.emplace_back("add_generation_prompt", Value::boolean(add_generation_prompt));
+  return variables;
+}
+
 Rendered ConversationTemplate::render_values(const Inputs& inputs, size_t count, bool add_generation_prompt,
                                              bool is_plain) const {
   allow_rendering(count, inputs.bytes);
-  Variables variables = variables_;
   Value messages = is_plain ? inputs.plain : inputs.messages;
   if (count < messages.items().size()) {
     auto first = std::make_shared<List>(static_cast<const List&>(*messages.object));
     first->items.resize(count);
     messages = Value::of(Kind::kList, std::move(first));
   }
-  variables.emplace_back("messages", std::move(messages));
-  variables.emplace_back("tools", inputs.tools);
-  variables.emplace_back("add_generation_prompt", Value::boolean(add_generation_prompt));
-  return template_.render(variables, inputs.now);
+  return template_.render(variables_of(inputs, std::move(messages), add_generation_prompt), inputs.now);
+}
+
+void ConversationTemplate::prepare_prefixes(const OrderedJson& messages, Inputs& inputs) const {
+  constexpr size_t kEnoughTurns = 4;
+  std::vector<bool> wanted(messages.size() + 1, false);
+  size_t turns = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (!is_assistant(messages[i])) continue;
+    ++turns;
+    wanted[i] = true;
+    wanted[i + 1] = i + 1 < messages.size();
+  }
+  if (turns < kEnoughTurns) return;
+  allow_rendering(messages.size(), inputs.bytes);
+  inputs.beginnings =
+      template_.render_beginnings(variables_of(inputs, inputs.plain, false), inputs.now, wanted, inputs.bytes);
 }
 
 std::string ConversationTemplate::prefix(const Inputs& inputs, size_t count, bool add_generation_prompt) const {
+  const std::vector<RenderedBeginnings::Part>& parts = inputs.beginnings.parts;
+  const auto part = std::partition_point(parts.begin(), parts.end(), [&](const RenderedBeginnings::Part& one) {
+    return std::pair(one.count, one.has_prompt) < std::pair(count, add_generation_prompt);
+  });
+  if (part != parts.end() && part->count == count && part->has_prompt == add_generation_prompt)
+    return inputs.beginnings.shared.substr(0, part->head) + part->rest;
   const BudgetScope budget;
   try {
     return render_values(inputs, count, add_generation_prompt, true).text;
@@ -277,6 +304,7 @@ ConversationText ConversationTemplate::render(const OrderedJson& messages, const
           made.turns.push_back({message < 0 ? messages.size() : static_cast<size_t>(message), begin, end});
       }
     } else {
+      if (which == WhichTurns::kAll) prepare_prefixes(messages, inputs);
       find_turns(messages, inputs, which, made);
     }
     for (const TurnSpan& turn : made.turns) {

@@ -76,8 +76,11 @@ class ConversationTemplate {
   };
 
   Inputs make_inputs(const OrderedJson& messages, const OrderedJson& tools) const;
+  Variables variables_of(const Inputs& inputs, Value messages, bool add_generation_prompt) const;
   // The first `count` messages.
   Rendered render_values(const Inputs& inputs, size_t count, bool add_generation_prompt, bool is_plain = false) const;
+  // Renders the beginnings of a long conversation that find_turns will ask for, where that costs less than one by one.
+  void prepare_prefixes(const OrderedJson& messages, Inputs& inputs) const;
   std::string prefix(const Inputs& inputs, size_t count, bool add_generation_prompt) const;
   Rendered continue_final(const OrderedJson& messages, Inputs& inputs) const;
   void find_turns(const OrderedJson& messages, const Inputs& inputs, WhichTurns which, ConversationText& made) const;

@@ -73,13 +73,16 @@ Evaluator::Flow Evaluator::run(const Stmt& statement) {
         out_->append_printed(eval(*statement.expr), template_origin());
         break;
       case StmtKind::kFor:
-        run_for(statement, eval(*statement.expr), 1);
+        run_for(statement, iterable_of(statement), 1);
         break;
       case StmtKind::kIf:
         return run(is_true(eval(*statement.expr)) ? statement.body : statement.other);
-      case StmtKind::kSet:
-        assign(*statement.target, eval(*statement.expr));
+      case StmtKind::kSet: {
+        std::optional<Value> messages;
+        if (statement.target->kind == ExprKind::kName) messages = view_of_messages(*statement.expr);
+        assign(*statement.target, messages ? std::move(*messages) : eval(*statement.expr));
         break;
+      }
       case StmtKind::kSetBlock: {
         Value text = captured(statement.body);
         if (statement.expr != nullptr) text = eval_filter(*statement.expr, &text);
@@ -123,24 +126,33 @@ Evaluator::Flow Evaluator::run(const Stmt& statement) {
   return Flow::kOn;
 }
 
+// Variables of a loop's turn alone.
+void Evaluator::enter_turn(const std::shared_ptr<Scope>& outer) {
+  if (scope_ == outer || scope_.use_count() > 1) {
+    scope_ = std::make_shared<Scope>();
+    scope_->parent = outer;
+  } else {
+    scope_->variables.clear();
+  }
+}
+
+Value Evaluator::iterable_of(const Stmt& statement) {
+  if (beginnings_ != nullptr) {
+    std::optional<Value> messages = view_of_messages(*statement.expr);
+    if (begin_messages(statement, messages)) return std::move(*messages);
+  }
+  return eval(*statement.expr);
+}
+
 void Evaluator::run_for(const Stmt& statement, const Value& iterable, int depth) {
   Restore scope(scope_);
-  Restore message(message_);
-  Restore counts(counts_messages_);
   const std::shared_ptr<Scope> outer = scope_;
   auto loop = std::make_shared<Loop>();
   loop->statement = &statement;
   loop->depth = depth;
   loop->scope = outer;
   loop->items = iterate(iterable);
-  const auto enter = [&] {
-    if (scope_ == outer || scope_.use_count() > 1) {
-      scope_ = std::make_shared<Scope>();
-      scope_->parent = outer;
-    } else {
-      scope_->variables.clear();
-    }
-  };
+  const auto enter = [&] { enter_turn(outer); };
   if (statement.test != nullptr) {
     std::vector<Value> kept;
     for (Value& item : loop->items) {
@@ -150,10 +162,23 @@ void Evaluator::run_for(const Stmt& statement, const Value& iterable, int depth)
     }
     loop->items = std::move(kept);
   }
+  run_turns(statement, loop);
+  if (loop->items.empty()) {
+    enter();
+    run(statement.other);
+  }
+}
+
+void Evaluator::run_turns(const Stmt& statement, const std::shared_ptr<Loop>& loop) {
+  Restore scope(scope_);
+  Restore message(message_);
+  Restore counts(counts_messages_);
+  const std::shared_ptr<Scope>& outer = loop->scope;
   const int message_outside = message_;
   for (; loop->index < loop->items.size(); ++loop->index) {
+    if (beginnings_ != nullptr) render_aside(statement, *loop);
     pay_step();
-    enter();
+    enter_turn(outer);
     const Value& item = loop->items[loop->index];
     const int of_item = message_of(item.origin);
     message_ = of_item >= 0 ? of_item : message_outside;
@@ -161,10 +186,6 @@ void Evaluator::run_for(const Stmt& statement, const Value& iterable, int depth)
     assign(*statement.target, item);
     scope_->set(kLoop, Value::of(Kind::kLoop, loop));
     if (run(statement.body) == Flow::kBreak) break;
-  }
-  if (loop->items.empty()) {
-    enter();
-    run(statement.other);
   }
 }
 
@@ -210,6 +231,7 @@ Value Evaluator::captured(const Body& body) {
 
 void Evaluator::assign(const Expr& target, Value value) {
   if (target.kind == ExprKind::kName) {
+    if (beginnings_ != nullptr) observe_set(target);
     if (value.is_message && counts_messages_) message_ = message_of(value.origin);
     scope_->set(target.symbol, std::move(value));
     return;
@@ -266,7 +288,10 @@ Value Evaluator::look_up(const Expr& name) {
   size_t places = 0;
   for (Scope* scope = scope_.get(); scope != nullptr; scope = scope->parent.get()) {
     if ((places += 1 + scope->variables.size()) >= 64) pay_steps(std::exchange(places, 0) / 32);
-    if (const Value* found = scope->find(name.symbol)) return *found;
+    if (const Value* found = scope->find(name.symbol)) {
+      if (beginnings_ != nullptr) observe(name, *found);
+      return *found;
+    }
   }
   const auto symbol = static_cast<size_t>(name.symbol);
   const int which = tree_.globals[symbol];
@@ -274,6 +299,12 @@ Value Evaluator::look_up(const Expr& name) {
   Value global = Value::of(Kind::kGlobal, nullptr);
   global.integer_value = which;
   return global;
+}
+
+Value Evaluator::look_up_unseen(const Expr& name) {
+  Restore watching(beginnings_);
+  beginnings_ = nullptr;
+  return eval(name);
 }
 
 Value Evaluator::eval_here(const Expr& expr) {
@@ -305,6 +336,9 @@ Value Evaluator::eval_here(const Expr& expr) {
     case ExprKind::kAttribute:
       return attribute_of(part(0), expr.text);
     case ExprKind::kItem: {
+      if (beginnings_ != nullptr) {
+        if (std::optional<Value> item = item_of_messages(expr)) return std::move(*item);
+      }
       const Expr& index = *expr.parts[1];
       if (index.kind == ExprKind::kSlice) {
         const auto bound = [&](size_t i) { return index.parts[i] != nullptr ? eval(*index.parts[i]) : Value::none(); };
@@ -320,7 +354,10 @@ Value Evaluator::eval_here(const Expr& expr) {
     case ExprKind::kFilter:
       return eval_filter(expr);
     case ExprKind::kTest: {
-      const Value value = part(0);
+      // Whether there are messages is no matter of how many.
+      const bool is_unseen = beginnings_ != nullptr && expr.parts[0]->kind == ExprKind::kName &&
+                             (expr.text == "defined" || expr.text == "undefined");
+      const Value value = is_unseen ? look_up_unseen(*expr.parts[0]) : part(0);
       if (expr.function < 0) throw Failure(fmt::format("no test named '{}'", expr.text));
       if (expr.parts.size() == 1 && expr.named.empty() && expr.all_arguments == nullptr)
         return Value::boolean(apply_test(expr.function, value, {}));
@@ -412,6 +449,7 @@ Arguments Evaluator::arguments_of(const Expr& expr) {
 
 Value Evaluator::attribute_of(const Value& value, const std::string& name) {
   if (value.is(Kind::kLoop)) {
+    if (beginnings_ != nullptr) observe_loop(static_cast<const Loop&>(*value.object), name);
     if (name != "cycle" && name != "changed") return static_cast<const Loop&>(*value.object).attribute(name);
     auto method = std::make_shared<Method>();
     method->self = value;

@@ -3,7 +3,9 @@
 
 #include <ctime>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -48,6 +50,8 @@ class Evaluator : public Caller {
 
   // Throws Failure with its place; failed_message() tells whose turn it was, -1: nobody's.
   Rendered render(const Variables& variables);
+  // Instead of render: beginnings of the messages as it would render them (prefixes.cpp).
+  RenderedBeginnings render_beginnings(const Variables& variables, const std::vector<bool>& wanted, size_t bytes);
   int failed_message() const { return failed_message_; }
 
   Origin template_origin() const override { return message_ < 0 ? kNoOrigin : origin_of(message_, Field::kTemplate); }
@@ -91,6 +95,9 @@ class Evaluator : public Caller {
   Flow run(const Body& body);
   Flow run(const Stmt& statement);
   void run_for(const Stmt& statement, const Value& iterable, int depth);
+  void enter_turn(const std::shared_ptr<Scope>& outer);
+  Value iterable_of(const Stmt& statement);
+  void run_turns(const Stmt& statement, const std::shared_ptr<Loop>& loop);
   void run_with(const Stmt& statement);
   void run_generation(const Stmt& statement);
   void run_block(const Stmt& statement);
@@ -113,6 +120,18 @@ class Evaluator : public Caller {
   Value call_macro(const Macro& macro, const Arguments& arguments, const Value* caller);
   Value call_global(int which, const Arguments& arguments);
   Value call_loop(Loop& loop, const std::string& name, const Arguments& arguments);
+  // Only while beginnings are rendered.
+  struct Beginnings;
+  Value look_up_unseen(const Expr& name);
+  void observe(const Expr& name, const Value& value);
+  void observe_set(const Expr& name);
+  void observe_loop(const Loop& loop, std::string_view name);
+  std::optional<Value> view_of_messages(const Expr& expr);
+  std::optional<Value> item_of_messages(const Expr& expr);
+  bool begin_messages(const Stmt& statement, const std::optional<Value>& messages);
+  void render_aside(const Stmt& statement, const Loop& loop);
+  bool run_aside(const Stmt& statement, const Loop& loop, size_t count, bool has_prompt, std::string& text);
+
   Value make_namespace(const Arguments& arguments);
   Value make_helper(bool is_joiner, const Arguments& arguments);
   Value call_helper(Helper& helper, const std::string& name, const Arguments& arguments);
@@ -125,6 +144,7 @@ class Evaluator : public Caller {
   int message_ = -1;              // whose loop turn it is
   bool counts_messages_ = false;  // the loop's item is a number, which may be a message's
   int failed_message_ = -1;
+  Beginnings* beginnings_ = nullptr;
   std::vector<std::pair<size_t, size_t>> generated_;
   // What may hold itself: emptied at the end.
   std::vector<std::shared_ptr<Dict>> namespaces_;

@@ -35,6 +35,12 @@ Rendered Template::render(const Variables& variables, const std::tm& now) const 
   }
 }
 
+RenderedBeginnings Template::render_beginnings(const Variables& variables, const std::tm& now,
+                                               const std::vector<bool>& wanted, size_t bytes) const {
+  const BudgetScope budget;
+  return Evaluator(*tree_, now).render_beginnings(variables, wanted, bytes);
+}
+
 bool Template::has_generation() const { return tree_->has_generation; }
 
 bool Template::names(std::string_view variable) const {

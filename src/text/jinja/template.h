@@ -23,6 +23,18 @@ struct Rendered {
   std::vector<std::pair<size_t, size_t>> generated;
 };
 
+// Renderings of the first messages of a conversation, each `shared` up to `head` and then `rest`.
+struct RenderedBeginnings {
+  struct Part {
+    size_t count;  // messages
+    bool has_prompt;
+    size_t head;
+    std::string rest;
+  };
+  std::string shared;
+  std::vector<Part> parts;  // in order of count, and of each without generation prompt first
+};
+
 // Equal to the environment in which transformers renders chat templates. Safe from several threads.
 class Template {
  public:
@@ -35,6 +47,11 @@ class Template {
   // column and the message whose turn it was where the template raises, where Python would, and where the row's budget
   // (budget.h), 1500 levels of recursion or 64 MiB of text are not enough.
   Rendered render(const Variables& variables, const std::tm& now) const;
+
+  // What render gives of the first `count` messages, wherever wanted[count] and one rendering of all of them tells it
+  // for certain (prefixes.cpp). `variables` hold all messages, with texts of so many bytes.
+  RenderedBeginnings render_beginnings(const Variables& variables, const std::tm& now,
+                                       const std::vector<bool>& wanted, size_t bytes) const;
 
   bool has_generation() const;
   // Whether the template reads a variable of this name.

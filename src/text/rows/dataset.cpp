@@ -8,6 +8,8 @@
 #include <exception>
 #include <filesystem>
 #include <limits>
+#include <mutex>
+#include <set>
 #include <span>
 #include <thread>
 
@@ -30,6 +32,8 @@ namespace {
 // Rows are read and tokenised in chunks: enough for all threads, little to hold.
 constexpr size_t kChunkRows = 1024;
 constexpr size_t kChunkBytes = size_t{8} << 20;
+// Rows of a file on which a template may spend all that one row has, a second or so each, before the file is given up.
+constexpr size_t kMaxSpentRows = 16;
 
 int num_threads() {
   const char* given = std::getenv("OMP_NUM_THREADS");
@@ -222,8 +226,31 @@ using UseRow = std::function<void(PreparedRow&&)>;
 struct EncodedRow {
   std::vector<PreparedRow> rows;
   std::exception_ptr error;
-  bool is_spent = false;  // its template takes too much: no further row is tried
 };
+
+// Rows on which their template spends all that it may, in whatever order threads find them.
+class SpentRows {
+ public:
+  void add(int64_t row) {
+    std::lock_guard lock(mutex_);
+    rows_.insert(row);
+    if (rows_.size() >= kMaxSpentRows) last_ = *std::next(rows_.begin(), kMaxSpentRows - 1);
+  }
+
+  // The row that is one too many. It moves to the front only, so rows up to it are never left out.
+  int64_t last() const { return last_; }
+
+ private:
+  std::mutex mutex_;
+  std::set<int64_t> rows_;
+  std::atomic<int64_t> last_ = std::numeric_limits<int64_t>::max();
+};
+
+std::exception_ptr one_too_many(const Error& spent) {
+  const std::string what = fmt::format("{}; this is row {} of the file on which the template spends all that it may",
+                                       spent.message, kMaxSpentRows);
+  return std::make_exception_ptr(Error(spent.kind, spent.where, what, "is the template meant for such conversations?"));
+}
 
 // An error about the file, found after `count` rows of which some were bad.
 [[noreturn]] void rethrow_with(const BadRows& bad, int64_t count, std::exception_ptr error) {
@@ -238,6 +265,7 @@ struct EncodedRow {
 int64_t read_json_rows(const std::string& file, DataFormat format, const RowEncoder& encoder, BadRows& bad,
                        const UseRow& use) {
   RowReader reader(file);
+  SpentRows spent;
   int64_t count = 0;
   bool more = true;
   while (more) {
@@ -254,9 +282,9 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
       reader_error = std::current_exception();
     }
     std::vector<EncodedRow> encoded(rows.size());
-    std::atomic<bool> is_spent = false;
     for_each_item(rows.size(), num_threads(), [&](size_t i) {
-      if (is_spent) return;
+      const int64_t number = count + static_cast<int64_t>(i);
+      if (number > spent.last()) return;
       const std::string where = fmt::format("{}:{}", file, rows[i].line);
       const RowBudget budget;
       try {
@@ -264,22 +292,22 @@ int64_t read_json_rows(const std::string& file, DataFormat format, const RowEnco
         for (PreparedRow& made : encoded[i].rows) made.where = where;
       } catch (const Error&) {
         encoded[i].error = std::current_exception();
-        if (budget.is_spent()) encoded[i].is_spent = is_spent = true;
+        if (budget.is_spent()) spent.add(number);
       }
       rows[i].text = {};
     });
     for (EncodedRow& result : encoded) {
-      ++count;
-      if (result.is_spent) rethrow_with(bad, count, result.error);
       if (result.error) {
         try {
           std::rethrow_exception(result.error);
         } catch (const Error& error) {
+          if (count == spent.last()) rethrow_with(bad, count, one_too_many(error));
           bad.add(error);
         }
       } else {
         for (PreparedRow& made : result.rows) use(std::move(made));
       }
+      ++count;
     }
     if (reader_error) rethrow_with(bad, count, reader_error);
   }

@@ -374,6 +374,31 @@ void check(const jinja::ConversationText& made, const std::string& source, const
   }
 }
 
+// What one rendering tells of a conversation's beginnings is what renderings of them give. Returns how many it tells.
+size_t check_beginnings(const jinja::Template& chat, const std::string& source, const OrderedJson& messages) {
+  const auto variables = [&](size_t count, bool has_prompt) {
+    OrderedJson first = OrderedJson::array();
+    for (size_t i = 0; i < count; ++i) first.push_back(messages[i]);
+    return jinja::Variables{{"messages", jinja::from_json(first)},
+                            {"eos_token", jinja::Value::string("<|e|>")},
+                            {"add_generation_prompt", jinja::Value::boolean(has_prompt)}};
+  };
+  const jinja::RenderedBeginnings found = chat.render_beginnings(variables(messages.size(), false), std::tm{},
+                                                                 std::vector<bool>(messages.size(), true), 0);
+  for (const auto& part : found.parts) {
+    const std::string text = found.shared.substr(0, part.head) + part.rest;
+    std::string wanted;
+    try {
+      const jinja::BudgetScope budget;
+      wanted = chat.render(variables(part.count, part.has_prompt), std::tm{}).text;
+    } catch (const Error& error) {
+      wanted = error.what();
+    }
+    if (text != wanted) fail("OTHER BEGINNING", source, messages, wanted + "\nis not\n" + text);
+  }
+  return found.parts.size();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -386,7 +411,7 @@ int main(int argc, char** argv) {
     }
   }
   const auto elapsed = [] { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; };  // of this process alone
-  size_t tried = 0, templates = 0, parsed = 0, rendered = 0, spans = 0, spent = 0, reported = 0;
+  size_t tried = 0, templates = 0, parsed = 0, rendered = 0, spans = 0, beginnings = 0, spent = 0, reported = 0;
   double longest = 0;
   Grammar grammar(random);
   while (tried < inputs) {
@@ -397,10 +422,12 @@ int main(int argc, char** argv) {
         is_released ? released[random() % released.size()] : grammar.body(1 + static_cast<int>(random() % 4));
     if (is_released || random() % 4 == 0) source = mutated(std::move(source), random);
     std::optional<jinja::ConversationTemplate> chat;
+    std::optional<jinja::Template> alone;
     try {
       const jinja::BudgetScope budget({.steps = 20'000, .bytes = 1 << 20});
       OrderedJson options{{"eos_token", "<|e|>"}, {"bos_token", "<s>"}, {"add_generation_prompt", random() % 4 == 0}};
       chat.emplace(jinja::Template(source, "t"), jinja::read_render_options(options, "o"));
+      alone.emplace(source, "t");
       ++parsed;
     } catch (const Error&) {
       ++tried;
@@ -416,6 +443,7 @@ int main(int argc, char** argv) {
         ++rendered;
         spans += made.turns.size();
         check(made, source, messages);
+        if (i % 2 == 0) beginnings += check_beginnings(*alone, source, messages);
       } catch (const Error&) {
       }
       spent += budget.is_spent();
@@ -433,7 +461,7 @@ int main(int argc, char** argv) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   std::printf(
-      "%zu inputs in %.0f s: %zu templates, %zu parsed, %zu renderings, %zu of them out of budget, %zu spans; longest "
-      "template %.2f s, %ld MiB\n",
-      tried, elapsed(), templates, parsed, rendered, spent, spans, longest, usage.ru_maxrss / 1024);
+      "%zu inputs in %.0f s: %zu templates, %zu parsed, %zu renderings, %zu of them out of budget, %zu spans, %zu beginnings; "
+      "longest template %.2f s, %ld MiB\n",
+      tried, elapsed(), templates, parsed, rendered, spent, spans, beginnings, longest, usage.ru_maxrss / 1024);
 }
