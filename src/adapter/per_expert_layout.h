@@ -23,8 +23,8 @@ struct PerExpertModule {
 std::vector<PerExpertModule> per_expert_modules(const ModelLayout& layout, PeftClass peft_class,
                                                 const std::vector<LoraModule>& modules);
 
-// Throws an input error that names `where` unless each of the modules, `stored` as per_expert_modules says of them, is in
-// that layout.
+// Throws an input error that names `where` unless each of the modules, `stored` as per_expert_modules says of them, is
+// in that layout.
 void check_per_expert(const std::vector<LoraModule>& modules, const std::vector<PerExpertModule>& stored,
                       const std::string& where);
 

@@ -129,17 +129,17 @@ Server vllm() {
                {kWrappers, kIgnored, kNoModule}}});
   const auto latent = [&](const std::string& name) -> FamilyRules {
     return {name,
-                    {kPerExpert},
-                    {"model."},
-                    joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj"},
-                             {R"(self_attn\.(q_b_proj|q_proj|o_proj|indexer\.wq_b))", kRead, ""},
-                             {R"(self_attn\.kv_b_proj)", kIgnored, kUnused},
-                             experts,
-                             stacked,
-                             router},
-                            dense,
-                            shared_experts,
-                            {fused}})};
+            {kPerExpert},
+            {"model."},
+            joined({{{R"(self_attn\.(q_a_proj|kv_a_proj_with_mqa))", kRead, "self_attn.fused_qkv_a_proj"},
+                     {R"(self_attn\.(q_b_proj|q_proj|o_proj|indexer\.wq_b))", kRead, ""},
+                     {R"(self_attn\.kv_b_proj)", kIgnored, kUnused},
+                     experts,
+                     stacked,
+                     router},
+                    dense,
+                    shared_experts,
+                    {fused}})};
   };
   return {
       .name = "vllm",

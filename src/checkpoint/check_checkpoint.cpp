@@ -50,7 +50,8 @@ std::vector<SkippedTensor> check_checkpoint(
     for (const ParamSpec& param : spec.params) {
       for (const SourceTensor& source : param.sources) {
         const auto in_files = [&](DType dtype) { return param.stored_as.value_or(dtype); };
-        check_tensor(source.name, source.shape, in_files(param.read_from ? param.read_from->codes : param.dtype), index);
+        check_tensor(source.name, source.shape, in_files(param.read_from ? param.read_from->codes : param.dtype),
+                     index);
         used.insert(source.name);
         if (!param.read_from) continue;
         check_tensor(source.scale, source.scale_shape, in_files(param.read_from->scales), index);

@@ -50,8 +50,8 @@ void CheckpointFiles::read_dequantized(const FileRange& range, std::span<std::by
   const int64_t columns = range.columns(), scale_columns = scales.shape.back();
   const auto [first_scales, end_scales] = range.scale_rows();
   const uint64_t row_bytes = static_cast<uint64_t>(scale_columns) * dtype_bits(scales.dtype) / 8;
-  const at::Tensor stored =
-      at::empty({end_scales - first_scales, scale_columns}, at::TensorOptions().dtype(torch_dtype(scale_dtype_of(scales.dtype))));
+  const at::Tensor stored = at::empty({end_scales - first_scales, scale_columns},
+                                      at::TensorOptions().dtype(torch_dtype(scale_dtype_of(scales.dtype))));
   files_[range.scales->file].read_exact({static_cast<std::byte*>(stored.mutable_data_ptr()), stored.nbytes()},
                                         scales.offset + first_scales * row_bytes);
   const at::Tensor factors = stored.to(at::kFloat);

@@ -14,8 +14,8 @@ FileRange::ScaleRows FileRange::scale_rows() const {
 uint64_t FileRange::read_nbytes() const {
   if (!scales) return nbytes;
   const ScaleRows rows = scale_rows();
-  return nbytes +
-         static_cast<uint64_t>(rows.end - rows.first) * scales->entry.shape.back() * dtype_bits(scales->entry.dtype) / 8;
+  return nbytes + static_cast<uint64_t>(rows.end - rows.first) * scales->entry.shape.back() *
+                      dtype_bits(scales->entry.dtype) / 8;
 }
 
 }  // namespace moraine

@@ -62,8 +62,7 @@ at::Tensor read_rows(const CheckpointFiles& files, const CheckpointTensor& tenso
 }
 
 // Rows [first, first + count) of a quantised tensor's matrices, those of experts one after another.
-FrozenWeight read_quantized_rows(const CheckpointFiles& files, const PlainTensor& plain, int64_t first,
-                                 int64_t count) {
+FrozenWeight read_quantized_rows(const CheckpointFiles& files, const PlainTensor& plain, int64_t first, int64_t count) {
   const auto scale_dtype = torch_dtype(scale_dtype_of(plain.scales->entry.dtype));
   return {read_rows(files, *plain.values, first, count, torch_dtype(plain.format.codes)),
           read_rows(files, *plain.scales, first / plain.format.block_rows, plain.format.scale_rows(count), scale_dtype),

@@ -21,8 +21,8 @@
 namespace moraine {
 
 // Changes rows of a tensor's matrices in place, fp32: those from `first_row` on. Called from several threads, for every
-// row once. Of MXFP4 (models/quantization.h) the rows of the matrices as they are written: of the plain tensor, or, with
-// keep_format, of the stored ones.
+// row once. Of MXFP4 (models/quantization.h) the rows of the matrices as they are written: of the plain tensor, or,
+// with keep_format, of the stored ones.
 using ChangeRows = std::function<void(int64_t first_row, const at::Tensor& rows_RI)>;
 
 struct RewriteOptions {

@@ -61,18 +61,14 @@ const Json& HfConfig::required(const std::string& key) const {
 
 bool HfConfig::has(const std::string& key) const { return find(key) != nullptr; }
 
-int64_t HfConfig::integer(const std::string& key) const {
-  return to_integer(where_, key, required(key));
-}
+int64_t HfConfig::integer(const std::string& key) const { return to_integer(where_, key, required(key)); }
 
 int64_t HfConfig::integer(const std::string& key, int64_t otherwise) const {
   const Json* value = find(key);
   return value ? to_integer(where_, key, *value) : otherwise;
 }
 
-double HfConfig::number(const std::string& key) const {
-  return to_number(where_, key, required(key));
-}
+double HfConfig::number(const std::string& key) const { return to_number(where_, key, required(key)); }
 
 double HfConfig::number(const std::string& key, double otherwise) const {
   const Json* value = find(key);

@@ -38,8 +38,8 @@ class HfConfig {
   // dtype or torch_dtype, also inside text_config; nullopt when not said. Only F32, BF16 and F16 are accepted.
   std::optional<DType> dtype() const;
 
-  // From now on, whatever is asked of this object and of objects taken from it is entered in `keys`, which outlives them.
-  // For tests: which keys a description reads.
+  // From now on, whatever is asked of this object and of objects taken from it is entered in `keys`, which outlives
+  // them. For tests: which keys a description reads.
   void record_keys(std::set<std::string>& keys) { recorded_ = &keys; }
 
   const Json& json() const { return json_; }

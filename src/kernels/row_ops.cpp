@@ -300,7 +300,8 @@ MORAINE_INLINE void clamped_swiglu_backward_of(const Matrix& dy, const Matrix& g
     for (int64_t i = 0; i < width; i += kBlock) {
       const int64_t n = width - i;
       const Pairs<L> raw = load_pairs<L>(pairs + 2 * i, n);
-      const Block<L> gate = smaller(most, raw.first), up = clamped(raw.second, least, most), d = load_block<L>(g + i, n);
+      const Block<L> gate = smaller(most, raw.first), up = clamped(raw.second, least, most),
+                     d = load_block<L>(g + i, n);
       const Block<L> s = rounded_to(sigmoid(rounded_to(gate * steepness, T{})), T{});
       const Block<L> slope = s * fused(steepness * gate, one - s, one);
       const Block<L> d_gate = rounded_to(d * (up + one), T{}) * slope * within(raw.first, no_least, most);

@@ -54,8 +54,8 @@ bool tie_word_embeddings(const HfConfig& config);
 
 // rope_theta in `rope`, an object of `config`, or at the top of `config`. Throws an input error where neither says it.
 double rope_theta(const HfConfig& config, const HfConfig& rope);
-// What `rope`, an object of `config`, says of scaling (rope_type default | yarn); theta and dim stay as they are. Throws
-// an input error for another type and for a YaRN without a factor.
+// What `rope`, an object of `config`, says of scaling (rope_type default | yarn); theta and dim stay as they are.
+// Throws an input error for another type and for a YaRN without a factor.
 void read_rope_scaling(const HfConfig& config, const HfConfig& rope, RopeSpec& into);
 // How many dims of a head RoPE turns: floor(head_dim · partial_rotary_factor), even and at least 2.
 int64_t rotary_dim(const HfConfig& config, int64_t head_dim, double partial_rotary_factor);

@@ -53,8 +53,7 @@ void Declaration::linear(const std::string& module, int64_t out, int64_t in, con
   if (options.bias) param(module + ".bias", {out}, {.init = InitialValues::kZeros});
 }
 
-void Declaration::router(const std::string& module, int64_t num_experts, int64_t hidden,
-                         std::optional<DType> dtype) {
+void Declaration::router(const std::string& module, int64_t num_experts, int64_t hidden, std::optional<DType> dtype) {
   param(module + ".weight", {num_experts, hidden}, {.dtype = dtype});
   add_module(module + ".weight", 0, hidden, num_experts);
 }
@@ -71,7 +70,8 @@ void Declaration::experts(const std::string& module, int64_t num_experts, int64_
   const StoredNames& names = as_.names;
   const auto add_bias = [&](const std::string& name, int64_t out) {
     if (!options.bias) return;
-    spec_.params.push_back(stored_whole(name + "_bias", names.tensor(layer_, name + "_bias"), {num_experts, out}, as_.dtype));
+    spec_.params.push_back(
+        stored_whole(name + "_bias", names.tensor(layer_, name + "_bias"), {num_experts, out}, as_.dtype));
     spec_.params.back().kind = ParamKind::kExperts;
     spec_.params.back().init = InitialValues::kZeros;
   };
@@ -145,8 +145,8 @@ void Declaration::transposed_experts(const std::string& module, const std::strin
     throw input_error(tensor, fmt::format("{} columns cannot be cut into blocks of {}", in, format.block_columns),
                       "this matrix cannot be stored as MXFP4");
   const int64_t blocks = in / format.block_columns, bytes = format.block_columns / 2;
-  ParamSpec* codes = add(param, {num_experts, out, in / 2}, format.codes,
-                         {tensor + kBlocksSuffix, {num_experts, out, blocks, bytes}});
+  ParamSpec* codes =
+      add(param, {num_experts, out, in / 2}, format.codes, {tensor + kBlocksSuffix, {num_experts, out, blocks, bytes}});
   codes->quant = format;
   codes->stored_as = DType::kU8;
   const std::vector<int64_t> shape{num_experts, out, blocks};

@@ -10,9 +10,9 @@ namespace moraine {
 Decoder describe_dots1(const HfConfig& config, DtypeChoice dtype) {
   const int64_t layers = layer_count(config);
   const std::vector<std::string> types = config.texts("layer_types");
-  const bool slides = types.empty() ? config.has("sliding_window") &&
-                                          natural_or(config, "max_window_layers", 62, kMaxLayers) < layers
-                                    : std::count(types.begin(), types.end(), "full_attention") < layers;
+  const bool slides =
+      types.empty() ? config.has("sliding_window") && natural_or(config, "max_window_layers", 62, kMaxLayers) < layers
+                    : std::count(types.begin(), types.end(), "full_attention") < layers;
   require(config, !slides, "layers with a sliding window (layer_types, max_window_layers) are not supported");
   Decoder decoder = read_decoder(config, config, dtype, 1e-6);
   const int64_t hidden = decoder.hidden_size;

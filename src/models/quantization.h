@@ -13,9 +13,9 @@
 
 namespace moraine {
 
-// One family's way: X.weight holds codes where it is F8_E4M3 or I8, and X`scale_suffix` its scales. Or, MXFP4, a parameter
-// X of all experts [E, I, O] is stored as its matrices [O, I]: their codes in X_blocks [E, O, I / 32, 16], two a byte of
-// U8, and the bits of their scales, in E8M0, in X_scales [E, O, I / 32] of U8.
+// One family's way: X.weight holds codes where it is F8_E4M3 or I8, and X`scale_suffix` its scales. Or, MXFP4, a
+// parameter X of all experts [E, I, O] is stored as its matrices [O, I]: their codes in X_blocks [E, O, I / 32, 16],
+// two a byte of U8, and the bits of their scales, in E8M0, in X_scales [E, O, I / 32] of U8.
 struct Quantization {
   std::string scale_suffix;
   DType narrow_scales;             // that scales may have; all others are held as F32

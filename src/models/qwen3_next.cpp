@@ -11,8 +11,8 @@ Decoder describe_qwen3_next(const HfConfig& config, DtypeChoice dtype) {
   decoder.norm_kind = NormKind::kZeroCentered;
   decoder.skipped.push_back({"mtp.", "multi-token prediction"});
   const int64_t hidden = decoder.hidden_size;
-  const auto full = std::make_shared<Gqa>(read_gqa(
-      config, decoder, {.kv_heads = 2, .head_dim = 256, .rope_theta = 10000, .partial_rotary_factor = 0.25}));
+  const auto full = std::make_shared<Gqa>(
+      read_gqa(config, decoder, {.kv_heads = 2, .head_dim = 256, .rope_theta = 10000, .partial_rotary_factor = 0.25}));
   full->output_gate = true;
   const auto linear = std::make_shared<GatedDeltaNet>(read_delta_net(config, decoder));
   linear->grouped = true;

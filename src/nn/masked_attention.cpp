@@ -92,8 +92,8 @@ class Way {
   virtual ~Way() = default;
   // Returns out [T, N, D]; `kept` gets what backward takes.
   virtual at::Tensor forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, variable_list& kept) = 0;
-  virtual variable_list backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
-                                 const at::Tensor& v, const at::Tensor& out, const variable_list& kept) = 0;
+  virtual variable_list backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& out, const variable_list& kept) = 0;
 
  protected:
   int64_t window_;
@@ -215,8 +215,8 @@ class DeviceKernel : public Way {
     kept = {log_sum};
     return out;
   }
-  variable_list planned_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
-                                 const at::Tensor& v, const at::Tensor& out, const variable_list& kept) const {
+  variable_list planned_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& out, const variable_list& kept) const {
     for (const QueryBlock& block : planned_blocks(q, k))
       at::_scaled_dot_product_flash_attention_for_cpu_backward(
           by_head(block.queries(d_out)), by_head(block.queries(q)), by_head(block.seen(k)), by_head(block.seen(v)),
@@ -232,8 +232,7 @@ class Operators : public Way {
 
   at::Tensor forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, variable_list& kept) override {
     at::Tensor out = at::empty_like(q), log_sum_NT = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
-    const at::Tensor sinks =
-        sinks_N_.defined() ? sinks_N_.view({k.size(1), q.size(1) / k.size(1), 1}) : at::Tensor();
+    const at::Tensor sinks = sinks_N_.defined() ? sinks_N_.view({k.size(1), q.size(1) / k.size(1), 1}) : at::Tensor();
     Masks masks(q, window_);
     for (const QueryBlock& block : query_blocks(q.size(0), k.size(0), window_, kLeastQueries)) {
       at::Tensor scores = scores_KGQS(block, q, k, masks), log_sum = scores.logsumexp(-1);
@@ -258,11 +257,11 @@ class Operators : public Way {
       at::Tensor d_scores = at::bmm(d_out_KRD, block.seen(v).permute({1, 2, 0})).to(at::kFloat).view_as(p);
       const at::Tensor dots = (d_out_KRD.to(at::kFloat) * rows(block.queries(out), key_heads)).sum(-1);
       d_scores.sub_(dots.view({key_heads, each, block.count, 1})).mul_(p).mul_(scale(q));
-      const at::Tensor d_scores_KRS = d_scores.to(q.scalar_type()).flatten(1, 2), q_KRD = rows(block.queries(q), key_heads);
+      const at::Tensor d_scores_KRS = d_scores.to(q.scalar_type()).flatten(1, 2),
+                       q_KRD = rows(block.queries(q), key_heads);
       put(block.queries(d_q), at::bmm(d_scores_KRS, block.seen(k).transpose(0, 1)));
       block.seen(d_k).add_(at::bmm(d_scores_KRS.transpose(1, 2), q_KRD).transpose(0, 1));
-      block.seen(d_v).add_(
-          at::bmm(p.to(v.scalar_type()).flatten(1, 2).transpose(1, 2), d_out_KRD).transpose(0, 1));
+      block.seen(d_v).add_(at::bmm(p.to(v.scalar_type()).flatten(1, 2).transpose(1, 2), d_out_KRD).transpose(0, 1));
     }
     return {d_q, d_k.to(k.scalar_type()), d_v.to(v.scalar_type())};
   }

@@ -65,8 +65,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    const at::Tensor factors =
-        factors_of(weight, static_cast<Weighting>(context->saved_data["weighting"].toInt()));
+    const at::Tensor factors = factors_of(weight, static_cast<Weighting>(context->saved_data["weighting"].toInt()));
     if (runs_in_kernels(x)) {
       const at::Tensor rows = as_rows(x), dy = as_rows(grads[0].to(x.scalar_type()));
       const at::Tensor dx = at::empty(x.sizes(), x.options()), dx_rows = as_rows(dx);

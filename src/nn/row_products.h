@@ -19,7 +19,7 @@ enum class ProductPass { kForward, kBackward };
 // Rows first_row .. first_row + num_rows of the activations and what they are multiplied with; fp32 or bf16.
 struct RowGroup {
   int64_t first_row = 0, num_rows = 0;
-  at::Tensor weight;  // its rows or its columns lie one after another
+  at::Tensor weight;    // its rows or its columns lie one after another
   at::Tensor down, up;  // undefined: no factors. Forwards A [R, I] and B [O, R], backwards B [O, R] and A [R, I]
 };
 

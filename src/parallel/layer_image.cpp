@@ -38,7 +38,8 @@ LayerImage lay_out_image(const ImageSpec& spec, ExpertRange experts, int64_t num
   image.name = spec.name;
   uint64_t offset = 0;
   for (const ParamSpec& param : spec.params) {
-    Slot slot{param.name, param.dtype, param.shape, offset, 0, {}, param.quant, param.matrices, param.read_from, param.transposed};
+    Slot slot{param.name, param.dtype, param.shape,    offset,          0,
+              {},         param.quant, param.matrices, param.read_from, param.transposed};
     int64_t begin = 0, end = num_elements(param.shape);
     if (param.kind == ParamKind::kExperts) {
       int64_t elements_of_expert = end / param.shape[0];

@@ -59,7 +59,7 @@ struct ParamSpec {
   // and up_proj.
   std::optional<QuantFormat> quant = {};
   int64_t matrices = 1;
-  bool is_scales = false;  // of the parameter before it
+  bool is_scales = false;   // of the parameter before it
   bool transposed = false;  // each expert's matrix is [I, O], not [O, I]
   // Stored as this, but dequantised to `dtype` while it is read.
   std::optional<QuantFormat> read_from = {};

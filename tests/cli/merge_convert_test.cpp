@@ -118,10 +118,9 @@ TEST(Merge, IntoMxfp4AddsTheAdapterInEitherFormat) {
                adapted = golden_loss(golden / "lora" / "forward.safetensors");
   // The sums are rounded to bfloat16, and to four bits with --keep-format.
   EXPECT_NEAR(score(folder / "merged", tokens, {"model.dtype=float32"}), adapted, 2e-2);
-  const Json said =
-      parse_json(run({"merge", "--json", "--keep-format", "--model", golden / "model", "--adapter",
-                      golden / "lora" / "adapter", "--out", folder / "kept"}),
-                 "stdout");
+  const Json said = parse_json(run({"merge", "--json", "--keep-format", "--model", golden / "model", "--adapter",
+                                    golden / "lora" / "adapter", "--out", folder / "kept"}),
+                               "stdout");
   EXPECT_EQ(said["dequantized"], 0);
   EXPECT_EQ(said["requantized"].size(), 4u);
   for (const Json& tensor : said["requantized"]) EXPECT_LT(tensor["rms"].get<double>(), 0.15) << tensor;

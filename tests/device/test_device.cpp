@@ -290,7 +290,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> attention_backward(
 // Flash attention with a window, of [B, T, N, D], by the host's with a mask.
 std::optional<at::Tensor> window_mask(const at::Tensor& q_BTND, const at::Tensor& k_BSKD, bool causal,
                                       std::optional<c10::SymInt> left, std::optional<c10::SymInt> right) {
-  TORCH_CHECK(causal && q_BTND.size(1) == k_BSKD.size(1), "the test device's flash attention is causal, of whole texts");
+  TORCH_CHECK(causal && q_BTND.size(1) == k_BSKD.size(1),
+              "the test device's flash attention is causal, of whole texts");
   TORCH_CHECK(left.has_value() == right.has_value() && (!right || *right == 0), "a window ends at the query");
   if (!left) return std::nullopt;
   const int64_t T = q_BTND.size(1), seen = left->expect_int() + 1;
@@ -327,8 +328,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   const std::optional<at::Tensor> mask = window_mask(q, k, causal, left, right);
   const int64_t heads = q.size(2), kv_heads = k.size(2);
   const auto by_head = [&](const at::Tensor& x) { return for_each_query(x.transpose(1, 2), heads); };
-  torch::jit::Stack stack{by_head(dy), by_head(q), by_head(k), by_head(v), by_head(y), log_sum, dropout, !mask,
-                          mask,        scale};
+  torch::jit::Stack stack{by_head(dy), by_head(q), by_head(k), by_head(v), by_head(y),
+                          log_sum,     dropout,    !mask,      mask,       scale};
   run_on_host_kernels(op, &stack);
   const auto by_token = [&](size_t i, int64_t of) {
     return sum_over_queries(stack.at(i).toTensor(), of).transpose(1, 2);

@@ -228,9 +228,7 @@ TEST(Qwen3_5MoeConfig, NamesWhatIsMissingOrImpossible) {
   EXPECT_THAT(error_of([&] { make_layout(HfConfig(outer, "config.json")); }), HasSubstr("'text_config'"));
 }
 
-Decoder read_v3(const Json& json) {
-  return describe_deepseek_v3(HfConfig(json, "config.json"), DtypeChoice::kAuto);
-}
+Decoder read_v3(const Json& json) { return describe_deepseek_v3(HfConfig(json, "config.json"), DtypeChoice::kAuto); }
 const Mla& latent_attention(const Decoder& decoder) { return dynamic_cast<const Mla&>(*decoder.layers[0].mixer); }
 const Mlp* dense_block(const Decoder& decoder, size_t layer) {
   return dynamic_cast<const Mlp*>(decoder.layers[layer].feed_forward.get());
@@ -249,9 +247,8 @@ TEST(DeepseekV3Config, ReadsTheReleases) {
   EXPECT_FALSE(dense_block(v3, 3));
   EXPECT_EQ(v3.stored.quantization->linear->scales, DType::kF32);
 
-  const Decoder flash =
-      describe_glm4_moe_lite(HfConfig(GoldenHeaders("glm4_moe_lite-fp32").config.json(), "config.json"),
-                             DtypeChoice::kAuto);
+  const Decoder flash = describe_glm4_moe_lite(
+      HfConfig(GoldenHeaders("glm4_moe_lite-fp32").config.json(), "config.json"), DtypeChoice::kAuto);
   EXPECT_TRUE(latent_attention(flash).bias);
   EXPECT_EQ(latent_attention(flash).rope.score_factor, 1);
   EXPECT_EQ(latent_attention(read_v3(GoldenHeaders("moonlight-fp32").config.json())).q_rank, 0);
@@ -383,20 +380,13 @@ TEST(ModelConfigs, GptOssRefusesWhatItDoesNotCompute) {
 
 // Counts that no model has are named before anything is made by them.
 TEST(ModelConfigs, AbsurdCountsAreNamed) {
-  const std::set<std::string> not_read{"bos_token_id",
-                                       "pad_token_id",
-                                       "eos_token_id",
-                                       "experts_per_token",
-                                       "initial_context_length",
-                                       "max_position_embeddings",
-                                       "max_window_layers",
-                                       "full_attention_interval",
-                                       "mtp_num_hidden_layers",
-                                       "ep_size",
-                                       "mtp_transformer_layers",
-                                       "n_shared_experts",
-                                       "num_mtp_modules",
-                                       "num_nextn_predict_layers"};
+  const std::set<std::string> not_read{"bos_token_id",           "pad_token_id",
+                                       "eos_token_id",           "experts_per_token",
+                                       "initial_context_length", "max_position_embeddings",
+                                       "max_window_layers",      "full_attention_interval",
+                                       "mtp_num_hidden_layers",  "ep_size",
+                                       "mtp_transformer_layers", "n_shared_experts",
+                                       "num_mtp_modules",        "num_nextn_predict_layers"};
   const std::set<std::string> may_be_large{"num_hash_layers", "rope_theta", "compress_rope_theta"};
   for (const std::string& model : golden_models({"fp32"})) {
     const Json good = GoldenHeaders(model).config.json();

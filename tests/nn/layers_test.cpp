@@ -254,8 +254,8 @@ TEST(Attention, NarrowValuesAndAScale) {
   KvCache cache;
   std::vector<at::Tensor> pieces;
   for (auto [begin, n] : {std::pair<int64_t, int64_t>{0, 3}, {3, 1}, {4, 2}})
-    pieces.push_back(
-        causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, &cache, {.scale = scale}));
+    pieces.push_back(causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n},
+                                      &cache, {.scale = scale}));
   expect_close(at::cat(pieces), wanted);
 }
 

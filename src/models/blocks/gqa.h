@@ -24,11 +24,11 @@ struct Gqa : Block {
   double norm_eps = 1e-6;
   bool output_gate = false;  // q_proj makes a query and a gate of each head: the attended values · sigmoid(gate)
   std::optional<double> clip = {};  // queries, keys and values to ±clip
-  bool sinks = false;         // a learnt logit for each head that joins the softmax and is dropped
-  int64_t window = 0;         // tokens that one sees, itself the last; 0 = all before it
-  RopeSpec rope = {};             // turns the first dims of a head
-  bool rope_interleaved = false;  // adjacent pairs, not half-split
-  bool rope_in_fp32 = false;      // neither the table nor what it turns rounded before the sum
+  bool sinks = false;               // a learnt logit for each head that joins the softmax and is dropped
+  int64_t window = 0;               // tokens that one sees, itself the last; 0 = all before it
+  RopeSpec rope = {};               // turns the first dims of a head
+  bool rope_interleaved = false;    // adjacent pairs, not half-split
+  bool rope_in_fp32 = false;        // neither the table nor what it turns rounded before the sum
 
   void declare(Declaration& d) const override;
   at::Tensor forward(const at::Tensor& x_TD, const LayerScope& scope) const override;

@@ -23,8 +23,8 @@ void Mla::declare(Declaration& d) const {
 
 at::Tensor Mla::forward(const at::Tensor& x_TD, const LayerScope& scope) const {
   const int64_t T = x_TD.size(0);
-  const at::Tensor q = q_rank == 0 ? q_proj()(x_TD, scope)
-                                   : q_b_proj()(q_a_norm()(q_a_proj()(x_TD, scope), scope.dense), scope);
+  const at::Tensor q =
+      q_rank == 0 ? q_proj()(x_TD, scope) : q_b_proj()(q_a_norm()(q_a_proj()(x_TD, scope), scope.dense), scope);
   const std::vector<at::Tensor> q_parts = q.view({T, heads, qk_dim()}).split_with_sizes({nope_dim, rope.dim}, -1);
   const std::vector<at::Tensor> latent = kv_a_proj()(x_TD, scope).split_with_sizes({kv_rank, rope.dim}, -1);
   const std::vector<at::Tensor> kv_parts = kv_b_proj()(kv_a_norm()(latent[0], scope.dense), scope)

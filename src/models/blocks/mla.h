@@ -13,7 +13,7 @@ namespace moraine {
 
 struct Mla : Block {
   int64_t hidden = 0, heads = 0;
-  int64_t q_rank = 0, kv_rank = 0;  // width of the latents; q_rank 0: queries are made of the hidden state itself
+  int64_t q_rank = 0, kv_rank = 0;      // width of the latents; q_rank 0: queries are made of the hidden state itself
   int64_t nope_dim = 0, value_dim = 0;  // of a head: query and key without positions, value
   bool bias = false;                    // of the layers that make latents, and of the output
   RopeSpec rope = {};                   // of rope.dim further dims of a head's query and of the shared key

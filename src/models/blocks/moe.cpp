@@ -30,8 +30,7 @@ at::Tensor Experts::operator()(const at::Tensor& x_TD, const at::Tensor& weights
   at::Tensor expert_of_row_R;
   if (options.bias) expert_of_row_R = to_device(experts_of_rows(dispatch.rows_of_expert), x_TD.device());
   const auto product = [&](const at::Tensor& x, const std::string& name) {
-    at::Tensor y =
-        grouped_linear(x, weight_of(scope.experts, name), dispatch.rows_of_expert, scope.adapter.find(name));
+    at::Tensor y = grouped_linear(x, weight_of(scope.experts, name), dispatch.rows_of_expert, scope.adapter.find(name));
     return options.bias ? y.add_(scope.experts[name + "_bias"].index_select(0, expert_of_row_R)) : y;
   };
   const at::Tensor gate_up_RI = product(x_RD, gate_up);
@@ -76,8 +75,7 @@ at::Tensor SparseMoe::routed(const at::Tensor& x_TD, const LayerScope& scope) co
   LayerRecord& record = scope.record;
   const at::Tensor& real_T = scope.pass.batch->real_T;
   const at::Tensor logits_TE = logits_of(x_TD, scope);
-  const at::Tensor correction_E =
-      router.correction.empty() ? at::Tensor() : scope.dense[router.correction].flatten();
+  const at::Tensor correction_E = router.correction.empty() ? at::Tensor() : scope.dense[router.correction].flatten();
   const Routing routing = route(logits_TE, router, correction_E, record.chosen_experts_TK);
   if (!record.chosen_experts_TK.defined()) {
     record.chosen_experts_TK = routing.indices_TK;

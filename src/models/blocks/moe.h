@@ -14,11 +14,11 @@ namespace moraine {
 struct Router : RouterRule {
   std::string name = "mlp.gate";
   bool bias = false;
-  bool fp32_logits = false;   // x · weight in fp32, whatever the activations are in
-  bool fp32_weights = false;  // the weights multiply unrounded, not in the activations' dtype
+  bool fp32_logits = false;           // x · weight in fp32, whatever the activations are in
+  bool fp32_weights = false;          // the weights multiply unrounded, not in the activations' dtype
   std::optional<DType> kept_in = {};  // the weight's dtype where it keeps one of its own
   // What is added to the scores to choose by; empty: nothing is. Held in fp32.
-  std::string correction = {};  // its name within the layer, e.g. "mlp.gate.e_score_correction_bias"
+  std::string correction = {};     // its name within the layer, e.g. "mlp.gate.e_score_correction_bias"
   bool correction_is_row = false;  // stored as [1, E], not as [E]
   bool has_loss = true;            // whether transformers' class has an auxiliary loss on the routing
 };

@@ -18,9 +18,7 @@ struct RmsNorm {
   double eps;
   NormKind kind = NormKind::kPlain;
 
-  InitialValues init() const {
-    return kind == NormKind::kZeroCentered ? InitialValues::kZeros : InitialValues::kOnes;
-  }
+  InitialValues init() const { return kind == NormKind::kZeroCentered ? InitialValues::kZeros : InitialValues::kOnes; }
   void declare(Declaration& d) const { d.param(name + ".weight", {width}, {.init = init()}); }
   // Over the last dim of x, which has `width`; `image` holds the weight.
   at::Tensor operator()(const at::Tensor& x, const ImageView& image) const {

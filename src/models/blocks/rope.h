@@ -9,7 +9,8 @@
 namespace moraine {
 
 inline const RopeTable& rope_table(const RopeSpec& rope, const ForwardContext& pass, at::ScalarType dtype) {
-  const std::string key = fmt::format("rope {} {} {} {} {}", rope.dim, rope.rope_theta, rope.yarn, rope.factor, static_cast<int>(dtype));
+  const std::string key =
+      fmt::format("rope {} {} {} {} {}", rope.dim, rope.rope_theta, rope.yarn, rope.factor, static_cast<int>(dtype));
   return pass.once<RopeTable>(key, [&] { return make_rope_table(pass.batch->position_ids_T, rope, dtype); });
 }
 

@@ -117,7 +117,8 @@ Quantization read_stored_weights(const HfConfig& config) {
   const std::string method = quantization.text("quant_method", ""), format = quantization.text("fmt", "e4m3");
   require(quantization, method == "fp8", fmt::format("quant_method {} is not supported: fp8", quote_text(method)));
   require(quantization, format == "e4m3", fmt::format("fmt {} is not supported: e4m3", quote_text(format)));
-  stored.fp8->scales = stored.fp4->scales = quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
+  stored.fp8->scales = stored.fp4->scales =
+      quantization.text("scale_fmt", "") == "ue8m0" ? DType::kF8E8M0 : DType::kF32;
   if (quantization.has("weight_block_size")) {
     const std::vector<int64_t> block = quantization.integers("weight_block_size");
     require(quantization,

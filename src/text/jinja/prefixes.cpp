@@ -47,7 +47,7 @@ struct Evaluator::Beginnings {
   };
 
   const std::vector<bool>* wanted = nullptr;  // of which numbers of messages
-  size_t bytes = 0, aside_bytes = 0;         // of the texts in them; of what was rendered to the side
+  size_t bytes = 0, aside_bytes = 0;          // of the texts in them; of what was rendered to the side
   std::vector<RenderedBeginnings::Part>* made = nullptr;
   int prompt_symbol = -1;  // add_generation_prompt
   size_t count = 0;        // messages
@@ -113,8 +113,7 @@ void Evaluator::observe_set(const Expr& name) {
 }
 
 void Evaluator::observe_loop(const Loop& loop, std::string_view name) {
-  if (beginnings_->is_aside || !beginnings_->is_looping ||
-      loop.statement != tree_.body[beginnings_->statement].get())
+  if (beginnings_->is_aside || !beginnings_->is_looping || loop.statement != tree_.body[beginnings_->statement].get())
     return;
   if (name == "last" || name == "nextitem") {
     if (loop.index + 1 == loop.items.size()) throw EndOfBeginnings{};
@@ -182,8 +181,7 @@ void Evaluator::render_aside(const Stmt& statement, const Loop& loop) {
   if (beginnings_->seen > count || count >= beginnings_->wanted->size() || !(*beginnings_->wanted)[count]) return;
   Scope& top = *scopes_.front();
   const auto stays = [&](const std::pair<int, Value>& variable) {
-    if (variable.second.is(Kind::kMacro))
-      return static_cast<const Macro&>(*variable.second.object).scope.get() == &top;
+    if (variable.second.is(Kind::kMacro)) return static_cast<const Macro&>(*variable.second.object).scope.get() == &top;
     return beginnings_->view_of(variable.second) != nullptr || !keeps_state(variable.second);
   };
   if (!std::all_of(top.variables.begin(), top.variables.end(), stays)) throw EndOfBeginnings{};
