@@ -10,8 +10,9 @@
 namespace moraine::jinja {
 namespace {
 
-// Of a template that looks at all messages in one loop and writes them in another, the side holds nearly all.
-constexpr size_t kMaxAside = 16 << 20;
+// The side is to hold a message and what stands behind the last. Of a template that looks at all messages in one loop
+// and writes them in another it would hold all.
+constexpr size_t kMaxAside = 4096;
 
 // Thrown through the evaluator: from here on nothing is known of beginnings.
 struct EndOfBeginnings {};
@@ -47,7 +48,7 @@ struct Evaluator::Beginnings {
   };
 
   const std::vector<bool>* wanted = nullptr;  // of which numbers of messages
-  size_t bytes = 0, aside_bytes = 0;         // of the texts in them; of what was rendered to the side
+  size_t bytes = 0;                           // of the texts in them
   std::vector<RenderedBeginnings::Part>* made = nullptr;
   int prompt_symbol = -1;  // add_generation_prompt
   size_t count = 0;        // messages
@@ -113,8 +114,7 @@ void Evaluator::observe_set(const Expr& name) {
 }
 
 void Evaluator::observe_loop(const Loop& loop, std::string_view name) {
-  if (beginnings_->is_aside || !beginnings_->is_looping ||
-      loop.statement != tree_.body[beginnings_->statement].get())
+  if (beginnings_->is_aside || !beginnings_->is_looping || loop.statement != tree_.body[beginnings_->statement].get())
     return;
   if (name == "last" || name == "nextitem") {
     if (loop.index + 1 == loop.items.size()) throw EndOfBeginnings{};
@@ -182,8 +182,7 @@ void Evaluator::render_aside(const Stmt& statement, const Loop& loop) {
   if (beginnings_->seen > count || count >= beginnings_->wanted->size() || !(*beginnings_->wanted)[count]) return;
   Scope& top = *scopes_.front();
   const auto stays = [&](const std::pair<int, Value>& variable) {
-    if (variable.second.is(Kind::kMacro))
-      return static_cast<const Macro&>(*variable.second.object).scope.get() == &top;
+    if (variable.second.is(Kind::kMacro)) return static_cast<const Macro&>(*variable.second.object).scope.get() == &top;
     return beginnings_->view_of(variable.second) != nullptr || !keeps_state(variable.second);
   };
   if (!std::all_of(top.variables.begin(), top.variables.end(), stays)) throw EndOfBeginnings{};
@@ -195,7 +194,7 @@ void Evaluator::render_aside(const Stmt& statement, const Loop& loop) {
   for (const bool has_prompt : {false, true}) {
     RenderedBeginnings::Part one{count, has_prompt, root_.size(), ""};
     if (!run_aside(statement, loop, count, has_prompt, one.rest)) continue;
-    if ((beginnings_->aside_bytes += one.rest.size()) > kMaxAside) throw EndOfBeginnings{};
+    if (one.rest.size() > beginnings_->bytes / 16 + kMaxAside) throw EndOfBeginnings{};
     beginnings_->made->push_back(std::move(one));
   }
 }

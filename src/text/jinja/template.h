@@ -50,8 +50,8 @@ class Template {
 
   // What render gives of the first `count` messages, wherever wanted[count] and one rendering of all of them tells it
   // for certain (prefixes.cpp). `variables` hold all messages, with texts of so many bytes.
-  RenderedBeginnings render_beginnings(const Variables& variables, const std::tm& now,
-                                       const std::vector<bool>& wanted, size_t bytes) const;
+  RenderedBeginnings render_beginnings(const Variables& variables, const std::tm& now, const std::vector<bool>& wanted,
+                                       size_t bytes) const;
 
   bool has_generation() const;
   // Whether the template reads a variable of this name.
