@@ -389,14 +389,15 @@ TEST_F(DatasetTest, BadRowsMayBeLeftOut) {
 
 // A row on which the template spends all that it may is a bad row; the sixteenth of them ends the file.
 TEST_F(DatasetTest, RowsThatSpendTheirBudgetDoNotStopTheFile) {
-  const std::string source = write("t.jinja",
-                                   "{% for m in messages %}{% if m.content == 'long' %}{{ messages * 9999999 }}{% endif %}"
-                                   "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                                   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+  const std::string source =
+      write("t.jinja",
+            "{% for m in messages %}{% if m.content == 'long' %}{{ messages * 9999999 }}{% endif %}"
+            "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
   chat_ = make_chat_template(source, Json::object(), folder_);
   const std::string good = std::string(kChat) + "\n";
-  const std::string bad =
-      R"({"messages":[{"role":"user","content":"long"},{"role":"assistant","content":"a"}]})" "\n";
+  const std::string bad = R"({"messages":[{"role":"user","content":"long"},{"role":"assistant","content":"a"}]})"
+                          "\n";
   const std::string mixed = good + bad + good + bad + good;
   EXPECT_THAT(load_error("a.jsonl", mixed),
               AllOf(StartsWith("a.jsonl: 2 bad rows of 5: a.jsonl:2: "), HasSubstr("message 0: "),

@@ -210,7 +210,8 @@ TEST(Jinja, BeginningsEqualTheirOwnRenderings) {
            "{% set n = 1 %}{% macro f(x) %}{{ x.content }}{{ n }}{% endmacro %}{% for m in messages %}{{ f(m) }}"
            "{% endfor %}{% set n = 2 %}{{ f(messages[0]) }}{{ messages|length }}" +
                prompt,
-           loop + "{% endfor %}{% set messages = messages[1:] %}{% for m in messages %}{{ m.role }}{% endfor %}" + prompt,
+           loop + "{% endfor %}{% set messages = messages[1:] %}{% for m in messages %}{{ m.role }}{% endfor %}" +
+               prompt,
            "{% if not add_generation_prompt is defined %}-{% endif %}" + loop + "{% endfor %}" + prompt,
        })
     EXPECT_EQ(parts_of(source), 2 * (messages.size() - 1)) << source;
@@ -221,12 +222,11 @@ TEST(Jinja, BeginningsEqualTheirOwnRenderings) {
             2 * (messages.size() - 2));
   EXPECT_EQ(parts_of("{{ messages[4].role }}" + loop + "{% endfor %}" + prompt), 2 * (messages.size() - 5));
   EXPECT_EQ(parts_of(loop + "{% if m.content == 'a2' %}{{ messages|length }}{% endif %}{% endfor %}" + prompt), 2u * 7);
-  for (const std::string& source : {"{{ messages|length }}" + loop + "{% endfor %}",
-                                    loop + "{{ loop.length }}{% endfor %}",
-                                    loop + "{{ add_generation_prompt }}{% endfor %}",
-                                    "{% for m in messages[::-1] %}" + body + "{% endfor %}",
-                                    "{% set c = cycler(1, 2) %}" + loop + "{{ c.next() }}{% endfor %}",
-                                    "{% set g = messages[0].role|map('upper') %}" + loop + "{{ g|join }}{% endfor %}"})
+  for (const std::string& source :
+       {"{{ messages|length }}" + loop + "{% endfor %}", loop + "{{ loop.length }}{% endfor %}",
+        loop + "{{ add_generation_prompt }}{% endfor %}", "{% for m in messages[::-1] %}" + body + "{% endfor %}",
+        "{% set c = cycler(1, 2) %}" + loop + "{{ c.next() }}{% endfor %}",
+        "{% set g = messages[0].role|map('upper') %}" + loop + "{{ g|join }}{% endfor %}"})
     EXPECT_LE(parts_of(source), 2u) << source;
 }
 

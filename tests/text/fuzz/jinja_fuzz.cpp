@@ -383,8 +383,8 @@ size_t check_beginnings(const jinja::Template& chat, const std::string& source, 
                             {"eos_token", jinja::Value::string("<|e|>")},
                             {"add_generation_prompt", jinja::Value::boolean(has_prompt)}};
   };
-  const jinja::RenderedBeginnings found = chat.render_beginnings(variables(messages.size(), false), std::tm{},
-                                                                 std::vector<bool>(messages.size(), true), 0);
+  const jinja::RenderedBeginnings found =
+      chat.render_beginnings(variables(messages.size(), false), std::tm{}, std::vector<bool>(messages.size(), true), 0);
   for (const auto& part : found.parts) {
     const std::string text = found.shared.substr(0, part.head) + part.rest;
     std::string wanted;
@@ -461,7 +461,8 @@ int main(int argc, char** argv) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   std::printf(
-      "%zu inputs in %.0f s: %zu templates, %zu parsed, %zu renderings, %zu of them out of budget, %zu spans, %zu beginnings; "
+      "%zu inputs in %.0f s: %zu templates, %zu parsed, %zu renderings, %zu of them out of budget, %zu spans, %zu "
+      "beginnings; "
       "longest template %.2f s, %ld MiB\n",
       tried, elapsed(), templates, parsed, rendered, spent, spans, beginnings, longest, usage.ru_maxrss / 1024);
 }
