@@ -10,8 +10,9 @@
 namespace moraine::jinja {
 namespace {
 
-// Of a template that looks at all messages in one loop and writes them in another, the side holds nearly all.
-constexpr size_t kMaxAside = 16 << 20;
+// The side is to hold a message and what stands behind the last. Of a template that looks at all messages in one loop
+// and writes them in another it would hold all.
+constexpr size_t kMaxAside = 4096;
 
 // Thrown through the evaluator: from here on nothing is known of beginnings.
 struct EndOfBeginnings {};
@@ -47,7 +48,7 @@ struct Evaluator::Beginnings {
   };
 
   const std::vector<bool>* wanted = nullptr;  // of which numbers of messages
-  size_t bytes = 0, aside_bytes = 0;          // of the texts in them; of what was rendered to the side
+  size_t bytes = 0;                           // of the texts in them
   std::vector<RenderedBeginnings::Part>* made = nullptr;
   int prompt_symbol = -1;  // add_generation_prompt
   size_t count = 0;        // messages
@@ -193,7 +194,7 @@ void Evaluator::render_aside(const Stmt& statement, const Loop& loop) {
   for (const bool has_prompt : {false, true}) {
     RenderedBeginnings::Part one{count, has_prompt, root_.size(), ""};
     if (!run_aside(statement, loop, count, has_prompt, one.rest)) continue;
-    if ((beginnings_->aside_bytes += one.rest.size()) > kMaxAside) throw EndOfBeginnings{};
+    if (one.rest.size() > beginnings_->bytes / 16 + kMaxAside) throw EndOfBeginnings{};
     beginnings_->made->push_back(std::move(one));
   }
 }
