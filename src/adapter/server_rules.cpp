@@ -73,7 +73,7 @@ Server peft() {
                    whole("DeepSeek-V4", {"model."}), like_mixtral("Mixtral"), like_qwen2("OLMoE"),
                    like_qwen2("GLM-4.5"), like_mixtral("MiniMax-M2"), like_qwen2("Qwen2-MoE"),
                    like_qwen2("ERNIE-4.5-MoE"), like_qwen2("DeepSeek-V3"), whole("gpt-oss", {"model."}),
-                   like_qwen2("Qwen3-Next")},
+                   like_qwen2("Qwen3-Next"), like_qwen2("dots.llm1"), like_qwen2("Solar-Open")},
   };
 }
 
