@@ -191,6 +191,19 @@ TEST(SharedOuter, IsRefusedWhereExpertsHaveOtherFactors) {
   EXPECT_THAT(error_of([&] { select_adapter(*layout, none, "model"); }), HasSubstr("no experts are adapted"));
 }
 
+// With experts under mlp.experts, and the attention's linear layers.
+Family like_qwen3(const std::string& golden, const std::vector<std::string>& more = {}) {
+  Family family{golden, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
+  family.targets.insert(family.targets.end(), more.begin(), more.end());
+  return family;
+}
+
+Family like_mixtral(const std::string& golden) {
+  return {golden, {"q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"},
+          "w1",   "w3",
+          "w2",   {{"mlp.", "block_sparse_moe."}}};
+}
+
 class PerExpert : public testing::TestWithParam<Family> {};
 
 TEST_P(PerExpert, IsTheSameNumbersThereAndBack) {
@@ -298,19 +311,14 @@ TEST_P(PerExpert, RoutersWithoutExpertsAreReadBack) {
 
 INSTANTIATE_TEST_SUITE_P(
     AllFamilies, PerExpert,
-    testing::Values(Family{"qwen3_moe-fp32",
-                           {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}},
-                    Family{"qwen3_5_moe-fp32",
-                           {"q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_b",
-                            "in_proj_a", "out_proj", "gate_proj", "up_proj", "down_proj", "shared_expert_gate"}},
-                    Family{"mixtral-fp32",
-                           {"q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3"},
-                           "w1",
-                           "w3",
-                           "w2",
-                           {{"mlp.", "block_sparse_moe."}}},
-                    Family{"olmoe-fp32", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}},
-                    deepseek_v4("deepseek_v4-fp32"), deepseek_v4("deepseek_v4-fp8fp4")),
+    testing::Values(like_qwen3("qwen3_moe-fp32"),
+                    like_qwen3("qwen3_5_moe-fp32", {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj",
+                                                    "shared_expert_gate"}),
+                    like_mixtral("mixtral-fp32"), like_qwen3("olmoe-fp32"), deepseek_v4("deepseek_v4-fp32"),
+                    deepseek_v4("deepseek_v4-fp8fp4"), like_qwen3("glm4_moe-fp32"), like_mixtral("minimax_m2-fp32"),
+                    like_qwen3("qwen2_moe-fp32"), like_qwen3("ernie4_5_moe-fp32"),
+                    like_qwen3("qwen3_next-fp32", {"in_proj_qkvz", "in_proj_ba", "out_proj"}), like_qwen3("dots1-fp32"),
+                    like_qwen3("solar_open-fp32")),
     [](const auto& info) {
       std::string name = info.param.golden;
       std::replace(name.begin(), name.end(), '-', '_');

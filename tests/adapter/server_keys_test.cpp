@@ -32,7 +32,10 @@ struct Model {
 };
 const Model kQwen3{"qwen3_moe-fp32", "Qwen3-MoE"}, kQwen35{"qwen3_5_moe-fp32", "Qwen3.5-MoE"},
     kQwen35Text{"qwen3_5_moe-fp32", "Qwen3.5-MoE (text class)"}, kV4{"deepseek_v4-fp32", "DeepSeek-V4"},
-    kMixtral{"mixtral-fp32", "Mixtral"}, kOlmoe{"olmoe-fp32", "OLMoE"};
+    kMixtral{"mixtral-fp32", "Mixtral"}, kOlmoe{"olmoe-fp32", "OLMoE"}, kGlm{"glm4_moe-fp32", "GLM-4.5"},
+    kMiniMax{"minimax_m2-fp32", "MiniMax-M2"}, kQwen2{"qwen2_moe-fp32", "Qwen2-MoE"},
+    kErnie{"ernie4_5_moe-fp32", "ERNIE-4.5-MoE"}, kNext{"qwen3_next-fp32", "Qwen3-Next"},
+    kDots{"dots1-fp32", "dots.llm1"};
 
 class ServerKeys : public testing::Test {
  protected:
@@ -126,6 +129,27 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kOlmoe, kPeft, "peft", ""},
       {kOlmoe, kPerExpert, "vllm", ""},
       {kOlmoe, kPerExpert, "sglang", ""},
+      {kGlm, kPeft, "peft", ""},
+      {kGlm, kPerExpert, "peft", ""},
+      {kGlm, kPeft, "vllm", ".experts.", Fate::kRefused, "--enable-mixed-moe-lora-format"},
+      {kGlm, kPerExpert, "vllm", ""},
+      {kGlm, kPerExpert, "sglang", ""},
+      {kMiniMax, kPerExpert, "peft", ""},
+      {kMiniMax, kPeft, "vllm", ".experts.", Fate::kIgnored, "no module has this name"},
+      {kMiniMax, kPerExpert, "vllm", ""},
+      {kMiniMax, kPerExpert, "sglang", "target_modules", Fate::kRefused, "names w1, w2 and w3"},
+      {kQwen2, kPerExpert, "peft", ""},
+      {kQwen2, kPerExpert, "vllm", ""},
+      {kQwen2, kPerExpert, "sglang", ""},
+      {kErnie, kPerExpert, "peft", ""},
+      {kErnie, kPerExpert, "vllm", ""},
+      {kErnie, kPerExpert, "sglang", ".experts.0.up_proj", Fate::kRefused, "no buffers"},
+      {kErnie, kPerExpert, "sglang", "target_modules", Fate::kRefused, "names down_proj and gate_up_proj"},
+      {kNext, kPerExpert, "peft", ""},
+      {kNext, kPerExpert, "vllm", ""},
+      {kNext, kPerExpert, "sglang", "self_attn.q_proj", Fate::kRefused, "output gate"},
+      {kDots, kPerExpert, "peft", ""},
+      {kDots, kPerExpert, "vllm", "q_proj", Fate::kRefused, "reads no adapters of dots.llm1"},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.model.golden + " " + (c.format == kPeft ? "peft" : "per-expert") + " for " + c.server);

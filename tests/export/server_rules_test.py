@@ -123,7 +123,7 @@ def said_by_moraine(program, server, model, adapter):
 
 
 def add_router(adapter, module, hidden, experts):
-    """An adapter of layer 0's router, of zeros."""
+    """An adapter of a router, of zeros."""
     path = adapter / "adapter_model.safetensors"
     data = path.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
@@ -146,7 +146,7 @@ def adapters_of(program, model, golden, folder):
         out = folder / layout
         subprocess.run([program, "export", "--model", model, "--adapter", GOLDENS / golden / "lora" / "adapter", "--layout", layout, "--out", out],
                        check=True, stdout=subprocess.DEVNULL)
-        name = next(key for key in keys_of(out) if "layers.0." in key).removeprefix("base_model.model.").partition("layers.0.")[0] + "layers.0."
+        name = re.match(r"base_model\.model\.(.*layers\.\d+\.)", next(key for key in sorted(keys_of(out)) if ".experts." in key))[1]
         routers = {"Mixtral": "block_sparse_moe.gate", "MiniMaxM2": "block_sparse_moe.gate", "DeepseekV4": "ffn.gate"} if layout == "per-expert" else {}
         router = next((gate for family, gate in routers.items() if family in config.get("architectures", [""])[0]), "mlp.gate")
         add_router(out, name + router, config["hidden_size"], experts)
@@ -209,6 +209,12 @@ VLLM |= {
     "Ernie4_5_MoeForCausalLM": (MODELS + "ernie45_moe.py", "model.", modules_of(
         MODELS + "ernie45_moe.py", "Ernie4_5_MoeAttention", "Ernie4_5_MoeMoE", "Ernie4_5_MoeMLP", "shared_experts")),
 }
+NEXT_MODULES = {
+    **modules_of(NEXT, "Qwen3NextAttention", "Qwen3NextSparseMoeBlock", None, more=("shared_expert_gate",)),
+    **{f"mlp.{block}{name}": (MODELS + "qwen2_moe.py", "Qwen2MoeMLP") for block in ("", "shared_expert.") for name in BESIDE},
+    **{f"linear_attn.{name}": ("model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py", "QwenGatedDeltaNetAttention")
+       for name in ("in_proj_qkvz", "in_proj_ba", "out_proj")}}
+VLLM["Qwen3NextForCausalLM"] = (NEXT, "model.", NEXT_MODULES)
 QWEN3_5_MODULES = {
     "self_attn.qkv_proj": (NEXT, "Qwen3NextAttention"), "self_attn.o_proj": (NEXT, "Qwen3NextAttention"),
     **{f"mlp.{name}": (NEXT, "Qwen3NextSparseMoeBlock") for name in ("gate", "shared_expert_gate", "experts")},
@@ -377,8 +383,12 @@ class Tensor:
 class Sglang:
     def __init__(self, folder):
         self.package = package = Package(folder, "sglang")
+        def cat(tensors, dim=0):
+            shape = list(tensors[0].shape)
+            shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+            return Tensor(shape, set().union(*(tensor.keys for tensor in tensors)))
         torch = types.SimpleNamespace(
-            cat=lambda tensors, dim=0: Tensor(tensors[0].shape, set().union(*(tensor.keys for tensor in tensors))),
+            cat=cat,
             zeros_like=lambda tensor: Tensor(tensor.shape, set()))
         self.scope = {"re": re, "torch": torch, "logger": Quiet(), "object": object}
         for path, name in (("srt/layers/utils/common.py", "get_layer_id"), ("srt/lora/utils.py", "get_normalized_target_modules"),
@@ -410,8 +420,14 @@ class Sglang:
     def has_mlp_buffers(self, config):
         """mem_pool.py, init_buffers: whether MLPs beside the experts have any."""
         node = next(node for node in ast.walk(self.package.find("srt/lora/mem_pool.py", "LoRAMemoryPool.init_buffers"))
-                    if isinstance(node, ast.Assign) and node.targets[0].id == "has_shared_experts")
+                    if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "has_shared_experts")
         return eval(compile(ast.Expression(node.value), "has_shared_experts", "eval"), {"cfg": config, "hasattr": hasattr, "getattr": getattr})
+
+    def fits_qkv(self, architecture, config, weights, name):
+        """mem_pool.py, load_lora_weight_tensor: the rows of B are those of the buffer."""
+        if "Qwen3_5" in architecture:  # models/qwen3_5.py has sizes of its own
+            return True
+        return weights[name.replace("lora_A", "lora_B")].shape[0] == self.scope["get_default_hidden_dim"]("qkv_proj", config, 0)[1]
 
     def fates(self, architecture, keys, config, target_modules, experts_name):
         found = {}
@@ -436,6 +452,8 @@ class Sglang:
                     fate = ("read", experts_name if re.search(r"experts\.\d+\.", name) else local)
                     if re.search(r"(?<!shared_)experts(\.base_layer)*$", local):
                         fate = ("refused", "3-D experts")
+                    if local.endswith(".qkv_proj") and not self.fits_qkv(architecture, config, layer.weights, name):
+                        fate = ("refused", "the buffer has another shape")
                 except ValueError:
                     fate = ("refused", "no target in its name")
                 found.update({key: fate for key in tensor.keys})
@@ -443,7 +461,7 @@ class Sglang:
 
 
 # Whose models have MLPs beside the experts, shared ones or those of layers without experts.
-SGLANG_MLPS = ("Glm4MoeForCausalLM", "Qwen2MoeForCausalLM", "Ernie4_5_MoeForCausalLM")
+SGLANG_MLPS = ("Glm4MoeForCausalLM", "Qwen2MoeForCausalLM", "Ernie4_5_MoeForCausalLM", "Qwen3NextForCausalLM")
 SGLANG_DIGESTS = {
     "names of keys": ["srt/lora/lora.py:LoRAAdapter._process_weight", "srt/lora/lora.py:LoRAAdapter._normalize_weights"],
     "target_modules": ["srt/lora/utils.py:get_normalized_target_modules", "srt/lora/utils.py:get_target_module_name",
@@ -475,6 +493,18 @@ def models_in(folder):
             model.mkdir(parents=True)
             (model / "config.json").write_text(json.dumps(config))
             yield architecture, golden, model
+
+
+# That neither server has a class for; moraine has no rules of them.
+UNSERVED = ("Dots1ForCausalLM", "SolarOpenForCausalLM")
+
+
+def is_served(server, package, architecture):
+    if architecture not in UNSERVED:
+        return True
+    files = [path for path in package.root.rglob("models/**/*.py") if f"class {architecture}" in path.read_text()]
+    report(not files, f"{server}, {architecture}: has no class" + "".join(f"; but {path}" for path in files))
+    return False
 
 
 def digests(package, table):
@@ -518,10 +548,10 @@ def main():
         for architecture, golden, model in models_in(pathlib.Path(temporary)):
             for layout, adapter, text, experts in adapters_of(program, model, golden, model.parent):
                 keys, config = keys_of(adapter), types.SimpleNamespace(**text)
-                if vllm:
+                if vllm and is_served("vllm", vllm.package, architecture):
                     said, _ = said_by_moraine(program, "vllm", model, adapter)
                     compare("vllm", architecture, layout, keys, said, vllm.fates(architecture, keys, config.num_hidden_layers, experts))
-                if sglang and architecture != "DeepseekV4ForCausalLM":
+                if sglang and architecture != "DeepseekV4ForCausalLM" and is_served("sglang", sglang.package, architecture):
                     said, of_config = said_by_moraine(program, "sglang", model, adapter)
                     targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
                     experts_name = "block_sparse_moe.experts" if architecture in ("MixtralForCausalLM", "MiniMaxM2ForCausalLM") else "mlp.experts"
