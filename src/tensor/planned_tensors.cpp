@@ -62,7 +62,7 @@ at::Tensor empty_by_token(const at::Tensor& x_BNTD) {
 
 std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& q, const at::Tensor&, const at::Tensor&, double, bool,
                                              const std::optional<at::Tensor>&, std::optional<double>) {
-  return {empty_by_token(q), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat))};
+  return {empty_by_token(q), at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat)).transpose(1, 2)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tensor&, const at::Tensor& q,
