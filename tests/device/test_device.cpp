@@ -306,7 +306,8 @@ using Flash = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Ten
 Flash flash_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>&,
                       const std::optional<at::Tensor>&, c10::SymInt, c10::SymInt, double dropout, bool causal, bool,
                       std::optional<double> scale, std::optional<c10::SymInt> left, std::optional<c10::SymInt> right,
-                      const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
+                      const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                      const std::optional<at::Tensor>&, std::optional<int64_t>) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("aten::_scaled_dot_product_flash_attention_for_cpu", "");
   const std::optional<at::Tensor> mask = window_mask(q, k, causal, left, right);
