@@ -146,6 +146,91 @@ TEST_P(Goldens, LongRunsTakeLinearTime) {
 INSTANTIATE_TEST_SUITE_P(, Goldens, testing::Values("qwen3", "deepseek"),
                          [](const auto& info) { return std::string(info.param); });
 
+// Small vocabularies in the forms that other families have: byte_fallback with Prepend and Replace or with Metaspace,
+// further regexes and cuts. The reference's offsets are characters; a byte's token has its whole character.
+class SmallGoldens : public testing::TestWithParam<const char*> {};
+
+TEST_P(SmallGoldens, EncodesAlignsAndDecodesAsTheReference) {
+  const std::filesystem::path folder = kGolden / "tokenizers" / "small" / GetParam();
+  Tokenizer tokenizer = Tokenizer::from_file(folder / "tokenizer.json");
+  std::ifstream file(folder / "encode.jsonl");
+  int rows = 0;
+  for (std::string line; std::getline(file, line); ++rows) {
+    Json row = parse_json(line, "encode.jsonl");
+    const std::string text = row["text"];
+    const Encoding encoding = tokenizer.encode(text);
+    EXPECT_EQ(encoding.ids, row["ids"].get<std::vector<int64_t>>()) << row["text"];
+    std::vector<uint32_t> characters_before(text.size() + 1, 0);
+    for (size_t i = 0; i < text.size(); ++i)
+      characters_before[i + 1] = characters_before[i] + ((static_cast<unsigned char>(text[i]) & 0xC0) != 0x80);
+    std::vector<std::pair<uint32_t, uint32_t>> offsets;
+    for (auto [begin, end] : encoding.offsets)
+      offsets.emplace_back(characters_before[begin + 1] - 1, characters_before[end]);
+    EXPECT_EQ(offsets, (row["offsets"].get<std::vector<std::pair<uint32_t, uint32_t>>>())) << row["text"];
+    EXPECT_EQ(tokenizer.decode(encoding.ids), row["decoded"].get<std::string>()) << row["text"];
+    const auto random_ids = row["random_ids"].get<std::vector<int64_t>>();
+    EXPECT_EQ(tokenizer.decode(random_ids), row["random_decoded"].get<std::string>()) << row["random_ids"];
+  }
+  EXPECT_GT(rows, 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(, SmallGoldens,
+                         testing::Values("mixtral", "mistral", "metaspace_first_split", "metaspace_always", "gemma",
+                                         "fallback_digits", "gpt_oss"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// The whole text is one word there.
+TEST(Tokenizer, LongTextsWithoutWordsTakeLinearTime) {
+  Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/small/mixtral/tokenizer.json");
+  std::string text;
+  while (text.size() < 300'000) text += "mor táli ven \n";
+  std::clock_t start = std::clock();
+  EXPECT_EQ(tokenizer.encode(text).offsets.back().second, text.size());
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 20);
+}
+
+TEST(Tokenizer, BytesOfTokensWithByteFallback) {
+  Tokenizer tokenizer = Tokenizer::from_file(kGolden / "tokenizers/small/mixtral/tokenizer.json");
+  EXPECT_EQ(tokenizer.bytes_of(tokenizer.token_to_id("<0xE4>")), "\xE4");
+  EXPECT_EQ(tokenizer.bytes_of(tokenizer.token_to_id("▁mor")), " mor");
+  // A run of bytes' tokens is text or one U+FFFD for each; a special token ends it, an id that is none does not.
+  auto byte = [&](const char* token) { return tokenizer.token_to_id(token); };
+  const int64_t lead = byte("<0xC3>"), trail = byte("<0xA9>"), special = byte("[INST]");
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{lead, 9999, trail}), "é");
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{lead, trail, lead}), "���");
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{lead, special, trail}), "�[INST]�");
+  EXPECT_EQ(tokenizer.decode_skipping_special(std::vector<int64_t>{lead, special, trail}), "é");
+}
+
+TEST(TokenizerErrors, PartsThatAreNotSupportedWithByteFallback) {
+  const Json mistral = read_json_file(kGolden / "tokenizers/small/mistral/tokenizer.json");
+  auto with = [&](const char* pointer, const Json& value) {
+    Json json = mistral;
+    json[Json::json_pointer(pointer)] = value;
+    return load_error(json);
+  };
+  EXPECT_EQ(load_error(mistral), "");
+  EXPECT_THAT(with("/model/byte_fallback", false), HasSubstr("pre_tokenizer.type"));
+  EXPECT_THAT(with("/pre_tokenizer/prepend_scheme", "last"), HasSubstr("pre_tokenizer.prepend_scheme"));
+  EXPECT_THAT(with("/pre_tokenizer/replacement", "__"), HasSubstr("pre_tokenizer.replacement"));
+  EXPECT_THAT(with("/pre_tokenizer/add_prefix_space", false), HasSubstr("pre_tokenizer.add_prefix_space"));
+  EXPECT_THAT(with("/pre_tokenizer/type", "ByteLevel"), HasSubstr("pre_tokenizer.type"));
+  EXPECT_THAT(with("/normalizer", {{"type", "Lowercase"}}),
+              AllOf(HasSubstr("normalizer.type"), HasSubstr("Lowercase")));
+  EXPECT_THAT(with("/normalizer", {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", ""}}),
+              HasSubstr("normalizer.content"));
+  EXPECT_THAT(with("/decoder", nullptr), HasSubstr("decoder"));
+  EXPECT_THAT(with("/decoder/decoders/3/stop", 1), HasSubstr("decoder.decoders[3].stop"));
+  EXPECT_THAT(with("/decoder/decoders/1/type", "CTC"), HasSubstr("decoder.decoders[1].type"));
+  Json json = mistral;
+  json["model"]["merges"].push_back({"<0x41>", "a"});
+  json["model"]["vocab"]["<0x41>a"] = json["model"]["vocab"].size();
+  EXPECT_THAT(load_error(json), AllOf(HasSubstr("model.merges"), HasSubstr("a byte's token")));
+  json = mistral;
+  json["model"]["vocab"].erase("<0x41>");
+  EXPECT_THAT(load_error(json), AllOf(HasSubstr("model.byte_fallback"), HasSubstr("<0x41>")));
+}
+
 TEST(Tokenizer, TokenToIdAndVocabSize) {
   Tokenizer qwen3 = Tokenizer::from_file(kGolden / "tokenizers/qwen3/tokenizer.json");
   EXPECT_EQ(qwen3.token_to_id("<|im_end|>"), 151645);

@@ -88,4 +88,12 @@ bool SplitPattern::find(std::string_view text, size_t from, MatchState& state, s
   return true;
 }
 
+SplitPattern read_split_pattern(const JsonField& field) {
+  JsonField regex = field["Regex"], literal = field["String"];
+  if (regex.is_null() == literal.is_null()) field.refuse("must hold Regex or String");
+  return at_place(field.file() + ": " + field.path(), [&] {
+    return regex.is_null() ? SplitPattern::literal(literal.string()) : SplitPattern::regex(regex.string());
+  });
+}
+
 }  // namespace moraine

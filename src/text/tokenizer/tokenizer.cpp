@@ -11,21 +11,15 @@
 #include "formats/folder_parts.h"
 #include "text/tokenizer/tokenizer_json.h"
 #include "text/tokenizer/unicode.h"
-#include "text/tokenizer/unicode_normalizer.h"
 
 namespace moraine {
 namespace {
 
-// The bytes that decoding a token yields.
-std::string decoded_bytes(const std::string& token) { return byte_level_bytes(token).value_or(token); }
-
 std::vector<AddedToken> tokens_to_match(const TokenizerParts& parts, bool normalized) {
   std::vector<AddedToken> out;
-  std::string storage;
-  Alignment unused;
   for (AddedToken token : parts.added_tokens) {
     if (token.normalized != normalized) continue;
-    if (normalized && parts.nfc) token.content = std::string(normalize_nfc(token.content, storage, unused));
+    if (normalized) token.content = parts.normalizer.normalized(token.content);
     out.push_back(std::move(token));
   }
   return out;
@@ -36,28 +30,25 @@ std::vector<AddedToken> tokens_to_match(const TokenizerParts& parts, bool normal
 struct Tokenizer::Impl {
   // The buffers of one encode() at a time.
   struct Scratch {
-    ByteLevelBpe::Scratch bpe;
+    BytePairEncoding::Scratch bpe;
     PreTokenizer::Scratch pre_tokenizer;
     std::vector<AddedTokenMatcher::Segment> as_written, in_normalized;
-    std::string normalized;
-    Alignment repair, normalization;
+    Normalizer::Scratch normalization;
+    Alignment repair;
     std::vector<uint32_t> word;  // ids
   };
 
   explicit Impl(TokenizerParts all)
       : parts(std::move(all)), as_written(tokens_to_match(parts, false)), in_normalized(tokens_to_match(parts, true)) {
-    auto put = [&](uint32_t id, std::string text) {
-      if (id >= bytes.size()) bytes.resize(id + 1), special.resize(id + 1, 0);
-      bytes[id] = std::move(text);
+    auto put = [&](uint32_t id, std::string token) {
+      if (id >= bytes.size()) bytes.resize(id + 1), spelled.resize(id + 1), special.resize(id + 1, 0);
+      bytes[id] = parts.decoder.bytes(token);
+      spelled[id] = parts.model.has_byte_fallback() ? std::move(token) : "";
     };
-    for (const auto& [token, id] : parts.model.vocabulary()) put(id, decoded_bytes(token));
-    std::string storage;
-    Alignment unused;
+    for (const auto& [token, id] : parts.model.vocabulary()) put(id, token);
     for (const AddedToken& token : parts.added_tokens) {
       added_ids.emplace(token.content, token.id);
-      bool normalize = token.normalized && parts.nfc;
-      put(token.id,
-          decoded_bytes(normalize ? std::string(normalize_nfc(token.content, storage, unused)) : token.content));
+      put(token.id, token.normalized ? parts.normalizer.normalized(token.content) : token.content);
       special[token.id] = token.special;
     }
   }
@@ -66,6 +57,7 @@ struct Tokenizer::Impl {
   AddedTokenMatcher as_written, in_normalized;
   std::unordered_map<std::string, uint32_t> added_ids;  // by content as in the file
   std::vector<std::string> bytes;                       // by id
+  std::vector<std::string> spelled;                     // by id; empty where `bytes` is enough to decode
   std::vector<uint8_t> special;                         // by id
 
   // Idle scratches: encode() may run on several threads at once, and word caches stay warm.
@@ -119,9 +111,7 @@ struct Tokenizer::Impl {
 
     // Text between added tokens, at `base` of the repaired text.
     void encode_plain(std::string_view text, size_t base) {
-      std::string_view normalized = text;
-      scratch_.normalization.clear();
-      if (impl_.parts.nfc) normalized = normalize_nfc(text, scratch_.normalized, scratch_.normalization);
+      const std::string_view normalized = impl_.parts.normalizer.normalize(text, scratch_.normalization);
       AddedTokenMatcher::Allows allows;
       if (!plain_.ranges.empty()) {
         allows = [this, base](const AddedToken& token, size_t first, size_t last) {
@@ -143,14 +133,14 @@ struct Tokenizer::Impl {
     // Text without added tokens, at `normalized_base` of the normalised text of the segment at `base`.
     void encode_words(std::string_view text, size_t normalized_base, size_t base) {
       PreTokenizer::Scratch& pieces = scratch_.pre_tokenizer;
-      std::string_view prefixed = impl_.parts.pre_tokenizer.split(text, pieces);
-      bool straight = pieces.alignment.empty() && scratch_.normalization.empty();
+      std::string_view prefixed = impl_.parts.pre_tokenizer.split(text, normalized_base + base == 0, pieces);
+      bool straight = pieces.alignment.empty() && scratch_.normalization.changed_nothing();
       for (auto [first, last] : pieces.pieces) {
         scratch_.word.clear();
         impl_.parts.model.encode(prefixed.substr(first, last - first), scratch_.bpe, scratch_.word);
         size_t begin = first;
         for (uint32_t id : scratch_.word) {
-          size_t end = begin + impl_.parts.model.num_bytes(id);
+          size_t end = scratch_.word.size() == 1 ? last : begin + impl_.parts.model.num_bytes(id);
           if (straight) {
             put(id, base + normalized_base + begin, base + normalized_base + end);
             begin = end;
@@ -179,12 +169,15 @@ struct Tokenizer::Impl {
   };
 
   std::string decode(std::span<const int64_t> ids, bool skip_special) const {
-    std::string out;
+    std::vector<const std::string*> tokens, token_bytes;
     for (int64_t id : ids) {
       if (id < 0 || static_cast<size_t>(id) >= bytes.size() || (skip_special && special[id])) continue;
-      out += bytes[id];
+      // No token has this id; it must not end a run of bytes.
+      if (parts.model.has_byte_fallback() && spelled[id].empty()) continue;
+      tokens.push_back(&spelled[id]);
+      token_bytes.push_back(&bytes[id]);
     }
-    return is_valid_utf8(out) ? out : repair_utf8(out, nullptr);
+    return parts.decoder.decode(tokens, token_bytes);
   }
 };
 

@@ -1,4 +1,4 @@
-// Byte-level BPE read from a Hugging Face tokenizer.json.
+// Byte-pair encoding read from a Hugging Face tokenizer.json.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace moraine {
 struct Encoding {
   std::vector<int64_t> ids;
   // For each id the bytes [begin, end) of the text it came from: of the text as given, before normalisation. A token of
-  // a stretch that normalisation changed has the whole stretch.
+  // a stretch that normalisation changed has the whole stretch; a character put in front has the one it stands before.
   std::vector<std::pair<uint32_t, uint32_t>> offsets;
 };
 
@@ -27,7 +27,8 @@ struct PlainParts {
 
 class Tokenizer {
  public:
-  // Throws an input error that names the file and the unsupported part of a tokenizer that is not byte-level BPE.
+  // Throws an input error that names the file and the unsupported part of a tokenizer that is neither byte-level BPE
+  // nor BPE with byte_fallback.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
   // A checkpoint's tokenizer, as every command uses it: tokenizer.json and the tokens that the files beside it add.
   // Throws input errors as from_file does, and where the files contradict each other.

@@ -101,7 +101,7 @@ bool same_token(const AddedToken& a, const AddedToken& b) {
 // The added tokens while they are put together.
 class Tokens {
  public:
-  Tokens(std::vector<AddedToken> tokens, const ByteLevelBpe& model) : tokens_(std::move(tokens)), model_(model) {
+  Tokens(std::vector<AddedToken> tokens, const BytePairEncoding& model) : tokens_(std::move(tokens)), model_(model) {
     for (const AddedToken& token : tokens_) end_ = std::max(end_, token.id + 1);
   }
 
@@ -131,7 +131,7 @@ class Tokens {
   }
 
   std::vector<AddedToken> tokens_;
-  const ByteLevelBpe& model_;
+  const BytePairEncoding& model_;
   uint32_t end_ = 0;  // behind the largest id of an added token
 };
 
@@ -257,7 +257,7 @@ void refuse_what_changes_ids(const Json& tokenizer_config, const std::string& fi
 
 }  // namespace
 
-std::vector<AddedToken> tokens_of_folder(std::vector<AddedToken> in_file, const ByteLevelBpe& model,
+std::vector<AddedToken> tokens_of_folder(std::vector<AddedToken> in_file, const BytePairEncoding& model,
                                          const Json& tokenizer_json, const fs::path& folder) {
   const fs::path config_file = folder / "tokenizer_config.json";
   const Json tokenizer_config = read_object(config_file), config = read_object(folder / "config.json");

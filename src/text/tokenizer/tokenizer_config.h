@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "text/tokenizer/added_tokens.h"
-#include "text/tokenizer/byte_level_bpe.h"
+#include "text/tokenizer/byte_pair_encoding.h"
 
 namespace moraine {
 
@@ -20,7 +20,7 @@ namespace moraine {
 // Also refuses split_special_tokens, and says in one line (input_notes.h) when the class that transformers takes splits
 // text otherwise than `tokenizer_json` says, which is followed here. Keys that change nothing there (add_bos_token,
 // add_prefix_space beside a generic class, …) are passed over.
-std::vector<AddedToken> tokens_of_folder(std::vector<AddedToken> in_file, const ByteLevelBpe& model,
+std::vector<AddedToken> tokens_of_folder(std::vector<AddedToken> in_file, const BytePairEncoding& model,
                                          const Json& tokenizer_json, const std::filesystem::path& folder);
 
 }  // namespace moraine

@@ -10,36 +10,8 @@
 namespace moraine {
 namespace {
 
-// Whether the normaliser is NFC.
-bool read_normalizer(const JsonField& field) {
-  if (field.is_null()) return false;
-  const std::string& type = field["type"].string();
-  if (type == "NFC") return true;
-  if (type != "Sequence") {
-    field["type"].refuse(fmt::format("\"{}\" is not supported", type), "supported are NFC, Sequence and none");
-  }
-  bool nfc = false;
-  for (const JsonField& item : field["normalizers"].items()) nfc |= read_normalizer(item);
-  return nfc;
-}
-
-// Accepts ByteLevel, also inside a Sequence.
-void check_decoder(const JsonField& field) {
-  if (field.is_null()) field.refuse("is missing", "only the ByteLevel decoder is supported");
-  const std::string& type = field["type"].string();
-  if (type == "ByteLevel") return;
-  std::vector<JsonField> items;
-  if (type == "Sequence") items = field["decoders"].items();
-  if (items.empty()) field["type"].refuse(fmt::format("\"{}\" is not supported", type), "only ByteLevel is");
-  for (const JsonField& item : items) {
-    // Fuse joins what ByteLevel has joined already.
-    if (&item != &items.front() && item["type"].string() == "Fuse") continue;
-    check_decoder(item);
-  }
-}
-
 // The reference library gives a token that the vocabulary lacks the next free id, whatever the file says.
-std::vector<AddedToken> read_added_tokens(const JsonField& field, const ByteLevelBpe& model) {
+std::vector<AddedToken> read_added_tokens(const JsonField& field, const BytePairEncoding& model) {
   std::vector<AddedToken> out;
   if (field.is_null()) return out;
   const auto& vocabulary = model.vocabulary();
@@ -82,12 +54,13 @@ TokenizerParts read_parts(const Json& document, const std::filesystem::path& pat
   if (JsonField version = root["version"]; !version.is_null() && version.string() != "1.0") {
     version.refuse(fmt::format("is \"{}\"", version.string()), "only version 1.0 is supported");
   }
-  ByteLevelBpe model = ByteLevelBpe::from_json(root["model"]);
-  bool nfc = read_normalizer(root["normalizer"]);
-  PreTokenizer pre_tokenizer = PreTokenizer::from_json(root["pre_tokenizer"]);
-  check_decoder(root["decoder"]);
+  BytePairEncoding model = BytePairEncoding::from_json(root["model"]);
+  const bool byte_fallback = model.has_byte_fallback();
+  Normalizer normalizer = Normalizer::from_json(root["normalizer"]);
+  PreTokenizer pre_tokenizer = PreTokenizer::from_json(root["pre_tokenizer"], byte_fallback);
+  TokenDecoder decoder = TokenDecoder::from_json(root["decoder"], byte_fallback);
   std::vector<AddedToken> added = read_added_tokens(root["added_tokens"], model);
-  return {std::move(model), std::move(pre_tokenizer), nfc, std::move(added)};
+  return {std::move(model), std::move(pre_tokenizer), std::move(normalizer), std::move(decoder), std::move(added)};
 }
 
 }  // namespace

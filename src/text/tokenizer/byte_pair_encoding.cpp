@@ -1,4 +1,4 @@
-#include "text/tokenizer/byte_level_bpe.h"
+#include "text/tokenizer/byte_pair_encoding.h"
 
 #include <algorithm>
 #include <bit>
@@ -45,11 +45,32 @@ uint64_t key_of(std::string_view word) {
   return key;
 }
 
+void must_be_off(const JsonField& model, const char* name) {
+  JsonField option = model[name];
+  const Json& value = option.json();
+  bool off = value.is_null() || value == false || value == "" || (value.is_number() && value == 0);
+  if (!off) option.refuse("is set, which is not supported", "only plain byte-level BPE is, and BPE with byte_fallback");
+}
+
 constexpr size_t kLongestShortWord = 48;   // bytes; beyond it a heap is faster than looking at every pair
 constexpr size_t kLongestCachedWord = 64;  // bytes
 constexpr size_t kMostCachedWords = 1 << 17;
 
 }  // namespace
+
+std::optional<unsigned char> byte_of_token(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
+  int byte = 0;
+  // The reference reads the digits as a number, which may have a sign.
+  const size_t first = token[3] == '+' ? 4 : 3;
+  for (size_t i = first; i < 5; ++i) {
+    const char c = token[i];
+    const bool is_digit = c >= '0' && c <= '9', is_letter = (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f');
+    if (!is_digit && !is_letter) return std::nullopt;
+    byte = byte * 16 + (is_digit ? c - '0' : (c | 0x20) - 'a' + 10);
+  }
+  return static_cast<unsigned char>(byte);
+}
 
 std::optional<std::string> byte_level_bytes(std::string_view token) {
   const Alphabet& a = alphabet();
@@ -63,21 +84,14 @@ std::optional<std::string> byte_level_bytes(std::string_view token) {
   return out;
 }
 
-ByteLevelBpe ByteLevelBpe::from_json(const JsonField& field) {
+BytePairEncoding BytePairEncoding::from_json(const JsonField& field) {
   if (JsonField type = field["type"]; !type.is_null() && type.string() != "BPE") {
-    type.refuse(fmt::format("is \"{}\"", type.string()), "only byte-level BPE tokenizers are supported");
+    type.refuse(fmt::format("is \"{}\"", type.string()),
+                "supported are tokenizers of byte-level BPE and of BPE with byte_fallback");
   }
-  auto must_be_off = [&](const char* name) {
-    JsonField option = field[name];
-    const Json& value = option.json();
-    bool off = value.is_null() || value == false || value == "" || (value.is_number() && value == 0);
-    if (!off) option.refuse("is set, which is not supported", "only plain byte-level BPE is");
-  };
-  for (const char* name : {"byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
-    must_be_off(name);
-  }
+  for (const char* name : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) must_be_off(field, name);
 
-  ByteLevelBpe out;
+  BytePairEncoding out;
   out.file_ = field.file();
   JsonField vocab = field["vocab"];
   if (!vocab.json().is_object()) vocab.refuse("must be an object");
@@ -89,25 +103,54 @@ ByteLevelBpe ByteLevelBpe::from_json(const JsonField& field) {
     out.vocabulary_.emplace(token, id.get<uint32_t>());
     num_ids = std::max(num_ids, id.get<uint32_t>() + 1);
   }
-  out.ignore_merges_ = field["ignore_merges"].boolean(false);
-  out.num_bytes_.assign(num_ids, 0);
   std::vector<uint8_t> taken(num_ids, 0);
-  out.byte_ids_.fill(kNone);
   for (const auto& [token, id] : out.vocabulary_) {
     if (taken[id]++) vocab.refuse(fmt::format("gives the id {} to two tokens", id));
-    std::optional<std::string> bytes = byte_level_bytes(token);
-    if (!bytes) continue;
-    out.num_bytes_[id] = static_cast<uint32_t>(bytes->size());
-    if (bytes->size() == 1) out.byte_ids_[static_cast<unsigned char>((*bytes)[0])] = id;
-    if (out.ignore_merges_) out.whole_words_.emplace(*bytes, id);
   }
-  // With a token for every byte an unknown token is never used.
-  if (std::find(out.byte_ids_.begin(), out.byte_ids_.end(), kNone) != out.byte_ids_.end()) must_be_off("unk_token");
+  out.ignore_merges_ = field["ignore_merges"].boolean(false);
+  out.byte_fallback_ = field["byte_fallback"].boolean(false);
+  out.num_bytes_.assign(num_ids, 0);
+  out.byte_ids_.fill(kNone);
+  out.byte_fallback_ ? out.read_byte_fallback(field) : out.read_byte_level(field);
   out.read_merges(field["merges"]);
   return out;
 }
 
-void ByteLevelBpe::read_merges(const JsonField& field) {
+void BytePairEncoding::read_byte_level(const JsonField& field) {
+  for (const auto& [token, id] : vocabulary_) {
+    std::optional<std::string> bytes = byte_level_bytes(token);
+    if (!bytes) continue;
+    num_bytes_[id] = static_cast<uint32_t>(bytes->size());
+    if (bytes->size() == 1) byte_ids_[static_cast<unsigned char>((*bytes)[0])] = id;
+    if (ignore_merges_) whole_words_.emplace(*bytes, id);
+  }
+  // With a token for every byte an unknown token is never used.
+  if (std::find(byte_ids_.begin(), byte_ids_.end(), kNone) != byte_ids_.end()) must_be_off(field, "unk_token");
+}
+
+void BytePairEncoding::read_byte_fallback(const JsonField& field) {
+  for (size_t byte = 0; byte < byte_ids_.size(); ++byte) {
+    const std::string token = fmt::format("<0x{:02X}>", byte);
+    auto entry = vocabulary_.find(token);
+    // With a token for every byte neither unk_token nor fuse_unk matters.
+    if (entry == vocabulary_.end()) {
+      field["byte_fallback"].refuse(fmt::format("is set, but model.vocab lacks {}", token),
+                                    "it must have a token for every byte, <0x00> to <0xFF>");
+    }
+    byte_ids_[byte] = entry->second;
+  }
+  for (const auto& [token, id] : vocabulary_) {
+    num_bytes_[id] = static_cast<uint32_t>(token.size());
+    if (token.empty()) continue;
+    size_t end = 0;
+    const char32_t first = next_code_point(token, end);
+    if (end == token.size()) characters_.emplace(first, id);
+    if (ignore_merges_) whole_words_.emplace(token, id);
+  }
+  for (uint32_t id : byte_ids_) num_bytes_[id] = 1;
+}
+
+void BytePairEncoding::read_merges(const JsonField& field) {
   const Json& merges = field.json();
   if (!merges.is_array()) field.refuse("must be an array");
   merges_.resize(std::bit_ceil(merges.size() * 2 + 2));
@@ -135,18 +178,25 @@ void ByteLevelBpe::read_merges(const JsonField& field) {
       return it->second;
     };
     uint32_t left_id = id_of(left), right_id = id_of(right), id = id_of(left + right);
+    if (byte_fallback_) {
+      // A token would stand for its letters in one place and for a byte in another.
+      for (const uint32_t of : {left_id, right_id, id}) {
+        if (std::find(byte_ids_.begin(), byte_ids_.end(), of) != byte_ids_.end())
+          refuse(i, "merges a byte's token, which is not supported");
+      }
+    }
     add_merge(left_id, right_id, rank++, id);
   }
 }
 
-void ByteLevelBpe::add_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t id) {
+void BytePairEncoding::add_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t id) {
   uint64_t pair = pair_key(left, right);
   size_t slot = slot_of(pair, merges_.size());
   while (merges_[slot].rank != kNone && merges_[slot].pair != pair) slot = (slot + 1) & (merges_.size() - 1);
   merges_[slot] = {pair, rank, id};  // of a pair given twice the last counts
 }
 
-ByteLevelBpe::PairMerge ByteLevelBpe::find_merge(uint32_t left, uint32_t right) const {
+BytePairEncoding::PairMerge BytePairEncoding::find_merge(uint32_t left, uint32_t right) const {
   uint64_t pair = pair_key(left, right);
   for (size_t slot = slot_of(pair, merges_.size());; slot = (slot + 1) & (merges_.size() - 1)) {
     const PairMerge& merge = merges_[slot];
@@ -154,20 +204,20 @@ ByteLevelBpe::PairMerge ByteLevelBpe::find_merge(uint32_t left, uint32_t right) 
   }
 }
 
-uint32_t ByteLevelBpe::byte_id(unsigned char byte) const {
+uint32_t BytePairEncoding::byte_id(unsigned char byte) const {
   uint32_t id = byte_ids_[byte];
   if (id == kNone) throw input_error(file_, fmt::format("the vocabulary has no token for the byte 0x{:02X}", byte));
   return id;
 }
 
-void ByteLevelBpe::Scratch::clear() {
+void BytePairEncoding::Scratch::clear() {
   entries.assign(1 << 12, Entry{});
   used = 0;
   text.clear();
   ids.clear();
 }
 
-void ByteLevelBpe::Scratch::grow() {
+void BytePairEncoding::Scratch::grow() {
   if (used >= kMostCachedWords) return clear();
   std::vector<Entry> old(entries.size() * 2);
   old.swap(entries);
@@ -179,7 +229,24 @@ void ByteLevelBpe::Scratch::grow() {
   }
 }
 
-void ByteLevelBpe::encode(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
+template <typename Put>
+void BytePairEncoding::for_each_first_symbol(std::string_view word, Put put) const {
+  if (!byte_fallback_) {
+    for (char c : word) put(byte_id(static_cast<unsigned char>(c)));
+    return;
+  }
+  for (size_t at = 0; at < word.size();) {
+    const size_t begin = at;
+    auto character = characters_.find(next_code_point(word, at));
+    if (character != characters_.end()) {
+      put(character->second);
+    } else {
+      for (size_t i = begin; i < at; ++i) put(byte_ids_[static_cast<unsigned char>(word[i])]);
+    }
+  }
+}
+
+void BytePairEncoding::encode(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
   if (word.size() > kLongestCachedWord) return encode_uncached(word, scratch, ids);
   uint64_t key = key_of(word);
   size_t slot = slot_of(key, scratch.entries.size());
@@ -207,7 +274,7 @@ void ByteLevelBpe::encode(std::string_view word, Scratch& scratch, std::vector<u
   if (++scratch.used * 2 > scratch.entries.size()) scratch.grow();
 }
 
-void ByteLevelBpe::encode_uncached(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
+void BytePairEncoding::encode_uncached(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
   if (ignore_merges_) {
     if (auto it = whole_words_.find(std::string(word)); it != whole_words_.end()) return ids.push_back(it->second);
   }
@@ -216,11 +283,11 @@ void ByteLevelBpe::encode_uncached(std::string_view word, Scratch& scratch, std:
 
 // Both of the following apply, again and again, the merge of lowest rank, the leftmost of equals.
 
-void ByteLevelBpe::merge_short(std::string_view word, std::vector<uint32_t>& ids) const {
+void BytePairEncoding::merge_short(std::string_view word, std::vector<uint32_t>& ids) const {
   std::array<uint32_t, kLongestShortWord> symbols;
   std::array<PairMerge, kLongestShortWord> merges;  // of symbol i and i + 1
-  size_t size = word.size();
-  for (size_t i = 0; i < size; ++i) symbols[i] = byte_id(static_cast<unsigned char>(word[i]));
+  size_t size = 0;
+  for_each_first_symbol(word, [&](uint32_t id) { symbols[size++] = id; });
   for (size_t i = 0; i + 1 < size; ++i) merges[i] = find_merge(symbols[i], symbols[i + 1]);
   while (size > 1) {
     size_t best = 0;
@@ -238,7 +305,7 @@ void ByteLevelBpe::merge_short(std::string_view word, std::vector<uint32_t>& ids
   ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<ptrdiff_t>(size));
 }
 
-void ByteLevelBpe::merge_long(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
+void BytePairEncoding::merge_long(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
   auto later = [](const Scratch::Merge& a, const Scratch::Merge& b) {
@@ -246,10 +313,12 @@ void ByteLevelBpe::merge_long(std::string_view word, Scratch& scratch, std::vect
   };
   symbols.clear();
   heap.clear();
-  auto size = static_cast<int32_t>(word.size());
-  for (int32_t i = 0; i < size; ++i) {
-    symbols.push_back({byte_id(static_cast<unsigned char>(word[i])), i - 1, i + 1 < size ? i + 1 : -1, false});
-  }
+  for_each_first_symbol(word, [&](uint32_t id) {
+    const auto i = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, i - 1, i + 1, false});
+  });
+  symbols.back().next = -1;
+  const auto size = static_cast<int32_t>(symbols.size());
   auto candidate = [&](int32_t left) {
     if (left < 0 || symbols[left].next < 0) return false;
     PairMerge merge = find_merge(symbols[left].id, symbols[symbols[left].next].id);

@@ -1,4 +1,4 @@
-// Byte-pair encoding over bytes.
+// Byte-pair encoding over bytes (byte-level) or over characters, with a token for each byte of those that have none.
 #pragma once
 
 #include <array>
@@ -18,10 +18,14 @@ namespace moraine {
 // not in that alphabet.
 std::optional<std::string> byte_level_bytes(std::string_view token);
 
-class ByteLevelBpe {
+// The byte that a token of the form "<0x0A>" stands for.
+std::optional<unsigned char> byte_of_token(std::string_view token);
+
+class BytePairEncoding {
  public:
-  // tokenizer.json's "model". Throws an input error that names the field when it is not byte-level BPE.
-  static ByteLevelBpe from_json(const JsonField& field);
+  // tokenizer.json's "model". Throws an input error that names the field when it is neither byte-level BPE nor BPE with
+  // byte_fallback and a token for every byte.
+  static BytePairEncoding from_json(const JsonField& field);
 
   // Remembers the ids of words seen before and holds buffers. One for each thread.
   class Scratch {
@@ -29,7 +33,7 @@ class ByteLevelBpe {
     Scratch() { clear(); }
 
    private:
-    friend class ByteLevelBpe;
+    friend class BytePairEncoding;
     struct Entry {
       uint64_t key = 0;                      // the word itself when it has at most 8 bytes, else a hash of it
       uint32_t text_begin = 0;               // where a longer word lies in `text`
@@ -59,8 +63,12 @@ class ByteLevelBpe {
   // Appends the ids of one word (not empty). Throws an input error when the vocabulary lacks a byte of it.
   void encode(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const;
 
-  // How many bytes of a word the token stands for.
+  // How many bytes of a word the token stands for, where the word has several tokens. (Text that spells a byte's token
+  // can be that token only as a whole word.)
   uint32_t num_bytes(uint32_t id) const { return num_bytes_[id]; }
+
+  // Whether words are of characters: spelled in `vocabulary` as they are, without the byte-level alphabet.
+  bool has_byte_fallback() const { return byte_fallback_; }
 
   // Tokens as the file spells them.
   const std::unordered_map<std::string, uint32_t>& vocabulary() const { return vocabulary_; }
@@ -72,12 +80,17 @@ class ByteLevelBpe {
     uint32_t rank = kNone, id = kNone;
   };
 
-  ByteLevelBpe() = default;
+  BytePairEncoding() = default;
   void read_merges(const JsonField& field);
   void add_merge(uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
   // The merge of two neighbours; rank kNone when there is none.
   PairMerge find_merge(uint32_t left, uint32_t right) const;
+  void read_byte_level(const JsonField& field);
+  void read_byte_fallback(const JsonField& field);
   uint32_t byte_id(unsigned char byte) const;
+  // Calls put(id) for every byte, or character or byte without one.
+  template <typename Put>
+  void for_each_first_symbol(std::string_view word, Put put) const;
   void encode_uncached(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const;
   void merge_short(std::string_view word, std::vector<uint32_t>& ids) const;
   void merge_long(std::string_view word, Scratch& scratch, std::vector<uint32_t>& ids) const;
@@ -87,6 +100,8 @@ class ByteLevelBpe {
   std::array<uint32_t, 256> byte_ids_;
   std::vector<uint32_t> num_bytes_;
   std::vector<PairMerge> merges_;  // open addressing, a power of two, at most half full
+  bool byte_fallback_ = false;
+  std::unordered_map<char32_t, uint32_t> characters_;  // filled for byte_fallback only
   bool ignore_merges_ = false;
   std::unordered_map<std::string, uint32_t> whole_words_;  // by bytes; filled for ignore_merges only
 };
