@@ -109,7 +109,7 @@ def watch_margins(model):
 def adapted(model, seed):
     model = get_peft_model(model, LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-        target_modules=["q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"] if model.config.q_lora_rank is None else
+        target_modules=["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"] if model.config.q_lora_rank is None else
         ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
         target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])).eval()
     generator = torch.Generator().manual_seed(seed)

@@ -210,7 +210,7 @@ TEST(TokenizerErrors, PartsThatAreNotSupportedWithByteFallback) {
     return load_error(json);
   };
   EXPECT_EQ(load_error(mistral), "");
-  EXPECT_THAT(with("/model/byte_fallback", false), HasSubstr("pre_tokenizer.type"));
+  EXPECT_THAT(with("/model/byte_fallback", false), HasSubstr("model.unk_token"));
   EXPECT_THAT(with("/pre_tokenizer/prepend_scheme", "last"), HasSubstr("pre_tokenizer.prepend_scheme"));
   EXPECT_THAT(with("/pre_tokenizer/replacement", "__"), HasSubstr("pre_tokenizer.replacement"));
   EXPECT_THAT(with("/pre_tokenizer/add_prefix_space", false), HasSubstr("pre_tokenizer.add_prefix_space"));

@@ -131,7 +131,7 @@ class BothRuns {
 // What is kept is equal; the most at a time nearly is. The CPU makes fp64 copies within its sums into fp64, which meta
 // tensors do not show. Where a gradient has several parts autograd adds them in place, but not those of meta tensors.
 // And oneDNN holds fp32 sums of every product of bf16 on a CPU without bf16 instructions; on others it may hold less.
-void expect_nearly(int64_t real, int64_t planned, double most = 1.015) {
+void expect_nearly(int64_t real, int64_t planned, double most) {
   const double ratio = static_cast<double>(real) / static_cast<double>(planned);
   EXPECT_GT(ratio, 0.75) << real;
   EXPECT_LT(ratio, most) << real;
@@ -172,9 +172,9 @@ TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
       EXPECT_EQ(real.output, planned.output);
       EXPECT_EQ(real.record, planned.record);
       EXPECT_EQ(real.tape, planned.tape);
-      // The copies in fp64 are of factors, and these layers without experts hold little besides.
+      // The copies in fp64 are of factors, and layers without experts hold little besides.
       const bool has_experts = !runs.model().layout().experts_spec(layer, no_checkpoint()).params.empty();
-      const double most = has_experts ? 1.015 : 1.05;
+      const double most = has_experts ? 1.025 : 1.05;
       expect_nearly(real.forward_most, planned.forward_most, most);
       expect_nearly(real.taped_forward_most, planned.taped_forward_most, most);
       expect_nearly(real.backward_most, planned.backward_most, most);
@@ -182,7 +182,7 @@ TEST(LayerRun, MetaTensorsTakeWhatTensorsOnTheCpuTake) {
     const HeadRun real = runs.real_head(), planned = runs.planned_head();
     SCOPED_TRACE(name + ", head");
     EXPECT_EQ(real.kept, planned.kept);
-    expect_nearly(real.most, planned.most);
+    expect_nearly(real.most, planned.most, 1.015);
   }
 }
 
