@@ -25,8 +25,8 @@ std::vector<NameRule> joined(const std::vector<std::vector<NameRule>>& lists) {
 // PEFT 0.21.0 with transformers 5.18: peft/utils/save_and_load.py (set_peft_model_state_dict) loads what has the name
 // of a module and leaves the rest; peft/utils/transformers_weight_conversion.py converts experts that are layers of
 // their own for the types that transformers/conversion_mapping.py has among _MODEL_TO_CONVERSION_PATTERN's qwen2_moe
-// and mixtral. There it takes gate_proj, up_proj and down_proj in target_modules for the experts' parameters, whatever
-// stands before them. tests/export runs both.
+// and mixtral (qwen2_moe itself is not among them). There it takes gate_proj, up_proj and down_proj in target_modules
+// for the experts' parameters, whatever stands before them. tests/export runs both.
 Server peft() {
   const std::vector<NameRule> outside{{"lm_head|model\\.(language_model\\.)?embed_tokens", kRead, ""}};
   const auto whole = [&](const std::string& name, std::vector<std::string> stems) {
@@ -71,7 +71,7 @@ Server peft() {
       .peft_targets = true,
       .families = {like_qwen2("Qwen3-MoE"), whole("Qwen3.5-MoE", {"model.", "model.language_model."}),
                    whole("DeepSeek-V4", {"model."}), like_mixtral("Mixtral"), like_qwen2("OLMoE"),
-                   like_qwen2("GLM-4.5"), like_mixtral("MiniMax-M2"), like_qwen2("Qwen2-MoE"),
+                   like_qwen2("GLM-4.5"), like_mixtral("MiniMax-M2"), whole("Qwen2-MoE", {"model."}),
                    like_qwen2("ERNIE-4.5-MoE"), like_qwen2("DeepSeek-V3"), whole("gpt-oss", {"model."}),
                    like_qwen2("Qwen3-Next"), like_qwen2("GLM-4.7-Flash"), like_qwen2("dots.llm1"),
                    like_qwen2("Solar-Open")},

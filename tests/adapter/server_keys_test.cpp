@@ -138,7 +138,7 @@ TEST_F(ServerKeys, OfWhatMoraineWrites) {
       {kMiniMax, kPeft, "vllm", ".experts.", Fate::kIgnored, "no module has this name"},
       {kMiniMax, kPerExpert, "vllm", ""},
       {kMiniMax, kPerExpert, "sglang", "target_modules", Fate::kRefused, "names w1, w2 and w3"},
-      {kQwen2, kPerExpert, "peft", ""},
+      {kQwen2, kPerExpert, "peft", ".experts.0.", Fate::kIgnored, "not one each"},
       {kQwen2, kPerExpert, "vllm", ""},
       {kQwen2, kPerExpert, "sglang", ""},
       {kErnie, kPerExpert, "peft", ""},
