@@ -21,6 +21,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "text/jinja/conversation.h"
+#include "text/jinja/failure.h"
 
 using namespace moraine;
 
@@ -445,6 +446,7 @@ int main(int argc, char** argv) {
         check(made, source, messages);
         if (i % 2 == 0) beginnings += check_beginnings(*alone, source, messages);
       } catch (const Error&) {
+      } catch (const jinja::Failure&) {  // nothing is left to make the messages of
       }
       spent += budget.is_spent();
       if (has_all && budget.is_spent()) break;
