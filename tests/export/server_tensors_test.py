@@ -183,8 +183,6 @@ def main():
         for architecture, golden, model in rules.models_in(pathlib.Path(temporary)):
             if architecture in rules.READ_ONLY + rules.UNSERVED:
                 continue
-            if architecture in rules.UNSERVED:
-                continue
             if vllm:
                 check(vllm, program, architecture, golden, model)
             if sglang and architecture not in SGLANG_NO_EXPERTS:
