@@ -8,6 +8,7 @@
 #include "base/version.h"
 #include "checkpoint/fingerprint.h"
 #include "distributed/collectives/device.h"
+#include "distributed/collectives/device_hook.h"
 #include "distributed/collectives/from_rank0.h"
 #include "distributed/control/agreement.h"
 #include "distributed/control/timeout.h"
@@ -43,6 +44,12 @@ bool only_rank0_sees_files(const Recipe& recipe, const MeshGroups& groups) {
   return recipe.load.mode == LoadMode::kRank0 && groups.control != nullptr;
 }
 
+at::Device device_of(const Recipe& recipe, const WorldInfo& world) {
+  if (hooked_device() && recipe.dist.device == DeviceChoice::kCuda) return *hooked_device();
+  const bool may_share = recipe.dist.backend == BackendChoice::kGloo;
+  return choose_device(recipe.dist.device, visible_cuda_devices(), world, may_share);
+}
+
 }  // namespace
 
 RunGroups make_run_groups(const Recipe& recipe, Control& control) {
@@ -51,8 +58,7 @@ RunGroups make_run_groups(const Recipe& recipe, Control& control) {
   const Mesh mesh = Mesh::make(world.world_size, {recipe.mesh.ep, recipe.mesh.fsdp, recipe.mesh.replicate});
   const auto timeout = timeout_from_seconds(recipe.dist.timeout_seconds);
   control.set_timeout(timeout);
-  const at::Device device =
-      choose_device(recipe.dist.device, visible_cuda_devices(), world, recipe.dist.backend == BackendChoice::kGloo);
+  const at::Device device = device_of(recipe, world);
   if (world.distributed()) check_agreement(control, "device", {{"kind of device", device.is_cuda() ? "cuda" : "cpu"}});
   const std::string warning = use_device(device, recipe.train.deterministic);
   if (world.rank == 0 && !warning.empty()) log_warning(warning);

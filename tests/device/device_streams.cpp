@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <mutex>
 #include <optional>
 
@@ -19,6 +20,7 @@ struct Clocks {
   StreamTimes of_host;  // what the host has waited for
   c10::StreamId next_of_pool = 0;
   std::vector<std::string> faults;
+  bool end_at_faults = false;
 };
 Clocks& clocks() {
   static Clocks* const kept = new Clocks;
@@ -134,14 +136,23 @@ void StreamUses::check_free() const {
   follow(times, clocks().of_host);
   StreamTimes uses = written_;
   follow(uses, read_);
-  if (const auto other = uncovered(uses, times))
-    clocks().faults.push_back(
-        fmt::format("memory of stream {} is freed while stream {} may still use it", allocated_by_, *other));
+  const auto other = uncovered(uses, times);
+  if (!other) return;
+  clocks().faults.push_back(
+      fmt::format("memory of stream {} is freed while stream {} may still use it", allocated_by_, *other));
+  if (!clocks().end_at_faults) return;
+  fmt::print(stderr, "test device: {}\n", clocks().faults.back());
+  std::abort();
 }
 
 std::vector<std::string> take_faults() {
   const std::lock_guard lock(clocks().mutex);
   return std::exchange(clocks().faults, {});
+}
+
+void end_at_faults() {
+  const std::lock_guard lock(clocks().mutex);
+  clocks().end_at_faults = true;
 }
 
 const c10::impl::DeviceGuardImplInterface& device_guard() {

@@ -41,6 +41,9 @@ class StreamUses {
 // Faults found where nothing could be thrown, since the last call.
 std::vector<std::string> take_faults();
 
+// From here on the first fault ends the process, by abort() after a line on stderr.
+void end_at_faults();
+
 // The guard that libtorch asks for streams, events and the current device.
 const c10::impl::DeviceGuardImplInterface& device_guard();
 

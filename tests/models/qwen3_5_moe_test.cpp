@@ -1,7 +1,8 @@
-// Qwen3.5-MoE layer by layer: from the reference's input of each part to its output.
+// Qwen3.5-MoE layer by layer, on the test_device(): from the reference's input of each part to its output.
 #include <gtest/gtest.h>
 
 #include "checkpoint/loaded_model.h"
+#include "device/test_device.h"
 #include "golden.h"
 #include "models/blocks/gated_delta_net.h"
 #include "models/families.h"
@@ -9,6 +10,8 @@
 
 namespace moraine {
 namespace {
+
+using testing_support::to_test_device;
 
 // The golden batch as the model sees it, and the reference's tensors in its order of tokens.
 struct Layers {
@@ -22,16 +25,16 @@ struct Layers {
 
   explicit Layers(const std::string& name)
       : folder(golden_folder(name)),
-        loaded(open_model(folder / "model", DtypeChoice::kAuto, {}, groups)),
+        loaded(open_model(folder / "model", DtypeChoice::kAuto, {.device = testing_support::test_device()}, groups)),
         mask(golden_tensor(folder / "batch.safetensors", "attention_mask").to(at::kBool)) {
-    batch.input_ids_T = golden_tensor(folder / "batch.safetensors", "input_ids").index({mask});
+    batch.input_ids_T = to_test_device(golden_tensor(folder / "batch.safetensors", "input_ids").index({mask}));
     std::vector<at::Tensor> positions;
     for (int64_t row = 0; row < mask.size(0); ++row) {
       const int64_t length = mask[row].sum().item<int64_t>();
       positions.push_back(at::arange(length, at::kLong));
       batch.cu_seqlens.push_back(batch.cu_seqlens.back() + length);
     }
-    batch.position_ids_T = at::cat(positions);
+    batch.position_ids_T = to_test_device(at::cat(positions));
     context.batch = &batch;
     context.experts = loaded.experts.get();
   }
@@ -41,7 +44,7 @@ struct Layers {
 
   // "layers.2.attn_in": [B,T,…] or [B·T,…] → [tokens,…] in the dtype of the model.
   at::Tensor operator()(const std::string& name) const {
-    return stored(name).to(torch_dtype(loaded.model->shape().dtype));
+    return to_test_device(stored(name)).to(torch_dtype(loaded.model->shape().dtype));
   }
   at::Tensor stored(const std::string& name) const {
     const at::Tensor all = golden_tensor(folder / "forward.safetensors", name);
@@ -85,7 +88,7 @@ TEST_P(Parts, EqualTheReference) {
       check(linear->delta_rule_TVW(attn_in, scope), layers(prefix + "delta_rule_out"), prefix + "delta_rule_out");
     check(mixer->forward(attn_in, scope), layers(prefix + "attn_out"), prefix + "attn_out");
     check(feed_forward->forward(layers(prefix + "moe_in"), scope), layers(prefix + "moe_out"), prefix + "moe_out");
-    EXPECT_TRUE(at::equal(record.chosen_experts_TK, layers.stored(prefix + "router.indices"))) << prefix;
+    EXPECT_TRUE(at::equal(record.chosen_experts_TK.cpu(), layers.stored(prefix + "router.indices"))) << prefix;
     check(layers.loaded.model->forward_layer({layer, scope.dense, scope.experts, none, layers.context, whole},
                                              layers.before(layer)),
           layers(prefix + "hidden_out"), prefix + "hidden_out");

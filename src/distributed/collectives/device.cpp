@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/text.h"
+#include "distributed/collectives/device_hook.h"
 
 #ifdef USE_C10D_NCCL
 // Of ATen/cuda/CUDAContextLight.h, which wants headers of cuBLAS and cuSPARSE that nothing else here needs.
@@ -24,6 +25,17 @@ cudaDeviceProp* getDeviceProperties(c10::DeviceIndex device);
 #endif
 
 namespace moraine {
+namespace {
+
+std::optional<c10::Device>& device_of_tests() {
+  static std::optional<c10::Device> device;
+  return device;
+}
+
+}  // namespace
+
+void set_device_hook(c10::Device device) { device_of_tests() = device; }
+std::optional<c10::Device> hooked_device() { return device_of_tests(); }
 
 int64_t visible_cuda_devices() {
   return at::accelerator::getAccelerator() == at::kCUDA ? at::accelerator::deviceCount() : 0;
